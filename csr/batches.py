@@ -1,0 +1,97 @@
+"""Batches on the device: images or cached features with labels, loaded one ahead of the step that uses them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from csr.features import FeatureTable
+
+T = TypeVar("T")
+Batch = dict[str, Any]
+
+
+class Clock:
+    """Seconds spent waiting for something, by what it was."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def take(self, name: str) -> float:
+        return self.seconds.pop(name, 0.0)
+
+
+def ahead(items: Iterator[T], *, depth: int = 2, clock: Clock | None = None) -> Iterator[T]:
+    """Produce items in a thread, at most `depth` ahead; its exceptions are raised here."""
+    box: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(kind: str, value: Any) -> bool:
+        while not stop.is_set():
+            try:
+                box.put((kind, value), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def produce() -> None:
+        try:
+            for item in items:
+                if not put("item", item):
+                    return
+            put("end", None)
+        except BaseException as error:  # handed over, raised where the items are used
+            put("error", error)
+
+    thread = threading.Thread(target=produce, name="csr-loader", daemon=True)
+    thread.start()
+    try:
+        while True:
+            began = time.perf_counter()
+            kind, value = box.get()
+            if clock is not None:
+                clock.add("data", time.perf_counter() - began)
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+    finally:
+        stop.set()
+        thread.join()
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Tensors moved without waiting (from pinned memory on GPUs)."""
+    if device.type == "cpu":
+        return batch
+    return {
+        k: v.pin_memory().to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v
+        for k, v in batch.items()
+    }
+
+
+Load = Callable[[np.ndarray, np.ndarray], Batch]
+
+
+def cached_loader(features: FeatureTable, concept_NK: np.ndarray, target_NT: np.ndarray) -> Load:
+    """Batches of cached features with the labels of their images; padding is masked."""
+
+    def load(positions_B: np.ndarray, valid_B: np.ndarray) -> Batch:
+        labels = {
+            name: torch.from_numpy(np.where(valid_B[:, None], table[positions_B], np.nan).astype(np.float32))
+            for name, table in (("concept", concept_NK), ("target", target_NT))
+        }
+        return {**features.gather(positions_B, valid_B), **labels}
+
+    return load

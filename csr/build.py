@@ -1,0 +1,228 @@
+"""Options -> tables, images, model, stages: the only file that knows both sides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from csr import distributed
+from csr.config import TrainConfig
+from csr.data import table as tables
+from csr.data.boxes import BoxTable, read_boxes
+from csr.data.dataset import LabelledImages
+from csr.data.find import find_images
+from csr.data.split import split_validation
+from csr.data.store import ImageStore, open_store
+from csr.data.table import LabelTable
+from csr.data.transforms import EvalTransform, TrainTransform, stored_size
+from csr.errors import InputError
+from csr.layers import sync_norm
+from csr.model import CSR
+from csr.model.weights import fetch_architecture, load_backbone_weights
+from csr.stages.base import Stage
+from csr.stages.concept import ConceptStage, positive_weights
+from csr.stages.prototype import PrototypeStage
+from csr.stages.task import TaskStage, choose_task_loss
+from csr.trainer import Data, TrainerOptions
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The label tables of a run, checked against each other."""
+
+    train: LabelTable
+    test: LabelTable
+    train_paths: list[Path]
+    test_paths: list[Path]
+    train_indices: np.ndarray
+    val_indices: np.ndarray
+    boxes: BoxTable | None
+
+
+def build_tables(config: TrainConfig, say: Say) -> Tables:
+    """Read and check the CSVs and find every image; nothing is decoded yet.
+
+    Raises:
+        InputError: the first thing wrong with the tables, or all missing images (up to 20 named).
+    """
+    data = config.data
+    train = tables.read_label_table(
+        data.train_csv, concept_cols=data.concept_cols, target_cols=data.target_cols,
+        reader_merge=data.reader_merge,
+    )  # fmt: skip
+    if data.drop_rare:
+        train, dropped = tables.drop_rare(train, data.drop_rare)
+        if dropped:
+            say(f"Dropped concepts with fewer than {data.drop_rare} positive images: {', '.join(dropped)}")
+    tables.check_positives(train)
+    test = tables.read_label_table(
+        data.test_csv, concept_cols=data.concept_cols, target_cols=data.target_cols,
+        reader_merge=data.reader_merge, vocabulary=train,
+    )  # fmt: skip
+    tables.check_disjoint(train, test)
+    train_paths = find_images(data.train_dir, train)
+    test_paths = find_images(data.test_dir, test)
+    boxes = None
+    if data.boxes_csv is not None:
+        boxes = read_boxes(data.boxes_csv, table=train)
+        for name, number in boxes.ignored.items():
+            say(f"Boxes of {name!r}, which is no concept, are not used: {number}")
+    train_indices, val_indices = split_validation(train, fraction=data.val_fraction, seed=config.engine.seed)
+    return Tables(train, test, train_paths, test_paths, train_indices, val_indices, boxes)
+
+
+def build_stores(config: TrainConfig, found: Tables) -> tuple[ImageStore, ImageStore]:
+    """Decode every image once (training, test), which also finds the unreadable ones. Collective."""
+    data = config.data
+    folder = None
+    if data.image_cache != "off":
+        auto = Path(config.run.output_dir) / ".cache" / "images"
+        folder = auto if data.image_cache == "auto" else Path(data.image_cache)
+    opened = []
+    for paths in (found.train_paths, found.test_paths):
+        opened.append(
+            _first_on_each_host(
+                lambda paths=paths: open_store(
+                    paths, size=stored_size(data.image_size), cache_dir=folder, workers=data.workers
+                )
+            )
+        )
+    return opened[0], opened[1]
+
+
+def _first_on_each_host(open_one: Callable[[], ImageStore]) -> ImageStore:
+    """Local rank 0 decodes; the host's other ranks open what it made."""
+    store: ImageStore | None = None
+    with distributed.errors_agreed():
+        if distributed.local_rank() == 0:
+            store = open_one()
+    with distributed.errors_agreed():
+        store = store or open_one()
+    assert store is not None
+    return store
+
+
+def build_model(config: TrainConfig, train: LabelTable, say: Say) -> CSR:
+    """The network, with pretrained backbone weights unless `--no_pretrained`.
+
+    Raises:
+        InputError: an unknown backbone, a pooled or 1x1 map, weights that do not match or cannot be had.
+    """
+    model_options = config.model
+    architecture = fetch_architecture(
+        model_options.backbone_type, model_options.model_name, weights_file=model_options.backbone_weights
+    )
+    torch.manual_seed(config.engine.seed)
+    model = CSR(
+        num_concepts=len(train.concept_names), num_classes=len(train.target_names),
+        num_prototypes_per_concept=model_options.num_prototypes, backbone_type=model_options.backbone_type,
+        model_name=model_options.model_name, image_size=config.data.image_size,
+        embedding_dim=model_options.embedding_dim, projector_blocks=model_options.projector_blocks,
+        concept_pool=model_options.concept_pool, architecture=architecture,
+    )  # fmt: skip
+    if distributed.world_size() > 1:
+        model = sync_norm.convert(model)
+    if model_options.no_pretrained:
+        if model_options.backbone_weights:
+            raise InputError("--no_pretrained contradicts --backbone_weights: give one of them alone")
+        say(f"Backbone {model.backbone.label}: random weights (--no_pretrained)")
+    else:
+        report = load_backbone_weights(
+            model.backbone, backbone_type=model_options.backbone_type, model_name=model_options.model_name,
+            weights_file=model_options.backbone_weights,
+        )  # fmt: skip
+        for line in report.lines:
+            say(line)
+    return model
+
+
+def build_data(config: TrainConfig, found: Tables, store: ImageStore, model: CSR) -> Data:
+    """Training and validation images of one store, with their transforms."""
+    size = config.data.image_size
+    boxes = None
+    if found.boxes is not None:
+        boxes = found.boxes.check_inside(store.original_sizes_N2)
+    train = LabelledImages(store, found.train, indices=found.train_indices, boxes=boxes)
+    val = LabelledImages(store, found.train, indices=found.val_indices)
+    return Data(
+        train=train, val=val, train_transform=TrainTransform(size, strength=config.data.augment),
+        eval_transform=EvalTransform(size),
+        names={"concept": found.train.concept_names, "target": found.train.target_names},
+        map_size=model.backbone.map_size,
+    )  # fmt: skip
+
+
+def task_loss_of(config: TrainConfig, train: LabelTable) -> str:
+    """The stage-3 loss of this run.
+
+    Raises:
+        InputError: ce asked for, but some image has not exactly one target.
+    """
+    loss = choose_task_loss(config.method.task_loss, train.target_NT)
+    if loss == "ce" and choose_task_loss("auto", train.target_NT) != "ce":
+        raise InputError(f"--task_loss ce needs exactly one target in every row of {train.path}: use bce or focal")
+    return loss
+
+
+def build_stage(name: str, *, config: TrainConfig, model: CSR, train: LabelTable, say: Say) -> Stage:
+    """One stage around the model, with its part of the options. `train` holds the training images alone."""
+    method, optim = config.method, config.optim
+    if name == "concept":
+        weight_K = positive_weights(train.concept_NK, maximum=method.max_pos_weight)
+        say(f"Positive weights: {weight_K.min():.2f} to {weight_K.max():.2f}")
+        return ConceptStage(
+            model, pos_weight_K=weight_K, lr=optim.lr, backbone_lr_scale=config.backbone_lr_scale,
+            weight_decay=optim.weight_decay, box_weight=method.box_weight if config.data.boxes_csv else 0.0,
+        )  # fmt: skip
+    if name == "prototype":
+        return PrototypeStage(
+            model, gamma=method.gamma, lam=method.lam, delta=method.delta, margin_mode=method.margin_mode,
+            mask_present=not method.all_negatives, restart=not method.no_restart,
+            lr=optim.lr * optim.prototype_lr_scale, weight_decay=optim.weight_decay, seed=config.engine.seed,
+        )  # fmt: skip
+    loss = task_loss_of(config, train)
+    weight_T = task_weights(train.target_NT, loss=loss, maximum=method.max_pos_weight)
+    say(f"Task loss: {loss}; class weights {weight_T.min():.2f} to {weight_T.max():.2f}")
+    return TaskStage(
+        model, loss=loss, pos_weight_T=weight_T, lr=optim.lr * optim.task_lr_scale,
+        weight_decay=optim.weight_decay,
+    )  # fmt: skip
+
+
+def task_weights(target_NT: np.ndarray, *, loss: str, maximum: float) -> torch.Tensor:
+    """Balance of stage 3: negatives / positives (bce, focal), or N / (T n_t) for cross-entropy; (T,)."""
+    if loss != "ce":
+        return positive_weights(target_NT, maximum=maximum)
+    count_T = target_NT.sum(axis=0)
+    weight_T = target_NT.shape[0] / (target_NT.shape[1] * np.maximum(count_T, 1))
+    return torch.from_numpy(np.clip(weight_T, 1 / maximum, maximum)).float()
+
+
+def trainer_options(config: TrainConfig, precision: str) -> TrainerOptions:
+    optim = config.optim
+    dry = config.run.dry_run
+    return TrainerOptions(
+        batch_size=optim.batch_size, accumulation=optim.accumulation,
+        epochs=dict.fromkeys(config.epochs, 1) if dry else config.epochs,
+        lr_factor=lambda step, total: lr_factor(step, total, warmup=optim.warmup, schedule=optim.schedule),
+        precision=precision, seed=config.engine.seed, cache=config.engine.cache,
+        log_every=config.run.log_every, max_skipped=config.engine.max_skipped, max_windows=1 if dry else None,
+    )  # fmt: skip
+
+
+def lr_factor(step: int, total: int, *, warmup: float, schedule: str) -> float:
+    """Linear warm-up over the first share of steps, then a cosine to zero or a constant."""
+    rising = max(1, round(warmup * total))
+    if step < rising and warmup:
+        return (step + 1) / rising
+    if schedule == "constant":
+        return 1.0
+    done = (step - rising) / max(1, total - rising)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(0.0, done))))

@@ -1,0 +1,42 @@
+"""`csr COMMAND ..`: names the commands and dispatches, nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from csr import __version__
+from csr.command import exit_process, run_command
+from csr.errors import InputError
+
+COMMANDS = {
+    "train": ("csr.train", "train the three stages and test the result"),
+    "phantom": ("csr.phantom", "draw a synthetic chest radiograph data set"),
+}
+
+
+def usage() -> str:
+    lines = [f"csr {__version__}: Concept-based Similarity Reasoning", "", "usage: csr COMMAND [--help] ...", ""]
+    return "\n".join([*lines, *(f"  {name:<10} {meaning}" for name, (_, meaning) in COMMANDS.items())])
+
+
+def dispatch(argv: list[str] | None) -> int:
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    if arguments[0] not in COMMANDS:
+        raise InputError(f"no command {arguments[0]!r}: there are {', '.join(COMMANDS)}")
+    module = importlib.import_module(COMMANDS[arguments[0]][0])
+    return module.main(arguments[1:]) or 0
+
+
+def main() -> None:
+    exit_process(run_command(dispatch))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What every command shares: a parser that raises, and errors turned into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from csr import distributed
+from csr.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, InputError, StoppedError
+
+Main = Callable[["list[str] | None"], "int | None"]
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaints are InputErrors, told once and not by every rank."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (`{self.prog} --help` lists the flags)")
+
+    def print_help(self, file: object = None) -> None:
+        if distributed.is_main():
+            super().print_help(sys.stdout)
+
+
+def run_command(main: Main, argv: list[str] | None = None) -> int:
+    """Call a command's main; return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted.
+
+    Rank 0 tells what all ranks know; an exception that nobody foresaw is told by the rank that met it.
+    """
+    try:
+        return main(argv) or EXIT_DONE
+    except InputError as error:
+        return _tell(str(error), EXIT_BAD_INPUT)
+    except StoppedError as error:
+        return _tell(str(error), EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _tell("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as error:
+        where = f"rank {distributed.rank()} of {distributed.world_size()}"
+        sys.stderr.write(f"{traceback.format_exc()}csr: failed on {where}: {type(error).__name__}: {error}\n")
+        # a peer may wait in a collective for this rank: leave without joining it
+        sys.stderr.flush()
+        return EXIT_FAILED
+
+
+def _tell(message: str, code: int) -> int:
+    if distributed.is_main():
+        one_line = " ".join(message.split())
+        sys.stderr.write(f"csr: {'error' if code else 'done'}: {one_line}\n")
+        sys.stderr.flush()
+    return code
+
+
+def exit_process(code: int) -> NoReturn:
+    """Leave with a code. A failing rank does not wait for the others to tear the group down."""
+    if code == EXIT_DONE:
+        distributed.shut_down()
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if distributed.is_initialized():
+        os._exit(code)
+    sys.exit(code)

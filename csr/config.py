@@ -1,0 +1,252 @@
+"""Every option of `csr train`, once: default, meaning and choices beside each other; frozen after parsing."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from csr.errors import InputError
+
+
+def option(default: Any, meaning: str, *, choices: tuple[str, ...] | None = None, many: bool = False) -> Any:
+    """One command-line flag: the field's name, its default and what it means."""
+    return field(default=default, metadata={"help": meaning, "choices": choices, "many": many})
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """data"""
+
+    train_csv: str = option("labels_train.csv", "training labels: one row per image and reader")
+    test_csv: str = option("labels_test.csv", "test labels, same columns")
+    train_dir: str = option("train/", "folder of the training images (png, jpg, dcm)")
+    test_dir: str = option("test/", "folder of the test images")
+    boxes_csv: str | None = option(
+        None, "boxes on training images (pixels of the original); turns on box supervision in stage 1"
+    )
+    concept_cols: tuple[str, ...] | None = option(
+        None, "label columns that are concepts (default: all that are not targets)", many=True
+    )
+    target_cols: tuple[str, ...] | None = option(
+        None, "label columns that are diagnoses (default: COPD, Pneumonia, ... found by name)", many=True
+    )
+    reader_merge: str = option(
+        "any", "how the readers of an image are merged", choices=("any", "majority", "soft")
+    )
+    drop_rare: int = option(0, "drop concepts with fewer positive training images than this, with a notice")
+    val_fraction: float = option(0.1, "share of the training images kept for validation")
+    image_size: int = option(224, "side of the square model input, pixels")
+    augment: str = option(
+        "light", "training augmentation: light (affine, contrast), flip (light and mirror)",
+        choices=("none", "light", "flip"),
+    )
+    workers: int = option(4, "threads that decode images")
+    image_cache: str = option(
+        "auto", "decoded images: auto (under output_dir/.cache), off, or a folder"
+    )
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """model"""
+
+    backbone_type: str = option("medmae", "family of the backbone", choices=("medmae", "resnet50", "vit", "timm"))
+    model_name: str = option("facebook/vit-mae-base", "hub id, local folder, timm name, or .pth/.safetensors file")
+    backbone_weights: str | None = option(None, "local file with the backbone's pretrained weights")
+    no_pretrained: bool = option(False, "start from random weights on purpose")
+    num_prototypes: int = option(5, "M, prototypes per concept")
+    embedding_dim: int = option(128, "D, width of the projected space")
+    projector_blocks: int = option(3, "residual 1x1-convolution blocks of the projector")
+    concept_pool: str = option("avg", "pooling of concept maps into logits", choices=("avg", "max", "lse"))
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """method"""
+
+    max_pos_weight: float = option(20.0, "upper limit of negatives/positives weights")
+    box_weight: float = option(0.1, "weight of the box loss in stage 1 (used with --boxes_csv)")
+    gamma: float = option(1000.0, "sharpness of the soft assignment to prototypes, Eq. 6")
+    lam: float = option(20.0, "scale of the contrastive softmax, Eq. 9")
+    delta: float = option(0.1, "margin of the contrastive softmax, Eq. 9")
+    margin_mode: str = option(
+        "softtriple", "how the margin enters Eq. 9", choices=("softtriple", "paper", "none")
+    )
+    all_negatives: bool = option(
+        False, "count an image's other present concepts as negatives too (default: they are masked)"
+    )
+    no_restart: bool = option(False, "leave dead prototypes dead (default: move them to badly covered vectors)")
+    task_loss: str = option(
+        "auto", "loss of stage 3; auto is bce unless every image has exactly one target",
+        choices=("auto", "bce", "focal", "ce"),
+    )
+
+
+@dataclass(frozen=True)
+class OptimOptions:
+    """optimisation"""
+
+    batch_size: int = option(16, "images per GPU (per rank) and step; effective = batch_size x ranks x accumulation")
+    accumulation: int = option(1, "micro batches per optimizer step")
+    lr: float = option(1e-4, "base learning rate")
+    epochs_stage1: int = option(10, "epochs of the concept stage")
+    epochs_stage2: int = option(10, "epochs of the prototype stage")
+    epochs_stage3: int = option(10, "epochs of the task stage")
+    backbone_lr_scale: float | None = option(
+        None, "backbone learning rate / lr (default: 0.1 if pretrained, 1 with --no_pretrained)"
+    )
+    prototype_lr_scale: float = option(10.0, "learning rate of stage 2 / lr")
+    task_lr_scale: float = option(100.0, "learning rate of stage 3 (a linear layer on standardised scores) / lr")
+    weight_decay: float = option(0.01, "AdamW weight decay; none on prototypes, norms and biases")
+    warmup: float = option(0.05, "share of a stage's steps spent warming up")
+    schedule: str = option("cosine", "learning rate after the warm-up", choices=("cosine", "constant"))
+    clip: float = option(1.0, "gradient norm above which gradients are scaled down; 0 is off")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """engine"""
+
+    ds_config: str | None = option(None, "DeepSpeed JSON (default: the file in ds_configs/ for the precision)")
+    precision: str = option(
+        "auto", "arithmetic; auto takes fp16 on GPUs, fp32 on CPUs, or what --ds_config says",
+        choices=("auto", "fp16", "bf16", "fp32"),
+    )
+    max_skipped: int = option(20, "stop after this many skipped or non-finite steps in a row")
+    cache: str = option(
+        "auto",
+        "what frozen layers compute: auto and memory compute it once per stage, off at every step (with augmentation)",
+        choices=("auto", "memory", "off"),
+    )
+    timeout: float = option(10.0, "minutes after which a collective that a rank does not join ends the run")
+    seed: int = option(0, "seed of split, order, augmentation and initial weights")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """run"""
+
+    output_dir: str = option("checkpoints", "results go to output_dir/exp_name/")
+    exp_name: str = option("csr_exp", "name of this experiment")
+    overwrite: bool = option(False, "replace the results of an earlier run of this name")
+    log_every: int = option(10, "optimizer steps between TensorBoard points")
+    dry_run: bool = option(False, "check everything, run one step of every stage, save, load, and stop")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The resolved options of one run; groups are read as attributes, e.g. `config.data.train_csv`."""
+
+    data: DataOptions = DataOptions()
+    model: ModelOptions = ModelOptions()
+    method: MethodOptions = MethodOptions()
+    optim: OptimOptions = OptimOptions()
+    engine: EngineOptions = EngineOptions()
+    run: RunOptions = RunOptions()
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run.output_dir) / self.run.exp_name
+
+    @property
+    def backbone_lr_scale(self) -> float:
+        if self.optim.backbone_lr_scale is not None:
+            return self.optim.backbone_lr_scale
+        return 1.0 if self.model.no_pretrained else 0.1
+
+    @property
+    def epochs(self) -> dict[str, int]:
+        """Epochs by stage name, in order."""
+        optim = self.optim
+        return {
+            "concept": optim.epochs_stage1,
+            "prototype": optim.epochs_stage2,
+            "task": optim.epochs_stage3,
+        }
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        return dataclasses.asdict(self)
+
+
+def groups() -> dict[str, type]:
+    """{group name: its dataclass}, in the order of the help text."""
+    return {f.name: type(f.default) for f in dataclasses.fields(TrainConfig)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add one flag per option, grouped; unset flags keep the dataclass's default."""
+    for group_class in groups().values():
+        section = parser.add_argument_group(str(group_class.__doc__))
+        for f in dataclasses.fields(group_class):
+            _add_argument(section, f)
+    # the deepspeed launcher passes it to every worker; ranks are read from the environment
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+
+
+def _add_argument(section: argparse._ArgumentGroup, f: dataclasses.Field) -> None:
+    name, meaning = f"--{f.name}", str(f.metadata["help"]).replace("%", "%%")
+    if f.type == "bool":
+        section.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=meaning)
+        return
+    kind = {"int": int, "float": float, "float | None": float}.get(str(f.type), str)
+    shown = "" if f.default is None else f" (default: {f.default})"
+    extra: dict[str, Any] = {"choices": f.metadata["choices"]} if f.metadata["choices"] else {}
+    if f.metadata["many"]:
+        extra["nargs"] = "+"
+    if "choices" not in extra:
+        extra["metavar"] = kind.__name__.upper() if kind is not str else f.name.split("_")[-1].upper()
+    section.add_argument(name, type=kind, default=argparse.SUPPRESS, help=meaning + shown, **extra)
+
+
+def from_namespace(namespace: argparse.Namespace) -> TrainConfig:
+    """Build and check the configuration from parsed flags.
+
+    Raises:
+        InputError: a value out of range.
+    """
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(namespace).items()}
+    built = {}
+    for group_name, group_class in groups().items():
+        names = {f.name for f in dataclasses.fields(group_class)}
+        built[group_name] = group_class(**{k: v for k, v in given.items() if k in names})
+    config = TrainConfig(**built)
+    check_ranges(config)
+    return config
+
+
+def check_ranges(config: TrainConfig) -> None:
+    """Raise InputError, naming the flag, for a value that no run could use."""
+    _check_positive(config)
+    if not 0.0 < config.data.val_fraction < 1.0:
+        raise InputError(f"--val_fraction {config.data.val_fraction}: give a share between 0 and 1, such as 0.1")
+    if not 0.0 <= config.optim.warmup < 1.0:
+        raise InputError(f"--warmup {config.optim.warmup}: give a share of steps from 0 to below 1")
+    if config.data.image_size > 4096:
+        raise InputError(f"--image_size {config.data.image_size}: the largest is 4096")
+    name = config.run.exp_name
+    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise InputError(f"--exp_name {name!r}: give a plain folder name; the place is --output_dir")
+
+
+_POSITIVE = (
+    "image_size", "num_prototypes", "embedding_dim", "max_pos_weight", "gamma", "lam", "batch_size",
+    "accumulation", "lr", "epochs_stage1", "epochs_stage2", "epochs_stage3", "max_skipped", "timeout",
+    "log_every", "prototype_lr_scale", "task_lr_scale",
+)
+_NOT_NEGATIVE = (
+    "drop_rare", "workers", "delta", "box_weight", "weight_decay", "clip", "seed", "backbone_lr_scale",
+    "projector_blocks",
+)
+
+
+def _check_positive(config: TrainConfig) -> None:
+    flat = {name: value for group in config.to_dict().values() for name, value in group.items()}
+    for name in _POSITIVE:
+        if not 0 < flat[name] < float("inf"):
+            raise InputError(f"--{name} {flat[name]}: give a number above 0")
+    for name in _NOT_NEGATIVE:
+        if flat[name] is not None and not 0 <= flat[name] < float("inf"):
+            raise InputError(f"--{name} {flat[name]}: give 0 or more")

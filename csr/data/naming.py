@@ -1,0 +1,111 @@
+"""Names that people type: image ids, column names and how they are shown in an error message."""
+
+import posixpath
+import unicodedata
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+MAX_NAME_LENGTH = 200
+# Cyrillic and Greek letters that cannot be told from Latin ones in print, after case folding.
+_TWINS = str.maketrans(
+    {
+        "\u0430": "a",
+        "\u0432": "b",
+        "\u0433": "r",
+        "\u0435": "e",
+        "\u043a": "k",
+        "\u043c": "m",
+        "\u043d": "h",
+        "\u043e": "o",
+        "\u0440": "p",
+        "\u0441": "c",
+        "\u0442": "t",
+        "\u0443": "y",
+        "\u0445": "x",
+        "\u0455": "s",
+        "\u0456": "i",
+        "\u0458": "j",
+        "\u0501": "d",
+        "\u04bb": "h",
+        "\u051b": "q",
+        "\u051d": "w",
+        "\u03b1": "a",
+        "\u03b2": "b",
+        "\u03b5": "e",
+        "\u03b7": "h",
+        "\u03b9": "i",
+        "\u03ba": "k",
+        "\u03bc": "m",
+        "\u03bd": "v",
+        "\u03bf": "o",
+        "\u03c1": "p",
+        "\u03c4": "t",
+        "\u03c5": "u",
+        "\u03c7": "x",
+        "\u0131": "i",
+    }
+)
+
+
+def show(value: object, *, limit: int = 60) -> str:
+    """Quotes a value for a one-line message: ASCII escapes tell twins apart, long values are cut."""
+    text = value if isinstance(value, str) else str(value)
+    if len(text) > limit:
+        text = text[:limit] + "..."
+    return ascii(text)
+
+
+def show_some(values: list[str], *, limit: int = 20) -> str:
+    """Joins up to `limit` entries with '; ' and says how many more there are."""
+    more = len(values) - limit
+    return "; ".join(values[:limit]) + (f"; and {more} more" if more > 0 else "")
+
+
+def clean_name(raw: str) -> str:
+    """Returns a column or class name without invisible characters, doubled blanks and wide forms."""
+    # One character that cannot be seen must not make a second concept: NFKC folds full-width and
+    # composed forms, category C holds zero-width characters, byte order marks and controls.
+    text = unicodedata.normalize("NFKC", raw)
+    kept = (c for c in text if c.isspace() or not unicodedata.category(c).startswith("C"))
+    return " ".join("".join(kept).split())
+
+
+def name_key(name: str) -> str:
+    """Returns what two spellings of one name share: case, and 'Other disease(s)' of VinDr-CXR."""
+    key = unicodedata.normalize("NFKC", clean_name(name).casefold())
+    return "other disease" if key == "other diseases" else key
+
+
+def print_key(name: str) -> str:
+    """Returns what two names share that look the same in print (Cyrillic a and Latin a)."""
+    return name_key(name).translate(_TWINS)
+
+
+def image_key(image_id: str) -> str:
+    """Returns what all spellings of one image share: no known suffix, no './', one Unicode form.
+
+    `a`, `a.png` and `./a.PNG` are one image; case matters in the stem, as in the file system.
+    """
+    text = posixpath.normpath(unicodedata.normalize("NFC", image_id))
+    stem, suffix = posixpath.splitext(text)
+    return stem if suffix.lower() in IMAGE_SUFFIXES else text
+
+
+def id_problem(image_id: str) -> str | None:
+    """Says why an image id may not be used as a file name inside the image folder, or None."""
+    if not image_id:
+        return "is empty"
+    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in image_id):
+        return "has invisible or control characters"
+    if image_id.startswith("="):
+        return "is a spreadsheet formula; save its value"
+    if "\\" in image_id:
+        return "has a backslash; write folders with /"
+    if image_id.startswith(("/", "~")) or image_id[1:2] == ":":
+        return "is an absolute path; name the file relative to the image folder"
+    if ".." in image_id.split("/"):
+        return "leaves the image folder with '..'"
+    if len(image_id) > MAX_NAME_LENGTH:
+        return f"is longer than {MAX_NAME_LENGTH} characters"
+    if posixpath.normpath(image_id) == "." or image_id.endswith("/"):
+        return "names a folder and not a file"
+    return None

@@ -1,0 +1,136 @@
+"""The decoded-image cache: every image decoded and squashed once, then read from one mapped file.
+
+Letters: N images, B batch, C channels (1 if all images are grey, else 3), S side of the stored square.
+
+The file's name is a hash of the images' paths, sizes and times, of S and of the decoder's version, so a
+file that exists under the name is right, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from csr.data.cachefile import HEADER_BYTES, CacheBuild, cache_key, is_complete, read_sizes
+from csr.data.squash import check_images, raise_unreadable, squash_file
+from csr.errors import InputError
+
+__all__ = ["ImageStore", "check_images", "open_store"]
+
+
+class ImageStore:
+    """Squashed images by position, as tensors.
+
+    Attributes:
+        paths: the image files.
+        channels, size: C and S.
+        original_sizes_N2: int64 height and width of each original as displayed.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        channels: int,
+        size: int,
+        original_sizes_N2: np.ndarray,
+        file: Path | None,
+    ) -> None:
+        self.paths, self.channels, self.size, self._file = tuple(paths), channels, size, file
+        self.original_sizes_N2 = original_sizes_N2
+        self._pixels: np.ndarray | None = None
+        self._map()
+
+    def _map(self) -> None:
+        if self._file is not None:
+            shape = (len(self.paths), self.channels, self.size, self.size)
+            self._pixels = np.memmap(self._file, np.uint8, "r", HEADER_BYTES, shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes map the file again; sending its pixels would copy all of them.
+        return {**self.__dict__, "_pixels": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.batch([index])[0]
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Returns uint8 (B, C, S, S), a copy; decodes the files again if there is no cache."""
+        index_B = np.asarray(indices, dtype=np.int64)
+        if self._pixels is not None:
+            return torch.from_numpy(np.asarray(self._pixels[index_B]))
+        shape = (len(index_B), self.channels, self.size, self.size)
+        image_BCSS = np.empty(shape, dtype=np.uint8)
+        for place, index in enumerate(index_B):
+            image_BCSS[place] = squash_file(self.paths[index], self.size).pixels_CSS
+        return torch.from_numpy(image_BCSS)
+
+
+def open_store(
+    paths: Sequence[Path],
+    *,
+    size: int,
+    cache_dir: str | os.PathLike[str] | None,
+    workers: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+    shard: tuple[int, int] = (0, 1),
+    barrier: Callable[[], None] = lambda: None,
+    where: Callable[[int], str] | None = None,
+) -> ImageStore:
+    """Opens the cache of some images, building it first if it is not there.
+
+    Every rank calls it with the same images. Each rank decodes its share into a part of its own, rank
+    0 joins the parts. A part and the joined file appear under their names only when complete, and what
+    is in them depends on their names only, so interrupted and simultaneous builds do no harm.
+
+    Args:
+        paths: image files, in the order of the label table.
+        size: S; images are resized (bilinear, antialiased) to S x S without keeping their aspect.
+        cache_dir: folder for the file, made if missing; None: check all images now, decode on demand
+            (then every rank checks all of them).
+        workers: threads that decode.
+        progress: called as `progress(done, of)` while this rank decodes.
+        shard: this rank and how many share the folder.
+        barrier: waits until all ranks have called it.
+        where: names an image's line for messages, e.g. `LabelTable.where`.
+
+    Raises:
+        InputError: one for all unreadable images, up to 20 named; the same on all ranks. Or the
+            folder cannot be written.
+    """
+    paths = [Path(path) for path in paths]
+    assert size >= 1 and workers >= 1 and 0 <= shard[0] < shard[1]
+    if cache_dir is None:
+        sizes_N2, channels = check_images(
+            paths, size=size, workers=workers, progress=progress, where=where
+        )
+        return ImageStore(paths, channels=channels, size=size, original_sizes_N2=sizes_N2, file=None)
+    build = CacheBuild(Path(cache_dir) / f"images-{cache_key(paths, size)}.bin", paths, size, shard)
+    # Every rank passes both barriers whatever happens to it, or the others would wait for ever.
+    failure = build.write_own_part(workers, progress)
+    barrier()
+    problems, join_failure = build.join()
+    barrier()
+    build.clean_up()
+    raise_unreadable(problems, where=where)
+    if not is_complete(build.file, len(paths), size):
+        reason = failure or join_failure or "another rank could not write, or does not see this folder"
+        raise InputError(
+            f"{cache_dir}: the image cache cannot be written ({reason}); free space there or choose "
+            "another folder"
+        )
+    channels, size_N2 = read_sizes(build.file, len(paths))
+    return ImageStore(
+        paths, channels=channels, size=size, original_sizes_N2=size_N2, file=build.file
+    )

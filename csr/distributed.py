@@ -1,0 +1,180 @@
+"""The only file that talks to torch.distributed: ranks, gathers, barriers; no-ops in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from csr.errors import InputError
+
+T = TypeVar("T")
+_SRUN_NAMES = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
+
+
+def adopt_launcher_environment() -> None:
+    """Give RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT a value under every launcher.
+
+    `deepspeed` and `torchrun` set all five. `srun` sets its own names, read only inside a step
+    (SLURM_STEP_ID): the batch shell of a job has them too, without being a rank. A plain process
+    is rank 0 of 1 on a port that is free now, so that two runs on one machine do not collide.
+    """
+    env = os.environ
+    if "RANK" not in env and "SLURM_PROCID" in env and env.get("SLURM_STEP_ID", "").isdigit():
+        for name, slurm_name in _SRUN_NAMES.items():
+            env.setdefault(name, env[slurm_name])
+    if "RANK" in env:
+        missing = [n for n in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if n not in env]
+        if missing and env.get("WORLD_SIZE", "1") != "1":
+            raise InputError(f"RANK is set but {', '.join(missing)} is not: start csr with a launcher")
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        env.setdefault(name, value)
+    if "MASTER_PORT" not in env:
+        env["MASTER_PORT"] = str(_free_port())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_world_size() -> int:
+    """Ranks on this host: what torchrun, deepspeed or srun say, else all of them."""
+    for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return world_size()
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def is_initialized() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _many() -> bool:
+    return is_initialized() and dist.get_world_size() > 1
+
+
+def barrier() -> None:
+    if _many():
+        dist.barrier()
+
+
+def shut_down() -> None:
+    if is_initialized():
+        dist.destroy_process_group()
+
+
+def all_gather_object(value: T) -> list[T]:
+    """The value of every rank, in rank order, on every rank."""
+    if not _many():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast_object(value: T) -> T:
+    """Rank 0's value, on every rank."""
+    if not _many():
+        return value
+    box: list[Any] = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over ranks, in a new tensor."""
+    total = tensor.detach().clone()
+    if _many():
+        dist.all_reduce(total)
+    return total
+
+
+def all_reduce_with_grad(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over ranks, whose backward is the sum of the ranks' gradients."""
+    if not _many():
+        return tensor
+    return _SumOverRanks.apply(tensor)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        return all_reduce_sum(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        return all_reduce_sum(grads[0].contiguous())
+
+
+def average_buffers(module: torch.nn.Module) -> None:
+    """Make floating-point buffers (BatchNorm statistics) the mean over ranks, others rank 0's."""
+    if not _many():
+        return
+    for buffer in module.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_((all_reduce_sum(buffer.float()) / dist.get_world_size()).to(buffer.dtype))
+        else:
+            dist.broadcast(buffer, 0)
+
+
+def broadcast_module(module: torch.nn.Module) -> None:
+    """Give every rank rank 0's parameters and buffers, in place."""
+    if not _many():
+        return
+    with torch.no_grad():
+        for tensor in [*module.parameters(), *module.buffers()]:
+            dist.broadcast(tensor.data, 0)
+
+
+@contextlib.contextmanager
+def errors_agreed() -> Iterator[None]:
+    """Raise on every rank the first rank's InputError, so that no rank waits for one that has left.
+
+    Each rank runs the body; the body must not call collectives. Other exceptions pass through.
+    """
+    message: str | None = None
+    try:
+        yield
+    except InputError as error:
+        message = str(error)
+    messages = [m for m in all_gather_object(message) if m is not None]
+    if messages:
+        raise InputError(messages[0])
+
+
+def on_main(function: Callable[[], T]) -> T:
+    """Call on rank 0 only, hand its result to every rank; an InputError or OSError reaches all of them."""
+    result: Any = None
+    failure: str | None = None
+    if is_main():
+        try:
+            result = function()
+        except (InputError, OSError) as error:
+            failure = str(error)
+    result, failure = broadcast_object((result, failure))
+    if failure is not None:
+        raise InputError(failure)
+    return result

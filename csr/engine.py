@@ -1,0 +1,274 @@
+"""The only file that imports deepspeed: start it, build one engine per stage, step, export, close.
+
+What is guarded against here was measured on DeepSpeed 0.19: hooks and masters that outlive `destroy()`,
+process-wide autocast flags, empty parameter groups, channels-last weights, a JIT compile at start-up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from csr import distributed
+from csr.engine_config import fit_to_stage, precision_of
+
+State = dict[str, dict[str, torch.Tensor]]
+
+
+def device_kind() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def local_device() -> torch.device:
+    if device_kind() == "cuda":
+        return torch.device("cuda", distributed.local_rank() % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def start(timeout_min: float) -> None:
+    """Join the process group through DeepSpeed. Call once per process, before the first engine."""
+    distributed.adopt_launcher_environment()
+    if device_kind() == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        _share_cores()
+    else:
+        torch.cuda.set_device(local_device())
+    os.environ.setdefault("DEEPSPEED_TIMEOUT", str(max(1, round(timeout_min))))
+    deepspeed = _import_deepspeed()
+    deepspeed.init_distributed(timeout=timedelta(minutes=timeout_min), verbose=False)
+    _give_zero_group_a_timeout(timeout_min)
+
+
+def started() -> bool:
+    return distributed.is_initialized()
+
+
+def _share_cores() -> None:
+    """Ranks that each take all cores are ten times slower; no launcher divides them."""
+    if "OMP_NUM_THREADS" not in os.environ or os.environ.get("TORCHELASTIC_RUN_ID"):
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(max(1, cores // distributed.local_world_size()))
+
+
+def _import_deepspeed() -> Any:
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+    import deepspeed.ops
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    if deepspeed.get_accelerator().device_name() == "cpu":
+        # an inference-only op: compiling it takes up to two minutes, needs g++ and leaves 66 MB in /dev/shm
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _give_zero_group_a_timeout(timeout_min: float) -> None:
+    """ZeRO reduces over a clone of the world group, made without a time-out (30 minutes on gloo)."""
+    from deepspeed.utils import groups
+
+    if groups._WORLD_GROUP is None:
+        ranks = list(range(dist.get_world_size()))
+        groups._WORLD_GROUP = dist.new_group(ranks, timeout=timedelta(minutes=timeout_min))
+
+
+class Engine:
+    """One DeepSpeed engine around one stage.
+
+    Args:
+        stage: module whose forward(batch) returns an object with a scalar `loss`.
+        param_groups: dicts with params, lr, weight_decay; frozen parameters and empty groups are dropped.
+        ds_config: merged JSON of this run.
+        lr_factor: optimizer step -> factor on every group's lr.
+    """
+
+    def __init__(
+        self,
+        stage: torch.nn.Module,
+        *,
+        param_groups: list[dict[str, Any]],
+        ds_config: dict[str, Any],
+        lr_factor: Callable[[int], float],
+    ) -> None:
+        groups = _trainable_only(param_groups)
+        num_trainable = sum(p.numel() for g in groups for p in g["params"])
+        config = fit_to_stage(ds_config, num_trainable=num_trainable, has_batchnorm=_has_batchnorm(stage))
+        self.precision = precision_of(config)
+        self._frozen_fp32 = _copies_of_frozen(stage) if self.precision == "fp16" else {}
+        for parameter in stage.parameters():  # ZeRO refuses channels-last weights
+            if not parameter.is_contiguous():
+                parameter.data = parameter.data.contiguous()
+        stage.to(local_device())
+        optimizer = torch.optim.AdamW(groups, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
+        self._deepspeed, *_ = _import_deepspeed().initialize(
+            model=stage, optimizer=optimizer, lr_scheduler=schedule, config=config
+        )
+
+    @property
+    def stage(self) -> torch.nn.Module:
+        return self._deepspeed.module
+
+    @property
+    def device(self) -> torch.device:
+        return self._deepspeed.device
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps tried, skipped ones included."""
+        return int(self._deepspeed.global_steps)
+
+    @property
+    def skipped_steps(self) -> int:
+        return int(self._deepspeed.skipped_steps)
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        return {g.get("name", str(i)): g["lr"] for i, g in enumerate(self._deepspeed.optimizer.param_groups)}
+
+    @property
+    def loss_scale(self) -> float:
+        return float(self._deepspeed.optimizer.loss_scale) if self.precision == "fp16" else 1.0
+
+    @property
+    def gradient_norm(self) -> float:
+        """Norm before clipping of the last applied step; NaN while there is none. Syncs with the device."""
+        norm = self._deepspeed.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm)
+
+    def micro_step(self, batch: Any) -> Any:
+        """Forward and backward of one micro batch, and the optimizer's step at the window's last one."""
+        output = self._deepspeed(batch)
+        self._deepspeed.backward(output.loss)
+        self._deepspeed.step()
+        return output
+
+    @contextlib.contextmanager
+    def inference(self) -> Iterator[torch.nn.Module]:
+        """The stage in eval mode and this engine's precision, without gradients."""
+        stage = self.stage
+        stage.eval()
+        try:
+            with inference_precision(self.precision, self.device):
+                yield stage
+        finally:
+            stage.train()
+
+    def weights_changed(self) -> None:
+        """Tell the masters that parameters were edited in place (else the next step undoes the edit)."""
+        self._deepspeed.optimizer.refresh_fp32_params()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The stage's full state in fp32 on the CPU, from the masters. Collective."""
+        masters = gather_optimizer_state(self._deepspeed)[0]
+        full = {}
+        for name, value in self.stage.state_dict().items():
+            source = masters[name]["fp32"] if name in masters else self._frozen_fp32.get(name, value)
+            source = source.detach().cpu()
+            full[name] = source.float().clone() if source.is_floating_point() else source.clone()
+        return full
+
+    def close(self) -> torch.nn.Module:
+        """Give back the bare stage: fp32 weights with storage of their own, no hook, no engine. Collective."""
+        engine, stage = self._deepspeed, self.stage
+        state = self.state_dict()
+        engine.destroy()
+        for name in ("module_forward_pre_hook", "module_forward_post_hook"):
+            hook = getattr(engine, name, None)
+            if hook is not None:
+                hook.remove()
+        with torch.no_grad():
+            for name, parameter in stage.named_parameters():
+                parameter.data = state[name].to(parameter.device, copy=True)
+                parameter.grad = None
+            for name, buffer in stage.named_buffers():
+                source = state.get(name, buffer)
+                buffer.data = source.to(buffer.device, copy=True)
+        _reset_autocast_flags(stage)
+        engine.optimizer = engine.basic_optimizer = engine.client_optimizer = None
+        del engine, self._deepspeed
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return stage
+
+
+@contextlib.contextmanager
+def inference_precision(precision: str, device: torch.device) -> Iterator[None]:
+    """No gradients, and autocast to the half precision that training runs in."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
+        yield
+
+
+def _trainable_only(param_groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    groups = [{**g, "params": [p for p in g["params"] if p.requires_grad and p.numel()]} for g in param_groups]
+    groups = [g for g in groups if g["params"]]
+    assert groups, "a stage has something to train"
+    return groups
+
+
+def _has_batchnorm(module: torch.nn.Module) -> bool:
+    return any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in module.modules())
+
+
+def _copies_of_frozen(stage: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A half-precision engine casts frozen weights and statistics too: keep what they were."""
+    copies = {}
+    for prefix, module in stage.named_modules():
+        own = list(module.named_parameters(recurse=False))
+        if any(parameter.requires_grad for _, parameter in own):
+            continue
+        for name, value in [*own, *module.named_buffers(recurse=False)]:
+            copies[f"{prefix}.{name}" if prefix else name] = value.detach().cpu().clone()
+    return copies
+
+
+def _reset_autocast_flags(stage: torch.nn.Module) -> None:
+    from deepspeed.runtime import torch_autocast
+
+    torch_autocast.TORCH_AUTOCAST_INITIALIZED, torch_autocast.TORCH_AUTOCAST_DTYPE = False, None
+    for parameter in stage.parameters():
+        parameter.__dict__.pop(torch_autocast.PARAM_COMM_DTYPE_ATTR_NAME, None)
+
+
+def gather_optimizer_state(engine: Any) -> tuple[State, dict[str, float]]:
+    """Masters and moments by parameter name on every rank's CPU, whatever the world size. Collective.
+
+    Returns:
+        {parameter: {fp32, exp_avg, ...}} and the optimizer's scalars {"group.key": value}.
+    """
+    zero, state, scalars = engine.optimizer, {}, {}
+    for i, parameters in enumerate(zero.round_robin_bit16_groups):
+        master = zero.single_partition_of_fp32_groups[i]
+        flat = {"fp32": _gather_flat(zero, i, master.data)}
+        for key, value in zero.optimizer.state.get(master, {}).items():
+            if torch.is_tensor(value) and value.numel() == master.numel() and master.numel() > 1:
+                flat[key] = _gather_flat(zero, i, value)
+            else:
+                scalars[f"{i}.{key}"] = float(value)
+        offset = 0
+        for parameter in parameters:
+            piece = slice(offset, offset + parameter.numel())
+            state[engine.param_names[parameter]] = {
+                key: values[piece].view(parameter.shape).cpu().clone() for key, values in flat.items()
+            }
+            offset += parameter.numel()
+    return state, scalars
+
+
+def _gather_flat(zero: Any, group: int, partition: torch.Tensor) -> torch.Tensor:
+    """All ranks' partitions of one parameter group, padding stripped."""
+    world = dist.get_world_size(zero.dp_process_group)
+    device = local_device()
+    full = torch.empty(partition.numel() * world, dtype=partition.dtype, device=device)
+    dist.all_gather_into_tensor(full, partition.detach().to(device).contiguous(), group=zero.dp_process_group)
+    return full[: sum(p.numel() for p in zero.round_robin_bit16_groups[group])]

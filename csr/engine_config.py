@@ -1,0 +1,169 @@
+"""Precision and the DeepSpeed JSON: chosen by hardware, merged with our flags, contradictions refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from csr.errors import InputError
+
+DEFAULT_FILES = {"fp16": "zero2_fp16.json", "bf16": "zero2_bf16.json", "fp32": "zero2_fp32.json"}
+
+# what a flag of ours sets, by its name in DeepSpeed's JSON
+FLAG_OF_KEY = {
+    "train_micro_batch_size_per_gpu": "batch_size",
+    "gradient_accumulation_steps": "accumulation",
+    "gradient_clipping": "clip",
+    "train_batch_size": "batch_size x ranks x accumulation",
+}
+OURS_ALONE = {"optimizer": "--lr and --weight_decay", "scheduler": "--schedule and --warmup"}
+KNOWN_KEYS = {
+    *FLAG_OF_KEY, "zero_optimization", "fp16", "bf16", "torch_autocast", "data_types", "steps_per_print",
+    "wall_clock_breakdown", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer",
+    "communication_data_type", "prescale_gradients", "gradient_predivide_factor", "dump_state",
+    "comms_logger", "flops_profiler", "memory_breakdown",
+}  # fmt: skip
+
+
+class Precision(NamedTuple):
+    name: str
+    reason: str
+
+
+def load_ds_config(path: str | None, precision: str) -> tuple[dict[str, Any], str]:
+    """Read the JSON of `--ds_config`, or the one of `ds_configs/` for this precision.
+
+    Returns:
+        The parsed JSON and the name to call it by in messages.
+
+    Raises:
+        InputError: missing, not JSON, or with a key that DeepSpeed would ignore in silence.
+    """
+    name = path or f"ds_configs/{DEFAULT_FILES[precision]}"
+    text = _read_text(Path(path)) if path else _read_shipped(DEFAULT_FILES[precision])
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{name}: line {error.lineno}: not JSON: {error.msg}") from None
+    if not isinstance(parsed, dict):
+        raise InputError(f"{name}: holds no JSON object ({{...}})")
+    for key in parsed:
+        if key in OURS_ALONE:
+            raise InputError(f"{name}: remove {key!r}: csr sets it from {OURS_ALONE[key]}")
+        if key not in KNOWN_KEYS:
+            raise InputError(f"{name}: unknown key {key!r}; known are {', '.join(sorted(KNOWN_KEYS))}")
+    _check_sections(parsed, name)
+    return parsed, name
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the DeepSpeed config ({error.__class__.__name__}: {error})") from None
+
+
+def _read_shipped(file_name: str) -> str:
+    beside = Path(__file__).resolve().parent.parent / "ds_configs" / file_name
+    if beside.is_file():
+        return beside.read_text(encoding="utf-8")
+    return (resources.files("csr.ds_configs") / file_name).read_text(encoding="utf-8")
+
+
+def _check_sections(parsed: dict[str, Any], name: str) -> None:
+    for key in ("zero_optimization", "fp16", "bf16", "torch_autocast", "data_types"):
+        if not isinstance(parsed.get(key, {}), dict):
+            raise InputError(f"{name}: {key!r} must be a JSON object")
+    for key in ("fp16", "bf16", "torch_autocast"):
+        if not isinstance(parsed.get(key, {}).get("enabled", False), bool):
+            raise InputError(f'{name}: "{key}": "enabled" must be true or false')
+    zero_stage = parsed.get("zero_optimization", {}).get("stage", 0)
+    if zero_stage not in (1, 2):
+        raise InputError(
+            f'{name}: "zero_optimization": "stage" is {zero_stage!r}: csr runs with ZeRO 1 or 2 (its models fit a GPU)'
+        )
+    if parsed.get("torch_autocast", {}).get("enabled") and "float16" == parsed["torch_autocast"].get("dtype"):
+        raise InputError(f'{name}: "torch_autocast" with float16 breaks clipping under ZeRO: use the "fp16" section')
+    if parsed.get("bf16", {}).get("enabled"):
+        raise InputError(
+            f'{name}: "bf16" casts weights to bfloat16: use "torch_autocast" with "dtype": "bfloat16", '
+            "as ds_configs/zero2_bf16.json does"
+        )
+
+
+def precision_of(parsed: dict[str, Any]) -> str:
+    """What a parsed JSON computes in: fp16, bf16 or fp32."""
+    if parsed.get("fp16", {}).get("enabled"):
+        return "fp16"
+    return "bf16" if parsed.get("torch_autocast", {}).get("enabled") else "fp32"
+
+
+def choose_precision(requested: str, *, ds_config: str | None, device: str) -> Precision:
+    """Settle `--precision` with the hardware and `--ds_config`.
+
+    Args:
+        requested: auto, fp16, bf16 or fp32.
+        ds_config: path of the JSON the user gave, or None.
+        device: "cuda" or "cpu".
+
+    Raises:
+        InputError: fp16 on a CPU, or a flag and a JSON that contradict each other.
+    """
+    if ds_config is not None:
+        parsed, name = load_ds_config(ds_config, "fp32")
+        in_file = precision_of(parsed)
+        if requested not in ("auto", in_file):
+            raise InputError(
+                f"--precision {requested} contradicts {name}, which computes in {in_file}: give one of them alone"
+            )
+        chosen = Precision(in_file, f"{name} says so")
+    elif requested != "auto":
+        chosen = Precision(requested, "--precision says so")
+    elif device == "cuda":
+        chosen = Precision("fp16", "there is a GPU; --precision bf16 is the alternative on Ampere and later")
+    else:
+        chosen = Precision("fp32", "there is no GPU; --precision bf16 is faster on CPUs that have it")
+    if chosen.name == "fp16" and device != "cuda":
+        raise InputError(f"fp16 needs a GPU and this machine has none ({chosen.reason}): use --precision bf16 or fp32")
+    return chosen
+
+
+def merge_ds_config(
+    parsed: dict[str, Any], *, name: str, batch_size: int, accumulation: int, clip: float, world_size: int
+) -> dict[str, Any]:
+    """Our flags put into the JSON.
+
+    Raises:
+        InputError: the JSON has another value for what a flag sets; both are named.
+    """
+    flags: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": clip,
+        "train_batch_size": batch_size * accumulation * world_size,
+    }
+    for key, value in flags.items():
+        if key in parsed and parsed[key] != value:
+            raise InputError(
+                f"{name}: {key!r} is {parsed[key]!r}, but --{FLAG_OF_KEY[key]} makes it {value!r}: "
+                "remove it from the JSON or make them agree"
+            )
+    return {**copy.deepcopy(parsed), **flags, "zero_allow_untested_optimizer": True}
+
+
+def fit_to_stage(merged: dict[str, Any], *, num_trainable: int, has_batchnorm: bool) -> dict[str, Any]:
+    """The JSON for one stage: buckets near the stage's size, half-precision buffers for BatchNorm.
+
+    DeepSpeed's default bucket is 5e8 elements (2 GB), whatever the model.
+    """
+    config = copy.deepcopy(merged)
+    zero = config["zero_optimization"]
+    bucket = max(2, min(50_000_000, num_trainable + num_trainable % 2))
+    zero.setdefault("reduce_bucket_size", bucket)
+    zero.setdefault("allgather_bucket_size", bucket)
+    if has_batchnorm and precision_of(config) == "fp16":
+        config.setdefault("data_types", {}).setdefault("buffer_dtype", "fp16")
+    return config

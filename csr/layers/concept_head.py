@@ -1,0 +1,53 @@
+"""Concept activation maps and their logits (paper, Sec. 3.1): a 1x1 convolution without bias, then pooling.
+
+Letters: B batch, C channels, K concepts, H W feature map.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from csr.layers.precision import full, no_autocast
+
+POOLS = ("avg", "max", "lse")
+
+
+class ConceptHead(nn.Module):
+    """feat_BCHW -> cam_BKHW, in fp32 whatever the features are."""
+
+    def __init__(self, channels: int, num_concepts: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, num_concepts, kernel_size=1, bias=False)
+        nn.init.normal_(self.conv.weight, std=0.01)
+
+    def forward(self, feat_BCHW: torch.Tensor) -> torch.Tensor:
+        with no_autocast(feat_BCHW):
+            return F.conv2d(full(feat_BCHW), full(self.conv.weight))
+
+
+def pool_cams(cam_BKHW: torch.Tensor, mode: str = "avg") -> torch.Tensor:
+    """One logit per concept out of its map.
+
+    Args:
+        cam_BKHW: concept activation maps.
+        mode: `avg` (paper), `max`, or `lse`, log of the mean of exp: between the two, and 0 for a map of
+            zeros whatever its size.
+
+    Returns:
+        (B, K), fp32.
+
+    Raises:
+        ValueError: unknown mode.
+    """
+    cam_BKL = full(cam_BKHW).flatten(2)
+    if mode == "avg":
+        return cam_BKL.mean(dim=2)
+    if mode == "max":
+        return cam_BKL.amax(dim=2)
+    if mode == "lse":
+        return torch.logsumexp(cam_BKL, dim=2) - math.log(cam_BKL.shape[2])
+    raise ValueError(f"concept_pool {mode!r}: one of {', '.join(POOLS)}")

@@ -1,0 +1,116 @@
+"""BatchNorm over the images of all ranks, on gloo as on NCCL (torch's own SyncBatchNorm needs a GPU).
+
+Two ranks with half a batch each then compute what one process computes with the whole of it: outputs,
+running statistics and gradients. Parameters, buffers and state-dict keys are BatchNorm2d's.
+
+Letters: B batch, C channels, R ranks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from csr import distributed
+from csr.layers.precision import full, no_autocast
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """nn.BatchNorm2d whose training statistics run over all ranks; in one process it is nn.BatchNorm2d.
+
+    Every rank must call it the same number of times; batches may differ in size between ranks.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        synced = self.training and distributed.is_initialized() and distributed.world_size() > 1
+        return self._synced(x) if synced else super().forward(x)
+
+    def _synced(self, x: torch.Tensor) -> torch.Tensor:
+        with no_autocast(x):
+            full_x = full(x)
+            mean_C, var_C, count = global_moments(full_x)
+            self._track(mean_C.detach(), var_C.detach(), count)
+            scale_C = torch.rsqrt(var_C + self.eps)
+            if self.weight is not None:
+                scale_C = scale_C * full(self.weight)
+            shift_C = -mean_C * scale_C
+            if self.bias is not None:
+                shift_C = shift_C + full(self.bias)
+            return (full_x * scale_C[:, None, None] + shift_C[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean_C: torch.Tensor, var_C: torch.Tensor, count: torch.Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        # without a momentum the running values are plain averages over all batches (as in torch)
+        part = 1.0 / self.num_batches_tracked.float() if self.momentum is None else self.momentum
+        unbiased_C = var_C * (count / (count - 1).clamp_min(1.0))
+        for running_C, now_C in ((self.running_mean, mean_C), (self.running_var, unbiased_C)):
+            running_C.add_((part * (now_C - full(running_C))).to(running_C.dtype))
+
+
+class SyncBatchNormAct(SyncBatchNorm):
+    """SyncBatchNorm followed by dropout and activation: what timm's BatchNormAct2d fuses."""
+
+    def __init__(self, num_features: int, *, drop: nn.Module, act: nn.Module) -> None:
+        super().__init__(num_features)
+        self.drop, self.act = drop, act
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+def global_moments(x_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean (C,), biased variance (C,) and count (scalar) over the batches and maps of all ranks.
+
+    Each rank puts its own moments in its row of one small tensor and the rows are summed: one collective,
+    and no difference of large squares.
+    """
+    num_channels = x_BCHW.shape[1]
+    count = x_BCHW.numel() / num_channels
+    var_C, mean_C = torch.var_mean(x_BCHW, dim=(0, 2, 3), correction=0)
+    own = torch.cat([mean_C, var_C, mean_C.new_full((1,), count)])
+    row_R1 = torch.zeros(distributed.world_size(), 1, dtype=own.dtype, device=own.device)
+    row_R1[distributed.rank()] = 1.0
+    table = distributed.all_reduce_with_grad(row_R1 * own)
+    mean_RC, var_RC, count_R1 = table[:, :num_channels], table[:, num_channels:-1], table[:, -1:]
+    total = count_R1.sum()
+    share_R1 = count_R1 / total
+    mean_C = (share_R1 * mean_RC).sum(0)
+    var_C = (share_R1 * (var_RC + (mean_RC - mean_C).square())).sum(0)
+    return mean_C, var_C, total
+
+
+def convert(module: nn.Module) -> nn.Module:
+    """Replace every BatchNorm2d in a module, in place where it is nested, by its synchronised twin.
+
+    Parameters and buffers stay the same objects. timm's fused BatchNormAct2d is understood.
+
+    Returns:
+        The module, or its replacement if it is a BatchNorm2d itself.
+
+    Raises:
+        ValueError: another subclass of BatchNorm2d, whose forward is not known.
+    """
+    for name, child in module.named_children():
+        setattr(module, name, convert(child))
+    if not isinstance(module, nn.BatchNorm2d) or isinstance(module, SyncBatchNorm):
+        return module
+    return _twin(module)
+
+
+def _twin(norm: nn.BatchNorm2d) -> SyncBatchNorm:
+    if type(norm) is nn.BatchNorm2d:
+        twin = SyncBatchNorm(norm.num_features)
+    elif [name for name, _ in norm.named_children()] == ["drop", "act"]:
+        drop, act = norm.children()
+        twin = SyncBatchNormAct(norm.num_features, drop=drop, act=act)
+    else:
+        raise ValueError(f"{type(norm).__name__} cannot be synchronised over ranks")
+    twin.eps, twin.momentum, twin.affine = norm.eps, norm.momentum, norm.affine
+    twin.track_running_stats = norm.track_running_stats
+    twin.weight, twin.bias = norm.weight, norm.bias
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        setattr(twin, name, getattr(norm, name))
+    return twin.train(norm.training)

@@ -1,0 +1,5 @@
+"""The CSR network: `from csr.model import CSR`."""
+
+from csr.model.csr import CSR, CSROutput
+
+__all__ = ["CSR", "CSROutput"]

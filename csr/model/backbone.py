@@ -1,0 +1,104 @@
+"""What every backbone is: images in, a spatial feature map out, its size known when it is built.
+
+Letters: B batch, C channels, H W feature map.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from csr.errors import InputError
+
+
+class Backbone(nn.Module):
+    """Base of the backbones. A subclass sets `net` and implements `maps`, then calls `measure`.
+
+    Attributes:
+        channels: C of the feature map.
+        map_size: (H, W) of the feature map at `image_size`.
+        stride: input pixels per cell.
+        backbone_type, model_name, image_size, architecture: what rebuilds it.
+    """
+
+    channels: int
+    map_size: tuple[int, int]
+    stride: int
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        backbone_type: str,
+        model_name: str,
+        image_size: int,
+        architecture: dict[str, Any] | None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.backbone_type, self.model_name = backbone_type, model_name
+        self.image_size, self.architecture = image_size, architecture
+        self._measure()
+
+    def maps(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """feat_BCHW of images in the parameters' type.
+
+        Raises:
+            InputError: the network gives no map.
+        """
+        raise NotImplementedError
+
+    def forward(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        # a half-precision engine casts parameters only: the images follow them
+        return self.maps(images_B3HW.to(next(self.net.parameters()).dtype))
+
+    @property
+    def label(self) -> str:
+        return f"{self.backbone_type} {self.model_name!r} with {self.image_size} px images"
+
+    def _measure(self) -> None:
+        """Run one blank image: read the map's size, refuse 1x1, freeze what the map does not depend on."""
+        was_training = self.training
+        self.eval()
+        blank_13HW = next(self.net.parameters()).new_zeros(1, 3, self.image_size, self.image_size)
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                feat_1CHW = self.maps(blank_13HW)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{self.label}: it does not take them ({_first_line(error)})") from error
+        self.channels, self.map_size = feat_1CHW.shape[1], (feat_1CHW.shape[2], feat_1CHW.shape[3])
+        if self.map_size[0] * self.map_size[1] == 1:
+            raise InputError(
+                f"{self.label}: the feature map is 1x1, nothing is left to localise; "
+                "use larger images or another backbone"
+            )
+        self.stride = round(self.image_size / self.map_size[0])
+        used = _parameters_behind(feat_1CHW)
+        for parameter in self.net.parameters():
+            if id(parameter) not in used:
+                parameter.requires_grad_(False)  # it would only be weight-decayed
+        self.train(was_training)
+
+
+def _parameters_behind(output: torch.Tensor) -> set[int]:
+    """ids of the leaves that the output's graph reaches; walks the graph, computes nothing."""
+    found: set[int] = set()
+    seen, waiting = set(), [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        waiting.extend(following for following, _ in node.next_functions)
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:160] if text else type(error).__name__

@@ -1,0 +1,42 @@
+"""Files of a hub repository: from the local cache, or fetched; one clear line if neither works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from csr.errors import InputError
+
+WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
+
+
+def fetch(repo_id: str, names: tuple[str, ...]) -> Path:
+    """The first of these files that the repository has, as a local path.
+
+    Raises:
+        InputError: offline, unreachable, no such repository, or none of the files in it.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+
+    for name in names:
+        try:
+            return Path(hf_hub_download(repo_id, name))
+        except EntryNotFoundError as error:
+            if isinstance(error, OSError):  # LocalEntryNotFoundError: not in the cache, and no connection
+                raise _unreachable(repo_id, names, error) from error
+        except (OSError, HFValidationError) as error:  # offline mode, no connection, no such repository
+            raise _unreachable(repo_id, names, error) from error
+    raise _cannot(repo_id, names, "the repository has none of these files")
+
+
+def _unreachable(repo_id: str, names: tuple[str, ...], error: Exception) -> InputError:
+    lines = str(error).strip().splitlines()
+    return _cannot(repo_id, names, ": ".join([type(error).__name__, *[line[:120] for line in lines[:1]]]))
+
+
+def _cannot(repo_id: str, names: tuple[str, ...], reason: str) -> InputError:
+    return InputError(
+        f"{repo_id}: cannot get {' or '.join(names)} from the hub ({reason}). "
+        "Give a local copy, --model_name FOLDER (with config.json) or --backbone_weights FILE "
+        "(.safetensors, .pth), or start from random weights with --no_pretrained"
+    )

@@ -1,0 +1,68 @@
+"""Pictures of what a model looks at: heat maps over images, side by side, as uint8 arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+# a dark-to-light ramp whose brightness rises with the value (readable in grey and by the colour-blind)
+_STOPS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float32)
+CAPTION_PX = 14
+
+
+def heat_colours(value_HW: np.ndarray) -> np.ndarray:
+    """Map 0..1 to RGB: (H, W) -> (H, W, 3) uint8."""
+    at = np.clip(value_HW, 0, 1) * (len(_STOPS) - 1)
+    low = np.minimum(at.astype(int), len(_STOPS) - 2)
+    part = (at - low)[..., None]
+    return np.round(_STOPS[low] * (1 - part) + _STOPS[low + 1] * part).astype(np.uint8)
+
+
+def overlay(image_HW3: np.ndarray, map_hw: np.ndarray, *, low: float, high: float, alpha: float = 0.45) -> np.ndarray:
+    """Lay a map, enlarged to the image, over it: transparent at `low` and below, `alpha` at `high`.
+
+    Args:
+        image_HW3: uint8.
+        map_hw: any size, any range.
+    """
+    height, width = image_HW3.shape[:2]
+    enlarged = Image.fromarray(map_hw.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    value = np.clip((np.asarray(enlarged) - low) / max(high - low, 1e-6), 0, 1)
+    weight = (alpha * value)[..., None]
+    return np.round(image_HW3 * (1 - weight) + heat_colours(value) * weight).astype(np.uint8)
+
+
+def captioned(image_HW3: np.ndarray, lines: list[str]) -> np.ndarray:
+    """The image with lines of text on a dark bar below it."""
+    height, width = image_HW3.shape[:2]
+    sheet = Image.new("RGB", (width, height + CAPTION_PX * len(lines)), (24, 24, 24))
+    sheet.paste(Image.fromarray(image_HW3), (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    for i, line in enumerate(lines):
+        draw.text((3, height + CAPTION_PX * i + 1), _ascii(line), fill=(235, 235, 235))
+    return np.asarray(sheet)
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "replace").decode()
+
+
+def row(images: list[np.ndarray], *, gap: int = 4) -> np.ndarray:
+    """Pictures of one height side by side."""
+    height = max(i.shape[0] for i in images)
+    padded = [np.pad(i, ((0, height - i.shape[0]), (0, gap), (0, 0)), constant_values=255) for i in images]
+    return np.concatenate(padded, axis=1)
+
+
+def column(rows: list[np.ndarray], *, gap: int = 4) -> np.ndarray:
+    """Rows of pictures below each other."""
+    width = max(r.shape[1] for r in rows)
+    padded = [np.pad(r, ((0, gap), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows]
+    return np.concatenate(padded, axis=0)
+
+
+def to_rgb(image_CHW: torch.Tensor) -> np.ndarray:
+    """A stored image (uint8, 1 or 3 channels first) as (H, W, 3)."""
+    image_HWC = image_CHW.permute(1, 2, 0).cpu().numpy()
+    return np.repeat(image_HWC, 3, axis=2) if image_HWC.shape[2] == 1 else image_HWC

@@ -1,0 +1,1 @@
+"""The three stages of CSR: concept, prototype, task."""

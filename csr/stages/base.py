@@ -1,0 +1,110 @@
+"""What a stage is: model + loss in one module, the parts it trains, and what its frozen parts compute.
+
+Letters: B images, K concepts, T targets, R rows (what frozen layers give; one or several per image).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from csr.model import CSR
+
+Batch = dict[str, Any]
+
+
+class StageOutput(NamedTuple):
+    """Loss to minimise (scalar) and detached scalars to log."""
+
+    loss: torch.Tensor
+    report: dict[str, torch.Tensor]
+
+
+class Stage(nn.Module):
+    """Base of the stages; wrapped as it is by the engine.
+
+    A subclass names what it trains by prefix of parameter names; everything else is frozen and stays in
+    eval mode (a frozen BatchNorm otherwise goes on moving its running statistics).
+    """
+
+    name: ClassVar[str]
+    requires: ClassVar[str | None]
+    trainable: ClassVar[tuple[str, ...]]
+    label: ClassVar[str | None]  # which labels validate it: "concept", "target" or None
+    frozen_inputs: ClassVar[bool]  # whether frozen layers stand between the images and what is trained
+
+    def __init__(self, model: CSR) -> None:
+        super().__init__()
+        self.model = model
+
+    def freeze(self) -> None:
+        """Stop gradients of all that this stage does not train."""
+        for name, parameter in self.named_parameters():
+            if not name.startswith(self.trainable):
+                parameter.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> Stage:
+        super().train(mode)
+        for name, module in self.named_modules():
+            if name and not self._may_train(name):
+                module.training = False
+        return self
+
+    def _may_train(self, module_name: str) -> bool:
+        inside = any(f"{module_name}.".startswith(f"{t}.") for t in self.trainable)
+        around = any(t.startswith(f"{module_name}.") for t in self.trainable)
+        return inside or around
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Optimizer groups: params, lr, weight_decay, name."""
+        raise NotImplementedError
+
+    def inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """What the frozen layers make of `batch["image"]`: rows (R, ...) and `row` (R,), each row's image in 0..B-1."""
+        return {}
+
+    def forward(self, batch: Batch) -> StageOutput:
+        """Loss of one micro batch: sum over counted entries x `batch["scale"][name]`."""
+        raise NotImplementedError
+
+    def counts(self, labels: dict[str, np.ndarray]) -> dict[str, float]:
+        """How many entries of a whole optimizer window each sum of the loss runs over, from its labels."""
+        raise NotImplementedError
+
+    def begin(self, features: Any) -> None:
+        """Called once before the engine is built, with what the frozen layers compute on the training images."""
+
+    def end_epoch(self, features: Any, *, last: bool) -> dict[str, float]:
+        """Called after each epoch on every rank; may edit weights. Returns scalars to log."""
+        return {}
+
+    def predict(self, batch: Batch) -> torch.Tensor:
+        """Logits (B, L) of this stage's labels for a batch with images or with frozen inputs."""
+        raise NotImplementedError
+
+    def evaluation_loss(self, logit_NL: torch.Tensor, label_NL: torch.Tensor) -> float:
+        """The training loss's mean over all rows of an evaluation."""
+        raise NotImplementedError
+
+    def probability(self, logit_NL: torch.Tensor) -> torch.Tensor:
+        return logit_NL.sigmoid()
+
+    def model_weights(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The CSR model's state dict out of this stage's (fp32, CPU), with what is kept beside it folded in."""
+        prefix = "model."
+        return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+
+
+def decayed(named: list[tuple[str, nn.Parameter]], *, lr: float, weight_decay: float, name: str) -> list[dict]:
+    """Two optimizer groups: matrices with weight decay; biases, norms and tokens without."""
+    trained = [p for _, p in named if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1]
+    vectors = [p for p in trained if p.ndim <= 1]
+    return [
+        {"params": matrices, "lr": lr, "weight_decay": weight_decay, "name": name},
+        {"params": vectors, "lr": lr, "weight_decay": 0.0, "name": f"{name}_no_decay"},
+    ]

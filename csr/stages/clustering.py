@@ -1,0 +1,84 @@
+"""Where prototypes start, and where dead ones are moved: k-means on the sphere, coverage, restarts.
+
+Letters: N unit vectors, K concepts, M prototypes per concept, D embedding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+MAX_VECTORS = 256  # per prototype: k-means on more changes the centres little and costs more
+
+
+def kmeans_prototypes(
+    vec_ND: torch.Tensor, concept_N: torch.Tensor, *, num_concepts: int, num_per_concept: int, seed: int
+) -> torch.Tensor:
+    """Unit centres of each concept's vectors.
+
+    A concept with fewer distinct vectors than prototypes gets them all and random unit vectors for the rest.
+
+    Returns:
+        proto_KMD, fp32 on the CPU.
+    """
+    from sklearn.cluster import KMeans
+
+    generator = np.random.default_rng(seed)
+    vec_ND, concept_N = vec_ND.float().cpu(), concept_N.cpu()
+    proto_KMD = torch.from_numpy(generator.normal(size=(num_concepts, num_per_concept, vec_ND.shape[1]))).float()
+    for k in range(num_concepts):
+        own_ND = np.unique(vec_ND[concept_N == k].numpy(), axis=0)
+        if len(own_ND) <= num_per_concept:
+            proto_KMD[k, : len(own_ND)] = torch.from_numpy(own_ND)
+            continue
+        limit = MAX_VECTORS * num_per_concept
+        if len(own_ND) > limit:
+            own_ND = own_ND[generator.choice(len(own_ND), limit, replace=False)]
+        means = KMeans(num_per_concept, n_init=1, random_state=int(generator.integers(2**31))).fit(own_ND)
+        proto_KMD[k] = torch.from_numpy(means.cluster_centers_).float()
+    return F.normalize(proto_KMD, dim=-1)
+
+
+def nearest_prototype(
+    vec_ND: torch.Tensor, concept_N: torch.Tensor, proto_KMD: torch.Tensor, *, chunk: int = 4096
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each vector the cosine (N,) to, and the index (N,) of, the best prototype of its own concept."""
+    best, index = [], []
+    for vec, concept in zip(vec_ND.split(chunk), concept_N.split(chunk), strict=True):
+        sim_NM = torch.einsum("nd,nmd->nm", vec, proto_KMD[concept])
+        value, at = sim_NM.max(dim=1)
+        best.append(value)
+        index.append(at)
+    return torch.cat(best), torch.cat(index)
+
+
+def count_hits(index_N: torch.Tensor, concept_N: torch.Tensor, *, num_concepts: int, num_per_concept: int) -> torch.Tensor:
+    """How many vectors each prototype is the nearest of: (K, M) int64."""
+    flat = concept_N * num_per_concept + index_N
+    return torch.bincount(flat, minlength=num_concepts * num_per_concept).view(num_concepts, num_per_concept)
+
+
+def restart_dead(
+    proto_KMD: torch.Tensor, vec_ND: torch.Tensor, concept_N: torch.Tensor
+) -> tuple[torch.Tensor, int, int]:
+    """Move each prototype that no vector is nearest to onto its concept's worst-covered vector.
+
+    A vector that is some prototype's only one is not taken: that prototype would die instead. A concept
+    with fewer vectors than prototypes keeps dead ones.
+
+    Returns:
+        The new proto_KMD, how many were alive before, how many were moved.
+    """
+    num_concepts, num_per_concept, _ = proto_KMD.shape
+    cover_N, index_N = nearest_prototype(vec_ND, concept_N, proto_KMD)
+    hits_KM = count_hits(index_N, concept_N, num_concepts=num_concepts, num_per_concept=num_per_concept)
+    moved, fresh_KMD = 0, proto_KMD.clone()
+    for k in torch.nonzero((hits_KM == 0).any(dim=1)).flatten().tolist():
+        mine = torch.nonzero(concept_N == k).flatten()
+        mine = mine[hits_KM[k, index_N[mine]] > 1]
+        dead = torch.nonzero(hits_KM[k] == 0).flatten()
+        worst = mine[cover_N[mine].argsort(stable=True)][: len(dead)]
+        fresh_KMD[k, dead[: len(worst)]] = vec_ND[worst]
+        moved += len(worst)
+    return fresh_KMD, int((hits_KM > 0).sum()), moved

@@ -1,0 +1,90 @@
+"""Stage 1: backbone and concept head learn multi-label concepts from pooled activation maps.
+
+Letters: B, K concepts, H W feature map.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from csr.losses import box_attention, concept_bce
+from csr.model import CSR
+from csr.stages.base import Batch, Stage, StageOutput, decayed
+
+
+def positive_weights(label_NK: np.ndarray, *, maximum: float) -> torch.Tensor:
+    """Negatives / positives per concept over annotated images, clipped to [1 / maximum, maximum].
+
+    Soft labels count by their share.
+
+    Returns:
+        (K,) fp32.
+    """
+    known_NK = ~np.isnan(label_NK)
+    positive_K = np.where(known_NK, label_NK, 0.0).sum(axis=0, dtype=np.float64)
+    negative_K = known_NK.sum(axis=0) - positive_K
+    ratio_K = negative_K / np.maximum(positive_K, 1e-9)
+    return torch.from_numpy(np.clip(ratio_K, 1.0 / maximum, maximum)).float()
+
+
+class ConceptStage(Stage):
+    """BCE with positive weights on concept logits, and attention inside boxes where there are boxes.
+
+    Args:
+        model: the CSR model.
+        pos_weight_K: of `positive_weights`.
+        lr: of the concept head.
+        backbone_lr_scale: backbone's lr / lr.
+        weight_decay: of matrices.
+        box_weight: of the box term; 0 is off.
+    """
+
+    name, requires, label = "concept", None, "concept"
+    trainable = ("model.backbone", "model.concept_head")
+    frozen_inputs = False
+    pos_weight_K: torch.Tensor
+
+    def __init__(
+        self, model: CSR, *, pos_weight_K: torch.Tensor, lr: float, backbone_lr_scale: float,
+        weight_decay: float, box_weight: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__(model)
+        self.register_buffer("pos_weight_K", pos_weight_K, persistent=False)
+        self.lr, self.backbone_lr_scale, self.weight_decay = lr, backbone_lr_scale, weight_decay
+        self.box_weight = box_weight
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        backbone = list(self.model.backbone.named_parameters())
+        head = list(self.model.concept_head.named_parameters())
+        slow = self.lr * self.backbone_lr_scale
+        return [
+            *decayed(backbone, lr=slow, weight_decay=self.weight_decay, name="backbone"),
+            *decayed(head, lr=self.lr, weight_decay=self.weight_decay, name="concept_head"),
+        ]
+
+    def forward(self, batch: Batch) -> StageOutput:
+        cam_BKHW = self.model.cams(self.model.features(batch["image"]))
+        logit_BK = self.model.concept_logits(cam_BKHW)
+        loss = concept_bce(logit_BK, batch["concept"], self.pos_weight_K) * batch["scale"]["concept"]
+        report = {"concept_loss": loss.detach()}
+        if "box_mask" in batch and self.box_weight:
+            box_loss = box_attention(cam_BKHW, batch["box_mask"]) * batch["scale"]["box"]
+            report["box_loss"] = box_loss.detach()
+            loss = loss + self.box_weight * box_loss
+        return StageOutput(loss, report)
+
+    def counts(self, labels: dict[str, np.ndarray]) -> dict[str, float]:
+        counted = {"concept": float((~np.isnan(labels["concept"])).sum())}
+        if "num_boxes" in labels:
+            counted["box"] = float(labels["num_boxes"].sum())
+        return counted
+
+    def predict(self, batch: Batch) -> torch.Tensor:
+        return self.model.concept_logits(self.model.cams(self.model.features(batch["image"])))
+
+    def evaluation_loss(self, logit_NL: torch.Tensor, label_NL: torch.Tensor) -> float:
+        counted = max(1, int((~label_NL.isnan()).sum()))
+        return float(concept_bce(logit_NL, label_NL, self.pos_weight_K.float().cpu())) / counted

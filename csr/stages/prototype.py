@@ -1,0 +1,106 @@
+"""Stage 2: projector and prototypes learn on local concept vectors of present concepts (Eqs. 6-9).
+
+Letters: B, K concepts, M prototypes per concept, C channels, D embedding, R local vectors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from csr.losses import contrastive, prototype_similarity
+from csr.model import CSR
+from csr.stages.base import Batch, Stage, StageOutput, decayed
+from csr.stages.clustering import kmeans_prototypes, restart_dead
+
+PROJECT_CHUNK = 8192
+
+
+class PrototypeStage(Stage):
+    """Contrastive loss between concepts on soft assignments to prototypes; dead prototypes are restarted.
+
+    Args:
+        model: CSR with a trained backbone and concept head.
+        gamma, lam, delta, margin_mode: of Eqs. 6 and 9.
+        mask_present: the other present concepts of an image are no negatives of its vectors.
+        restart: move dead prototypes to badly covered vectors after each epoch but the last.
+        lr: of projector and prototypes.
+        weight_decay: of the projector's matrices; prototypes have none.
+        seed: of k-means.
+    """
+
+    name, requires, label = "prototype", "concept", None
+    trainable = ("model.projector", "model.prototypes")
+    frozen_inputs = True
+
+    def __init__(
+        self, model: CSR, *, gamma: float, lam: float, delta: float, margin_mode: str, mask_present: bool,
+        restart: bool, lr: float, weight_decay: float, seed: int,
+    ) -> None:  # fmt: skip
+        super().__init__(model)
+        self.gamma, self.lam, self.delta, self.margin_mode = gamma, lam, delta, margin_mode
+        self.mask_present, self.restart = mask_present, restart
+        self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        projector = list(self.model.projector.named_parameters())
+        prototypes = list(self.model.prototypes.parameters())
+        return [
+            *decayed(projector, lr=self.lr, weight_decay=self.weight_decay, name="projector"),
+            {"params": prototypes, "lr": self.lr, "weight_decay": 0.0, "name": "prototypes"},
+        ]
+
+    def inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
+        feat_BCHW = self.model.features(batch["image"])
+        local_BKC = self.model.local_vectors(feat_BCHW, self.model.cams(feat_BCHW))
+        row_R, concept_R = torch.nonzero(is_present(batch["concept"]), as_tuple=True)
+        return {"local": local_BKC[row_R, concept_R].float(), "concept_row": concept_R, "row": row_R}
+
+    def forward(self, batch: Batch) -> StageOutput:
+        rows = batch if "local" in batch else {**self.inputs(batch), "concept": batch["concept"]}
+        vec_RD = self.project(rows["local"])
+        sim_RK = prototype_similarity(vec_RD, self.model.prototypes.unit(), gamma=self.gamma)
+        present_RK = is_present(batch["concept"])[rows["row"]] if self.mask_present else None
+        loss = contrastive(
+            sim_RK, rows["concept_row"], present_RK, lam=self.lam, delta=self.delta, margin_mode=self.margin_mode
+        )
+        loss = loss * batch["scale"]["vector"]
+        return StageOutput(loss, {"contrastive_loss": loss.detach()})
+
+    def project(self, local_RC: torch.Tensor) -> torch.Tensor:
+        dtype = next(self.model.projector.parameters()).dtype
+        return self.model.projector(local_RC.to(dtype)).float()
+
+    def counts(self, labels: dict[str, np.ndarray]) -> dict[str, float]:
+        return {"vector": float(np.sum(labels["concept"] >= 0.5))}  # NaN >= 0.5 is False
+
+    @torch.no_grad()
+    def begin(self, features: Any) -> None:
+        vec_ND, concept_N = self._project_all(features)
+        proto_KMD = kmeans_prototypes(
+            vec_ND, concept_N, num_concepts=self.model.num_concepts,
+            num_per_concept=self.model.num_prototypes_per_concept, seed=self.seed,
+        )  # fmt: skip
+        self.model.prototypes.set_(proto_KMD)
+
+    @torch.no_grad()
+    def end_epoch(self, features: Any, *, last: bool) -> dict[str, float]:
+        vec_ND, concept_N = self._project_all(features)
+        fresh_KMD, alive, moved = restart_dead(self.model.prototypes.unit().float(), vec_ND, concept_N)
+        total = fresh_KMD.shape[0] * fresh_KMD.shape[1]
+        if not self.restart or last or not moved:
+            return {"prototypes_alive": alive, "prototypes": total, "restarted": 0}
+        self.model.prototypes.set_(fresh_KMD)
+        return {"prototypes_alive": alive, "prototypes": total, "restarted": moved}
+
+    def _project_all(self, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        device = next(self.model.projector.parameters()).device
+        chunks = [self.project(c.to(device)) for c in features.all("local").split(PROJECT_CHUNK)]
+        return torch.cat(chunks), features.all("concept_row").to(device)
+
+
+def is_present(concept_BK: torch.Tensor) -> torch.Tensor:
+    """Concepts seen in the image: label 1, or a reader mean of at least one half; not annotated is absent."""
+    return concept_BK >= 0.5

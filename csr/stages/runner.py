@@ -1,0 +1,56 @@
+"""The order of the stages, and what one hands to the next: plain weights on one model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from csr.model import CSR
+from csr.stages.base import Stage
+
+Weights = dict[str, torch.Tensor]
+
+
+class StageRunner:
+    """Runs stages in order on one model; each starts from the weights the one before chose.
+
+    Args:
+        model: carries the weights from stage to stage.
+        build_stage: name -> the stage around the model, built only when its turn comes.
+    """
+
+    ORDER = ("concept", "prototype", "task")
+
+    def __init__(self, model: CSR, build_stage: Callable[[str], Stage]) -> None:
+        self.model = model
+        self._build_stage = build_stage
+        self._done: str | None = None
+        # parameters that the backbone's map does not depend on were frozen when it was built, for good
+        self._learnable = {name for name, p in model.named_parameters() if p.requires_grad}
+
+    def run(self, train_stage: Callable[[Stage], Weights]) -> None:
+        """Call `train_stage` on each stage; it returns the model weights that go on."""
+        for name in self.ORDER:
+            stage = self.open(name)
+            self.hand_over(stage, train_stage(stage))
+
+    def open(self, name: str) -> Stage:
+        """Build a stage, frozen as it trains.
+
+        Raises:
+            ValueError: the stage it builds on has not been trained.
+        """
+        stage = self._build_stage(name)
+        if stage.requires != self._done:
+            raise ValueError(f"the {name} stage builds on {stage.requires!r}, but the model comes from {self._done!r}")
+        for parameter_name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(parameter_name in self._learnable)
+            parameter.grad = None
+        stage.freeze()
+        return stage
+
+    def hand_over(self, stage: Stage, weights: Weights) -> None:
+        """Put a trained stage's chosen weights into the model."""
+        self.model.load_state_dict(weights)
+        self._done = stage.name

@@ -1,0 +1,121 @@
+"""Stage 3: one linear layer from similarity scores to diagnoses, trained on standardised scores.
+
+Scores lie in a narrow band, so a raw linear head collapses to the majority. It is trained on
+(score - mean) / sd of the training set, and the standardisation is folded into the exported layer:
+the model stays one linear map on cosines.
+
+Letters: B, T targets, F = K x M scores.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from csr.layers.task_head import fold_standardisation
+from csr.losses import task_bce, task_cross_entropy, task_focal
+from csr.model import CSR
+from csr.stages.base import Batch, Stage, StageOutput
+
+MIN_SD = 1e-4  # a dead prototype's score is constant: dividing by its rounding noise would amplify it
+
+
+def choose_task_loss(requested: str, target_NT: np.ndarray) -> str:
+    """`auto` is bce, unless every image has exactly one of at least two targets: then ce."""
+    if requested != "auto":
+        return requested
+    complete = not np.isnan(target_NT).any() and bool(np.isin(target_NT, (0.0, 1.0)).all())
+    single = complete and target_NT.shape[1] > 1 and bool((target_NT.sum(axis=1) == 1).all())
+    return "ce" if single else "bce"
+
+
+class TaskStage(Stage):
+    """Balanced BCE, focal loss or cross-entropy on a linear head; all else is frozen.
+
+    Args:
+        model: CSR with trained prototypes.
+        loss: bce, focal or ce.
+        pos_weight_T: negatives / positives of each target (bce, focal); class weights of ce.
+        lr: of the head.
+        weight_decay: of the head's matrix.
+    """
+
+    name, requires, label = "task", "prototype", "target"
+    trainable = ("head",)
+    frozen_inputs = True
+    mean_F: torch.Tensor
+    sd_F: torch.Tensor
+    pos_weight_T: torch.Tensor
+
+    def __init__(
+        self, model: CSR, *, loss: str, pos_weight_T: torch.Tensor, lr: float, weight_decay: float
+    ) -> None:
+        super().__init__(model)
+        linear = model.task_head.linear
+        self.loss = loss
+        self.head = nn.Linear(linear.in_features, linear.out_features)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("mean_F", torch.zeros(linear.in_features))
+        self.register_buffer("sd_F", torch.ones(linear.in_features))
+        self.register_buffer("pos_weight_T", pos_weight_T, persistent=False)
+        self.lr, self.weight_decay = lr, weight_decay
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [
+            {"params": [self.head.weight], "lr": self.lr, "weight_decay": self.weight_decay, "name": "task_head"},
+            {"params": [self.head.bias], "lr": self.lr, "weight_decay": 0.0, "name": "task_head_no_decay"},
+        ]
+
+    def inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
+        feat_BCHW = self.model.features(batch["image"])
+        score_BKM = self.model.similarity_scores(feat_BCHW)
+        row_B = torch.arange(len(score_BKM), device=score_BKM.device)
+        return {"score": score_BKM.flatten(1).float(), "row": row_B}
+
+    def begin(self, features: Any) -> None:
+        score_NF = features.all("score").double()
+        self.mean_F.copy_(score_NF.mean(0))
+        self.sd_F.copy_(score_NF.std(0, unbiased=False).clamp_min(MIN_SD))
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        score_BF = batch["score"] if "score" in batch else self.inputs(batch)["score"]
+        standard_BF = (score_BF.float() - self.mean_F.float()) / self.sd_F.float()
+        return self.head(standard_BF.to(self.head.weight.dtype)).float()
+
+    def _loss_sum(self, logit_BT: torch.Tensor, label_BT: torch.Tensor) -> torch.Tensor:
+        weight_T = self.pos_weight_T.to(logit_BT.device).float()
+        if self.loss == "ce":
+            return task_cross_entropy(logit_BT, label_BT, weight_T)
+        return (task_focal if self.loss == "focal" else task_bce)(logit_BT, label_BT, weight_T)
+
+    def forward(self, batch: Batch) -> StageOutput:
+        rows = batch if "score" in batch else self.inputs(batch)
+        label_RT = batch["target"][rows["row"]]  # cached padding has no rows
+        loss = self._loss_sum(self.logits(rows), label_RT) * batch["scale"]["target"]
+        return StageOutput(loss, {"task_loss": loss.detach()})
+
+    def counts(self, labels: dict[str, np.ndarray]) -> dict[str, float]:
+        known_NT = ~np.isnan(labels["target"])
+        return {"target": float(known_NT.all(axis=1).sum() if self.loss == "ce" else known_NT.sum())}
+
+    def predict(self, batch: Batch) -> torch.Tensor:
+        return self.logits(batch)
+
+    def evaluation_loss(self, logit_NL: torch.Tensor, label_NL: torch.Tensor) -> float:
+        counted = max(1.0, self.counts({"target": label_NL.numpy()})["target"])
+        return float(self._loss_sum(logit_NL, label_NL)) / counted
+
+    def probability(self, logit_NL: torch.Tensor) -> torch.Tensor:
+        return logit_NL.softmax(-1) if self.loss == "ce" else logit_NL.sigmoid()
+
+    def model_weights(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The model's weights, its task head being this stage's with the standardisation folded in."""
+        weights = super().model_weights(state)
+        weights["task_head.linear.weight"], weights["task_head.linear.bias"] = fold_standardisation(
+            state["head.weight"], state["head.bias"], state["mean_F"], state["sd_F"]
+        )
+        return weights

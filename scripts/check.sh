@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Style and types: what CI runs, in the same order.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/environment.sh test
+python -m flake8 csr tests scripts
+python -m isort --check-only --diff csr tests scripts
+python -m mypy
+for script in scripts/*.sh scripts/*.sbatch .ci/run; do bash -n "$script"; done
+echo "flake8, isort, mypy and bash -n: no complaints"

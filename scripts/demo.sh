@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# From a bare clone to a trained, tested CSR model: draws a data set, trains the three stages, prints the test table.
+# Usage: scripts/demo.sh [--seed N] [--short]      --short: a smoke run of about a minute, no quality to expect
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seed=0
+short=""
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --seed) seed="${2:?--seed needs a number}"; shift 2 ;;
+        --short) short=1; shift ;;
+        *) echo "csr: error: unknown argument $1; usage: scripts/demo.sh [--seed N] [--short]" >&2; exit 2 ;;
+    esac
+done
+. scripts/environment.sh
+
+out="${CSR_DEMO_OUT:-demo_results}"
+num_train=600 num_test=200 epochs="12 10 20"
+[ -z "$short" ] || { num_train=64; num_test=32; epochs="1 5 2"; }
+read -r e1 e2 e3 <<< "$epochs"
+gpus="$(python -c 'import torch; print(torch.cuda.device_count())')"
+if [ "$gpus" -gt 0 ]; then
+    launch=(--num_gpus "$gpus")
+else
+    launch=(--num_accelerators 2)
+    export DS_ACCELERATOR=cpu
+fi
+
+data="$out/phantom-$num_train-$num_test-seed$seed"
+if [ ! -d "$data" ]; then
+    csr phantom "$data.part" --num_train "$num_train" --num_test "$num_test" --size 256 --seed "$seed" --overwrite
+    mv "$data.part" "$data"
+fi
+name="demo-seed$seed${short:+-short}"
+deepspeed "${launch[@]}" --no_local_rank --master_port "$((20000 + RANDOM % 20000))" --module csr.train \
+    --train_csv "$data/labels_train.csv" --train_dir "$data/train" \
+    --test_csv "$data/labels_test.csv" --test_dir "$data/test" \
+    --backbone_type timm --model_name resnet18 --no_pretrained --image_size 128 \
+    --batch_size 8 --lr 1e-3 --epochs_stage1 "$e1" --epochs_stage2 "$e2" --epochs_stage3 "$e3" \
+    --seed "$seed" --output_dir "$out" --exp_name "$name" --overwrite
+echo
+echo "Results:     $PWD/$out/$name (results.json, best_model_stage3.pth, ...)"
+echo "TensorBoard: tensorboard --logdir $PWD/$out/$name/tensorboard"

@@ -1,0 +1,28 @@
+"""Files written and tables read for the tests of csr.data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from csr.data.table import LabelTable, read_label_table
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes text or bytes into a file of the test's folder."""
+
+    def write_file(text: str | bytes, name: str = "labels.csv") -> Path:
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write_file
+
+
+@pytest.fixture
+def read(write: Callable[..., Path]) -> Callable[..., LabelTable]:
+    """Reads a label table from text."""
+    return lambda text, **options: read_label_table(write(text), **options)

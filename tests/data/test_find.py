@@ -1,0 +1,109 @@
+"""From image ids to files, and never out of the folder."""
+
+import os
+
+import pytest
+
+from csr.data.images import find_image, find_images
+from csr.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "images"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.png", "b.JPG", "c", "d.dicom", "1.2.840.dcm", "sub/e.jpeg", "t.png", "t.dcm"):
+        (folder / name).write_bytes(b"x")
+    (folder / "e").mkdir()
+    (folder / "e.png").write_bytes(b"x")
+    (tmp_path / "secret.png").write_bytes(b"x")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "image_id, name",
+    [
+        ("a", "a.png"),
+        ("a.png", "a.png"),
+        ("b", "b.JPG"),
+        ("c", "c"),
+        ("d", "d.dicom"),
+        ("1.2.840", "1.2.840.dcm"),
+        ("sub/e", "sub/e.jpeg"),
+        ("./sub//e", "sub/e.jpeg"),
+        ("t.dcm", "t.dcm"),
+        ("e", "e.png"),
+    ],
+)
+def test_an_id_finds_its_file_with_any_suffix_or_none(folder, image_id, name):
+    assert find_image(folder, image_id) == folder / name
+
+
+@pytest.mark.parametrize(
+    "image_id, said",
+    [
+        ("zz", "no file for image_id 'zz'"),
+        ("A", "no file"),
+        ("sub", "no file"),
+        ("t", "is 2 files.*'t.dcm'; 't.png'"),
+        ("../secret", r"leaves the image folder with '\.\.'"),
+        ("sub/../../secret", "leaves the image folder"),
+        ("a\0", "control characters"),
+        ("missing/a", "no file"),
+        ("a.png/b", "no file"),
+        ("x" * 250, "longer than"),
+    ],
+)
+def test_an_id_without_one_file_in_the_folder_is_refused(folder, image_id, said):
+    with pytest.raises(InputError, match=said):
+        find_image(folder, image_id)
+
+
+def test_an_absolute_path_is_refused_even_into_the_folder(folder):
+    with pytest.raises(InputError, match="absolute path"):
+        find_image(folder, str(folder / "a.png"))
+
+
+def test_links_may_stay_in_the_folder_but_not_leave_it(folder, tmp_path):
+    (folder / "in.png").symlink_to(folder / "a.png")
+    (folder / "out.png").symlink_to(tmp_path / "secret.png")
+    (folder / "gone.png").symlink_to(tmp_path / "nothing.png")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    (folder / "door").symlink_to(tmp_path)
+    assert find_image(folder, "in") == folder / "in.png"
+    with pytest.raises(InputError, match="link to a file outside"):
+        find_image(folder, "out")
+    with pytest.raises(InputError, match="leads nowhere"):
+        find_image(folder, "gone")
+    with pytest.raises(InputError, match="leads nowhere"):
+        find_image(folder, "loop")
+    with pytest.raises(InputError, match="no file"):
+        find_image(folder, "door/secret")
+
+
+def test_the_folder_itself_may_be_a_link(folder, tmp_path):
+    (tmp_path / "alias").symlink_to(folder)
+    assert find_image(tmp_path / "alias", "a").samefile(folder / "a.png")
+
+
+def test_a_pipe_is_no_image(folder):
+    os.mkfifo(folder / "pipe.png")
+    with pytest.raises(InputError, match="not a regular file"):
+        find_image(folder, "pipe")
+
+
+def test_a_missing_folder_is_named():
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        find_image("nowhere", "a")
+
+
+def test_all_rows_without_a_file_are_named_up_to_twenty(folder, read):
+    rows = "".join(f"m{n},1,0\n" for n in range(30))
+    table = read("image_id,M,COPD\na,1,0\n" + rows)
+    with pytest.raises(InputError, match="30 image") as caught:
+        find_images(folder, table)
+    message = str(caught.value)
+    assert "line 3: no file for image_id 'm0'" in message and "and 10 more" in message
+    assert message.count("no file") == 20 and "\n" not in message
+    table = read("image_id,M,COPD\na,1,0\nsub/e,1,0\n")
+    assert find_images(folder, table) == [folder / "a.png", folder / "sub" / "e.jpeg"]

@@ -1,0 +1,95 @@
+"""Flags, defaults and ranges."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from csr import config as options
+from csr.errors import InputError
+
+CONTRACT = {
+    "train_csv": "labels_train.csv", "test_csv": "labels_test.csv", "train_dir": "train/", "test_dir": "test/",
+    "batch_size": 16, "lr": 1e-4, "epochs_stage1": 10, "epochs_stage2": 10, "epochs_stage3": 10,
+    "backbone_type": "medmae", "model_name": "facebook/vit-mae-base", "num_prototypes": 5,
+    "output_dir": "checkpoints", "exp_name": "csr_exp", "gamma": 1000, "lam": 20, "delta": 0.1,
+    "margin_mode": "softtriple", "concept_pool": "avg", "reader_merge": "any", "val_fraction": 0.1,
+    "max_pos_weight": 20, "precision": "auto",
+}  # fmt: skip
+
+
+def parse(*flags: str) -> options.TrainConfig:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    options.add_arguments(parser)
+    return options.from_namespace(parser.parse_args(list(flags)))
+
+
+def flat(config: options.TrainConfig) -> dict:
+    return {k: v for group in config.to_dict().values() for k, v in group.items()}
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_defaults_are_those_of_the_training_guide(name):
+    assert flat(parse())[name] == CONTRACT[name]
+
+
+def test_every_option_has_a_meaning_and_a_name_of_its_own():
+    fields = [f for group in options.groups().values() for f in dataclasses.fields(group)]
+    assert all(f.metadata["help"] for f in fields)
+    assert len({f.name for f in fields}) == len(fields)
+
+
+def test_every_option_is_read_somewhere():
+    source = Path(options.__file__).parent
+    text = "".join(p.read_text() for p in source.rglob("*.py") if p.name != "config.py")
+    own = Path(options.__file__).read_text()
+    derived = own[own.index("class TrainConfig"):own.index("def to_dict")]
+    names = [f.name for group in options.groups().values() for f in dataclasses.fields(group)]
+    unread = [n for n in names if not re.search(rf"\.{n}\b", text + derived)]
+    assert unread == []
+
+
+def test_help_gives_meaning_and_default_of_every_flag():
+    parser = argparse.ArgumentParser()
+    options.add_arguments(parser)
+    text = re.sub(r"\s+", " ", parser.format_help())
+    for name, default in CONTRACT.items():
+        assert f"--{name}" in text
+        assert f"(default: {default})" in text or f"(default: {float(default)})" in text
+
+
+def test_lists_of_columns_keep_names_with_commas_and_spaces():
+    config = parse("--target_cols", "Lung tumor", "Nodule, large", "--lr", "3e-4")
+    assert config.data.target_cols == ("Lung tumor", "Nodule, large")
+    assert config.optim.lr == 3e-4
+
+
+def test_the_launchers_local_rank_is_accepted():
+    assert parse("--local_rank=1") == parse()
+
+
+def test_the_backbone_learns_slower_only_when_it_is_pretrained():
+    assert parse().backbone_lr_scale == 0.1
+    assert parse("--no_pretrained").backbone_lr_scale == 1.0
+    assert parse("--no_pretrained", "--backbone_lr_scale", "0.5").backbone_lr_scale == 0.5
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--lr", "0"), ("--lr", "nan"), ("--batch_size", "0"), ("--val_fraction", "1"), ("--epochs_stage2", "-1"),
+        ("--exp_name", "../x"), ("--exp_name", ""), ("--image_size", "100000"), ("--delta", "-1"), ("--clip", "inf"),
+    ],
+)  # fmt: skip
+def test_values_that_no_run_could_use_are_refused_by_name(flags):
+    with pytest.raises(InputError, match=flags[0]):
+        parse(*flags)
+
+
+def test_the_configuration_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parse().optim.lr = 1.0

@@ -1,0 +1,148 @@
+"""Collectives over real processes (fork, gloo), and no-ops in one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from csr import distributed
+from csr.errors import InputError
+from csr.metrics import RowAccumulator
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _rank_main(function: Callable[[], Any], rank: int, world: int, port: int, results: Any) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    try:
+        results.put((rank, function()))
+    except Exception as error:
+        results.put((rank, error))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def on_ranks(function: Callable[[], Any], world: int = 2) -> list[Any]:
+    """What the function returns (or raises) on each rank of a gloo group of real processes."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    port = free_port()
+    processes = [
+        context.Process(target=_rank_main, args=(function, r, world, port, results)) for r in range(world)
+    ]
+    for process in processes:
+        process.start()
+    got = dict(results.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(timeout=60)
+    return [got[r] for r in range(world)]
+
+
+pytestmark = pytest.mark.dist
+
+
+def test_objects_are_gathered_in_rank_order_and_broadcast_from_rank_0():
+    def body():
+        own = f"rank {distributed.rank()}"
+        return distributed.all_gather_object(own), distributed.broadcast_object(own)
+
+    assert on_ranks(body) == [(["rank 0", "rank 1"], "rank 0")] * 2
+
+
+def test_the_sum_over_ranks_has_the_gradient_of_a_sum():
+    def body():
+        x = torch.tensor([1.0 + distributed.rank()], requires_grad=True)
+        total = distributed.all_reduce_with_grad(x)
+        (total * (2.0 + distributed.rank())).sum().backward()
+        return float(total), float(x.grad)
+
+    assert on_ranks(body) == [(3.0, 5.0)] * 2  # gradient: 2 from rank 0's loss and 3 from rank 1's
+
+
+def test_an_input_error_of_one_rank_is_raised_on_all():
+    def body():
+        with distributed.errors_agreed():
+            if distributed.rank() == 1:
+                raise InputError("host b: no such folder")
+
+    outcomes = on_ranks(body)
+    assert [type(o) for o in outcomes] == [InputError] * 2
+    assert {str(o) for o in outcomes} == {"host b: no such folder"}
+
+
+def test_what_rank_0_does_and_what_stops_it_reaches_all():
+    def body():
+        def fail():
+            raise OSError("no space left on device")
+
+        first = distributed.on_main(lambda: distributed.rank() + 7)
+        try:
+            distributed.on_main(fail)
+        except InputError as error:
+            return first, str(error)
+
+    assert on_ranks(body) == [(7, "no space left on device")] * 2
+
+
+def test_rows_of_uneven_shards_come_back_whole_and_in_order_on_every_rank():
+    def body():
+        rows = RowAccumulator()
+        mine = [3, 0, 4] if distributed.rank() == 0 else ([1, 2] if distributed.rank() == 1 else [])
+        if mine:
+            rows.add({"position": torch.tensor(mine), "logit": torch.tensor(mine) * 10.0})
+        return rows.gather()["logit"].tolist()
+
+    assert on_ranks(body, world=3) == [[0.0, 10.0, 20.0, 30.0, 40.0]] * 3
+
+
+def test_buffers_become_the_mean_and_modules_rank_0s():
+    def body():
+        norm = torch.nn.BatchNorm1d(2)
+        norm.running_mean.fill_(float(distributed.rank()))
+        distributed.average_buffers(norm)
+        mean = norm.running_mean.tolist()
+        with torch.no_grad():
+            norm.weight.fill_(float(distributed.rank() + 5))
+        distributed.broadcast_module(norm)
+        return mean, norm.weight.tolist()
+
+    assert on_ranks(body) == [([0.5, 0.5], [5.0, 5.0])] * 2
+
+
+def test_in_one_process_every_call_is_a_no_op():
+    assert distributed.all_gather_object(3) == [3]
+    assert distributed.broadcast_object("x") == "x"
+    distributed.barrier()
+    with pytest.raises(InputError), distributed.errors_agreed():
+        raise InputError("bad")
+
+
+@pytest.mark.parametrize("step, expected", [("0", "3"), (None, "0"), ("extern", "0")])
+def test_sruns_rank_is_adopted_inside_a_step_only(monkeypatch, step, expected):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that monkeypatch removes what the call sets
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "12345")
+    if step is not None:
+        monkeypatch.setenv("SLURM_STEP_ID", step)
+    distributed.adopt_launcher_environment()
+    assert os.environ["RANK"] == expected

@@ -1,0 +1,56 @@
+"""Metrics against scikit-learn and counts by hand; rows gathered over real processes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from csr.metrics import RowAccumulator, multilabel_metrics
+
+
+@pytest.fixture
+def case() -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return generator.random((40, 3)), generator.integers(0, 2, (40, 3)).astype(np.float32)
+
+
+def test_without_masks_the_numbers_are_scikit_learns(case):
+    probability, label = case
+    got = multilabel_metrics(probability, label, names="abc")
+    assert got.auc == pytest.approx(roc_auc_score(label, probability, average="macro"))
+    assert got.mean_ap == pytest.approx(average_precision_score(label, probability, average="macro"))
+    assert got.f1_macro == pytest.approx(f1_score(label, probability >= 0.5, average="macro"))
+    assert got.f1_micro == pytest.approx(f1_score(label, probability >= 0.5, average="micro"))
+
+
+def test_masked_entries_count_nowhere(case):
+    probability, label = case
+    masked = label.copy()
+    masked[:10, 1] = np.nan
+    got = multilabel_metrics(probability, masked, names="abc")
+    assert got.auc_by_label["b"] == pytest.approx(roc_auc_score(label[10:, 1], probability[10:, 1]))
+    assert got.auc_by_label["a"] == pytest.approx(roc_auc_score(label[:, 0], probability[:, 0]))
+    known = ~np.isnan(masked)
+    assert got.f1_micro == pytest.approx(f1_score(label[known], probability[known] >= 0.5))
+
+
+def test_a_label_with_one_class_has_no_auc_and_is_left_out_of_the_mean(case):
+    probability, label = case
+    label[:, 2] = 0
+    got = multilabel_metrics(probability, label, names="abc")
+    assert np.isnan(got.auc_by_label["c"])
+    assert got.auc == pytest.approx(np.mean([got.auc_by_label["a"], got.auc_by_label["b"]]))
+
+
+def test_soft_labels_count_from_one_half():
+    got = multilabel_metrics(np.array([[0.9], [0.1], [0.8]]), np.array([[0.5], [0.33], [1.0]]), names="a")
+    assert got.auc == 1.0 and got.f1_macro == 1.0
+
+
+def test_rows_come_back_in_data_set_order():
+    rows = RowAccumulator()
+    rows.add({"logit": torch.tensor([[2.0], [0.0]]), "position": torch.tensor([2, 0])})
+    rows.add({"logit": torch.tensor([[1.0]]), "position": torch.tensor([1])})
+    assert rows.gather()["logit"].flatten().tolist() == [0.0, 1.0, 2.0]
