@@ -17,7 +17,7 @@ from csr.data.boxes import BoxTable, read_boxes
 from csr.data.dataset import LabelledImages
 from csr.data.find import find_images
 from csr.data.split import split_validation
-from csr.data.store import ImageStore, open_store
+from csr.data.store import ImageStore, check_images, open_store
 from csr.data.table import LabelTable
 from csr.data.transforms import EvalTransform, TrainTransform, stored_size
 from csr.errors import InputError
@@ -31,6 +31,7 @@ from csr.stages.task import TaskStage, choose_task_loss
 from csr.trainer import Data, TrainerOptions
 
 Say = Callable[[str], None]
+CHECKED_AT_ONCE = 2000
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,7 @@ def build_tables(config: TrainConfig, say: Say) -> Tables:
         reader_merge=data.reader_merge, vocabulary=train,
     )  # fmt: skip
     tables.check_disjoint(train, test)
-    train_paths = find_images(data.train_dir, train)
-    test_paths = find_images(data.test_dir, test)
+    train_paths, test_paths = find_both(config, train, test)
     boxes = None
     if data.boxes_csv is not None:
         boxes = read_boxes(data.boxes_csv, table=train)
@@ -78,6 +78,36 @@ def build_tables(config: TrainConfig, say: Say) -> Tables:
     return Tables(train, test, train_paths, test_paths, train_indices, val_indices, boxes)
 
 
+def find_both(config: TrainConfig, train: LabelTable, test: LabelTable) -> tuple[list[Path], list[Path]]:
+    """The files of the training and the test images.
+
+    Raises:
+        InputError: one for both folders. Of up to `CHECKED_AT_ONCE` files that are there it also tells which
+            cannot be read, so that one look is enough (of more images the unreadable ones come next time).
+    """
+    found, problems = [], []
+    for folder, table in ((config.data.train_dir, train), (config.data.test_dir, test)):
+        try:
+            found.append(find_images(folder, table, check=lambda paths: unreadable(paths, config.data.workers)))
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        problems += [problem for paths in found for problem in unreadable(paths, config.data.workers)]
+        raise InputError("; ".join(problems))
+    return found[0], found[1]
+
+
+def unreadable(paths: list[Path], workers: int) -> list[str]:
+    """What check_images says of a few files (rank 0 looks for all ranks)."""
+    if not distributed.is_main() or not 0 < len(paths) <= CHECKED_AT_ONCE:
+        return []
+    try:
+        check_images(paths, workers=workers)
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
 def build_stores(config: TrainConfig, found: Tables) -> tuple[ImageStore, ImageStore]:
     """Decode every image once (training, test), which also finds the unreadable ones. Collective."""
     data = config.data
@@ -85,15 +115,21 @@ def build_stores(config: TrainConfig, found: Tables) -> tuple[ImageStore, ImageS
     if data.image_cache != "off":
         auto = Path(config.run.output_dir) / ".cache" / "images"
         folder = auto if data.image_cache == "auto" else Path(data.image_cache)
-    opened = []
-    for paths in (found.train_paths, found.test_paths):
-        opened.append(
-            _first_on_each_host(
-                lambda paths=paths: open_store(
-                    paths, size=stored_size(data.image_size), cache_dir=folder, workers=data.workers
+    opened, problems = [], []
+    for table, paths in ((found.train, found.train_paths), (found.test, found.test_paths)):
+        try:
+            opened.append(
+                _first_on_each_host(
+                    lambda table=table, paths=paths: open_store(
+                        paths, size=stored_size(data.image_size), cache_dir=folder, workers=data.workers,
+                        where=table.where,
+                    )
                 )
             )
-        )
+        except InputError as error:  # of both folders, together
+            problems.append(str(error))
+    if problems:
+        raise InputError("; ".join(problems))
     return opened[0], opened[1]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
@@ -13,6 +14,7 @@ from csr import distributed
 from csr.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, InputError, StoppedError
 
 Main = Callable[["list[str] | None"], "int | None"]
+RANK_0_SPEAKS_FIRST_S = 20.0
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,7 +40,7 @@ def run_command(main: Main, argv: list[str] | None = None) -> int:
     except StoppedError as error:
         return _tell(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
-        return _tell("interrupted", 130)
+        return _tell("interrupted", 130) if distributed.is_main() else 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
@@ -51,10 +53,14 @@ def run_command(main: Main, argv: list[str] | None = None) -> int:
 
 
 def _tell(message: str, code: int) -> int:
-    if distributed.is_main():
-        one_line = " ".join(message.split())
-        sys.stderr.write(f"csr: {'error' if code else 'done'}: {one_line}\n")
-        sys.stderr.flush()
+    """One line from rank 0. A launcher ends all ranks when the first one leaves: the others give rank 0 time.
+
+    A rank that is still there after that met something that rank 0 did not (another host's disk), and tells it.
+    """
+    if not distributed.is_main():
+        time.sleep(RANK_0_SPEAKS_FIRST_S)
+    sys.stderr.write(f"csr: {'error' if code else 'done'}: {' '.join(message.split())}\n")
+    sys.stderr.flush()
     return code
 
 

@@ -189,10 +189,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_argument(section: argparse._ArgumentGroup, f: dataclasses.Field) -> None:
     name, meaning = f"--{f.name}", str(f.metadata["help"]).replace("%", "%%")
     if f.type == "bool":
+        meaning += " (default: off)"
         section.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=meaning)
         return
     kind = {"int": int, "float": float, "float | None": float}.get(str(f.type), str)
-    shown = "" if f.default is None else f" (default: {f.default})"
+    shown = f" (default: {f.default})"
+    if f.default is None:
+        shown = "" if "(default: " in meaning else " (default: none)"
     extra: dict[str, Any] = {"choices": f.metadata["choices"]} if f.metadata["choices"] else {}
     if f.metadata["many"]:
         extra["nargs"] = "+"
@@ -224,22 +227,31 @@ def check_ranges(config: TrainConfig) -> None:
         raise InputError(f"--val_fraction {config.data.val_fraction}: give a share between 0 and 1, such as 0.1")
     if not 0.0 <= config.optim.warmup < 1.0:
         raise InputError(f"--warmup {config.optim.warmup}: give a share of steps from 0 to below 1")
-    if config.data.image_size > 4096:
-        raise InputError(f"--image_size {config.data.image_size}: the largest is 4096")
+    if config.method.max_pos_weight < 1.0:
+        raise InputError(f"--max_pos_weight {config.method.max_pos_weight}: give 1 (no balancing) or more")
+    if config.engine.timeout < 0.01:
+        raise InputError(f"--timeout {config.engine.timeout:g}: give minutes, 0.01 or more")
     name = config.run.exp_name
     if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
         raise InputError(f"--exp_name {name!r}: give a plain folder name; the place is --output_dir")
+    if len(name.encode(errors="replace")) > 200:
+        raise InputError(f"--exp_name {name[:20]!r}..: longer than 200 bytes: give a shorter one")
 
 
 _POSITIVE = (
     "image_size", "num_prototypes", "embedding_dim", "max_pos_weight", "gamma", "lam", "batch_size",
     "accumulation", "lr", "epochs_stage1", "epochs_stage2", "epochs_stage3", "max_skipped", "timeout",
-    "log_every", "prototype_lr_scale", "task_lr_scale",
+    "log_every", "prototype_lr_scale", "task_lr_scale", "workers",
 )
 _NOT_NEGATIVE = (
-    "drop_rare", "workers", "delta", "box_weight", "weight_decay", "clip", "seed", "backbone_lr_scale",
+    "drop_rare", "delta", "box_weight", "weight_decay", "clip", "seed", "backbone_lr_scale",
     "projector_blocks",
 )
+# beyond these memory or a number format ends the run in a way that names no flag
+_LARGEST = {
+    "image_size": 4096, "num_prototypes": 10_000, "embedding_dim": 65_536, "projector_blocks": 100,
+    "batch_size": 65_536, "accumulation": 65_536, "workers": 1024, "seed": 2**32 - 1, "timeout": 100_000.0,
+}  # fmt: skip
 
 
 def _check_positive(config: TrainConfig) -> None:
@@ -250,3 +262,6 @@ def _check_positive(config: TrainConfig) -> None:
     for name in _NOT_NEGATIVE:
         if flat[name] is not None and not 0 <= flat[name] < float("inf"):
             raise InputError(f"--{name} {flat[name]}: give 0 or more")
+    for name, largest in _LARGEST.items():
+        if flat[name] > largest:
+            raise InputError(f"--{name} {flat[name]}: the largest is {largest:g}")

@@ -19,6 +19,13 @@ FLAG_OF_KEY = {
     "gradient_clipping": "clip",
     "train_batch_size": "batch_size x ranks x accumulation",
 }
+# sections whose unknown keys DeepSpeed ignores in silence (of the others it complains)
+KNOWN_SUBKEYS = {
+    "torch_autocast": {"enabled", "dtype", "lower_precision_safe_modules"},
+    "data_types": {"grad_accum_dtype", "buffer_dtype"},
+    "flops_profiler": {"enabled", "profile_step", "module_depth", "top_modules", "detailed", "output_file"},
+}
+BF16_NAMES = ("bfloat16", "bf16", "torch.bfloat16")
 OURS_ALONE = {"optimizer": "--lr and --weight_decay", "scheduler": "--schedule and --warmup"}
 KNOWN_KEYS = {
     *FLAG_OF_KEY, "zero_optimization", "fp16", "bf16", "torch_autocast", "data_types", "steps_per_print",
@@ -45,9 +52,11 @@ def load_ds_config(path: str | None, precision: str) -> tuple[dict[str, Any], st
     name = path or f"ds_configs/{DEFAULT_FILES[precision]}"
     text = _read_text(Path(path)) if path else _read_shipped(DEFAULT_FILES[precision])
     try:
-        parsed = json.loads(text)
+        parsed = json.loads(text, object_pairs_hook=_without_repeats)
     except json.JSONDecodeError as error:
         raise InputError(f"{name}: line {error.lineno}: not JSON: {error.msg}") from None
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
     if not isinstance(parsed, dict):
         raise InputError(f"{name}: holds no JSON object ({{...}})")
     for key in parsed:
@@ -57,6 +66,14 @@ def load_ds_config(path: str | None, precision: str) -> tuple[dict[str, Any], st
             raise InputError(f"{name}: unknown key {key!r}; known are {', '.join(sorted(KNOWN_KEYS))}")
     _check_sections(parsed, name)
     return parsed, name
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise InputError(f"{key!r} stands there twice: keep one")
+    return dict(pairs)
 
 
 def _read_text(path: Path) -> str:
@@ -74,19 +91,33 @@ def _read_shipped(file_name: str) -> str:
 
 
 def _check_sections(parsed: dict[str, Any], name: str) -> None:
-    for key in ("zero_optimization", "fp16", "bf16", "torch_autocast", "data_types"):
-        if not isinstance(parsed.get(key, {}), dict):
+    for key in ("zero_optimization", "fp16", "bf16", *KNOWN_SUBKEYS):
+        section = parsed.get(key, {})
+        if not isinstance(section, dict):
             raise InputError(f"{name}: {key!r} must be a JSON object")
+        unknown = sorted(set(section) - KNOWN_SUBKEYS.get(key, set(section)))
+        if unknown:
+            known = ", ".join(sorted(KNOWN_SUBKEYS[key]))
+            raise InputError(f"{name}: {key!r}: unknown key {unknown[0]!r}; known are {known}")
     for key in ("fp16", "bf16", "torch_autocast"):
         if not isinstance(parsed.get(key, {}).get("enabled", False), bool):
             raise InputError(f'{name}: "{key}": "enabled" must be true or false')
     zero_stage = parsed.get("zero_optimization", {}).get("stage", 0)
-    if zero_stage not in (1, 2):
+    if zero_stage not in (1, 2) or zero_stage is True:
         raise InputError(
             f'{name}: "zero_optimization": "stage" is {zero_stage!r}: csr runs with ZeRO 1 or 2 (its models fit a GPU)'
         )
-    if parsed.get("torch_autocast", {}).get("enabled") and "float16" == parsed["torch_autocast"].get("dtype"):
-        raise InputError(f'{name}: "torch_autocast" with float16 breaks clipping under ZeRO: use the "fp16" section')
+    if "offload_param" in parsed["zero_optimization"]:
+        raise InputError(f'{name}: "offload_param" works under ZeRO 3 only: use "offload_optimizer"')
+    if '"nvme"' in json.dumps(parsed["zero_optimization"].get("offload_optimizer")):
+        raise InputError(f'{name}: "offload_optimizer" to "nvme" works under ZeRO 3 only: use "device": "cpu"')
+    if parsed.get("torch_autocast", {}).get("enabled") and parsed["torch_autocast"].get("dtype") not in BF16_NAMES:
+        raise InputError(
+            f'{name}: "torch_autocast": give "dtype": "bfloat16" (float16 there breaks clipping under ZeRO: '
+            'use the "fp16" section)'
+        )
+    if parsed.get("torch_autocast", {}).get("enabled") and parsed.get("fp16", {}).get("enabled"):
+        raise InputError(f'{name}: "fp16" and "torch_autocast" are both enabled: enable one')
     if parsed.get("bf16", {}).get("enabled"):
         raise InputError(
             f'{name}: "bf16" casts weights to bfloat16: use "torch_autocast" with "dtype": "bfloat16", '
@@ -151,7 +182,9 @@ def merge_ds_config(
                 f"{name}: {key!r} is {parsed[key]!r}, but --{FLAG_OF_KEY[key]} makes it {value!r}: "
                 "remove it from the JSON or make them agree"
             )
-    return {**copy.deepcopy(parsed), **flags, "zero_allow_untested_optimizer": True}
+    # csr brings its own AdamW, on the CPU too
+    ours = {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
+    return {**copy.deepcopy(parsed), **flags, **ours}
 
 
 def fit_to_stage(merged: dict[str, Any], *, num_trainable: int, has_batchnorm: bool) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def contrastive(
     if margin_mode not in MARGIN_MODES:
         raise ValueError(f"margin_mode {margin_mode!r}: one of {', '.join(MARGIN_MODES)}")
     logit_NK = lam * _full(sim_NK)
-    own_NK = F.one_hot(concept_N, sim_NK.shape[1]).bool()
+    own_NK = concept_N[:, None] == torch.arange(sim_NK.shape[1], device=sim_NK.device)
     if margin_mode == "softtriple":
         logit_NK = logit_NK - lam * delta * own_NK
     if present_NK is not None:

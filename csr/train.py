@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -72,10 +73,12 @@ def main(argv: list[str] | None = None) -> int:
     with distributed.errors_agreed():
         model = build.build_model(config, found.train, monitor.say)
     stores = build.build_stores(config, found)
-    if not engine.started():
-        engine.start(config.engine.timeout)
     with distributed.errors_agreed():
         data = build.build_data(config, found, stores[0], model)
+    if not engine.started():
+        engine.start(config.engine.timeout)
+    if config.engine.ds_config is not None:
+        engine.check_config(ds_config, name)
     describe(config, found, model, precision, monitor)
     if config.run.dry_run:
         with dry_folder() as folder:
@@ -88,23 +91,33 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check_folder(config: TrainConfig) -> None:
-    """Raise InputError if there are results of this name that nobody asked to replace."""
+    """Raise InputError if results cannot be written there, or would replace some that nobody asked to replace."""
     folder = config.folder
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file: give another --exp_name or --output_dir")
-    if folder.is_dir() and any(folder.iterdir()) and not (config.run.overwrite or config.run.dry_run):
+    try:
+        present = next((f for f in (folder, *folder.parents) if f.exists()), folder)
+        filled = folder.is_dir() and any(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}: give another --output_dir or --exp_name") from None
+    if not present.is_dir():
+        raise InputError(f"{folder}: {present} is no folder: give another --output_dir or --exp_name")
+    if not os.access(present, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: {present} cannot be written to: give another --output_dir")
+    if filled and not config.run.overwrite:
         raise InputError(f"{folder}: holds results already: give another --exp_name, or --overwrite to replace them")
 
 
 def make_folder(config: TrainConfig) -> None:
     """Create the result folder; with --overwrite remove what an earlier run of csr wrote there, nothing else."""
     folder = config.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    for pattern in OUTPUTS:
-        for old in folder.glob(pattern):
-            old.unlink()
-    if (folder / "tensorboard").is_dir():
-        shutil.rmtree(folder / "tensorboard")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for pattern in OUTPUTS:
+            for old in folder.glob(pattern):
+                old.unlink()
+        if (folder / "tensorboard").is_dir():
+            shutil.rmtree(folder / "tensorboard")
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror or error}: give another --output_dir or --exp_name") from None
 
 
 class dry_folder:

@@ -1,1 +1,1 @@
-"""Label tables, boxes, images, the decoded-image cache, batches and transforms; no ranks, no losses."""
+"""Label tables, boxes, images, the decoded-image cache, batches and transforms; no losses."""

@@ -75,7 +75,8 @@ class BoxTable:
     def _report_outside(self, rows: np.ndarray, limit_R4: np.ndarray) -> None:
         said = [
             f"line {self.line_R[r]}: {self.pixel_R4[r].round(1).tolist()} on image "
-            f"{show(self.table.image_ids[self.image_R[r]])} of {limit_R4[r, 0]}x{limit_R4[r, 1]} pixels"
+            f"{show(self.table.image_ids[self.image_R[r]])} of {limit_R4[r, 0]}x{limit_R4[r, 1]} "
+            "pixels"
             for r in rows[np.argsort(self.line_R[rows])]
         ]
         raise InputError(
@@ -117,9 +118,9 @@ def read_boxes(
     """Reads `image_id[,rad_id],class_name,x_min,y_min,x_max,y_max`, pixels of the original image.
 
     Pixels are those of the image as displayed, edges count from 0 to width. A row whose four
-    coordinates are empty means 'no box' (VinDr-CXR's 'No finding') and is passed over. Boxes of classes
-    that are no concept of the table are left out and counted in `ignored`. Further columns are not
-    read; the boxes of several readers all stay.
+    coordinates are empty means 'no box' (VinDr-CXR's 'No finding') and is passed over. Boxes of
+    classes that are no concept of the table are left out and counted in `ignored`. Further columns
+    are not read; the boxes of several readers all stay.
 
     Args:
         path: the CSV file.
@@ -166,9 +167,7 @@ def read_boxes(
     order = np.argsort(found_R3[:, 0], kind="stable")
     image_R, class_R, line_R = np.ascontiguousarray(found_R3[order].T)
     pixel_R4 = np.asarray(pixels, dtype=np.float64).reshape(-1, 4)[order]
-    return BoxTable(
-        str(path), table, image_R, class_R, pixel_R4, line_R, ignored, num_unknown
-    )
+    return BoxTable(str(path), table, image_R, class_R, pixel_R4, line_R, ignored, num_unknown)
 
 
 def _read_box(where: str, cells: list[str]) -> list[float] | None:
@@ -179,13 +178,15 @@ def _read_box(where: str, cells: list[str]) -> list[float] | None:
         if not _NUMBER.fullmatch(cell) or not np.isfinite(float(cell)):
             raise InputError(f"{where}, column {side}: {show(cell)} is not a number; give pixels")
         if float(cell) < 0:
-            raise InputError(f"{where}, column {side}: {show(cell)} is negative; give pixels inside")
+            raise InputError(
+                f"{where}, column {side}: {show(cell)} is negative; give pixels inside"
+            )
     x_min, y_min, x_max, y_max = (float(cell) for cell in cells)
     for axis, low, high in (("x", x_min, x_max), ("y", y_min, y_max)):
         if not low < high:
             raise InputError(
-                f"{where}: {axis}_max {high:g} is not greater than {axis}_min {low:g}; give a box that "
-                "covers something, smaller value first"
+                f"{where}: {axis}_max {high:g} is not greater than {axis}_min {low:g}; give the "
+                "smaller value first"
             )
     return [x_min, y_min, x_max, y_max]
 

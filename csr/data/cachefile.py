@@ -1,11 +1,11 @@
 """The file of the decoded-image cache, and how several ranks build it.
 
-Every rank decodes its share into a part of its own, rank 0 joins the parts. A part and the joined file
-appear under their names only when complete, and what is in them depends on their names only, so
-interrupted and simultaneous builds do no harm.
+Every rank decodes its share into a part of its own, rank 0 joins the parts. A part and the joined
+file appear under their names only when complete, and what is in them depends on their names only,
+so interrupted and simultaneous builds do no harm.
 
-File: a header of 32 bytes (magic, N, C, S), then N*C*S*S bytes of pixels, then N*2 int32 heights and
-widths of the originals. Letters: N images, C channels (1 if all are grey, else 3), S side.
+File: a header of 32 bytes (magic, N, C, S), then N*C*S*S bytes of pixels, then N*2 int32 heights
+and widths of the originals. Letters: N images, C channels (1 if all are grey, else 3), S side.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STALE_S = 3600.0
 
 
 class CacheBuild:
-    """One rank's work on one cache file. Failures are returned: raising here would strand others."""
+    """One rank's work on one cache file; failures are returned, as raising would strand others."""
 
     def __init__(self, file: Path, paths: list[Path], size: int, shard: tuple[int, int]) -> None:
         self.file, self.paths, self.size, (self.rank, self.world) = file, paths, size, shard
@@ -53,7 +53,7 @@ class CacheBuild:
         try:
             own.parent.mkdir(parents=True, exist_ok=True)
             own.unlink(missing_ok=True)
-            mine = self.paths[self.rank::self.world]
+            mine = self.paths[self.rank :: self.world]
             write_part(own, mine, size=self.size, workers=workers, progress=progress)
         except OSError as error:
             return error.strerror or str(error)
@@ -140,7 +140,8 @@ def is_complete(file: Path, num: int, size: int) -> bool:
             length = os.fstat(stream.fileno()).st_size
     except (OSError, struct.error):
         return False
-    return (magic, found, side) == (_MAGIC, num, size) and length == cache_length(num, channels, size)
+    whole = length == cache_length(num, channels, size)
+    return whole and (magic, found, side) == (_MAGIC, num, size)
 
 
 def read_sizes(file: Path, num: int) -> tuple[int, np.ndarray]:

@@ -1,8 +1,8 @@
 """Comma separated files from strangers: decoded, checked and handed out row by row.
 
-Nothing here knows what a column means. Whatever is wrong with the file becomes one `InputError` with
-the file, the line (1-based, the header is line 1) and what to do; memory stays bounded, because lines,
-cells and files have a greatest size.
+Nothing here knows what a column means. Whatever is wrong with the file becomes one `InputError`
+with the file, the line (1-based, the header is line 1) and what to do; memory stays bounded,
+because lines, cells and files have a greatest size.
 """
 
 import csv
@@ -26,8 +26,8 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
             says. Every row has as many cells as the header.
 
     Raises:
-        InputError: not a readable regular file, not UTF-8, NUL bytes, broken quotes, a line over 1 MiB
-            or a cell over 128 KiB, a row of another width, or no line at all.
+        InputError: not a readable regular file, not UTF-8, NUL bytes, broken quotes, a line over 1
+            MiB or a cell over 128 KiB, a row of another width, or no line at all.
     """
     _check_file(path)
     reader = csv.reader(_decoded_lines(path), strict=True, skipinitialspace=True)
@@ -46,8 +46,10 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
                 )
             yield line, cells
     except csv.Error as error:
+        lone = "new-line" in str(error)  # Python's text is advice to programmers
+        reason = "a carriage return without a line feed" if lone else error
         raise InputError(
-            f"{path} line {reader.line_num}: {error}; save the file as 'CSV UTF-8' with commas, "
+            f"{path} line {reader.line_num}: {reason}; save the file as 'CSV UTF-8' with commas, "
             "closed quotes and Unix or Windows line ends"
         ) from None
     if not width:
@@ -59,11 +61,16 @@ def _check_file(path: str | os.PathLike[str]) -> None:
         status = os.stat(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a file name"
-        raise InputError(f"{show(os.fspath(path), limit=400)}: cannot be read ({reason}); give the path of a CSV file") from None
+        raise InputError(
+            f"{show(os.fspath(path), limit=400)}: cannot be read ({reason}); "
+            "give the path of a CSV file"
+        ) from None
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: is not a file; give the path of a CSV file")
     if status.st_size > MAX_FILE_BYTES:
-        raise InputError(f"{path}: is larger than 1 GiB, which is no label table; give the CSV file")
+        raise InputError(
+            f"{path}: is larger than 1 GiB, which is no label table; give the CSV file"
+        )
 
 
 def _decoded_lines(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -72,14 +79,19 @@ def _decoded_lines(path: str | os.PathLike[str]) -> Iterator[str]:
             number = 0
             while raw := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
-                yield _decode(raw.removeprefix(_BOM) if number == 1 else raw, f"{path} line {number}")
+                raw = raw.removeprefix(_BOM) if number == 1 else raw
+                yield _decode(raw, f"{path} line {number}")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check it and its rights") from None
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); check it and its rights"
+        ) from None
 
 
 def _decode(raw: bytes, where: str) -> str:
     if len(raw) > MAX_LINE_BYTES:
-        raise InputError(f"{where}: longer than 1 MiB; this is not a label table, or a quote is open")
+        raise InputError(
+            f"{where}: longer than 1 MiB; this is not a label table, or a quote is open"
+        )
     if b"\0" in raw:
         raise InputError(f"{where}: holds NUL bytes (UTF-16 or damaged); save it as 'CSV UTF-8'")
     try:
@@ -117,20 +129,23 @@ def read_header(
                 "(pandas writes such a column unless index=False)"
             )
         if len(name) > MAX_NAME_LENGTH:
-            raise InputError(f"{where}: the name of column {number} is longer than {MAX_NAME_LENGTH}")
+            raise InputError(
+                f"{where}: the name of column {number} is longer than {MAX_NAME_LENGTH}"
+            )
         first = seen.setdefault(print_key(name), number)
         if first != number:
             raise InputError(
-                f"{where}: columns {first} and {number} have the same name, {show(cells[first - 1])} and "
-                f"{show(cells[number - 1])}; rename or remove one"
+                f"{where}: columns {first} and {number} have the same name, "
+                f"{show(cells[first - 1])} and {show(cells[number - 1])}; rename or remove one"
             )
         twin = meant.get(print_key(name))
         if twin is not None and name_key(name) != name_key(twin):
             raise InputError(
-                f"{where}: column {number}, {show(name)}, looks like {twin!r} but has letters of another "
-                "alphabet; type the name again"
+                f"{where}: column {number}, {show(name)}, looks like {twin!r} but has letters of "
+                "another alphabet; type the name again"
             )
-    _check_required(names, where, required, len(cells) == 1 and any(c in cells[0] for c in ";\t|"))
+    other_separator = len(cells) == 1 and any(sign in cells[0] for sign in ";\t|")
+    _check_required(names, where, required, other_separator)
     return names
 
 
@@ -141,6 +156,10 @@ def _check_required(
     for name in required:
         if name_key(name) in keys:
             continue
-        advice = "separate columns with commas" if other_separator else f"add a column {name!r} or rename one"
+        advice = (
+            "separate columns with commas"
+            if other_separator
+            else f"add a column {name!r} or rename one"
+        )
         found = show_some([show(name) for name in names], limit=8)
         raise InputError(f"{where}: no column {name!r} (found: {found}); {advice}")

@@ -1,8 +1,8 @@
 """DICOM files to the 8-bit pixels that a viewer shows (DICOM PS3.3 C.11.1, C.11.2, C.7.6.3).
 
-Modality LUT or rescale, then VOI LUT or the first window of the file, then MONOCHROME1 inverted. A file
-without a window is stretched from its darkest to its brightest pixel (padding left out), as viewers do.
-No window is ever made up: a CT window on a radiograph would show nothing.
+Modality LUT or rescale, then VOI LUT or the first window of the file, then MONOCHROME1 inverted. A
+file without a window is stretched from its darkest to its brightest pixel (padding left out), as
+viewers do. No window is ever made up: a CT window on a radiograph would show nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def read_dicom(path: str | os.PathLike[str], *, max_pixels: int) -> np.ndarray:
         InputError: no pixels, several frames, too many pixels, or a compression without a decoder.
         ValueError, RuntimeError, ...: what pydicom raises on damaged files.
     """
-    # Inflating a deflated file cannot be bounded from outside of pydicom, and hardly anyone has one.
+    # Inflating a deflated file cannot be bounded from outside of pydicom, and they are rare.
     if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         raise InputError(f"{path}: is a deflated DICOM file; convert it, e.g. with dcmconv +te")
     dataset = dcmread(path)
@@ -54,7 +54,9 @@ def read_dicom(path: str | os.PathLike[str], *, max_pixels: int) -> np.ndarray:
         colour = apply_color_lut(stored, dataset)
         return _to_uint8(colour / np.float32(np.iinfo(colour.dtype).max))
     if stored.ndim != 3 or stored.shape[2] != 3:
-        raise InputError(f"{path}: photometric interpretation {kind} is not supported; export as PNG")
+        raise InputError(
+            f"{path}: photometric interpretation {kind} is not supported; export as PNG"
+        )
     return _to_uint8(stored / np.float32(2 ** int(dataset.BitsStored) - 1))
 
 
@@ -82,8 +84,8 @@ def _decode(path: str | os.PathLike[str], dataset: FileDataset) -> np.ndarray:
             raise
         reason = " ".join(str(error).split())[:120]
         raise InputError(
-            f"{path}: no decoder for {syntax.name} ({reason}); install pylibjpeg with its plug-ins or "
-            "convert the file, e.g. with gdcmconv --raw"
+            f"{path}: no decoder for {syntax.name} ({reason}); install pylibjpeg with its "
+            "plug-ins or convert the file, e.g. with gdcmconv --raw"
         ) from None
     allocated = stored.dtype.itemsize * 8
     bits = int(dataset.get("BitsStored") or allocated)
@@ -91,13 +93,15 @@ def _decode(path: str | os.PathLike[str], dataset: FileDataset) -> np.ndarray:
     if stored.dtype.kind not in "iu" or bits >= allocated:
         return stored
     if not 0 < bits <= top <= allocated:
-        raise InputError(f"{path}: {bits} bits stored below bit {top} of {allocated}; export it again")
+        raise InputError(
+            f"{path}: {bits} bits stored below bit {top} of {allocated}; export it again"
+        )
     # Old files keep overlays in the unused bits, and signed values without their sign's copies.
     return (stored << (allocated - top)) >> (allocated - bits)
 
 
 def display_values(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Returns what the file asks to be shown, float32 from 0 (darkest) to 1, MONOCHROME1 not inverted."""
+    """Returns what is to be shown, float32 from 0 (darkest) to 1, MONOCHROME1 not yet inverted."""
     value = apply_modality_lut(stored, dataset)
     if dataset.get("VOILUTSequence"):
         entries, first, bits = (int(v) for v in dataset.VOILUTSequence[0].LUTDescriptor)

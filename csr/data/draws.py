@@ -1,7 +1,7 @@
 """Random numbers that depend on (seed, epoch, index) and on nothing else.
 
-SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) as a hash of counters, in int64 tensor arithmetic, which
-wraps around: on a GPU the numbers are made where they are used and nothing waits for the CPU.
+SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) as a hash of counters, in int64 tensor arithmetic,
+which wraps around: on a GPU the numbers are made where they are used and nothing waits for the CPU.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From image ids to files: inside the image folder, one file for one id.
 
-A folder is listed once and not asked for every suffix of every id: fast on network disks, and no id is
-ever given to the file system as a path.
+A folder is listed once and not asked for every suffix of every id: fast on network disks, and no id
+is ever given to the file system as a path.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class _Finder:
         if len(names) > 1:
             raise InputError(
                 f"image_id {show(image_id)} is {len(names)} files in {self.folder}: "
-                f"{show_some([show(n) for n in sorted(names)], limit=4)}; keep one, or write the suffix"
+                f"{show_some([show(n) for n in sorted(names)], limit=4)}; keep one, or write "
+                "the suffix"
             )
         return self._checked(Path(below, names[0]), image_id)
 
@@ -105,7 +106,7 @@ class _Finder:
             return self._listings[below]
         listing: _Listing = {}
         folder = self.folder / below
-        # A link to a folder elsewhere must not even be listed; realpath also survives a loop of links.
+        # A link to a folder elsewhere must not even be listed; realpath survives a loop of links.
         real = Path(os.path.realpath(folder))
         entries: list[str] = []
         if self.root in (real, *real.parents) and real.is_dir():
@@ -132,8 +133,8 @@ class _Finder:
             raise InputError(f"{path}: a link that leads nowhere; copy the file there") from None
         if self.root not in real.parents:
             raise InputError(
-                f"image_id {show(image_id)} leaves the image folder: {path} is a link to a file outside "
-                f"of it; copy the file there"
+                f"image_id {show(image_id)} leaves the image folder: {path} is a link to a file "
+                "outside of it; copy the file there"
             )
         if not stat.S_ISREG(mode):
             raise InputError(f"{path}: is not a regular file; image_id {show(image_id)} needs one")

@@ -1,10 +1,11 @@
 """Image files to the 8-bit pixels that a viewer shows.
 
-Colour profiles and gamma chunks are not applied: what is stored is taken for sRGB or grey display values.
+Colour profiles and gamma chunks are not applied: what is stored is taken for display values.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import struct
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from csr.data.dicom import is_dicom, read_dicom
 from csr.data.find import find_image, find_images
@@ -26,7 +28,7 @@ MAX_FILE_BYTES = 2**30
 _FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP")
 _EXIF_ORIENTATION = 0x0112
 _TIFF_PHOTOMETRIC = 262
-# All that Pillow's and pydicom's readers were seen to raise on damaged files: none of it is our bug.
+# All that Pillow's and pydicom's readers raise on damaged files: none of it is our bug.
 DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -40,9 +42,13 @@ DECODE_ERRORS = (
     EOFError,
     MemoryError,
     Warning,
+    BytesLengthException,
+    InvalidDicomError,
     zlib.error,
     struct.error,
 )
+# Without a handler Python prints Pillow's complaints about a file, which become our own line below.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +66,7 @@ class DecodedImage:
 
 
 def read_image(path: str | os.PathLike[str], *, min_size: int | None = None) -> np.ndarray:
-    """Returns the pixels of `decode_image`: uint8 (H, W) for grey files, (H, W, 3) for all others."""
+    """Returns the pixels of `decode_image`: uint8 (H, W) for grey files, else (H, W, 3)."""
     return decode_image(path, min_size=min_size).pixels
 
 
@@ -88,12 +94,18 @@ def decode_image(path: str | os.PathLike[str], *, min_size: int | None = None) -
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise InputError(f"{path}: is no image that can be read (PNG, JPEG, DICOM); export it again") from None
+        raise InputError(
+            f"{path}: is no image that can be read (PNG, JPEG, DICOM); export it again"
+        ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(f"{path}: has far too many pixels for a radiograph; scale it down") from None
+        raise InputError(
+            f"{path}: has far too many pixels for a radiograph; scale it down"
+        ) from None
     except DECODE_ERRORS as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise InputError(f"{path}: is damaged or not supported ({reason}); export it again") from None
+        raise InputError(
+            f"{path}: is damaged or not supported ({reason}); export it again"
+        ) from None
 
 
 def _check_file(path: str | os.PathLike[str]) -> None:
@@ -112,7 +124,7 @@ def _check_file(path: str | os.PathLike[str]) -> None:
 def _decode_picture(path: str | os.PathLike[str], min_size: int | None) -> DecodedImage:
     with Image.open(path, formats=_FORMATS) as picture:
         check_pixels(path, *picture.size, limit=MAX_PIXELS)
-        # A second picture in a JPEG (MPO) is a preview; anywhere else it may be the one that is meant.
+        # The second picture of a JPEG (MPO) is a preview; elsewhere it may be the one meant.
         if picture.format != "MPO" and getattr(picture, "is_animated", False):
             raise InputError(f"{path}: has several frames or pages; export the one that is meant")
         width, height = picture.size
@@ -127,9 +139,7 @@ def _decode_picture(path: str | os.PathLike[str], min_size: int | None) -> Decod
         return DecodedImage(pixels, height, width)
 
 
-def _to_uint8(
-    path: str | os.PathLike[str], shown: Image.Image, opened: Image.Image
-) -> np.ndarray:
+def _to_uint8(path: str | os.PathLike[str], shown: Image.Image, opened: Image.Image) -> np.ndarray:
     """Returns the displayed pixels of `shown`, which came from the file `opened`."""
     mode = shown.mode
     if mode.startswith("I;16") or (mode == "I" and opened.format == "PNG"):
@@ -160,5 +170,6 @@ def check_pixels(path: str | os.PathLike[str], width: int, height: int, *, limit
     """Raises an InputError on sizes that would take the memory of the machine."""
     if width < 1 or height < 1 or width * height > limit:
         raise InputError(
-            f"{path}: {width} x {height} pixels, allowed are 1 to {limit // 10**6} million; scale it down"
+            f"{path}: {width} x {height} pixels, allowed are 1 to {limit // 10**6} million; "
+            "scale it down"
         )

@@ -1,8 +1,8 @@
-"""Boxes after an image's geometric transform, as boxes and as masks at the feature map's resolution.
+"""Boxes after an image's geometric transform, as boxes and as masks on the feature map.
 
 Letters: B batch, R boxes of the batch, K concepts, H W cells of the map.
-`row_R` says to which image of the batch a box belongs; `theta_B23` maps points of the output to points
-of the stored image, both normalised to -1..1 (see `csr.data.transforms`).
+`row_R` says to which image of the batch a box belongs; `theta_B23` maps points of the output to
+points of the stored image, both normalised to -1..1 (see `csr.data.transforms`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _PROBES = 9  # a box that covers no cell's centre is looked at in 9 x 9 points
 
 
 def invert_theta(theta_B23: torch.Tensor) -> torch.Tensor:
-    """Returns the map the other way round: from points of the stored image to those of the output."""
+    """Returns the map the other way round: from points of the stored image to the output's."""
     # In closed form: torch.linalg.inv would make the CPU wait for the GPU.
     a, b, c, d = theta_B23[:, :, :2].flatten(1).unbind(1)
     back_B22 = torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / (a * d - b * c).view(-1, 1, 1)
@@ -44,8 +44,8 @@ def box_masks(
 ) -> torch.Tensor:
     """Rasterises boxes where their image went: a cell belongs to a box if its centre lies inside.
 
-    A box without any centre gets the cell that holds the visible point nearest to the box's centre, so
-    every box has a cell unless it left the image. Boxes of one concept are united.
+    A box without any centre gets the cell that holds the visible point nearest to the box's centre,
+    so every box has a cell unless it left the image. Boxes of one concept are united.
 
     Args:
         box_R4: x_min, y_min, x_max, y_max as fractions of the image before the transform.
@@ -69,13 +69,11 @@ def box_masks(
     centre_P2 = torch.stack([x.flatten(), y.flatten()], dim=1).to(box_R4.dtype)
     low_R12, high_R12 = (2 * box_R4 - 1).view(-1, 2, 2).unbind(1)
     source_RP2 = _apply(theta_B23[row_R], centre_P2.expand(len(box_R4), -1, -1))
-    inside_RP = (
-        (source_RP2 >= low_R12[:, None]) & (source_RP2 <= high_R12[:, None])
-    ).all(2)
+    inside_RP = ((source_RP2 >= low_R12[:, None]) & (source_RP2 <= high_R12[:, None])).all(2)
     inside_RP |= ~inside_RP.any(1, keepdim=True) & _nearest_cell(
         box_R4, theta_B23[row_R], height=height, width=width
     )
-    # Several boxes may share (image, concept): a sum of 0/1 counts is order-free, a plain write is not.
+    # Several boxes may share (image, concept): a sum of 0 and 1 does not depend on their order.
     count = torch.zeros(len(theta_B23) * num_concepts, height * width, device=box_R4.device)
     count.index_add_(0, row_R * num_concepts + class_R, inside_RP.float())
     return (count > 0).view(mask_BKHW.shape)

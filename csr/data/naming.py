@@ -47,7 +47,7 @@ _TWINS = str.maketrans(
 
 
 def show(value: object, *, limit: int = 60) -> str:
-    """Quotes a value for a one-line message: ASCII escapes tell twins apart, long values are cut."""
+    """Quotes a value for a one-line message: ASCII escapes tell twins apart, long ones are cut."""
     text = value if isinstance(value, str) else str(value)
     if len(text) > limit:
         text = text[:limit] + "..."
@@ -61,7 +61,7 @@ def show_some(values: list[str], *, limit: int = 20) -> str:
 
 
 def clean_name(raw: str) -> str:
-    """Returns a column or class name without invisible characters, doubled blanks and wide forms."""
+    """Returns a column or class name without invisible characters, double blanks, wide forms."""
     # One character that cannot be seen must not make a second concept: NFKC folds full-width and
     # composed forms, category C holds zero-width characters, byte order marks and controls.
     text = unicodedata.normalize("NFKC", raw)

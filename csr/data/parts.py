@@ -45,7 +45,7 @@ class PartIndex:
 
 @contextmanager
 def replaced_file(file: Path) -> Iterator[BinaryIO]:
-    """Opens a private file that takes the name `file` when the block ends well, and else vanishes."""
+    """Opens a private file that takes the name `file` when the block ends well, else vanishes."""
     private = file.with_name(f"{file.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with open(private, "xb") as stream:

@@ -71,7 +71,8 @@ class ReaderRows:
         elif self.image_ids[image] != image_id:
             raise InputError(
                 f"{self.path} lines {self.first_lines[image]} and {line}: image_id "
-                f"{show(self.image_ids[image])} and {show(image_id)} name one image; write it one way"
+                f"{show(self.image_ids[image])} and {show(image_id)} name one image; write it "
+                "one way"
             )
         return image
 
@@ -86,7 +87,7 @@ class ReaderRows:
 
     def merge(self, how: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns labels (N, L) float32 with NaN, and the number of readers (N,) int64."""
-        code_RL = np.frombuffer(self.codes, dtype=np.uint8).reshape(len(self.lines), len(self.labels))
+        code_RL = np.frombuffer(self.codes, np.uint8).reshape(len(self.lines), len(self.labels))
         image_R = np.asarray(self.images, dtype=np.int64)
         pair_R = image_R * len(self._reader_of) + np.asarray(self.readers, dtype=np.int64)
         pair_P, inverse_R = np.unique(pair_R, return_inverse=True)
@@ -107,7 +108,8 @@ class ReaderRows:
         if how == "soft":
             return mean_NL, num_readers_N
         above = mean_NL > (0.0 if how == "any" else 0.5)  # comparisons with NaN are False
-        return np.where(np.isnan(mean_NL), np.float32(np.nan), above).astype(np.float32), num_readers_N
+        mean_NL = np.where(np.isnan(mean_NL), np.float32(np.nan), above).astype(np.float32)
+        return mean_NL, num_readers_N
 
     def _report_contradiction(
         self, code_RL: np.ndarray, inverse_R: np.ndarray, both_PL: np.ndarray
@@ -115,9 +117,10 @@ class ReaderRows:
         pair, label = np.argwhere(both_PL)[0]
         rows = np.flatnonzero(inverse_R == pair)
         first = {code: self.lines[rows[code_RL[rows, label] == code][0]] for code in (0, 1)}
-        image = show(self.image_ids[self.images[rows[0]]])
-        whose = "one reader" if self.reader_column is not None else "no rad_id column tells readers apart"
+        image = f"image {show(self.image_ids[self.images[rows[0]]])}"
+        alone = self.reader_column is None
+        whose = "no rad_id column tells readers apart" if alone else "one reader"
         raise InputError(
-            f"{self.path} lines {min(first.values())} and {max(first.values())}: image {image} is both 0 "
-            f"and 1 in column {show(self.labels[label])} ({whose}); remove one row or give rad_id"
+            f"{self.path} lines {min(first.values())} and {max(first.values())}: {image} is "
+            f"both 0 and 1 in column {show(self.labels[label])} ({whose}); remove one row or give rad_id"
         )

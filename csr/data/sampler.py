@@ -17,9 +17,10 @@ class WindowSampler(Sampler[Positions]):
     """Batches of one rank for training: an epoch is cut into windows, one for each optimizer step.
 
     A window is the next `world * micro_batch * accumulation` entries of one permutation, which seed
-    and epoch alone decide; micro step j gives rank r its entries from `(j * world + r) * micro_batch`
-    on. So one rank x 16, two ranks x 8 and one rank x 8 x accumulation 2 see the same windows. The
-    last window is filled up by starting the permutation again; the filling is marked as not valid.
+    and epoch alone decide; micro step j gives rank r its entries from `(j * world + r) *
+    micro_batch` on. So one rank x 16, two ranks x 8 and one rank x 8 x accumulation 2 see the same
+    windows. The last window is filled up by starting the permutation again; the filling is marked
+    as not valid.
 
     Args:
         num_items: images in the data set, at least 1.
@@ -69,7 +70,7 @@ class WindowSampler(Sampler[Positions]):
         self._valid = np.arange(total) < self.num_items
 
     def window_positions(self, window: int) -> np.ndarray:
-        """Returns the valid positions of all ranks in one window, int64: no communication needed."""
+        """Returns the valid positions of all ranks in one window, int64, without communication."""
         part = slice(window * self.window, (window + 1) * self.window)
         return self._position[part][self._valid[part]]
 
@@ -86,7 +87,7 @@ class WindowSampler(Sampler[Positions]):
 class EvalSampler(Sampler[Positions]):
     """Batches of one rank for evaluation: every world-th chunk, nothing twice, nothing padded.
 
-    Ranks may have different numbers of batches (also none); `index` in the batch restores the order.
+    Ranks may have different numbers of batches (also none); `index` restores the order.
 
     Args:
         num_items: images in the data set.

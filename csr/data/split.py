@@ -1,4 +1,4 @@
-"""The validation split: iterative stratification for rare labels (Sechidis et al. 2011), by patient.
+"""The validation split: iterative stratification (Sechidis et al. 2011), patient by patient.
 
 Letters: N images, G groups (patients, or single images), L labels (concepts and targets).
 """
@@ -81,7 +81,7 @@ def _stratify(
 
 
 def _repair(side_G: np.ndarray, has_GL: np.ndarray, size_G: np.ndarray) -> None:
-    """Moves groups until labels that can be on both sides are, and training lacks none (in place)."""
+    """Moves groups until labels that can be on both sides are, and training lacks none."""
     has_GL = np.concatenate([has_GL, np.ones((len(has_GL), 1), dtype=bool)], axis=1)
     total_L = has_GL.sum(0)
     order_L = np.argsort(total_L, kind="stable")

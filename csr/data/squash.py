@@ -37,7 +37,7 @@ class Squashed:
 
 def squash_file(path: Path, size: int) -> Squashed:
     """Decodes an image and resizes it to size x size, bilinear, antialiased, aspect not kept."""
-    # Twice the size: what a JPEG leaves out in decoding is then far above what the resize lets through.
+    # Twice the size: what a JPEG then leaves out is finer than what the resize lets through.
     image = decode_image(path, min_size=2 * size)
     small = np.array(Image.fromarray(image.pixels).resize((size, size), Image.Resampling.BILINEAR))
     if small.ndim == 3 and (small == small[:, :, :1]).all():
@@ -118,13 +118,23 @@ def check_images(
     return size_N2, channels
 
 
+def list_unreadable(paths: Sequence[Path], *, limit: int = 256) -> list[str]:
+    """Says what is wrong with which of the first `limit` files; for `find_images(check=...)`.
+
+    Where files are missing nothing will be cached, so this looks at a bounded number only.
+    """
+    results = squash_files(paths[:limit], size=1, workers=4)
+    return [str(result) for result in results if isinstance(result, InputError)]
+
+
 def raise_unreadable(
     problems: dict[int, str], *, where: Callable[[int], str] | None = None
 ) -> None:
-    """Raises one InputError for all problems by image, in the order of the images; none: returns."""
+    """Raises one InputError for all problems, in the order of the images; none: returns."""
     if not problems:
         return
     said = [
-        f"{where(index)}: {problems[index]}" if where else problems[index] for index in sorted(problems)
+        f"{where(index)}: {problems[index]}" if where else problems[index]
+        for index in sorted(problems)
     ]
     raise InputError(f"{len(said)} image(s) cannot be read: {show_some(said)}")

@@ -1,9 +1,9 @@
 """The decoded-image cache: every image decoded and squashed once, then read from one mapped file.
 
-Letters: N images, B batch, C channels (1 if all images are grey, else 3), S side of the stored square.
+Letters: N images, B batch, C channels (1 if all images are grey, else 3), S stored side.
 
-The file's name is a hash of the images' paths, sizes and times, of S and of the decoder's version, so a
-file that exists under the name is right, whoever wrote it.
+The file's name is a hash of the images' paths, sizes and times, of S and of the decoder's version,
+so a file that exists under the name is right, whoever wrote it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from csr.data.cachefile import HEADER_BYTES, CacheBuild, cache_key, is_complete, read_sizes
-from csr.data.squash import check_images, raise_unreadable, squash_file
+from csr.data.squash import check_images, list_unreadable, raise_unreadable, squash_file
 from csr.errors import InputError
 
-__all__ = ["ImageStore", "check_images", "open_store"]
+__all__ = ["ImageStore", "check_images", "list_unreadable", "open_store"]
 
 
 class ImageStore:
@@ -90,15 +90,14 @@ def open_store(
 ) -> ImageStore:
     """Opens the cache of some images, building it first if it is not there.
 
-    Every rank calls it with the same images. Each rank decodes its share into a part of its own, rank
-    0 joins the parts. A part and the joined file appear under their names only when complete, and what
-    is in them depends on their names only, so interrupted and simultaneous builds do no harm.
+    Every rank calls it with the same images. Each rank decodes its share into a part of its own,
+    rank 0 joins the parts; interrupted and simultaneous builds do no harm (`csr.data.cachefile`).
 
     Args:
         paths: image files, in the order of the label table.
         size: S; images are resized (bilinear, antialiased) to S x S without keeping their aspect.
-        cache_dir: folder for the file, made if missing; None: check all images now, decode on demand
-            (then every rank checks all of them).
+        cache_dir: folder for the file, made if missing; None: check all images now, decode on
+            demand (then every rank checks all of them).
         workers: threads that decode.
         progress: called as `progress(done, of)` while this rank decodes.
         shard: this rank and how many share the folder.
@@ -115,7 +114,9 @@ def open_store(
         sizes_N2, channels = check_images(
             paths, size=size, workers=workers, progress=progress, where=where
         )
-        return ImageStore(paths, channels=channels, size=size, original_sizes_N2=sizes_N2, file=None)
+        return ImageStore(
+            paths, channels=channels, size=size, original_sizes_N2=sizes_N2, file=None
+        )
     build = CacheBuild(Path(cache_dir) / f"images-{cache_key(paths, size)}.bin", paths, size, shard)
     # Every rank passes both barriers whatever happens to it, or the others would wait for ever.
     failure = build.write_own_part(workers, progress)
@@ -125,10 +126,12 @@ def open_store(
     build.clean_up()
     raise_unreadable(problems, where=where)
     if not is_complete(build.file, len(paths), size):
-        reason = failure or join_failure or "another rank could not write, or does not see this folder"
+        reason = (
+            failure or join_failure or "another rank could not write, or does not see this folder"
+        )
         raise InputError(
-            f"{cache_dir}: the image cache cannot be written ({reason}); free space there or choose "
-            "another folder"
+            f"{cache_dir}: the image cache cannot be written ({reason}); free space there or "
+            "choose another folder"
         )
     channels, size_N2 = read_sizes(build.file, len(paths))
     return ImageStore(

@@ -90,27 +90,32 @@ def read_label_table(
 ) -> LabelTable:
     """Reads a CSV of labels: `image_id`, optional `rad_id` and `patient_id`, then 0/1 columns.
 
-    Column names match without regard to case, width and invisible characters, and 'Other diseases' is
-    'Other disease'. Label cells are 0, 1, 0.0, 1.0 or empty (not annotated).
+    Column names match without regard to case, width and invisible characters, and 'Other diseases'
+    is 'Other disease'. Label cells are 0, 1, 0.0, 1.0 or empty (not annotated).
 
     Args:
         path: the file, UTF-8 with or without a byte order mark, comma separated.
-        concept_cols, target_cols: the columns to use. With neither, a column is a target if its name
-            is one of `DEFAULT_TARGETS`, else a concept. With `target_cols` alone all others are
-            concepts; with `concept_cols` alone targets are found by name. With both, further columns
-            are neither read nor checked.
+        concept_cols, target_cols: the columns to use. With neither, a column is a target if its
+            name is one of `DEFAULT_TARGETS`, else a concept. With `target_cols` alone all others
+            are concepts; with `concept_cols` alone targets are found by name. With both, further
+            columns are neither read nor checked.
         reader_merge: how readers of one image are merged, empty cells left out: `any` (1 if one of
             them says 1), `majority` (1 if more than half say 1, so a tie is 0), `soft` (the mean).
-        vocabulary: the training table or what is stored with a model. Its names and order then hold,
-            `concept_cols` and `target_cols` are not used, and the file must have the same columns.
+        vocabulary: the training table or what is stored with a model. Its names and order then
+            hold, `concept_cols` and `target_cols` are not used, and the file must have the same
+            columns.
 
     Raises:
         InputError: anything wrong with the file, with its name, line, column and value.
     """
     if reader_merge not in READER_MERGES:
-        raise InputError(f"reader_merge is {show(reader_merge)}; give one of {', '.join(READER_MERGES)}")
+        raise InputError(
+            f"reader_merge is {show(reader_merge)}; give one of {', '.join(READER_MERGES)}"
+        )
     rows = read_rows(path)
-    header = read_header(rows, path, required=("image_id",), known=(*RESERVED_COLUMNS, *DEFAULT_TARGETS))
+    header = read_header(
+        rows, path, required=("image_id",), known=(*RESERVED_COLUMNS, *DEFAULT_TARGETS)
+    )
     if vocabulary is None:
         names = choose_columns(path, header, concept_cols=concept_cols, target_cols=target_cols)
     elif isinstance(vocabulary, LabelTable):
@@ -132,7 +137,7 @@ def read_label_table(
         concept_names=names.concept_names,
         target_names=names.target_names,
         concept_NK=value_NL[:, : len(names.concept_names)],
-        target_NT=value_NL[:, len(names.concept_names):],
+        target_NT=value_NL[:, len(names.concept_names) :],
         row_numbers=tuple(read.first_lines),
         patient_ids=tuple(read.patients) if "patient_id" in column_of else None,
         num_readers_N=num_readers_N,
@@ -150,7 +155,8 @@ def drop_rare(table: LabelTable, minimum: int) -> tuple[LabelTable, tuple[str, .
     dropped = tuple(name for name, keep in zip(table.concept_names, keep_K) if not keep)
     if len(dropped) == len(table.concept_names):
         raise InputError(
-            f"{table.path}: every concept has fewer than {minimum} positive images; lower --drop_rare"
+            f"{table.path}: every concept has fewer than {minimum} positive images; "
+            "lower --drop_rare"
         )
     kept = tuple(name for name, keep in zip(table.concept_names, keep_K) if keep)
     smaller = dataclasses.replace(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch.nn import functional as F
@@ -35,7 +36,7 @@ STRENGTHS = ("none", "light", "flip")
 
 
 def stored_size(size: int) -> int:
-    """Returns the side at which images for model input of side `size` are stored: an eighth more."""
+    """Returns the side at which images for input of side `size` are stored: an eighth more."""
     return size + size // 8
 
 
@@ -61,21 +62,23 @@ class EvalTransform:
         value = image_BCSS.float()
         if image_BCSS.shape[-2:] != (self.size, self.size):
             shape = (self.size, self.size)
-            value = F.interpolate(value, shape, mode="bilinear", align_corners=False, antialias=True)
+            value = F.interpolate(
+                value, shape, mode="bilinear", align_corners=False, antialias=True
+            )
         return normalise(value / 255, mean=self.mean, std=self.std)
 
 
 class TrainTransform:
     """Random rotation, zoom, shift, brightness and contrast; every image of the batch its own.
 
-    What an image gets depends on (seed, epoch, index) only: not on the rank, the batch or the order.
-    One `grid_sample` does all of the geometry; what comes from outside the image is black.
+    What an image gets depends on (seed, epoch, index) only: not on the rank, the batch or the
+    order. One `grid_sample` does all of the geometry; what comes from outside the image is black.
 
     Args:
         size: side of the model input in pixels.
         mean, std: see `EvalTransform`.
-        strength: `light`; `flip` (light and a mirror image half of the time, for organs without a left
-            and a right); `none` (what `EvalTransform` does).
+        strength: `light`; `flip` (light and a mirror image half of the time, for organs without a
+            left and a right); `none` (what `EvalTransform` does).
     """
 
     def __init__(
@@ -115,8 +118,14 @@ def normalise(
     value_BCHW: torch.Tensor, *, mean: Sequence[float], std: Sequence[float]
 ) -> torch.Tensor:
     """Returns (value - mean) / std with three channels; a grey image broadcasts to three."""
-    mean_t, std_t = (value_BCHW.new_tensor(v).view(1, -1, 1, 1) for v in (mean, std))
-    return (value_BCHW - mean_t) / std_t
+    mean_1311, std_1311 = (_channels(tuple(v), value_BCHW.device) for v in (mean, std))
+    return (value_BCHW - mean_1311) / std_1311
+
+
+@lru_cache(maxsize=16)  # a fresh tensor in every step would make the GPU wait for the copy
+def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):  # what is made inside could not be used for gradients later
+        return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def change_contrast(

@@ -50,7 +50,8 @@ def choose_columns(
     both = [name for name in concepts or () if name in (targets or ())]
     if both:
         raise InputError(
-            f"{path}: column {show(both[0])} is in --concept_cols and in --target_cols; name it once"
+            f"{path}: column {show(both[0])} is in --concept_cols and in --target_cols; "
+            "name it once"
         )
     if targets is None:
         by_name = {name_key(name) for name in DEFAULT_TARGETS}
@@ -61,7 +62,9 @@ def choose_columns(
     if not concepts or not targets:
         kind, flag = ("concept", "--concept_cols") if not concepts else ("target", "--target_cols")
         found = show_some([show(name) for name in labels.values()], limit=8) or "none"
-        raise InputError(f"{path}: no {kind} column among the labels ({found}); name some with {flag}")
+        raise InputError(
+            f"{path}: no {kind} column among the labels ({found}); name some with {flag}"
+        )
     ignored = tuple(name for name in labels.values() if name not in (*concepts, *targets))
     return Vocabulary(concepts, targets, ignored)
 
@@ -82,9 +85,7 @@ def _named_columns(
 
 
 def match_columns(
-    path: str | os.PathLike[str], header: list[str], frozen: Vocabulary,
-    *,
-    source: str
+    path: str | os.PathLike[str], header: list[str], frozen: Vocabulary, *, source: str
 ) -> Vocabulary:
     """Checks that the header has the frozen names, and nothing that training did not know."""
     wanted = {name_key(name): name for name in (*frozen.concept_names, *frozen.target_names)}

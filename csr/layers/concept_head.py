@@ -9,7 +9,6 @@ import math
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from csr.layers.precision import full, no_autocast
 
@@ -26,7 +25,9 @@ class ConceptHead(nn.Module):
 
     def forward(self, feat_BCHW: torch.Tensor) -> torch.Tensor:
         with no_autocast(feat_BCHW):
-            return F.conv2d(full(feat_BCHW), full(self.conv.weight))
+            # not conv2d: on GPUs cuDNN's fp32 convolutions round their operands to TF32 by default
+            weight_KC = full(self.conv.weight)[:, :, 0, 0]
+            return torch.einsum("kc,bchw->bkhw", weight_KC, full(feat_BCHW))
 
 
 def pool_cams(cam_BKHW: torch.Tensor, mode: str = "avg") -> torch.Tensor:

@@ -96,7 +96,13 @@ class CSR(nn.Module):
         architecture: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        _check_sizes(num_concepts, num_classes, num_prototypes_per_concept, embedding_dim)
+        _check_sizes(
+            num_concepts=num_concepts,
+            num_classes=num_classes,
+            num_prototypes_per_concept=num_prototypes_per_concept,
+            embedding_dim=embedding_dim,
+            image_size=image_size,
+        )
         if concept_pool not in POOLS:
             raise InputError(f"concept_pool {concept_pool!r}: one of {', '.join(POOLS)}")
         self.num_concepts, self.num_classes = num_concepts, num_classes
@@ -168,13 +174,7 @@ class CSR(nn.Module):
         }
 
 
-def _check_sizes(num_concepts: int, num_classes: int, num_per_concept: int, dim: int) -> None:
-    sizes = {
-        "num_concepts": num_concepts,
-        "num_classes": num_classes,
-        "num_prototypes_per_concept": num_per_concept,
-        "embedding_dim": dim,
-    }
+def _check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
         if value < 1:
             raise InputError(f"{name} {value}: give 1 or more")

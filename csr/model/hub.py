@@ -16,15 +16,16 @@ def fetch(repo_id: str, names: tuple[str, ...]) -> Path:
         InputError: offline, unreachable, no such repository, or none of the files in it.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
     for name in names:
         try:
             return Path(hf_hub_download(repo_id, name))
-        except EntryNotFoundError as error:
-            if isinstance(error, OSError):  # LocalEntryNotFoundError: not in the cache, and no connection
-                raise _unreachable(repo_id, names, error) from error
-        except (OSError, HFValidationError) as error:  # offline mode, no connection, no such repository
+        except LocalEntryNotFoundError as error:  # not in the cache, and no connection
+            raise _unreachable(repo_id, names, error) from error
+        except EntryNotFoundError:
+            continue
+        except (OSError, HFValidationError) as error:  # offline mode, no such repository, no access
             raise _unreachable(repo_id, names, error) from error
     raise _cannot(repo_id, names, "the repository has none of these files")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
@@ -59,6 +58,8 @@ def build_timm(backbone_type: str, model_name: str, *, image_size: int) -> TimmB
 
 
 def _check_known(model_name: str) -> None:
+    import timm  # heavy: 2 s
+
     base_name = model_name.split(".")[0]
     if not timm.is_model(base_name):
         close = difflib.get_close_matches(base_name, timm.list_models(), n=3)
@@ -68,6 +69,8 @@ def _check_known(model_name: str) -> None:
 
 def _create(model_name: str, image_size: int) -> nn.Module:
     """Models with position embeddings are built for the image size, the others take any."""
+    import timm
+
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "global_pool": ""}
     try:
         try:

@@ -30,7 +30,8 @@ class VitBackbone(Backbone):
         resize = (height, width) != (self.image_size, self.image_size)
         output = self.net(pixel_values=images_B3HW, interpolate_pos_encoding=resize)
         patch_BNC = output.last_hidden_state[:, 1:]
-        rows = height // self.architecture["patch_size"] if self.architecture else -1
+        assert self.architecture is not None
+        rows = height // self.architecture["patch_size"]
         return patch_BNC.transpose(1, 2).unflatten(2, (rows, -1))
 
 
@@ -73,17 +74,16 @@ def _check(sizes: dict[str, Any], model_name: str, image_size: int) -> None:
         raise InputError(f"{model_name}: width {width} is no multiple of {heads} attention heads")
 
 
-def _adapt_state(
-    backbone: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: Any
-) -> None:
+def _adapt_state(backbone: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
     """Rename keys of other transformers versions and interpolate positions, before a state dict is loaded."""
+    assert isinstance(backbone, VitBackbone)
     inner = f"{prefix}net."
-    own = {canonical_key(key): key for key in backbone.net.state_dict()}  # type: ignore[union-attr]
+    own = {canonical_key(key): key for key in backbone.net.state_dict()}
     for key in [k for k in state if k.startswith(inner)]:
         renamed = own.get(canonical_key(key[len(inner):]))
         if renamed is None:
             continue
         value = state.pop(key)
         if renamed.endswith(POSITIONS):
-            value = resize_positions(value, num_prefix=1, grid=backbone.map_size)  # type: ignore[arg-type]
+            value = resize_positions(value, num_prefix=1, grid=backbone.map_size)
         state[inner + renamed] = value

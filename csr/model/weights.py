@@ -186,7 +186,7 @@ def _fill_timm(backbone: Backbone, state: State, source: str) -> LoadReport:
 def _no_encoder(net: nn.Module) -> tuple[str, ...]:
     classifier = (getattr(net, "pretrained_cfg", None) or {}).get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    return (*(f"{name}." for name in names), "decoder", "mask_token")
+    return (*(f"{name}." for name in names), "attn_pool.", "decoder", "mask_token")
 
 
 def _converted(net: nn.Module, state: State, source: str) -> State:

@@ -32,14 +32,31 @@ def test_spellings_of_one_image_share_a_key_and_other_images_do_not():
     assert image_key("A") != image_key("a") and image_key("s/a") != image_key("a")
 
 
-@pytest.mark.parametrize("image_id", ["a", "a.png", "s/a", "1.2.840", "a..b", "b\u00e9b\u00e9", "a b"])
+@pytest.mark.parametrize(
+    "image_id", ["a", "a.png", "s/a", "1.2.840", "a..b", "b\u00e9b\u00e9", "a b"]
+)
 def test_plain_ids_are_accepted(image_id):
     assert id_problem(image_id) is None
 
 
 @pytest.mark.parametrize(
     "image_id",
-    ["", "..", "../a", "a/../b", "/a", "~/a", "C:\\a", "c:a", "a\\b", "a\0", "a\nb", "\u202ea", ".", "a/"]
+    [
+        "",
+        "..",
+        "../a",
+        "a/../b",
+        "/a",
+        "~/a",
+        "C:\\a",
+        "c:a",
+        "a\\b",
+        "a\0",
+        "a\nb",
+        "\u202ea",
+        ".",
+        "a/",
+    ]
     + ["x" * 300],
 )
 def test_ids_that_are_no_name_inside_the_folder_are_refused(image_id):

@@ -166,8 +166,7 @@ def test_named_concepts_leave_targets_to_be_found_by_name(read):
 
 
 def test_columns_that_nobody_named_are_not_even_checked(read):
-    table = read("image_id,sex,a,b\nx,F,1,0\n", concept_cols=["a"], target_cols=["b"]
-    )
+    table = read("image_id,sex,a,b\nx,F,1,0\n", concept_cols=["a"], target_cols=["b"])
     assert table.ignored_names == ("sex",)
 
 

@@ -1,0 +1,287 @@
+"""What a doctor may do to a diagnosis: edits of similarities, pure and batched (paper, Sec. 3.3, Eqs. 12-13).
+
+Everything starts again from the maps that the network computed once, so undoing an edit is leaving it out:
+`edited_scores(sim, no_edits(..))` are the unedited scores to the last bit.
+
+Letters: B batch, K concepts, M prototypes per concept, T targets, H W feature map, R boxes of the batch.
+Boxes are x_min, y_min, x_max, y_max as fractions of the image; `row_R` is each one's place in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+ALPHA = 0.2  # importance outside of all boxes (paper)
+DOCTOR_GAP = 0.3  # two most likely diagnoses closer than this: the paper asks for a doctor
+HIGH_SHARE = 0.8  # of an image's highest similarity: above, a map counts as high
+REJECTED, UNTOUCHED, CONFIRMED = -1, 0, 1
+
+
+@dataclass(frozen=True, eq=False)
+class Edits:
+    """Edits of a batch of images, each its own; an image without any keeps its scores.
+
+    Attributes:
+        decision_BK: int64, `REJECTED`, `UNTOUCHED` or `CONFIRMED`.
+        box_R4: float, fractions of the image.
+        row_R: int64, the image of each box.
+        positive_R: bool, look here (True) or not here (False).
+        alpha_B: importance outside of all boxes, 0 to 1.
+    """
+
+    decision_BK: torch.Tensor
+    box_R4: torch.Tensor
+    row_R: torch.Tensor
+    positive_R: torch.Tensor
+    alpha_B: torch.Tensor
+
+    @property
+    def has_box_B(self) -> torch.Tensor:
+        count_B = torch.zeros_like(self.alpha_B).index_add_(0, self.row_R, torch.ones_like(self.box_R4[:, 0]))
+        return count_B > 0
+
+
+def no_edits(batch: int, num_concepts: int, *, device: torch.device | str = "cpu") -> Edits:
+    """Edits that change nothing: where every session starts, and what a reset goes back to."""
+    return make_edits(torch.zeros(batch, num_concepts, dtype=torch.int64, device=device))
+
+
+def make_edits(
+    decision_BK: torch.Tensor,
+    *,
+    box_R4: torch.Tensor | None = None,
+    row_R: torch.Tensor | None = None,
+    positive_R: torch.Tensor | None = None,
+    alpha: float | torch.Tensor = ALPHA,
+) -> Edits:
+    """Check edits and put them on one device.
+
+    Args:
+        decision_BK: -1 rejected, 0 untouched, 1 confirmed.
+        box_R4: fractions of the image, x_min, y_min, x_max, y_max; None: no boxes.
+        row_R: image of each box; may be left out if B is 1.
+        positive_R: bool; None: all positive.
+        alpha: importance outside of all boxes, for all images or (B,).
+
+    Raises:
+        ValueError: a decision, box, row or alpha that means nothing.
+    """
+    batch, device = len(decision_BK), decision_BK.device
+    if not torch.isin(decision_BK, torch.tensor([-1, 0, 1], device=device)).all():
+        raise ValueError("decisions on concepts are -1 (rejected), 0 (untouched) or 1 (confirmed)")
+    box = torch.zeros(0, 4) if box_R4 is None else torch.as_tensor(box_R4, dtype=torch.float32).view(-1, 4)
+    if row_R is None and len(box) and batch != 1:
+        raise ValueError("boxes on a batch need row_R: the image that each one is on")
+    row = torch.zeros(len(box), dtype=torch.int64) if row_R is None else torch.as_tensor(row_R).long()
+    positive = torch.ones(len(box)) > 0 if positive_R is None else torch.as_tensor(positive_R).bool()
+    alpha_B = torch.as_tensor(alpha, dtype=torch.float32).expand(batch)
+    _check_boxes(box, row, positive, batch)
+    if not ((alpha_B >= 0) & (alpha_B <= 1)).all():
+        raise ValueError("alpha is an importance from 0 to 1")
+    return Edits(decision_BK.long(), *(t.to(device) for t in (box, row, positive, alpha_B.contiguous())))
+
+
+def _check_boxes(box_R4: torch.Tensor, row_R: torch.Tensor, positive_R: torch.Tensor, batch: int) -> None:
+    if not len(box_R4) == len(row_R) == len(positive_R):
+        raise ValueError("box_R4, row_R and positive_R have an entry for every box")
+    if not ((row_R >= 0) & (row_R < batch)).all():
+        raise ValueError(f"row_R names images 0 to {batch - 1}")
+    inside = (box_R4 >= 0) & (box_R4 <= 1)  # NaN is neither
+    if not inside.all() or not (box_R4[:, 2:] > box_R4[:, :2]).all():
+        raise ValueError("boxes are x_min, y_min, x_max, y_max, fractions of the image, smaller value first")
+
+
+def importance_map(edits: Edits, *, height: int, width: int) -> torch.Tensor:
+    """A of Eq. 12: 1 in positive boxes, 0 in negative ones, alpha elsewhere; 1 all over without a box.
+
+    A cell is in a box if its centre is, and every box has at least one cell. Where a positive and a
+    negative box overlap the negative one wins: what a doctor ruled out stays out, in whatever order it was
+    drawn.
+
+    Returns:
+        importance_BHW, float32.
+    """
+    batch = len(edits.alpha_B)
+    inside_RHW = box_cells(edits.box_R4, height=height, width=width)
+    count_BSHW = torch.zeros(batch, 2, height, width, device=edits.alpha_B.device)
+    place_R = (edits.row_R, (~edits.positive_R).long())
+    count_BSHW.index_put_(place_R, inside_RHW.to(count_BSHW), accumulate=True)
+    positive_BHW, negative_BHW = (count_BSHW > 0).unbind(1)
+    importance_BHW = edits.alpha_B.view(batch, 1, 1).repeat(1, height, width)
+    importance_BHW.masked_fill_(positive_BHW, 1.0)
+    importance_BHW.masked_fill_(negative_BHW, 0.0)
+    return torch.where(edits.has_box_B.view(batch, 1, 1), importance_BHW, torch.ones_like(importance_BHW))
+
+
+def box_cells(box_R4: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
+    """Cells whose centre is in a box; of a box without any, the cell that holds the box's centre.
+
+    Returns:
+        bool (R, H, W), at least one cell for every box.
+    """
+    inside = []
+    for low_R, high_R, num in ((box_R4[:, 1], box_R4[:, 3], height), (box_R4[:, 0], box_R4[:, 2], width)):
+        centre_L = (torch.arange(num, device=box_R4.device) + 0.5) / num
+        inside_RL = (centre_L >= low_R.unsqueeze(1)) & (centre_L <= high_R.unsqueeze(1))
+        middle_R1 = ((low_R + high_R) / 2 * num).long().clamp(0, num - 1).unsqueeze(1)
+        middle_RL = torch.zeros_like(inside_RL).scatter_(1, middle_R1, True)
+        inside.append(torch.where(inside_RL.any(1, keepdim=True), inside_RL, middle_RL))
+    return inside[0].unsqueeze(2) & inside[1].unsqueeze(1)
+
+
+def edited_maps(sim_BKMHW: torch.Tensor, edits: Edits) -> torch.Tensor:
+    """Eq. 12: max(similarity, 0) x A in images with boxes; the others keep their maps as they are.
+
+    Returns:
+        sim_BKMHW, of the edited batch.
+    """
+    height, width = sim_BKMHW.shape[-2:]
+    importance_BHW = importance_map(edits, height=height, width=width).to(sim_BKMHW)
+    weighted = sim_BKMHW.clamp_min(0) * importance_BHW[:, None, None]
+    return torch.where(edits.has_box_B.view(-1, 1, 1, 1, 1), weighted, sim_BKMHW)
+
+
+def edited_scores(
+    sim_BKMHW: torch.Tensor,
+    edits: Edits,
+    *,
+    absent_KM: torch.Tensor | None = None,
+    present_KM: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Scores after the boxes (Eq. 13: maxima taken again), then after the decisions on concepts.
+
+    Args:
+        sim_BKMHW: the network's maps, unedited.
+        edits: of these images.
+        absent_KM, present_KM: see `decide`.
+
+    Returns:
+        score_BKM.
+    """
+    score_BKM = edited_maps(sim_BKMHW, edits).amax(dim=(3, 4))
+    return decide(score_BKM, edits.decision_BK, absent_KM=absent_KM, present_KM=present_KM)
+
+
+def decide(
+    score_BKM: torch.Tensor,
+    decision_BK: torch.Tensor,
+    *,
+    absent_KM: torch.Tensor | None = None,
+    present_KM: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Scores with concepts rejected or confirmed (Sec. 3.3).
+
+    Args:
+        score_BKM: similarity scores.
+        decision_BK: -1, 0 or 1.
+        absent_KM: what a rejected concept's scores become: its medians over training images without it.
+            None: 0, as in the paper; a cosine of 0 is far from what the head saw, and can harm more.
+        present_KM: what a confirmed concept's scores are raised to where they are lower: its medians over
+            training images with it. None: they stay, confirming is agreeing.
+
+    Returns:
+        score_BKM, new.
+    """
+    absent = torch.zeros_like(score_BKM) if absent_KM is None else absent_KM.to(score_BKM)
+    rejected, confirmed = decision_BK == REJECTED, decision_BK == CONFIRMED
+    edited_BKM = torch.where(rejected.unsqueeze(2), absent, score_BKM)
+    if present_KM is None:
+        return edited_BKM
+    raised_BKM = torch.maximum(score_BKM, present_KM.to(score_BKM))
+    return torch.where(confirmed.unsqueeze(2), raised_BKM, edited_BKM)
+
+
+def top_two_gap(probability_BT: torch.Tensor) -> torch.Tensor:
+    """Difference between the two most likely diagnoses, (B,); of a single one |2p - 1|, from its absence."""
+    if probability_BT.shape[1] == 1:
+        return (2 * probability_BT[:, 0] - 1).abs()
+    first_BT = probability_BT.topk(2, dim=1).values
+    return first_BT[:, 0] - first_BT[:, 1]
+
+
+@dataclass(frozen=True, eq=False)
+class SafetyReport:
+    """What edits do to the diagnoses, and what the network saw in the boxes.
+
+    Attributes:
+        before_BT, after_BT: probabilities of the diagnoses.
+        moved_B: the largest change of a probability, 0 to 1.
+        flips_B: whether another diagnosis is the most likely one now (with T = 1: crosses 0.5).
+        peak_R: highest unedited similarity in each box, over all prototypes.
+        concept_R, prototype_R: whose map that is.
+        is_high_R: whether any map is high in the box.
+        contradicts_R: a positive box in which no map is high, or a negative box in which one is.
+        warn_B: whether the diagnosis moves far on the strength of a box that contradicts the maps.
+    """
+
+    before_BT: torch.Tensor
+    after_BT: torch.Tensor
+    moved_B: torch.Tensor
+    flips_B: torch.Tensor
+    peak_R: torch.Tensor
+    concept_R: torch.Tensor
+    prototype_R: torch.Tensor
+    is_high_R: torch.Tensor
+    contradicts_R: torch.Tensor
+    warn_B: torch.Tensor
+
+
+def check_safety(
+    sim_BKMHW: torch.Tensor,
+    edits: Edits,
+    *,
+    diagnose: Callable[[torch.Tensor], torch.Tensor],
+    absent_KM: torch.Tensor | None = None,
+    present_KM: torch.Tensor | None = None,
+    high_KM: torch.Tensor | None = None,
+    max_move: float = DOCTOR_GAP,
+) -> SafetyReport:
+    """How far edits would move the diagnosis, and whether the boxes agree with the evidence.
+
+    Args:
+        sim_BKMHW: the network's maps, unedited.
+        edits: of these images.
+        diagnose: score_BKM -> probability_BT, the task head and its sigmoid or softmax.
+        absent_KM, present_KM: see `decide`.
+        high_KM: similarity from which a prototype's map is high; None: `HIGH_SHARE` of the highest
+            similarity anywhere in the image.
+        max_move: change of a probability that counts as far.
+    """
+    before_BT = diagnose(sim_BKMHW.amax(dim=(3, 4)))
+    after_BT = diagnose(edited_scores(sim_BKMHW, edits, absent_KM=absent_KM, present_KM=present_KM))
+    moved_B = (after_BT - before_BT).abs().amax(dim=1)
+    peak_RKM = _peaks(sim_BKMHW, edits)
+    peak_R, at_R = peak_RKM.flatten(1).max(dim=1)
+    if high_KM is None:
+        high_B = HIGH_SHARE * sim_BKMHW.flatten(1).amax(dim=1)
+        is_high_R = (peak_R >= high_B[edits.row_R]) & (peak_R > 0)
+    else:
+        is_high_R = (peak_RKM >= high_KM.to(peak_RKM)).flatten(1).any(dim=1)
+    contradicts_R = is_high_R != edits.positive_R
+    contradicted_B = torch.zeros_like(moved_B).index_add_(0, edits.row_R, contradicts_R.to(moved_B)) > 0
+    num_per_concept = sim_BKMHW.shape[2]
+    return SafetyReport(
+        before_BT=before_BT, after_BT=after_BT, moved_B=moved_B,
+        flips_B=_verdict(before_BT) != _verdict(after_BT), peak_R=peak_R, concept_R=at_R // num_per_concept,
+        prototype_R=at_R % num_per_concept, is_high_R=is_high_R, contradicts_R=contradicts_R, warn_B=(moved_B > max_move) & contradicted_B,
+    )  # fmt: skip
+
+
+def _peaks(sim_BKMHW: torch.Tensor, edits: Edits) -> torch.Tensor:
+    """The highest similarity of every map inside every box, (R, K, M)."""
+    height, width = sim_BKMHW.shape[-2:]
+    inside_RHW = box_cells(edits.box_R4, height=height, width=width)
+    peaks = [  # box by box: R x K x M x H x W at once would be large with a hundred prototypes
+        sim_BKMHW[row][:, :, inside_HW].amax(dim=2)
+        for row, inside_HW in zip(edits.row_R.tolist(), inside_RHW, strict=True)
+    ]
+    return torch.stack(peaks) if peaks else sim_BKMHW.new_zeros(0, *sim_BKMHW.shape[1:3])
+
+
+def _verdict(probability_BT: torch.Tensor) -> torch.Tensor:
+    if probability_BT.shape[1] == 1:
+        return (probability_BT[:, 0] >= 0.5).long()
+    return probability_BT.argmax(dim=1)
