@@ -12,6 +12,9 @@ from csr.errors import InputError
 COMMANDS = {
     "train": ("csr.train", "train the three stages and test the result"),
     "phantom": ("csr.phantom", "draw a synthetic chest radiograph data set"),
+    "export": ("csr.export", "turn a run into a folder that anyone can load"),
+    "predict": ("csr.predict", "diagnose images with a trained model"),
+    "explain": ("csr.explain", "show what a diagnosis rests on"),
 }
 
 

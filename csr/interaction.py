@@ -117,7 +117,7 @@ def importance_map(edits: Edits, *, height: int, width: int) -> torch.Tensor:
 
 
 def box_cells(box_R4: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
-    """Cells whose centre is in a box; of a box without any, the cell that holds the box's centre.
+    """Cells whose centre is in a box; across a box too thin for that, the cells that its middle is in.
 
     Returns:
         bool (R, H, W), at least one cell for every box.
@@ -266,7 +266,8 @@ def check_safety(
     return SafetyReport(
         before_BT=before_BT, after_BT=after_BT, moved_B=moved_B,
         flips_B=_verdict(before_BT) != _verdict(after_BT), peak_R=peak_R, concept_R=at_R // num_per_concept,
-        prototype_R=at_R % num_per_concept, is_high_R=is_high_R, contradicts_R=contradicts_R, warn_B=(moved_B > max_move) & contradicted_B,
+        prototype_R=at_R % num_per_concept, is_high_R=is_high_R, contradicts_R=contradicts_R,
+        warn_B=(moved_B > max_move) & contradicted_B,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ done
 . scripts/environment.sh
 
 out="${CSR_DEMO_OUT:-demo_results}"
-num_train=600 num_test=200 epochs="12 10 20"
+num_train=600 num_test=200 epochs="16 10 20"
 [ -z "$short" ] || { num_train=64; num_test=32; epochs="1 5 2"; }
 read -r e1 e2 e3 <<< "$epochs"
 gpus="$(python -c 'import torch; print(torch.cuda.device_count())')"
@@ -35,8 +35,8 @@ name="demo-seed$seed${short:+-short}"
 deepspeed "${launch[@]}" --no_local_rank --master_port "$((20000 + RANDOM % 20000))" --module csr.train \
     --train_csv "$data/labels_train.csv" --train_dir "$data/train" \
     --test_csv "$data/labels_test.csv" --test_dir "$data/test" \
-    --backbone_type timm --model_name resnet18 --no_pretrained --image_size 128 \
-    --batch_size 8 --lr 1e-3 --epochs_stage1 "$e1" --epochs_stage2 "$e2" --epochs_stage3 "$e3" \
+    --backbone_type timm --model_name resnet10t --no_pretrained --image_size 128 \
+    --boxes_csv "$data/boxes_train.csv" --box_weight 0.3 --batch_size 8 --lr 3e-3 --epochs_stage1 "$e1" --epochs_stage2 "$e2" --epochs_stage3 "$e3" \
     --seed "$seed" --output_dir "$out" --exp_name "$name" --overwrite
 echo
 echo "Results:     $PWD/$out/$name (results.json, best_model_stage3.pth, ...)"

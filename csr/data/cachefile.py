@@ -129,6 +129,7 @@ def cache_key(paths: Sequence[Path], size: int) -> str:
 
 
 def cache_length(num: int, channels: int, size: int) -> int:
+    """Returns the bytes of a whole cache file."""
     return _HEADER.size + num * (channels * size * size + 8)
 
 

@@ -122,5 +122,6 @@ class ReaderRows:
         whose = "no rad_id column tells readers apart" if alone else "one reader"
         raise InputError(
             f"{self.path} lines {min(first.values())} and {max(first.values())}: {image} is "
-            f"both 0 and 1 in column {show(self.labels[label])} ({whose}); remove one row or give rad_id"
+            f"both 0 and 1 in column {show(self.labels[label])} ({whose}); "
+            "remove one row or give rad_id"
         )

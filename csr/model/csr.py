@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from csr.errors import InputError
 from csr.layers.concept_head import POOLS, ConceptHead, pool_cams
@@ -22,6 +21,7 @@ from csr.layers.projector import Projector
 from csr.layers.prototypes import Prototypes
 from csr.layers.task_head import TaskHead
 from csr.model.backbones import build_backbone
+from csr.model.sharing import Shareable
 
 
 @dataclass
@@ -59,7 +59,7 @@ class CSROutput:
         return tuple(zip(self.keys(), self.values(), strict=True))
 
 
-class CSR(nn.Module):
+class CSR(Shareable):
     """Concept-based similarity reasoning: images in, diagnoses and what they rest on out.
 
     Building never touches the network and reads no weights (of a local file or folder only what tells the

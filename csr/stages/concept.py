@@ -71,7 +71,9 @@ class ConceptStage(Stage):
         loss = concept_bce(logit_BK, batch["concept"], self.pos_weight_K) * batch["scale"]["concept"]
         report = {"concept_loss": loss.detach()}
         if "box_mask" in batch and self.box_weight:
-            box_loss = box_attention(cam_BKHW, batch["box_mask"]) * batch["scale"]["box"]
+            # one reader's box on a concept that the merged readers call absent supervises nothing
+            present_BK11 = (batch["concept"] >= 0.5)[:, :, None, None]
+            box_loss = box_attention(cam_BKHW, batch["box_mask"] & present_BK11) * batch["scale"]["box"]
             report["box_loss"] = box_loss.detach()
             loss = loss + self.box_weight * box_loss
         return StageOutput(loss, report)

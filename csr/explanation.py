@@ -1,0 +1,174 @@
+"""What a diagnosis rests on: similarities, and each one's share of each logit (paper, Eq. 1 and Sec. 3.3).
+
+The head is one linear layer, so a diagnosis's logit is its bias plus the sum of weight x score over all
+prototypes: the shares given here are these products and nothing else.
+
+Letters: K concepts, M prototypes per concept, T targets, H W feature map, B batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from csr.interaction import DOCTOR_GAP, top_two_gap
+from csr.layers.task_head import TaskHead
+from csr.model import CSR, CSROutput
+from csr.model.card import Card
+from csr.neighbours import Neighbours
+
+FORMAT, FORMAT_VERSION = "csr-explanation", 1
+
+
+def contributions(score_BKM: torch.Tensor, head: TaskHead) -> torch.Tensor:
+    """Each prototype's share of each logit, weight x score; with the bias they sum to the logit.
+
+    Args:
+        score_BKM: similarity scores.
+        head: of the model.
+
+    Returns:
+        share_BTKM, fp64, so that a sum over all prototypes loses nothing.
+    """
+    weight_TKM = head.linear.weight.detach().double().unflatten(1, score_BKM.shape[1:])
+    return weight_TKM.unsqueeze(0) * score_BKM.detach().double().unsqueeze(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """One image's diagnosis taken apart.
+
+    Attributes:
+        card: names and thresholds.
+        logit_T, bias_T, probability_T: of the diagnoses.
+        concept_probability_K: of the concepts.
+        active_K: bool, which concepts reach their threshold.
+        score_KM: highest similarity of each prototype.
+        share_TKM: fp64 contributions; logit_T = bias_T + share_TKM summed over K and M.
+        map_KHW: similarity map of each concept's best prototype (highest score).
+        best_K: which prototype that is.
+        rejected_TK: how far each logit would move if a concept's scores fell to their medians over
+            training images without it; None where these were not measured.
+    """
+
+    card: Card
+    logit_T: torch.Tensor
+    bias_T: torch.Tensor
+    probability_T: torch.Tensor
+    concept_probability_K: torch.Tensor
+    active_K: torch.Tensor
+    score_KM: torch.Tensor
+    share_TKM: torch.Tensor
+    map_KHW: torch.Tensor
+    best_K: torch.Tensor
+    rejected_TK: torch.Tensor | None
+
+    @property
+    def gap(self) -> float:
+        """Difference between the two most likely diagnoses."""
+        return float(top_two_gap(self.probability_T.unsqueeze(0))[0])
+
+    @property
+    def present_T(self) -> torch.Tensor:
+        """Diagnoses that are called: from their thresholds on, or the likeliest if exactly one holds."""
+        if self.card.task_loss == "ce":
+            return self.probability_T == self.probability_T.max()
+        return self.probability_T >= self.card.target_threshold_T
+
+    def shown(self, maximum: int) -> list[int]:
+        """Active concepts, the most probable first; without any, the one with the largest share."""
+        order = self.concept_probability_K.argsort(descending=True, stable=True).tolist()
+        active = [k for k in order if bool(self.active_K[k])]
+        return active[:maximum] or [int(self.share_TKM.sum(2).abs().amax(0).argmax())]
+
+    def peak(self, k: int) -> tuple[float, float]:
+        """Where the map of a concept's best prototype is highest: x, y of the cell's centre, fractions."""
+        height, width = self.map_KHW.shape[1:]
+        at = int(self.map_KHW[k].argmax())
+        return (at % width + 0.5) / width, (at // width + 0.5) / height
+
+
+@torch.no_grad()
+def explain(model: CSR, image_BCSS: torch.Tensor) -> list[Explanation]:
+    """Explain squashed images (uint8, 1 or 3 channels).
+
+    Args:
+        model: in eval mode, with a card.
+        image_BCSS: from `csr.data.squash`, at the card's stored size.
+    """
+    card = model.card
+    assert card is not None
+    device = next(model.parameters()).device
+    output = model(card.preprocessing.transform()(image_BCSS.to(device)))
+    share_BTKM = contributions(output.similarity_scores, model.task_head).cpu()
+    return [_explain_one(model, card, output, share_BTKM, b) for b in range(len(image_BCSS))]
+
+
+def _explain_one(
+    model: CSR, card: Card, output: CSROutput, share_BTKM: torch.Tensor, b: int
+) -> Explanation:
+    score_KM = output.similarity_scores[b].cpu()
+    best_K = score_KM.argmax(dim=1)
+    concept_K = output.concept_logits[b].sigmoid().cpu()
+    logit_T = output.logits[b].cpu()
+    rejected_TK = None
+    if card.reference.absent_KM is not None:
+        change_BKM = card.reference.absent_KM.to(output.similarity_scores) - output.similarity_scores[b:b + 1]
+        rejected_TK = contributions(change_BKM, model.task_head)[0].sum(dim=2).cpu()
+    return Explanation(
+        card=card, logit_T=logit_T, bias_T=model.task_head.linear.bias.detach().cpu(),
+        probability_T=card.probability(logit_T.unsqueeze(0))[0], concept_probability_K=concept_K,
+        active_K=concept_K >= card.concept_threshold_K, score_KM=score_KM, share_TKM=share_BTKM[b],
+        map_KHW=output.similarity_maps[b].cpu()[torch.arange(len(best_K)), best_K], best_K=best_K,
+        rejected_TK=rejected_TK,
+    )  # fmt: skip
+
+
+def to_dict(explanation: Explanation, *, neighbours: Neighbours) -> dict[str, Any]:
+    """All numbers of an explanation as plain JSON, by name; every prototype is in it, shown or not."""
+    e, card = explanation, explanation.card
+    diagnoses = [
+        {
+            "name": name, "probability": float(e.probability_T[t]), "logit": float(e.logit_T[t]),
+            "bias": float(e.bias_T[t]), "threshold": float(card.target_threshold_T[t]),
+            "present": bool(e.present_T[t]),
+        }
+        for t, name in enumerate(card.target_names)
+    ]  # fmt: skip
+    return {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "task_loss": card.task_loss,
+        "diagnoses": diagnoses, "gap": e.gap, "needs_doctor": e.gap < DOCTOR_GAP,
+        "concepts": [_concept(e, k, neighbours) for k in range(len(card.concept_names))],
+    }  # fmt: skip
+
+
+def _concept(e: Explanation, k: int, neighbours: Neighbours) -> dict[str, Any]:
+    card, best = e.card, int(e.best_K[k])
+    return {
+        "name": card.concept_names[k],
+        "probability": float(e.concept_probability_K[k]),
+        "threshold": float(card.concept_threshold_K[k]),
+        "active": bool(e.active_K[k]),
+        "contribution": _by_target(card, e.share_TKM[:, k].sum(1)),
+        "if_rejected": None if e.rejected_TK is None else _by_target(card, e.rejected_TK[:, k]),
+        "best_prototype": best,
+        "peak": list(e.peak(k)),
+        "training_regions": [n.to_dict() for n in neighbours.get((k, best), [])],
+        "prototypes": [
+            {"score": float(e.score_KM[k, m]), "contribution": _by_target(card, e.share_TKM[:, k, m])}
+            for m in range(e.score_KM.shape[1])
+        ],
+    }
+
+
+def _by_target(card: Card, value_T: torch.Tensor) -> dict[str, float]:
+    return dict(zip(card.target_names, value_T.tolist(), strict=True))
+
+
+def map_range(explanation: Explanation, concepts: list[int]) -> tuple[float, float]:
+    """One colour scale for all maps shown, median to maximum of them all: weak maps look weak."""
+    values = np.concatenate([explanation.map_KHW[k].numpy().ravel() for k in concepts])
+    return float(np.median(values)), float(values.max())

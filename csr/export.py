@@ -1,0 +1,59 @@
+"""`csr export RUN OUT`: a run's best weights as a folder that `CSR.from_pretrained` and the hub take."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from csr.command import Parser
+from csr.errors import InputError
+from csr.loading import BEST_CHECKPOINT, load_run
+from csr.model.sharing import CONFIG, README, WEIGHTS
+from csr.onnx_export import FILE_NAME as ONNX
+from csr.onnx_export import check_onnx, export_onnx
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line, write the folder, say what is in it; returns the exit code.
+
+    Raises:
+        InputError: the run or the checkpoint cannot be used, OUT is in use or cannot be written.
+    """
+    options = _build_parser().parse_args(argv)
+    check_out(options.out, overwrite=options.overwrite)
+    if options.onnx:
+        check_onnx()
+    model = load_run(options.run, checkpoint=options.checkpoint)
+    model.save_pretrained(options.out)
+    if options.onnx:
+        export_onnx(model, options.out / ONNX)
+    assert model.card is not None
+    written = [CONFIG, WEIGHTS, README, *([ONNX] if options.onnx else [])]
+    print(f"{options.out}: {', '.join(written)}")
+    sizes = f"{len(model.card.concept_names)} concepts, {len(model.card.target_names)} diagnoses"
+    print(f"Weights: {options.checkpoint} of {options.run}; {sizes}")
+    if model.card.reference.target_threshold_T is None:
+        print("No thresholds are stored with this checkpoint: 0.5 is used.")
+    print(f"Load it with: CSR.from_pretrained({str(options.out)!r})")
+    return 0
+
+
+def check_out(folder: Path, *, overwrite: bool) -> None:
+    """Raise InputError if there is something that nobody asked to replace."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file: give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise InputError(f"{folder}: not empty: give another folder, or --overwrite to replace its files")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="csr export", description="Turn a run into a folder with config.json, weights and README.md.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("run", metavar="RUN", type=Path, help="output_dir/exp_name of `csr train`")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; must be empty or new")
+    parser.add_argument("--checkpoint", default=BEST_CHECKPOINT, help="name of a .pth in RUN")
+    parser.add_argument("--onnx", action="store_true", help=f"also write {ONNX} (needs csr[onnx])")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in OUT")
+    return parser

@@ -1,0 +1,128 @@
+"""A trained model from wherever it is: an exported folder, a run's folder, or the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from csr.checkpoint import load_tensors
+from csr.errors import InputError
+from csr.model import CSR
+from csr.model.sharing import CONFIG, build_trained, read_config
+from csr.reference import FILE_NAME as REFERENCE
+
+BEST_CHECKPOINT = "best_model_stage3.pth"
+# results.json and reference.json are about the best weights of stage 3, which final_model.pth holds too
+_MEASURED = (BEST_CHECKPOINT, "final_model.pth")
+_DATA_FILES = ("train_csv", "test_csv", "boxes_csv")
+_DATA_OPTIONS = ("reader_merge", "drop_rare", "val_fraction", "augment")
+
+
+def load_model(source: str | Path, *, checkpoint: str | None = None) -> CSR:
+    """A model in eval mode, on the CPU, with its `card`.
+
+    Args:
+        source: folder of `csr export`, folder of a run, or a hub id.
+        checkpoint: which .pth of a run; None: the best of stage 3.
+
+    Raises:
+        InputError: not found, or damaged; a checkpoint named for what is no run.
+    """
+    folder = Path(source)
+    if is_run(folder):
+        return load_run(folder, checkpoint=checkpoint or BEST_CHECKPOINT)
+    if checkpoint is not None:
+        raise InputError(f"{source}: --checkpoint {checkpoint} belongs to the folder of a run")
+    return CSR.from_pretrained(source)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is one that `csr train` wrote, by its config.json."""
+    return (folder / CONFIG).is_file() and "options" in read_config(folder / CONFIG)
+
+
+def load_run(folder: Path, *, checkpoint: str = BEST_CHECKPOINT) -> CSR:
+    """The model of a run's folder; the training data is not needed.
+
+    Args:
+        folder: output_dir/exp_name of `csr train`.
+        checkpoint: name of a .pth in it.
+
+    Raises:
+        InputError: no run, no such checkpoint, or one of another model.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give output_dir/exp_name of a run")
+    config_file = folder / CONFIG
+    config = read_config(config_file)
+    options = config.get("options")
+    if not isinstance(options, dict) or "model" not in config:
+        raise InputError(f"{config_file}: not written by `csr train`")
+    path = folder / checkpoint
+    if Path(checkpoint).name != checkpoint:
+        raise InputError(f"--checkpoint {checkpoint}: give the name of a file in {folder}")
+    if not path.is_file():
+        there = ", ".join(sorted(p.name for p in folder.glob("*.pth"))) or "none"
+        raise InputError(f"{path}: no such checkpoint; there are: {there}")
+    state = load_tensors(path)
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise InputError(f"{path}: not a state dict of tensors")
+    card = {**config, **_notes(folder, config, options, checkpoint)}
+    where = (str(config_file), str(path))
+    return build_trained(CSR, config["model"], card=card, state=state, where=where)
+
+
+def _notes(
+    folder: Path, config: dict[str, Any], options: dict[str, Any], checkpoint: str
+) -> dict[str, Any]:
+    """The parts of a card that a run's config.json does not have under the card's names."""
+    measured = checkpoint in _MEASURED
+    return {
+        "reference": _optional(folder / REFERENCE) if measured else {},
+        "metrics": _optional(folder / "results.json") if measured else {},
+        "method": options.get("method"),
+        "data": {**_data_notes(options.get("data")), **_object(config.get("data"))},
+        "provenance": {
+            "checkpoint": checkpoint,
+            **{key: config[key] for key in ("versions", "git_revision", "precision") if key in config},
+        },
+    }
+
+
+def _data_notes(options: Any) -> dict[str, Any]:
+    """What the data options say about the data; folders stay out: they say who trained where."""
+    given = _object(options)
+    files = {key: Path(given[key]).name for key in _DATA_FILES if isinstance(given.get(key), str)}
+    return {**files, **{key: given[key] for key in _DATA_OPTIONS if key in given}}
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_config(path) if path.is_file() else {}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device that a command computes on.
+
+    Args:
+        name: `auto` (a GPU if there is one), `cpu` or `cuda`, also with an index.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name}: give auto, cpu, cuda or cuda:1") from None
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"--device {name}: not on this machine; give auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs")
+    return device

@@ -1,0 +1,187 @@
+"""What a trained model must know besides its weights: names, preprocessing, thresholds, where it comes from.
+
+Letters: B batch, K concepts, M prototypes per concept, T targets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from csr.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, stored_size
+from csr.errors import InputError
+from csr.reference import Reference, reference_from_dict
+
+TASK_LOSSES = ("bce", "focal", "ce")
+MAX_SIDE_PX = 4096
+MAX_NAME = 200
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image file becomes model input: squashed to `stored_size`, resized, normalised."""
+
+    image_size: int
+    stored_size: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def transform(self) -> EvalTransform:
+        """What follows the squashing (see `csr.data.squash`), for a batch at once."""
+        return EvalTransform(self.image_size, mean=self.mean, std=self.std)
+
+
+@dataclass(frozen=True, eq=False)
+class Card:
+    """What goes with the weights.
+
+    Attributes:
+        concept_names, target_names: in the order of the model's outputs.
+        preprocessing: of images.
+        task_loss: `bce` or `focal` (several diagnoses may hold), or `ce` (exactly one does).
+        reference: thresholds and medians, as far as they were measured.
+        method, data, metrics, provenance: plain JSON for the reader; nothing is computed from it.
+    """
+
+    concept_names: tuple[str, ...]
+    target_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    task_loss: str = "bce"
+    reference: Reference = Reference()
+    method: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def probability(self, logit_BT: torch.Tensor) -> torch.Tensor:
+        """Probabilities of the diagnoses, as the task loss means them."""
+        return logit_BT.softmax(dim=1) if self.task_loss == "ce" else logit_BT.sigmoid()
+
+    @property
+    def concept_threshold_K(self) -> torch.Tensor:
+        """0.5 where none was chosen on validation images."""
+        chosen = self.reference.concept_threshold_K
+        return torch.full((len(self.concept_names),), 0.5) if chosen is None else chosen
+
+    @property
+    def target_threshold_T(self) -> torch.Tensor:
+        """0.5 where none was chosen on validation images."""
+        chosen = self.reference.target_threshold_T
+        return torch.full((len(self.target_names),), 0.5) if chosen is None else chosen
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "concept_names": list(self.concept_names),
+            "target_names": list(self.target_names),
+            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "task_loss": self.task_loss,
+            "reference": self.reference.to_dict(
+                concept_names=self.concept_names, target_names=self.target_names
+            ),
+            **{name: getattr(self, name) for name in _NOTES},
+        }
+
+
+_NOTES = ("method", "data", "metrics", "provenance")
+
+
+def plain_card(num_concepts: int, num_classes: int, *, image_size: int) -> Card:
+    """A card for a model that nobody has named yet."""
+    return Card(
+        tuple(f"concept {k}" for k in range(num_concepts)), tuple(f"target {t}" for t in range(num_classes)),
+        Preprocessing(image_size, stored_size(image_size)),
+    )  # fmt: skip
+
+
+def card_from_dict(value: dict[str, Any], *, num_prototypes: int, where: str) -> Card:
+    """Read and check what `Card.to_dict` wrote; other keys are not looked at.
+
+    Args:
+        value: parsed JSON.
+        num_prototypes: M of the model, for the medians.
+        where: the file, for messages.
+
+    Raises:
+        InputError: a key is missing or holds what no model could use.
+    """
+    missing = [k for k in ("concept_names", "target_names", "preprocessing", "task_loss") if k not in value]
+    if missing:
+        raise InputError(f"{where}: {', '.join(missing)} missing")
+    concepts = _names(value["concept_names"], f"{where}: concept_names")
+    targets = _names(value["target_names"], f"{where}: target_names")
+    if value["task_loss"] not in TASK_LOSSES:
+        found = str(value["task_loss"])[:40]
+        raise InputError(f"{where}: task_loss {found!r}: one of {', '.join(TASK_LOSSES)}")
+    notes = {name: value.get(name) or {} for name in _NOTES}
+    wrong = [name for name, note in notes.items() if not isinstance(note, dict)]
+    if wrong:
+        raise InputError(f"{where}: {', '.join(wrong)} must be a JSON object")
+    reference = reference_from_dict(
+        value.get("reference") or {}, concept_names=concepts, target_names=targets,
+        num_prototypes=num_prototypes, where=where,
+    )  # fmt: skip
+    preprocessing = _preprocessing(value["preprocessing"], where)
+    return Card(concepts, targets, preprocessing, value["task_loss"], reference, **notes)
+
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+        raise InputError(f"{where}: not a list of names")
+    bad = [n for n in value if not n.strip() or len(n) > MAX_NAME or _has_control(n)]
+    if bad or len(set(value)) != len(value):
+        raise InputError(
+            f"{where}: {len(bad)} names are empty, longer than {MAX_NAME} or hold control characters, "
+            f"{len(value) - len(set(value))} are repeated"
+        )
+    return tuple(value)
+
+
+def _has_control(name: str) -> bool:
+    return any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in name)
+
+
+def _preprocessing(value: Any, where: str) -> Preprocessing:
+    keys = [f.name for f in dataclasses.fields(Preprocessing)]
+    if not isinstance(value, dict) or sorted(value) != sorted(keys):
+        raise InputError(f"{where}: preprocessing must hold {', '.join(keys)}")
+    for key in ("image_size", "stored_size"):
+        if not is_count(value[key], MAX_SIDE_PX + MAX_SIDE_PX // 8):
+            raise InputError(f"{where}: preprocessing {key} {str(value[key])[:40]}: give pixels")
+    for key in ("mean", "std"):
+        if not (isinstance(value[key], list) and len(value[key]) == 3 and all(map(_is_finite, value[key]))):
+            raise InputError(f"{where}: preprocessing {key} must be three numbers")
+    if min(value["std"]) <= 0:
+        raise InputError(f"{where}: preprocessing std must be above 0")
+    return Preprocessing(
+        value["image_size"], value["stored_size"], tuple(value["mean"]), tuple(value["std"])
+    )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_count(value: Any, maximum: int, *, minimum: int = 1) -> bool:
+    """Whether a JSON value is a whole number in a range (True is none)."""
+    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
+
+
+def check_counts(card: Card, *, sizes: Sequence[int], image_size: int, where: str) -> None:
+    """Raise InputError unless the card names as many concepts and targets as the model has."""
+    named = (len(card.concept_names), len(card.target_names))
+    if named != tuple(sizes):
+        raise InputError(
+            f"{where}: names {named[0]} concepts and {named[1]} targets, "
+            f"the model has {sizes[0]} and {sizes[1]}"
+        )
+    if card.preprocessing.image_size != image_size:
+        raise InputError(
+            f"{where}: preprocessing makes {card.preprocessing.image_size} px images, "
+            f"the model takes {image_size} px"
+        )

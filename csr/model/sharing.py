@@ -1,0 +1,286 @@
+"""A trained model as a folder that anyone can load: config.json, model.safetensors, README.md.
+
+Nothing in such a folder is executed; what it claims is checked against its tensors before the model is
+built, so that a hostile one costs an error and neither memory nor time.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from csr.checkpoint import write_atomic, write_json
+from csr.errors import InputError
+from csr.layers.concept_head import POOLS
+from csr.model import hub
+from csr.model.backbones import BACKBONE_TYPES
+from csr.model.card import MAX_SIDE_PX, Card, card_from_dict, check_counts, is_count, plain_card
+from csr.model.names import FILE_SUFFIXES
+from csr.model.readme import write_readme
+from csr.model.tensor_file import read_tensors
+from csr.model.vit_architecture import architecture_of_tensors
+
+CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
+FORMAT, FORMAT_VERSION = "csr", 1
+MAX_CONFIG_BYTES = 2**24
+_ARCHITECTURE = {
+    "num_concepts": int, "num_classes": int, "num_prototypes_per_concept": int, "backbone_type": str,
+    "model_name": str, "image_size": int, "embedding_dim": int, "projector_blocks": int, "concept_pool": str,
+    "architecture": (dict, type(None)),
+}  # fmt: skip
+_BACKBONE = "backbone.net."
+_ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish")
+
+Self = TypeVar("Self", bound="Shareable")
+
+
+class Shareable(nn.Module):
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` for CSR.
+
+    Attributes:
+        card: names, preprocessing and thresholds, None for a model that was only built.
+    """
+
+    card: Card | None = None
+
+    def description(self) -> dict[str, Any]:
+        """Constructor arguments, plain JSON."""
+        raise NotImplementedError
+
+    def save_pretrained(self, folder: str | Path, *, card: Card | None = None) -> Path:
+        """Write the model into a folder, made if missing: each file atomically, config.json last.
+
+        Args:
+            folder: where; files of other names in it stay.
+            card: what the model must know besides its weights; None: its own, or made-up names.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: the card does not fit the model, or the folder cannot be written.
+        """
+        from safetensors.torch import save
+
+        folder, architecture = Path(folder), _shown_name(self.description())
+        sizes = (architecture["num_concepts"], architecture["num_classes"])
+        card = card or self.card or plain_card(*sizes, image_size=architecture["image_size"])
+        check_counts(card, sizes=sizes, image_size=architecture["image_size"], where="card")
+        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        config = {"format": FORMAT, "format_version": FORMAT_VERSION, "architecture": architecture}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            data = save(state, metadata={"format": "pt"})
+            write_atomic(folder / WEIGHTS, lambda file: file.write(data))
+            text = write_readme(card, architecture)
+            write_atomic(folder / README, lambda file: file.write(text.encode()))
+            write_json(folder / CONFIG, {**config, **card.to_dict()})
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from None
+        return folder
+
+    @classmethod
+    def from_pretrained(cls: type[Self], source: str | Path, *, revision: str | None = None) -> Self:
+        """Load a model, in eval mode, on the CPU. A folder needs no network; training data is not needed.
+
+        Args:
+            source: folder that `save_pretrained` or `csr export` wrote, or a hub id such as `name/model`.
+            revision: branch, tag or commit of a hub repository.
+
+        Raises:
+            InputError: not found, not reachable, not such a folder, or config and tensors disagree.
+        """
+        config_file, weights_file = _locate(source, revision)
+        config = read_config(config_file)
+        if config.get("format") != FORMAT:
+            raise InputError(f"{config_file}: 'format' is not {FORMAT!r}: `csr export` writes such models")
+        version = config.get("format_version")
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{config_file}: format_version {str(version)[:20]}, this csr reads {FORMAT_VERSION}"
+            )
+        return build_trained(
+            cls, config.get("architecture"), card=config, state=read_tensors(weights_file),
+            where=(str(config_file), str(weights_file)),
+        )  # fmt: skip
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, card: Card | None = None) -> str:
+        """Upload what `save_pretrained` writes; the hub's own login (`hf auth login`) is used.
+
+        Args:
+            repo_id: `name/model`, made if missing.
+            private: of a new repository.
+            card: see `save_pretrained`.
+
+        Returns:
+            The address of the commit.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, card=card)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+
+
+def build_trained(
+    cls: type[Self],
+    architecture: Any,
+    *,
+    card: dict[str, Any],
+    state: dict[str, torch.Tensor],
+    where: tuple[str, str],
+) -> Self:
+    """A model in eval mode out of parsed JSON and tensors, neither trusted.
+
+    Args:
+        architecture: what should be `CSR.description()`.
+        card: what should be `Card.to_dict()`, other keys allowed.
+        state: what should be the state dict.
+        where: the two files, for messages.
+
+    Raises:
+        InputError: one contradicts itself or the other.
+    """
+    config_name, weights_name = where
+    checked = _check_architecture(architecture, config_name)
+    read = card_from_dict(card, num_prototypes=checked["num_prototypes_per_concept"], where=config_name)
+    sizes = (checked["num_concepts"], checked["num_classes"])
+    check_counts(read, sizes=sizes, image_size=checked["image_size"], where=config_name)
+    _check_sizes(checked, state, where)
+    model = cls(**checked)
+    fill(model, state, where=weights_name)
+    model.card = read
+    return model.eval()
+
+
+def fill(model: nn.Module, state: dict[str, torch.Tensor], *, where: str) -> None:
+    """Load a whole state dict, or say in one line what does not fit.
+
+    Raises:
+        InputError: missing, unknown or wrongly shaped tensors, or numbers that are not finite.
+    """
+    not_finite = [k for k, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+    if not_finite:
+        raise InputError(f"{where}: {', '.join(not_finite[:4])}: not finite (NaN or infinity)")
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
+        reasons = [line.strip() for line in str(error).splitlines()[1:] if line.strip()] or [str(error)]
+        more = f"; and {len(reasons) - 2} more" if len(reasons) > 2 else ""
+        told = "; ".join(reason[:240] for reason in reasons[:2])
+        raise InputError(f"{where}: does not fit the model of its config.json: {told}{more}") from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object from a file that is not trusted.
+
+    Raises:
+        InputError: missing, far too large, no JSON, or no object.
+    """
+    try:
+        if not path.is_file():  # also where it is a pipe, which would never end
+            raise FileNotFoundError
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise InputError(f"{path}: larger than 16 MiB: no configuration")
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise InputError(f"{path}: not there; a model's folder has one") from None
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not readable as JSON ({str(error)[:120]})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds no JSON object")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _locate(source: str | Path, revision: str | None) -> tuple[Path, Path]:
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / WEIGHTS).is_file():
+            raise InputError(f"{folder}: holds no {WEIGHTS}; `csr export` makes such a folder of a run")
+        return folder / CONFIG, folder / WEIGHTS
+    name = str(source)
+    if folder.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
+        raise InputError(f"{name}: no such folder; give one that `csr export` wrote, or a hub id")
+    advice = "Give a folder that `csr export` wrote, or copy the repository to one"
+    config, weights = (
+        hub.fetch(name, (file,), revision=revision, advice=advice) for file in (CONFIG, WEIGHTS)
+    )
+    return config, weights
+
+
+def _shown_name(architecture: dict[str, Any]) -> dict[str, Any]:
+    """The description without the path of a weights file on this machine: with sizes given, it is a label."""
+    name = architecture["model_name"]
+    is_path = name.lower().endswith(FILE_SUFFIXES) or Path(name).is_absolute() or Path(name).is_dir()
+    return {**architecture, "model_name": Path(name).name} if is_path else architecture
+
+
+def _check_architecture(value: Any, where: str) -> dict[str, Any]:
+    """Types and plausible sizes of constructor arguments, before anything is built of them."""
+    if not isinstance(value, dict) or set(value) != set(_ARCHITECTURE):
+        keys = set(value) if isinstance(value, dict) else set()
+        different = ", ".join(sorted(set(_ARCHITECTURE) ^ keys))
+        raise InputError(f"{where}: architecture: missing or unknown: {different[:160]}")
+    for key, kind in _ARCHITECTURE.items():
+        if not isinstance(value[key], kind) or isinstance(value[key], bool):  # type: ignore[arg-type]
+            raise InputError(f"{where}: architecture: {key} is {str(value[key])[:40]!r}")
+        if kind is int and not is_count(value[key], 10**6, minimum=0 if key == "projector_blocks" else 1):
+            raise InputError(f"{where}: architecture: {key} {value[key]} is out of range")
+    if value["image_size"] > MAX_SIDE_PX:
+        raise InputError(f"{where}: architecture: image_size {value['image_size']}: at most {MAX_SIDE_PX}")
+    if value["backbone_type"] not in BACKBONE_TYPES or value["concept_pool"] not in POOLS:
+        raise InputError(f"{where}: architecture: unknown backbone_type or concept_pool")
+    # without sizes a name would be looked up: a file of this machine, or the hub
+    if (value["backbone_type"] == "medmae") != (value["architecture"] is not None):
+        raise InputError(f"{where}: architecture: sizes of the backbone belong to 'medmae', and to it alone")
+    return value
+
+
+def _check_sizes(checked: dict[str, Any], state: dict[str, torch.Tensor], where: tuple[str, str]) -> None:
+    """What config.json says is as large as what the tensors are: it cannot make us build a giant."""
+    config_name, weights_name = where
+    num_concepts, num_per_concept = checked["num_concepts"], checked["num_prototypes_per_concept"]
+    expected = {
+        "prototypes.proto_KMD": (num_concepts, num_per_concept, checked["embedding_dim"]),
+        "task_head.linear.weight": (checked["num_classes"], num_concepts * num_per_concept),
+    }
+    for key, shape in expected.items():
+        found = tuple(state[key].shape) if key in state else "missing"
+        if found != shape:
+            raise InputError(f"{weights_name}: {key} is {found}, {config_name} says {shape}")
+    if checked["projector_blocks"] > len(state):
+        raise InputError(f"{config_name}: {checked['projector_blocks']} projector blocks, but few tensors")
+    if checked["backbone_type"] != "medmae":
+        return
+    inner = {k.removeprefix(_BACKBONE): v for k, v in state.items() if k.startswith(_BACKBONE)}
+    if not inner:
+        raise InputError(f"{weights_name}: holds no backbone")
+    seen = architecture_of_tensors(inner, source=weights_name)
+    for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "patch_size", "qkv_bias"):
+        if checked["architecture"].get(key) != seen[key]:
+            raise InputError(f"{config_name}: architecture: {key} is not the tensors' {seen[key]}")
+    _check_vit(checked["architecture"], config_name)
+
+
+def _check_vit(sizes: dict[str, Any], where: str) -> None:
+    """What no shape tells."""
+    eps = sizes.get("layer_norm_eps")
+    if not is_count(sizes.get("num_attention_heads"), sizes["hidden_size"]):
+        raise InputError(f"{where}: architecture: num_attention_heads is no count")
+    if not isinstance(eps, float) or not 0 < eps < 1:
+        raise InputError(f"{where}: architecture: layer_norm_eps is no small number")
+    if sizes.get("hidden_act") not in _ACTIVATIONS:
+        raise InputError(f"{where}: architecture: hidden_act: one of {', '.join(_ACTIVATIONS)}")
