@@ -1,4 +1,4 @@
-"""Batches on the device: images or cached features with labels, loaded one ahead of the step that uses them."""
+"""Batches on the device: images or cached features with labels, loaded ahead of the step that uses them."""
 
 from __future__ import annotations
 
@@ -71,13 +71,23 @@ def ahead(items: Iterator[T], *, depth: int = 2, clock: Clock | None = None) -> 
         thread.join()
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Tensors moved without waiting (from pinned memory on GPUs)."""
-    if device.type == "cpu":
+def pinned(batch: Batch, device: torch.device) -> Batch:
+    """CPU tensors in pinned memory if they go to a GPU; in a loader thread that costs the step nothing."""
+    if device.type != "cuda":
         return batch
     return {
-        k: v.pin_memory().to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v
+        k: v.pin_memory() if isinstance(v, torch.Tensor) and v.device.type == "cpu" else v
         for k, v in batch.items()
+    }
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Tensors moved without waiting (from pinned memory, see `pinned`)."""
+    if device.type == "cpu":
+        return batch
+    moved = pinned(batch, device)
+    return {
+        k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in moved.items()
     }
 
 

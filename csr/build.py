@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ from csr.data.store import ImageStore, check_images, open_store
 from csr.data.table import LabelTable
 from csr.data.transforms import EvalTransform, TrainTransform, stored_size
 from csr.errors import InputError
+from csr.feature_cache import FeatureOptions
+from csr.fingerprint import file_sizes, hash_of
 from csr.layers import sync_norm
 from csr.model import CSR
 from csr.model.weights import fetch_architecture, load_backbone_weights
@@ -31,6 +35,7 @@ from csr.stages.task import TaskStage, choose_task_loss
 from csr.trainer import Data, TrainerOptions
 
 Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
 CHECKED_AT_ONCE = 2000
 
 
@@ -46,9 +51,22 @@ class Tables:
     val_indices: np.ndarray
     boxes: BoxTable | None
 
+    def fingerprint(self) -> str:
+        """A hash of labels, split, boxes, and the names and sizes of the image files."""
+        tables = [(t.image_ids, t.concept_names, t.target_names) for t in (self.train, self.test)]
+        arrays = [a for t in (self.train, self.test) for a in (t.concept_NK, t.target_NT)]
+        boxes = () if self.boxes is None else (self.boxes.image_R, self.boxes.class_R, self.boxes.pixel_R4)
+        sizes = file_sizes([*self.train_paths, *self.test_paths])
+        return hash_of(tables, *arrays, self.train_indices, self.val_indices, *boxes, sizes)
 
-def build_tables(config: TrainConfig, say: Say) -> Tables:
+
+def build_tables(config: TrainConfig, say: Say, progress: Progress | None = None) -> Tables:
     """Read and check the CSVs and find every image; nothing is decoded yet.
+
+    Args:
+        config: of the run.
+        say: tells the user.
+        progress: called as `progress(done, of)` now and then; may raise to leave early.
 
     Raises:
         InputError: the first thing wrong with the tables, or all missing images (up to 20 named).
@@ -68,7 +86,7 @@ def build_tables(config: TrainConfig, say: Say) -> Tables:
         reader_merge=data.reader_merge, vocabulary=train,
     )  # fmt: skip
     tables.check_disjoint(train, test)
-    train_paths, test_paths = find_both(config, train, test)
+    train_paths, test_paths = find_both(config, train, test, progress)
     boxes = None
     if data.boxes_csv is not None:
         boxes = read_boxes(data.boxes_csv, table=train)
@@ -78,37 +96,42 @@ def build_tables(config: TrainConfig, say: Say) -> Tables:
     return Tables(train, test, train_paths, test_paths, train_indices, val_indices, boxes)
 
 
-def find_both(config: TrainConfig, train: LabelTable, test: LabelTable) -> tuple[list[Path], list[Path]]:
+def find_both(
+    config: TrainConfig, train: LabelTable, test: LabelTable, progress: Progress | None = None
+) -> tuple[list[Path], list[Path]]:
     """The files of the training and the test images.
 
     Raises:
         InputError: one for both folders. Of up to `CHECKED_AT_ONCE` files that are there it also tells which
             cannot be read, so that one look is enough (of more images the unreadable ones come next time).
     """
+    check = partial(unreadable, workers=config.data.workers, progress=progress)
     found, problems = [], []
     for folder, table in ((config.data.train_dir, train), (config.data.test_dir, test)):
         try:
-            found.append(find_images(folder, table, check=lambda paths: unreadable(paths, config.data.workers)))
+            found.append(find_images(folder, table, check=check))
         except InputError as error:
             problems.append(str(error))
     if problems:
-        problems += [problem for paths in found for problem in unreadable(paths, config.data.workers)]
+        problems += [problem for paths in found for problem in check(paths)]
         raise InputError("; ".join(problems))
     return found[0], found[1]
 
 
-def unreadable(paths: list[Path], workers: int) -> list[str]:
+def unreadable(paths: list[Path], workers: int, progress: Progress | None = None) -> list[str]:
     """What check_images says of a few files (rank 0 looks for all ranks)."""
     if not distributed.is_main() or not 0 < len(paths) <= CHECKED_AT_ONCE:
         return []
     try:
-        check_images(paths, workers=workers)
+        check_images(paths, workers=workers, progress=progress)
     except InputError as error:
         return [str(error)]
     return []
 
 
-def build_stores(config: TrainConfig, found: Tables) -> tuple[ImageStore, ImageStore]:
+def build_stores(
+    config: TrainConfig, found: Tables, progress: Progress | None = None
+) -> tuple[ImageStore, ImageStore]:
     """Decode every image once (training, test), which also finds the unreadable ones. Collective."""
     data = config.data
     folder = None
@@ -118,14 +141,11 @@ def build_stores(config: TrainConfig, found: Tables) -> tuple[ImageStore, ImageS
     opened, problems = [], []
     for table, paths in ((found.train, found.train_paths), (found.test, found.test_paths)):
         try:
-            opened.append(
-                _first_on_each_host(
-                    lambda table=table, paths=paths: open_store(
-                        paths, size=stored_size(data.image_size), cache_dir=folder, workers=data.workers,
-                        where=table.where,
-                    )
-                )
-            )
+            open_one = partial(
+                open_store, paths, size=stored_size(data.image_size), cache_dir=folder, workers=data.workers,
+                where=table.where, progress=progress,
+            )  # fmt: skip
+            opened.append(_first_on_each_host(open_one))
         except InputError as error:  # of both folders, together
             problems.append(str(error))
     if problems:
@@ -137,8 +157,7 @@ def _first_on_each_host(open_one: Callable[[], ImageStore]) -> ImageStore:
     """Local rank 0 decodes; the host's other ranks open what it made."""
     store: ImageStore | None = None
     with distributed.errors_agreed():
-        if distributed.local_rank() == 0:
-            store = open_one()
+        store = distributed.in_step(lambda: open_one() if distributed.local_rank() == 0 else None)
     with distributed.errors_agreed():
         store = store or open_one()
     assert store is not None
@@ -164,7 +183,7 @@ def build_model(config: TrainConfig, train: LabelTable, say: Say) -> CSR:
         concept_pool=model_options.concept_pool, architecture=architecture,
     )  # fmt: skip
     if distributed.world_size() > 1:
-        model = sync_norm.convert(model)
+        sync_norm.convert(model)
     if model_options.no_pretrained:
         if model_options.backbone_weights:
             raise InputError("--no_pretrained contradicts --backbone_weights: give one of them alone")
@@ -195,6 +214,16 @@ def build_data(config: TrainConfig, found: Tables, store: ImageStore, model: CSR
     )  # fmt: skip
 
 
+def one_step_of(data: Data, config: TrainConfig) -> Data:
+    """As many training and validation images as one optimizer step takes: all that a dry run looks at."""
+    step = config.optim.batch_size * config.optim.accumulation * distributed.world_size()
+    train, val = data.train, data.val
+    return dataclasses.replace(
+        data, train=LabelledImages(train.store, train.table, boxes=train.boxes, indices=train.indices[:step]),
+        val=LabelledImages(val.store, val.table, indices=val.indices[:step]),
+    )  # fmt: skip
+
+
 def task_loss_of(config: TrainConfig, train: LabelTable) -> str:
     """The stage-3 loss of this run.
 
@@ -203,7 +232,9 @@ def task_loss_of(config: TrainConfig, train: LabelTable) -> str:
     """
     loss = choose_task_loss(config.method.task_loss, train.target_NT)
     if loss == "ce" and choose_task_loss("auto", train.target_NT) != "ce":
-        raise InputError(f"--task_loss ce needs exactly one target in every row of {train.path}: use bce or focal")
+        raise InputError(
+            f"--task_loss ce needs exactly one target in every row of {train.path}: use bce or focal"
+        )
     return loss
 
 
@@ -248,8 +279,21 @@ def trainer_options(config: TrainConfig, precision: str) -> TrainerOptions:
         batch_size=optim.batch_size, accumulation=optim.accumulation,
         epochs=dict.fromkeys(config.epochs, 1) if dry else config.epochs,
         lr_factor=lambda step, total: lr_factor(step, total, warmup=optim.warmup, schedule=optim.schedule),
-        precision=precision, seed=config.engine.seed, cache=config.engine.cache,
-        log_every=config.run.log_every, max_skipped=config.engine.max_skipped, max_windows=1 if dry else None,
+        precision=precision, seed=config.engine.seed, caching=feature_options(config, precision),
+        log_every=config.run.log_every, save_every=config.run.save_every,
+        max_skipped=config.engine.max_skipped, max_windows=1 if dry else None,
+    )  # fmt: skip
+
+
+def feature_options(config: TrainConfig, precision: str) -> FeatureOptions:
+    """How what frozen layers compute is cached."""
+    folder = config.engine.cache_dir or Path(config.run.output_dir) / ".cache" / "features"
+    keeps_files = config.engine.cache in ("auto", "disk") and not config.run.dry_run
+    mode = config.engine.cache if keeps_files or config.engine.cache == "off" else "memory"
+    return FeatureOptions(
+        mode=mode, folder=Path(folder), dtype=config.engine.cache_dtype,
+        views=config.engine.cache_views, batch_size=2 * config.optim.batch_size, precision=precision,
+        seed=config.engine.seed,
     )  # fmt: skip
 
 

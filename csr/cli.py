@@ -13,8 +13,10 @@ COMMANDS = {
     "train": ("csr.train", "train the three stages and test the result"),
     "phantom": ("csr.phantom", "draw a synthetic chest radiograph data set"),
     "export": ("csr.export", "turn a run into a folder that anyone can load"),
+    "evaluate": ("csr.evaluate", "measure a trained model on labelled images"),
     "predict": ("csr.predict", "diagnose images with a trained model"),
     "explain": ("csr.explain", "show what a diagnosis rests on"),
+    "bench": ("csr.bench", "measure how fast this machine computes"),
 }
 
 

@@ -11,7 +11,15 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from csr import distributed
-from csr.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, InputError, StoppedError
+from csr.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_PREEMPTED,
+    InputError,
+    PreemptedError,
+    StoppedError,
+)
 
 Main = Callable[["list[str] | None"], "int | None"]
 RANK_0_SPEAKS_FIRST_S = 20.0
@@ -29,7 +37,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_command(main: Main, argv: list[str] | None = None) -> int:
-    """Call a command's main; return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted.
+    """Call a command's main; return its exit code.
+
+    0 done, 1 failed, 2 bad input, 75 stopped by a signal (the same command goes on), 130 interrupted.
 
     Rank 0 tells what all ranks know; an exception that nobody foresaw is told by the rank that met it.
     """
@@ -39,6 +49,8 @@ def run_command(main: Main, argv: list[str] | None = None) -> int:
         return _tell(str(error), EXIT_BAD_INPUT)
     except StoppedError as error:
         return _tell(str(error), EXIT_FAILED)
+    except PreemptedError as error:
+        return _tell(str(error), EXIT_PREEMPTED)
     except KeyboardInterrupt:
         return _tell("interrupted", 130) if distributed.is_main() else 130
     except BrokenPipeError:
@@ -55,11 +67,12 @@ def run_command(main: Main, argv: list[str] | None = None) -> int:
 def _tell(message: str, code: int) -> int:
     """One line from rank 0. A launcher ends all ranks when the first one leaves: the others give rank 0 time.
 
-    A rank that is still there after that met something that rank 0 did not (another host's disk), and tells it.
+    A rank that is still there after that met what rank 0 did not (another host's disk), and tells it.
     """
     if not distributed.is_main():
         time.sleep(RANK_0_SPEAKS_FIRST_S)
-    sys.stderr.write(f"csr: {'error' if code else 'done'}: {' '.join(message.split())}\n")
+    kind = "pre-empted" if code == EXIT_PREEMPTED else "error" if code else "done"
+    sys.stderr.write(f"csr: {kind}: {' '.join(message.split())}\n")
     sys.stderr.flush()
     return code
 

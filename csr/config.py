@@ -99,7 +99,7 @@ class OptimOptions:
         None, "backbone learning rate / lr (default: 0.1 if pretrained, 1 with --no_pretrained)"
     )
     prototype_lr_scale: float = option(10.0, "learning rate of stage 2 / lr")
-    task_lr_scale: float = option(100.0, "learning rate of stage 3 (a linear layer on standardised scores) / lr")
+    task_lr_scale: float = option(10.0, "learning rate of stage 3 (a linear layer on standardised scores) / lr")
     weight_decay: float = option(0.01, "AdamW weight decay; none on prototypes, norms and biases")
     warmup: float = option(0.05, "share of a stage's steps spent warming up")
     schedule: str = option("cosine", "learning rate after the warm-up", choices=("cosine", "constant"))
@@ -118,8 +118,14 @@ class EngineOptions:
     max_skipped: int = option(20, "stop after this many skipped or non-finite steps in a row")
     cache: str = option(
         "auto",
-        "what frozen layers compute: auto and memory compute it once per stage, off at every step (with augmentation)",
-        choices=("auto", "memory", "off"),
+        "what frozen layers compute: memory and disk compute it once per stage, off at every step (with "
+        "augmentation); auto is memory, or disk where it would take more than a quarter of the free memory",
+        choices=("auto", "memory", "disk", "off"),
+    )
+    cache_dir: str | None = option(None, "folder of --cache disk (default: output_dir/.cache/features)")
+    cache_dtype: str = option("fp32", "how cached features are kept", choices=("fp32", "fp16"))
+    cache_views: int = option(
+        0, "augmented views of each training image that are cached; epochs take turns (0: the plain image)"
     )
     timeout: float = option(10.0, "minutes after which a collective that a rank does not join ends the run")
     seed: int = option(0, "seed of split, order, augmentation and initial weights")
@@ -132,6 +138,11 @@ class RunOptions:
     output_dir: str = option("checkpoints", "results go to output_dir/exp_name/")
     exp_name: str = option("csr_exp", "name of this experiment")
     overwrite: bool = option(False, "replace the results of an earlier run of this name")
+    resume: str = option(
+        "auto", "auto goes on with an unfinished run of the same name and options, never refuses to; or a checkpoint"
+    )
+    save_every: int = option(0, "optimizer steps between training checkpoints (0: at the end of epochs only)")
+    keep_checkpoints: int = option(2, "how many of the last training checkpoints stay")
     log_every: int = option(10, "optimizer steps between TensorBoard points")
     dry_run: bool = option(False, "check everything, run one step of every stage, save, load, and stop")
 
@@ -227,6 +238,8 @@ def check_ranges(config: TrainConfig) -> None:
         raise InputError(f"--val_fraction {config.data.val_fraction}: give a share between 0 and 1, such as 0.1")
     if not 0.0 <= config.optim.warmup < 1.0:
         raise InputError(f"--warmup {config.optim.warmup}: give a share of steps from 0 to below 1")
+    if config.engine.cache_views and (config.engine.cache == "off" or config.data.augment == "none"):
+        raise InputError("--cache_views needs a cache and augmentation: leave --cache off or --augment none away")
     if config.method.max_pos_weight < 1.0:
         raise InputError(f"--max_pos_weight {config.method.max_pos_weight}: give 1 (no balancing) or more")
     if config.engine.timeout < 0.01:
@@ -241,16 +254,17 @@ def check_ranges(config: TrainConfig) -> None:
 _POSITIVE = (
     "image_size", "num_prototypes", "embedding_dim", "max_pos_weight", "gamma", "lam", "batch_size",
     "accumulation", "lr", "epochs_stage1", "epochs_stage2", "epochs_stage3", "max_skipped", "timeout",
-    "log_every", "prototype_lr_scale", "task_lr_scale", "workers",
+    "log_every", "prototype_lr_scale", "task_lr_scale", "workers", "keep_checkpoints",
 )
 _NOT_NEGATIVE = (
     "drop_rare", "delta", "box_weight", "weight_decay", "clip", "seed", "backbone_lr_scale",
-    "projector_blocks",
+    "projector_blocks", "cache_views", "save_every",
 )
 # beyond these memory or a number format ends the run in a way that names no flag
 _LARGEST = {
     "image_size": 4096, "num_prototypes": 10_000, "embedding_dim": 65_536, "projector_blocks": 100,
     "batch_size": 65_536, "accumulation": 65_536, "workers": 1024, "seed": 2**32 - 1, "timeout": 100_000.0,
+    "cache_views": 1000,
 }  # fmt: skip
 
 

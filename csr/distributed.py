@@ -6,12 +6,14 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from csr.errors import InputError
+from csr.errors import InputError, PreemptedError
 
 T = TypeVar("T")
 _SRUN_NAMES = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
@@ -32,7 +34,8 @@ def adopt_launcher_environment() -> None:
         missing = [n for n in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if n not in env]
         if missing and env.get("WORLD_SIZE", "1") != "1":
             raise InputError(f"RANK is set but {', '.join(missing)} is not: start csr with a launcher")
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in alone.items():
         env.setdefault(name, value)
     if "MASTER_PORT" not in env:
         env["MASTER_PORT"] = str(_free_port())
@@ -64,6 +67,10 @@ def local_world_size() -> int:
     return world_size()
 
 
+def host() -> str:
+    return socket.gethostname()
+
+
 def is_main() -> bool:
     return rank() == 0
 
@@ -84,6 +91,25 @@ def barrier() -> None:
 def shut_down() -> None:
     if is_initialized():
         dist.destroy_process_group()
+
+
+_host_group: Any = None
+
+
+def make_host_group(timeout: timedelta) -> None:
+    """Beside NCCL, a group for numbers on the host: agreeing on one waits for no device. Collective."""
+    global _host_group
+    if _many() and dist.get_backend() != "gloo":
+        _host_group = dist.new_group(backend="gloo", timeout=timeout)
+
+
+def host_max(values: list[int]) -> list[int]:
+    """The largest of each value over the ranks. Collective; does not touch a device."""
+    if not _many():
+        return values
+    tensor = torch.tensor(values, dtype=torch.int64)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=_host_group)
+    return tensor.tolist()
 
 
 def all_gather_object(value: T) -> list[T]:
@@ -110,6 +136,23 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     if _many():
         dist.all_reduce(total)
     return total
+
+
+def new_group_of_all(timeout_min: float) -> Any:
+    """A second group of all ranks, whose collectives give up after so many minutes. Collective."""
+    return dist.new_group(list(range(dist.get_world_size())), timeout=timedelta(minutes=timeout_min))
+
+
+def join_partitions(own: torch.Tensor, group: Any) -> torch.Tensor:
+    """The equally long flat pieces of a group's ranks, one after another, on every rank."""
+    full = own.new_empty(own.numel() * dist.get_world_size(group))
+    dist.all_gather_into_tensor(full, own.detach().contiguous(), group=group)
+    return full
+
+
+def place_in(group: Any) -> tuple[int, int]:
+    """This process's rank in a group, and how many there are."""
+    return dist.get_rank(group), dist.get_world_size(group)
 
 
 def all_reduce_with_grad(tensor: torch.Tensor) -> torch.Tensor:
@@ -151,18 +194,34 @@ def broadcast_module(module: torch.nn.Module) -> None:
 
 @contextlib.contextmanager
 def errors_agreed() -> Iterator[None]:
-    """Raise on every rank the first rank's InputError, so that no rank waits for one that has left.
+    """Raise on every rank the first rank's InputError or PreemptedError: no rank waits for one that has left.
 
     Each rank runs the body; the body must not call collectives. Other exceptions pass through.
     """
-    message: str | None = None
+    raised: InputError | PreemptedError | None = None
     try:
         yield
-    except InputError as error:
-        message = str(error)
-    messages = [m for m in all_gather_object(message) if m is not None]
-    if messages:
-        raise InputError(messages[0])
+    except (InputError, PreemptedError) as error:
+        raised = error
+    all_raised = [(type(e), str(e)) for e in all_gather_object(raised) if e is not None]
+    if all_raised:
+        kind, message = all_raised[0]
+        raise kind(message)
+
+
+def in_step(work: Callable[[], T]) -> T:
+    """Call `work` on every rank, however much longer it takes on some than a collective's time-out.
+
+    It runs in a thread and must not call collectives; the ranks tell each other every second whether
+    they are done. Its exceptions are raised on the rank that met them.
+    """
+    if not _many():
+        return work()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        while not all(all_gather_object(future.done())):
+            wait([future], timeout=1.0)
+        return future.result()
 
 
 def on_main(function: Callable[[], T]) -> T:

@@ -17,13 +17,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from csr import distributed
 from csr.engine_config import fit_to_stage, precision_of
+from csr.engine_state import (
+    State,
+    counters_of,
+    gather_optimizer_state,
+    scatter_optimizer_state,
+    set_counters,
+)
 from csr.errors import InputError
-
-State = dict[str, dict[str, torch.Tensor]]
 
 
 def device_kind() -> str:
@@ -49,6 +53,7 @@ def start(timeout_min: float) -> None:
     deepspeed = _import_deepspeed()
     deepspeed.init_distributed(timeout=timedelta(minutes=timeout_min), verbose=False)
     _give_zero_group_a_timeout(timeout_min)
+    distributed.make_host_group(timedelta(minutes=timeout_min))
 
 
 def started() -> bool:
@@ -91,8 +96,7 @@ def _give_zero_group_a_timeout(timeout_min: float) -> None:
     from deepspeed.utils import groups
 
     if groups._WORLD_GROUP is None:
-        ranks = list(range(dist.get_world_size()))
-        groups._WORLD_GROUP = dist.new_group(ranks, timeout=timedelta(minutes=timeout_min))
+        groups._WORLD_GROUP = distributed.new_group_of_all(timeout_min)
 
 
 class Engine:
@@ -183,7 +187,9 @@ class Engine:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The stage's full state in fp32 on the CPU, from the masters. Collective."""
-        masters = gather_optimizer_state(self._deepspeed)[0]
+        return self._whole_state(gather_optimizer_state(self._deepspeed, device=local_device())[0])
+
+    def _whole_state(self, masters: State) -> dict[str, torch.Tensor]:
         full = {}
         for name, value in self.stage.state_dict().items():
             source = masters[name]["fp32"] if name in masters else self._frozen_fp32.get(name, value)
@@ -191,8 +197,35 @@ class Engine:
             full[name] = source.float().clone() if source.is_floating_point() else source.clone()
         return full
 
+    def training_state(self) -> dict[str, Any]:
+        """All that goes on from here, whatever the number of ranks: on rank 0, {} on the others. Collective.
+
+        Returns:
+            `weights`, the stage's state as `state_dict` gives it; `moments` by parameter name, `scalars` and
+            `counters` of optimizer, loss scale and schedule.
+        """
+        keep = distributed.is_main()
+        state, scalars = gather_optimizer_state(self._deepspeed, device=local_device(), keep=keep)
+        if not keep:
+            return {}
+        weights = self._whole_state(state)
+        moments = {
+            name: {k: v for k, v in tensors.items() if k != "fp32"} for name, tensors in state.items()
+        }
+        counters = counters_of(self._deepspeed)
+        return {"weights": weights, "moments": moments, "scalars": scalars, "counters": counters}
+
+    def load_training_state(self, saved: dict[str, Any]) -> None:
+        """Go on from `training_state`, in an engine around a stage that has its weights. Collective."""
+        weights = saved["weights"]
+        for name in self._frozen_fp32:
+            self._frozen_fp32[name] = weights[name].clone()
+        state = {name: {"fp32": weights[name], **tensors} for name, tensors in saved["moments"].items()}
+        scatter_optimizer_state(self._deepspeed, state, saved["scalars"])
+        set_counters(self._deepspeed, saved["counters"])
+
     def close(self) -> torch.nn.Module:
-        """Give back the bare stage: fp32 weights with storage of their own, no hook, no engine. Collective."""
+        """Give back the bare stage: fp32 weights with own storage, no hook, no engine. Collective."""
         engine, stage = self._deepspeed, self.stage
         state = self.state_dict()
         engine.destroy()
@@ -217,7 +250,7 @@ class Engine:
 
 
 def check_config(ds_config: dict[str, Any], name: str) -> None:
-    """Let DeepSpeed take one step of a tiny model, so that it refuses a JSON before any work is done. Collective.
+    """Let DeepSpeed take one step of a tiny model: it refuses a JSON before any work is done. Collective.
 
     Args:
         ds_config: merged JSON of the run.
@@ -258,8 +291,8 @@ def inference_precision(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def _trainable_only(param_groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    groups = [{**g, "params": [p for p in g["params"] if p.requires_grad and p.numel()]} for g in param_groups]
-    groups = [g for g in groups if g["params"]]
+    trained = [[p for p in g["params"] if p.requires_grad and p.numel()] for g in param_groups]
+    groups = [{**g, "params": p} for g, p in zip(param_groups, trained, strict=True) if p]
     assert groups, "a stage has something to train"
     return groups
 
@@ -286,37 +319,3 @@ def _reset_autocast_flags(stage: torch.nn.Module) -> None:
     torch_autocast.TORCH_AUTOCAST_INITIALIZED, torch_autocast.TORCH_AUTOCAST_DTYPE = False, None
     for parameter in stage.parameters():
         parameter.__dict__.pop(torch_autocast.PARAM_COMM_DTYPE_ATTR_NAME, None)
-
-
-def gather_optimizer_state(engine: Any) -> tuple[State, dict[str, float]]:
-    """Masters and moments by parameter name on every rank's CPU, whatever the world size. Collective.
-
-    Returns:
-        {parameter: {fp32, exp_avg, ...}} and the optimizer's scalars {"group.key": value}.
-    """
-    zero, state, scalars = engine.optimizer, {}, {}
-    for i, parameters in enumerate(zero.round_robin_bit16_groups):
-        master = zero.single_partition_of_fp32_groups[i]
-        flat = {"fp32": _gather_flat(zero, i, master.data)}
-        for key, value in zero.optimizer.state.get(master, {}).items():
-            if torch.is_tensor(value) and value.numel() == master.numel() and master.numel() > 1:
-                flat[key] = _gather_flat(zero, i, value)
-            else:
-                scalars[f"{i}.{key}"] = float(value)
-        offset = 0
-        for parameter in parameters:
-            piece = slice(offset, offset + parameter.numel())
-            state[engine.param_names[parameter]] = {
-                key: values[piece].view(parameter.shape).cpu().clone() for key, values in flat.items()
-            }
-            offset += parameter.numel()
-    return state, scalars
-
-
-def _gather_flat(zero: Any, group: int, partition: torch.Tensor) -> torch.Tensor:
-    """All ranks' partitions of one parameter group, padding stripped."""
-    world = dist.get_world_size(zero.dp_process_group)
-    device = local_device()
-    full = torch.empty(partition.numel() * world, dtype=partition.dtype, device=device)
-    dist.all_gather_into_tensor(full, partition.detach().to(device).contiguous(), group=zero.dp_process_group)
-    return full[: sum(p.numel() for p in zero.round_robin_bit16_groups[group])]

@@ -110,13 +110,14 @@ def _check_sections(parsed: dict[str, Any], name: str) -> None:
     if "offload_param" in parsed["zero_optimization"]:
         raise InputError(f'{name}: "offload_param" works under ZeRO 3 only: use "offload_optimizer"')
     if '"nvme"' in json.dumps(parsed["zero_optimization"].get("offload_optimizer")):
-        raise InputError(f'{name}: "offload_optimizer" to "nvme" works under ZeRO 3 only: use "device": "cpu"')
-    if parsed.get("torch_autocast", {}).get("enabled") and parsed["torch_autocast"].get("dtype") not in BF16_NAMES:
+        raise InputError(f'{name}: "offload_optimizer" to "nvme" needs ZeRO 3: use "device": "cpu"')
+    autocast = parsed.get("torch_autocast", {})
+    if autocast.get("enabled") and autocast.get("dtype") not in BF16_NAMES:
         raise InputError(
             f'{name}: "torch_autocast": give "dtype": "bfloat16" (float16 there breaks clipping under ZeRO: '
             'use the "fp16" section)'
         )
-    if parsed.get("torch_autocast", {}).get("enabled") and parsed.get("fp16", {}).get("enabled"):
+    if autocast.get("enabled") and parsed.get("fp16", {}).get("enabled"):
         raise InputError(f'{name}: "fp16" and "torch_autocast" are both enabled: enable one')
     if parsed.get("bf16", {}).get("enabled"):
         raise InputError(

@@ -3,6 +3,7 @@
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again
 
 
 class InputError(ValueError):
@@ -11,3 +12,7 @@ class InputError(ValueError):
 
 class StoppedError(RuntimeError):
     """A run that started well and cannot go on: one line that says why (exit 1)."""
+
+
+class PreemptedError(RuntimeError):
+    """A signal asked the run to stop; the same command goes on where it was (exit 75)."""

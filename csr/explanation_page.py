@@ -85,12 +85,13 @@ def neighbour_picture(neighbour: Neighbour) -> tuple[np.ndarray | None, str]:
 def draw_sheet(
     image_HW3: np.ndarray, explanation: Explanation, *, concepts: Sequence[int], neighbours: Neighbours
 ) -> np.ndarray:
-    """One picture: the image, then per concept its map beside the training region, with captions."""
+    """One picture: the image, then beside it each concept's map, the training region below, with captions."""
     e = explanation
     likely = e.probability_T.argsort(descending=True).tolist()[:4]
     said = [f"{e.card.target_names[t]}: {float(e.probability_T[t]):.2f}" for t in likely]
     low, high = map_range(e, list(concepts))
-    rows = [row([captioned(image_HW3, said), captioned(_ramp(), [f"cosine {low:.2f} to {high:.2f}"])])]
+    scale = captioned(_ramp(), [f"cosine {low:.2f} to {high:.2f}"])
+    columns = [column([captioned(image_HW3, said), scale])]
     for k in concepts:
         best = int(e.best_K[k])
         lines = [
@@ -102,8 +103,8 @@ def draw_sheet(
             picture, told = neighbour_picture(neighbour)
             if picture is not None:
                 tiles.append(captioned(picture, ["training region behind it", told, ""]))
-        rows.append(row(tiles))
-    return column(rows)
+        columns.append(column(tiles))
+    return row(columns)
 
 
 def _largest_share(e: Explanation, k: int) -> str:

@@ -1,8 +1,9 @@
 """What frozen layers compute on each image, computed once: rows per image, gathered over ranks.
 
 Stage 2 reads local vectors of present concepts (several rows per image), stage 3 similarity scores (one row).
+Where the rows lie (memory, a mapped file, the GPU) is decided in `csr.feature_cache`.
 
-Letters: N images, R rows.
+Letters: N images, B batch, R rows.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ class FeatureTable:
     """Rows of every image of a data set, in image order.
 
     Args:
-        rows: named tensors (R, ...), sorted by image.
+        rows: named tensors (R, ...), sorted by image; fp16 ones are handed out as fp32.
         num_rows_N: how many rows each image has.
     """
 
@@ -33,23 +34,59 @@ class FeatureTable:
     def nbytes(self) -> int:
         return sum(value.numel() * value.element_size() for value in self._rows.values())
 
+    @property
+    def num_rows_N(self) -> np.ndarray:
+        return self._count_N
+
     def all(self, name: str) -> torch.Tensor:
-        """Rows of all images, (R, ...)."""
+        """Rows of all images, (R, ...), in the type that they are kept in."""
         return self._rows[name]
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._rows)
+
+    def to(self, device: torch.device) -> FeatureTable:
+        """The same rows on a device."""
+        return FeatureTable({name: value.to(device) for name, value in self._rows.items()}, self._count_N)
 
     def gather(self, positions_B: np.ndarray, valid_B: np.ndarray) -> dict[str, torch.Tensor]:
         """Rows of a batch of images, and `row`: each one's place in the batch. Padding has no rows.
 
         Returns:
-            Named tensors (R, ...) and `row` (R,) int64.
+            Named tensors (R, ...) where the table lies, and `row` (R,) int64 on the CPU.
         """
         count_B = np.where(valid_B, self._count_N[positions_B], 0)
         row_R = np.repeat(np.arange(len(positions_B)), count_B)
         within_R = np.arange(len(row_R)) - np.repeat(np.cumsum(count_B) - count_B, count_B)
         at_R = torch.from_numpy(self._start_N[positions_B][row_R] + within_R)
-        batch = {name: value[at_R] for name, value in self._rows.items()}
+        batch = {name: _single(value[at_R.to(value.device)]) for name, value in self._rows.items()}
         batch["row"] = torch.from_numpy(row_R)
         return batch
+
+
+class FeatureViews:
+    """One table of a data set for each augmented view of its images, or a single one without augmentation.
+
+    Args:
+        tables: at least one.
+        source: where they come from, for the user.
+    """
+
+    def __init__(self, tables: Sequence[FeatureTable], *, source: str = "memory") -> None:
+        assert tables, "a data set has at least one view"
+        self.tables, self.source = tuple(tables), source
+
+    def at_epoch(self, epoch: int) -> FeatureTable:
+        """The view that an epoch (from 1) trains on: epochs take turns."""
+        return self.tables[(epoch - 1) % len(self.tables)]
+
+    def all(self, name: str) -> torch.Tensor:
+        """Rows of the first view of all images: what starting values and coverage are computed from."""
+        return self.tables[0].all(name)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(table.nbytes for table in self.tables)
 
 
 def build_feature_table(parts: Sequence[dict[str, np.ndarray]], num_images: int) -> FeatureTable:
@@ -66,3 +103,7 @@ def build_feature_table(parts: Sequence[dict[str, np.ndarray]], num_images: int)
     order = np.argsort(image_R, kind="stable")
     rows = {name: torch.from_numpy(value[order]) for name, value in joined.items()}
     return FeatureTable(rows, np.bincount(image_R, minlength=num_images))
+
+
+def _single(value: torch.Tensor) -> torch.Tensor:
+    return value.float() if value.dtype == torch.float16 else value

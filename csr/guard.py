@@ -13,11 +13,12 @@ class StepGuard:
 
     Args:
         limit: steps in a row.
+        streak: of the run that this one goes on with.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, streak: int = 0) -> None:
         self.limit = limit
-        self.streak = 0
+        self.streak = streak
         self._recent: deque[tuple[torch.Tensor, np.ndarray]] = deque(maxlen=limit)
 
     def add(self, loss: torch.Tensor, positions_B: np.ndarray) -> None:

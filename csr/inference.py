@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from csr import distributed
-from csr.batches import ahead, to_device
+from csr.batches import ahead, pinned, to_device
 from csr.data.dataset import EvalSampler, LabelledImages
 from csr.data.transforms import EvalTransform
 from csr.features import FeatureTable, build_feature_table
@@ -18,29 +18,45 @@ from csr.metrics import RowAccumulator
 Batch = dict[str, Any]
 
 
+def stored_batches(
+    dataset: LabelledImages, chunks: Iterable[np.ndarray], *, device: torch.device
+) -> Iterator[Batch]:
+    """Stored images of the given places in the data set, loaded ahead, on the device.
+
+    Each batch has what `LabelledImages.load` gives and `position`, the places.
+    """
+
+    def load() -> Iterator[Batch]:
+        for position_B in chunks:
+            yield pinned({**dataset.load(position_B), "position": torch.from_numpy(position_B)}, device)
+
+    for batch in ahead(load()):
+        yield to_device(batch, device)
+
+
 def image_batches(
     dataset: LabelledImages, *, transform: EvalTransform, batch_size: int, device: torch.device
 ) -> Iterator[Batch]:
     """This rank's share of the images, transformed, with labels and `position` (place in the data set)."""
-    sampler = EvalSampler(
-        len(dataset), batch=batch_size, rank=distributed.rank(), world=distributed.world_size()
-    )
-
-    def load() -> Iterator[Batch]:
-        for positions, valid in sampler:
-            yield {**dataset.load(positions, valid), "position": torch.from_numpy(positions)}
-
-    for batch in ahead(load()):
-        batch = to_device(batch, device)
+    for batch in stored_batches(dataset, eval_chunks(len(dataset), batch_size), device=device):
         batch["image"] = transform(batch["image"])
         yield batch
 
 
+def eval_chunks(num_images: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Places of this rank's batches in an evaluation."""
+    for position_B, _ in _sampler(num_images, batch_size):
+        yield position_B
+
+
 def num_batches(num_images: int, batch_size: int) -> int:
-    sampler = EvalSampler(
+    return len(_sampler(num_images, batch_size))
+
+
+def _sampler(num_images: int, batch_size: int) -> EvalSampler:
+    return EvalSampler(
         num_images, batch=batch_size, rank=distributed.rank(), world=distributed.world_size()
     )
-    return len(sampler)
 
 
 def compute_features(
@@ -48,11 +64,12 @@ def compute_features(
 ) -> FeatureTable:
     """Run a stage's frozen layers over all images; every rank gets all rows. Collective."""
     kept: dict[str, list[np.ndarray]] = {}
-    for batch in batches:
-        rows = {name: value.cpu() for name, value in inputs(batch).items()}
-        rows["image"] = batch["position"].cpu()[rows.pop("row")]
-        for name, value in rows.items():
-            kept.setdefault(name, []).append(value.numpy())
+    with distributed.errors_agreed():
+        for batch in batches:
+            rows = {name: value.cpu() for name, value in inputs(batch).items()}
+            rows["image"] = batch["position"].cpu()[rows.pop("row")]
+            for name, value in rows.items():
+                kept.setdefault(name, []).append(value.numpy())
     mine = {name: np.concatenate(parts) for name, parts in kept.items()}
     return build_feature_table(distributed.all_gather_object(mine), num_images)
 
@@ -62,6 +79,7 @@ def predict_rows(
 ) -> dict[str, torch.Tensor]:
     """Rows (N, ...) of every image in data set order, on every rank's CPU. Collective."""
     rows = RowAccumulator()
-    for batch in batches:
-        rows.add({**predict(batch), "position": batch["position"]})
+    with distributed.errors_agreed():
+        for batch in batches:
+            rows.add({**predict(batch), "position": batch["position"]})
     return rows.gather()

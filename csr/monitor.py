@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from csr import distributed
 
 T = TypeVar("T")
 PLAIN_LINE_EVERY_S = 30.0
+BOARD, METRICS = "tensorboard", "metrics.jsonl"
 
 
 class Monitor:
@@ -23,22 +24,44 @@ class Monitor:
     Args:
         folder: of the run, or None to write nothing (a dry run's checks).
         quiet: print nothing (ranks other than 0 never print).
+        first_step: of a resumed run: what a running TensorBoard has read of later steps it drops.
     """
 
-    def __init__(self, folder: Path | None, *, quiet: bool = False) -> None:
+    def __init__(self, folder: Path | None, *, quiet: bool = False, first_step: int | None = None) -> None:
         self._prints = distributed.is_main() and not quiet
         self._folder = folder
         self._board: Any = None
+        self._log: TextIO | None = None
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            host = socket.gethostname()
-            self._board = SummaryWriter(str(folder / "tensorboard" / f"rank{distributed.rank()}-{host}"))
+            name = f"rank{distributed.rank()}-{socket.gethostname()}"
+            self._board_folder = folder / BOARD / name
+            self._board = SummaryWriter(str(self._board_folder), purge_step=first_step)
+            (folder / "logs").mkdir(exist_ok=True)
+            self._log = open(folder / "logs" / f"{name}.log", "a", encoding="utf-8", buffering=1)
 
     def say(self, line: str = "") -> None:
-        """One line for the user, from rank 0."""
+        """One line for the user, from rank 0; in every rank's log."""
         if self._prints:
             print(line, flush=True)
+        self.log(line)
+
+    def log(self, line: str) -> None:
+        """One line, with the time, in this rank's log alone; if it cannot be written, training goes on."""
+        if self._log is None or not line:
+            return
+        try:
+            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        except OSError:
+            self._log = None
+
+    def board_lengths(self) -> dict[str, int]:
+        """Bytes of this rank's TensorBoard files, all points until now included."""
+        if self._board is None:
+            return {}
+        self._board.flush()
+        return {f"{f.parent.name}/{f.name}": f.stat().st_size for f in self._board_folder.iterdir()}
 
     def scalars(self, values: dict[str, float], *, step: int) -> None:
         """TensorBoard points of this rank; values that are not numbers yet (NaN) are left out."""
@@ -73,8 +96,8 @@ class Monitor:
         """Append one line to metrics.jsonl (rank 0); numbers that do not exist are null."""
         if self._folder is None or not distributed.is_main():
             return
-        with open(self._folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(_without_nan(record)) + "\n")
+        with open(self._folder / METRICS, "a", encoding="utf-8") as file:
+            file.write(json_line(record))
 
     def bar(self, items: Iterable[T], *, total: int, title: str) -> Iterator[T]:
         """Items with a progress bar on a terminal, and a plain line now and then elsewhere."""
@@ -112,6 +135,11 @@ class Monitor:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """An epoch's line in metrics.jsonl; numbers that do not exist are null."""
+    return json.dumps(_without_nan(record)) + "\n"
 
 
 def _without_nan(value: Any) -> Any:

@@ -102,6 +102,30 @@ def _is_number(value: Any, lowest: float) -> bool:
     return is_number and math.isfinite(value) and lowest - 1e-3 <= value <= 1 + 1e-3
 
 
+def measure_reference(
+    *,
+    score_NKM: torch.Tensor,
+    concept_NK: torch.Tensor,
+    val_concept_probability_NK: np.ndarray,
+    val_concept_NK: np.ndarray,
+    val_target_probability_NT: np.ndarray,
+    val_target_NT: np.ndarray,
+) -> Reference:
+    """All values of one trained model, from what training has at its end.
+
+    Args:
+        score_NKM, concept_NK: similarity scores and labels of the training images.
+        val_concept_probability_NK, val_concept_NK: probabilities and labels of the validation images.
+        val_target_probability_NT, val_target_NT: the same of the diagnoses.
+    """
+    absent_KM, present_KM = concept_medians(score_NKM, concept_NK)
+    return Reference(
+        torch.from_numpy(best_f1_thresholds(val_concept_probability_NK, val_concept_NK)).float(),
+        torch.from_numpy(best_f1_thresholds(val_target_probability_NT, val_target_NT)).float(),
+        absent_KM, present_KM,
+    )  # fmt: skip
+
+
 def concept_medians(score_NKM: torch.Tensor, concept_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Median scores of images without and of images with each concept.
 

@@ -1,31 +1,42 @@
-"""The only training loop: it runs any stage for its epochs, validates, and keeps the best weights."""
+"""The only training loop: it runs any stage for its epochs, validates, keeps the best, and can go on."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
 
-from csr import distributed, inference
-from csr.batches import Batch, Clock, Load, ahead, cached_loader, to_device
-from csr.checkpoint import save_tensors
-from csr.data.dataset import LabelledImages, WindowSampler
-from csr.data.transforms import EvalTransform, TrainTransform, box_masks
-from csr.engine import Engine, inference_precision, local_device
-from csr.errors import StoppedError
-from csr.features import FeatureTable
+from csr import distributed
+from csr.batches import Clock
+from csr.engine import Engine, local_device
+from csr.errors import PreemptedError, StoppedError
+from csr.feature_cache import FeatureOptions
+from csr.features import FeatureViews
+from csr.feeding import Feeder
 from csr.guard import StepGuard
-from csr.metrics import Metrics, multilabel_metrics
 from csr.monitor import Monitor
+from csr.passes import Passes
+from csr.reporting import report_epoch, step_values
+from csr.resume import CheckpointFolder
+from csr.saving import Saver
 from csr.stages.base import Stage
+from csr.stopping import StopRequest
+from csr.training_data import Data, labels_of
+from csr.training_state import (
+    STAGE_NUMBER,
+    Saved,
+    TrainState,
+    Weights,
+    seed_generators,
+    set_generators,
+)
 
-Weights = dict[str, torch.Tensor]
+__all__ = ["STAGE_NUMBER", "Data", "Trainer", "TrainerOptions", "Weights", "labels_of"]
 
 
 @dataclass(frozen=True)
@@ -38,35 +49,11 @@ class TrainerOptions:
     lr_factor: Callable[[int, int], float]  # (step, total steps) -> factor
     precision: str
     seed: int
-    cache: str
+    caching: FeatureOptions
     log_every: int
     max_skipped: int
-    save_every_epochs: int = 5
+    save_every: int = 0  # optimizer steps between checkpoints within an epoch; 0: at its end only
     max_windows: int | None = None  # a dry run's limit on optimizer steps per epoch
-
-
-@dataclass
-class TrainState:
-    """Where training is; the best epoch of the present stage."""
-
-    stage: str = ""
-    epoch: int = 0
-    global_step: int = 0
-    best_score: float = -math.inf
-    best_weights: Weights | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Data:
-    """What the loop trains and validates on."""
-
-    train: LabelledImages
-    val: LabelledImages
-    train_transform: TrainTransform
-    eval_transform: EvalTransform
-    names: dict[str, tuple[str, ...]]  # "concept" and "target" -> label names
-    map_size: tuple[int, int]
 
 
 class Trainer:
@@ -78,159 +65,182 @@ class Trainer:
         ds_config: merged DeepSpeed JSON.
         monitor: where progress goes.
         folder: of the results.
+        checkpoints: where training checkpoints go.
+        stop: asked between steps whether to save and leave.
+        saved: a checkpoint to go on from; its stage must be the first that is trained.
     """
 
     def __init__(
-        self, options: TrainerOptions, *, data: Data, ds_config: dict[str, Any], monitor: Monitor, folder: Path
-    ) -> None:
+        self, options: TrainerOptions, *, data: Data, ds_config: dict[str, Any], monitor: Monitor,
+        folder: Path, checkpoints: CheckpointFolder, stop: StopRequest, saved: Saved | None = None,
+    ) -> None:  # fmt: skip
         self.options, self.data, self.ds_config = options, data, ds_config
-        self.monitor, self.folder = monitor, folder
-        self.state = TrainState()
-        self.clock = Clock()
-        self.device = local_device()
-        self._sampler = WindowSampler(
-            len(data.train), micro_batch=options.batch_size, accumulation=options.accumulation,
-            rank=distributed.rank(), world=distributed.world_size(), seed=options.seed,
+        self.monitor, self.stop, self._saved = monitor, stop, saved
+        self.state = saved.state if saved else TrainState()
+        self.device, self.clock = local_device(), Clock()
+        self._feeder = Feeder(
+            data, batch_size=options.batch_size, accumulation=options.accumulation, seed=options.seed,
+            max_windows=options.max_windows, device=self.device,
         )  # fmt: skip
-        self._labels = labels_of(data.train)
+        self.passes = Passes(
+            data, batch_size=2 * options.batch_size, precision=options.precision, device=self.device,
+            monitor=monitor, stop=stop, caching=options.caching,
+        )  # fmt: skip
+        self.saver = Saver(
+            folder, checkpoints=checkpoints, monitor=monitor, accumulation=options.accumulation,
+            board=saved.board if saved else {},
+        )  # fmt: skip
 
     @property
     def windows_per_epoch(self) -> int:
-        return min(self._sampler.num_windows, self.options.max_windows or self._sampler.num_windows)
+        return self._feeder.windows_per_epoch
 
     def train_stage(self, stage: Stage) -> Weights:
-        """Train one stage; return the model weights that go on: the best epoch's, or the last's."""
-        self.state = TrainState(stage=stage.name, global_step=self.state.global_step, history=self.state.history)
+        """Train one stage, or the rest of it; return the weights that go on: best epoch's, or last's."""
+        saved, self._saved = self._saved, None
+        state, epochs = self.state, self.options.epochs[stage.name]
         stage.to(self.device)
-        train_features, val_features = self._features(stage)
-        epochs = self.options.epochs[stage.name]
-        total = epochs * self.windows_per_epoch
+        if saved is None:
+            state.begin_stage(stage.name)
+        else:
+            assert state.stage == stage.name, "a run goes on in the stage of its checkpoint"
+            stage.load_state_dict(saved.weights)
+        if saved is not None and state.epoch > epochs:  # only the hand-over was missing
+            return state.best_weights or stage.model_weights(saved.weights)
+        features, val_features = self._features(stage, fresh=saved is None)
+        engine = self._open_engine(stage, saved)
+        self._guard = StepGuard(self.options.max_skipped, streak=state.streak)
+        del saved
+        while state.epoch <= epochs:
+            self._epoch(engine, stage, features, val_features)
+        last = stage.model_weights(engine.close().state_dict())
+        return state.best_weights or last
+
+    def _features(self, stage: Stage, *, fresh: bool) -> tuple[FeatureViews | None, FeatureViews | None]:
+        """What frozen layers compute; a stage that begins takes its starting values from it."""
+        if not stage.frozen_inputs:
+            return None, None
+        began = time.perf_counter()
+        train, val = self.passes.features(stage)
+        self._features_s = time.perf_counter() - began
+        if fresh:
+            stage.begin(train)
+            distributed.broadcast_module(stage)
+            seconds = {f"{stage.name}/seconds_features": time.perf_counter() - began}
+            self.monitor.gathered(seconds, step=self.state.global_step)
+        return train, val
+
+    def _open_engine(self, stage: Stage, saved: Saved | None) -> Engine:
+        total = self.options.epochs[stage.name] * self.windows_per_epoch
         engine = Engine(
             stage, param_groups=stage.param_groups(), ds_config=self.ds_config,
             lr_factor=lambda step: self.options.lr_factor(step, total),
         )  # fmt: skip
-        for epoch in range(1, epochs + 1):
-            self.state.epoch = epoch
-            record = self._train_epoch(engine, stage, epoch, train_features)
-            record.update(self._end_epoch(engine, stage, train_features, last=epoch == epochs))
-            record.update(self._validate(engine, stage, val_features))
-            self._report(stage, record)
-            self._keep(engine, stage, record)
-        last = stage.model_weights(engine.close().state_dict())
-        return self.state.best_weights or last
+        if saved is not None:
+            engine.load_training_state(saved.engine)
+        if saved is not None and saved.generators is not None:
+            set_generators(saved.generators)
+        else:
+            seed_generators(self.options.seed, STAGE_NUMBER[stage.name], self.state.global_step)
+        return engine
 
-    def _features(self, stage: Stage) -> tuple[FeatureTable | None, FeatureTable | None]:
-        if not stage.frozen_inputs:
-            return None, None
-        began = time.perf_counter()
-        tables = [self._compute_features(stage, self.data.train, "train")]
-        if stage.label is not None:
-            tables.append(self._compute_features(stage, self.data.val, "validation"))
-        stage.begin(tables[0])
-        distributed.broadcast_module(stage)
-        self.monitor.gathered(
-            {f"{stage.name}/seconds_features": time.perf_counter() - began}, step=self.state.global_step
-        )
-        return tables[0], tables[1] if stage.label is not None else None
+    def _epoch(
+        self, engine: Engine, stage: Stage, features: FeatureViews | None, val_features: FeatureViews | None
+    ) -> None:
+        state, epochs = self.state, self.options.epochs[stage.name]
+        if state.record is None:
+            record = self._train_epoch(engine, stage, features)
+            if state.epoch == 1 and features is not None:
+                record["features_s"] = self._features_s
+            state.record = {**record, **self._end_epoch(engine, stage, features, last=state.epoch == epochs)}
+        try:
+            validated = self.passes.validate(engine, stage, val_features)
+        except PreemptedError:
+            self._save_and_stop(engine)
+        record = report_epoch(
+            self.monitor, stage, {**state.record, **validated}, epoch=state.epoch, epochs=epochs,
+            step=state.global_step,
+        )  # fmt: skip
+        state.history.append(record)
+        self.saver.keep(engine, stage, state)
+        state.begin_epoch()
+        self._between_epochs(engine, is_last=state.epoch > epochs, is_short=self._is_cached(features))
 
-    def _compute_features(self, stage: Stage, dataset: LabelledImages, split: str) -> FeatureTable:
-        stage.eval()
-        with inference_precision(self.options.precision, self.device):
-            table = inference.compute_features(
-                stage.inputs, self._eval_batches(dataset, f"Features ({split})"), num_images=len(dataset)
-            )
-        stage.train()
-        return table
+    def _is_cached(self, features: FeatureViews | None) -> bool:
+        return features is not None and self.options.caching.mode != "off"
 
-    def _eval_batches(self, dataset: LabelledImages, title: str) -> Iterator[Batch]:
-        size = 2 * self.options.batch_size
-        batches = inference.image_batches(
-            dataset, transform=self.data.eval_transform, batch_size=size, device=self.device
-        )
-        return self.monitor.bar(batches, total=inference.num_batches(len(dataset), size), title=title)
+    def _between_epochs(self, engine: Engine, *, is_last: bool, is_short: bool) -> None:
+        """Save; after an epoch of a moment only now and then, as rank 0's clock says."""
+        due = distributed.is_main() and (is_last or not is_short or self.saver.is_cheap())
+        stop, save = distributed.host_max([int(self.stop.requested), int(due)])
+        if stop:
+            self._save_and_stop(engine)
+        if save:
+            self.saver.checkpoint(engine, self.state)
 
-    def _prepare(self, batch: Batch, epoch: int) -> Batch:
-        """Move to the device and augment there."""
-        batch = to_device(batch, self.device)
-        if "image" not in batch:
-            return batch
-        batch["image"], theta_B23 = self.data.train_transform(
-            batch["image"], index_B=batch["index"], epoch=epoch, seed=self.options.seed
-        )
-        if "box" in batch:
-            height, width = self.data.map_size
-            batch["box_mask"] = box_masks(
-                batch["box"], class_R=batch["box_class"], row_R=batch["box_row"], theta_B23=theta_B23,
-                num_concepts=batch["concept"].shape[1], height=height, width=width,
-            )  # fmt: skip
-        return batch
-
-    def _train_epoch(
-        self, engine: Engine, stage: Stage, epoch: int, features: FeatureTable | None
-    ) -> dict[str, Any]:
-        """One pass over the training images; losses stay on the device until log intervals."""
-        use_cache = features is not None and self.options.cache != "off"
-        load = (
-            cached_loader(features, self._labels["concept"], self._labels["target"])
-            if use_cache and features is not None
-            else self.data.train.load
-        )
-        guard = StepGuard(self.options.max_skipped)
-        began, stage_epoch = time.perf_counter(), self._epoch_key(stage, epoch)
-        loss_sum, since, micro_steps, images = torch.zeros((), device=self.device), 0.0, 0, 0
+    def _train_epoch(self, engine: Engine, stage: Stage, features: FeatureViews | None) -> dict[str, Any]:
+        """The rest of a pass over the training images; losses stay on the device until log intervals."""
+        state, guard = self.state, self._guard
+        epoch_key = 10_000 * STAGE_NUMBER[stage.name] + state.epoch  # no order or augmentation comes twice
+        tick, since = time.perf_counter(), state.images
+        began = tick - state.seconds
+        loss_sum = torch.as_tensor(state.loss_sum, dtype=torch.float32).to(self.device)
         self.clock.take("data")
-        waited_total, tick = 0.0, time.perf_counter()
-        loaded = ahead(self._load_epoch(stage, load, stage_epoch), clock=self.clock)
-        total = self.windows_per_epoch * self.options.accumulation
-        title = f"Stage {STAGE_NUMBER[stage.name]} epoch {epoch}/{self.options.epochs[stage.name]}"
-        for batch, is_last in self.monitor.bar(loaded, total=total, title=title):
+        self.stop.restart()
+        batches = self._feeder.batches(
+            stage, features if self._is_cached(features) else None, epoch_key=epoch_key,
+            first_window=state.windows, clock=self.clock,
+        )  # fmt: skip
+        left = (self.windows_per_epoch - state.windows) * self.options.accumulation
+        title = f"Stage {STAGE_NUMBER[stage.name]} epoch {state.epoch}/{self.options.epochs[stage.name]}"
+        for batch, is_last in self.monitor.bar(batches, total=left, title=title):
             skipped_before = engine.skipped_steps
-            output = engine.micro_step(self._prepare(batch, stage_epoch))
+            output = engine.micro_step(self._feeder.prepare(batch, epoch_key=epoch_key))
             loss_sum += output.loss.detach().float()
-            micro_steps += 1
-            images += len(batch["positions"])
+            state.images += len(batch["positions"])
             guard.add(output.loss.detach(), batch["positions"])
             if not is_last:
                 continue
-            self.state.global_step += 1
+            state.global_step += 1
+            state.windows += 1
             if guard.step_done(skipped=engine.skipped_steps > skipped_before):
                 self._stop_on_skips(guard, engine)
-            if self.state.global_step % self.options.log_every == 0:
-                waited = self.clock.take("data")
-                waited_total += waited
-                seconds = time.perf_counter() - tick
-                self._log_step(engine, stage, output, images=images - since, seconds=seconds, waited=waited)
-                since, tick = images, time.perf_counter()
-        seconds = time.perf_counter() - began
-        waited_total += self.clock.take("data")
+            if state.global_step % self.options.log_every == 0 or state.windows == self.windows_per_epoch:
+                waited, now = self.clock.take("data"), time.perf_counter()
+                state.waited += waited
+                values = step_values(engine, stage, output)
+                values[f"{stage.name}/images_per_s"] = (state.images - since) / (now - tick)
+                values[f"{stage.name}/data_wait_s"] = waited
+                self.monitor.scalars(values, step=state.global_step)
+                self.monitor.bar_loss(values[f"{stage.name}/loss"])
+                since, tick = state.images, now
+            state.loss_sum, state.streak, state.seconds = loss_sum, guard.streak, time.perf_counter() - began
+            self._between_steps(engine)
+        micro_steps = state.windows * self.options.accumulation
         loss = float(distributed.all_reduce_sum(loss_sum / micro_steps)) / distributed.world_size()
         if not math.isfinite(loss):
             self._stop_on_skips(guard, engine)
+        state.seconds = time.perf_counter() - began
         return {
-            "train_loss": loss, "seconds": seconds, "data_wait_s": waited_total,
-            "images_per_s": images / seconds, "skipped_steps": engine.skipped_steps,
+            "train_loss": loss, "seconds": state.seconds, "data_wait_s": state.waited,
+            "images_per_s": state.images / state.seconds, "skipped_steps": engine.skipped_steps,
         }  # fmt: skip
 
-    def _epoch_key(self, stage: Stage, epoch: int) -> int:
-        """A number of its own for each epoch of each stage: orders and augmentations do not repeat."""
-        return 10_000 * STAGE_NUMBER[stage.name] + epoch
+    def _between_steps(self, engine: Engine) -> None:
+        """Where a run may be saved, and may stop."""
+        if self.stop.due():
+            self._save_and_stop(engine)
+        every, is_last = self.options.save_every, self.state.windows == self.windows_per_epoch
+        if every and self.state.global_step % every == 0 and not is_last:
+            self.saver.checkpoint(engine, self.state)
 
-    def _load_epoch(self, stage: Stage, load: Load, epoch_key: int) -> Iterator[tuple[Batch, bool]]:
-        """(batch, is the last of its window), with the scale of each loss term over the global window."""
-        share = distributed.world_size() * self.options.accumulation
-        self._sampler.set_epoch(epoch_key)
-        for i, (positions, valid) in enumerate(self._sampler):
-            window, j = divmod(i, self.options.accumulation)
-            if window == self.windows_per_epoch:
-                return
-            if j == 0:
-                all_ranks = self._sampler.window_positions(window)
-                counts = stage.counts({name: values[all_ranks] for name, values in self._labels.items()})
-                scale = {name: share / max(count, 1.0) for name, count in counts.items()}
-            batch = {**load(positions, valid), "scale": scale, "positions": positions[valid]}
-            yield batch, j == self.options.accumulation - 1
+    def _save_and_stop(self, engine: Engine) -> NoReturn:
+        path = self.saver.checkpoint(engine, self.state)
+        state = self.state
+        where = f"epoch {state.epoch}, after step {state.windows} of {self.windows_per_epoch}"
+        raise self.stop.error(f"in the {state.stage} stage, {where}, saved as {path}")
 
-    def _stop_on_skips(self, guard: StepGuard, engine: Engine) -> None:
+    def _stop_on_skips(self, guard: StepGuard, engine: Engine) -> NoReturn:
         where = f"{self.state.stage} stage, epoch {self.state.epoch}, step {self.state.global_step}"
         train = self.data.train
         ids = [train.table.image_ids[i] for i in train.indices]
@@ -243,30 +253,12 @@ class Trainer:
         raise StoppedError(
             f"{guard.streak} steps in a row were skipped or not finite ({where}); "
             f"{'; '.join(lines) or 'the losses were finite, the gradients were not'}; "
-            f"loss scale {engine.loss_scale:g}: try a lower --lr, --precision bf16 or fp32, or look at these images"
+            f"loss scale {engine.loss_scale:g}: try a lower --lr, --precision bf16 or fp32, or "
+            "look at these images"
         )
 
-    def _log_step(
-        self, engine: Engine, stage: Stage, output: Any, *, images: float, seconds: float, waited: float
-    ) -> None:
-        name, step = stage.name, self.state.global_step
-        loss = float(output.loss.detach())  # a sync point, once per log interval
-        values = {f"{name}/{key}": float(value) for key, value in output.report.items()}
-        values |= {f"{name}/lr_{key}": lr for key, lr in engine.learning_rates.items()}
-        values |= {
-            f"{name}/loss": loss,
-            f"{name}/gradient_norm": engine.gradient_norm,
-            f"{name}/loss_scale": engine.loss_scale,
-            f"{name}/skipped_steps": engine.skipped_steps,
-            f"{name}/images_per_s": images / seconds,
-            f"{name}/data_wait_s": waited,
-            f"{name}/memory_mib": memory_mib(),
-        }
-        self.monitor.scalars(values, step=step)
-        self.monitor.bar_loss(loss)
-
     def _end_epoch(
-        self, engine: Engine, stage: Stage, features: FeatureTable | None, *, last: bool
+        self, engine: Engine, stage: Stage, features: FeatureViews | None, *, last: bool
     ) -> dict[str, float]:
         distributed.average_buffers(stage)
         report = stage.end_epoch(features, last=last)
@@ -274,96 +266,3 @@ class Trainer:
             distributed.broadcast_module(stage)
             engine.weights_changed()
         return report
-
-    def _validate(self, engine: Engine, stage: Stage, features: FeatureTable | None) -> dict[str, Any]:
-        if stage.label is None:
-            return {}
-        label_NL = torch.from_numpy(self._val_labels(stage))
-        with engine.inference():
-            if features is not None:
-                logit_NL = stage.predict({"score": features.all("score").to(self.device)}).float().cpu()
-            else:
-                batches = self._eval_batches(self.data.val, "Validation")
-                rows = inference.predict_rows(lambda b: {"logit": stage.predict(b).float()}, batches)
-                logit_NL = rows["logit"]
-        metrics = multilabel_metrics(
-            stage.probability(logit_NL).numpy(), label_NL.numpy(), names=self.data.names[stage.label]
-        )
-        return {"val_loss": stage.evaluation_loss(logit_NL, label_NL), "metrics": metrics}
-
-    def _val_labels(self, stage: Stage) -> np.ndarray:
-        assert stage.label is not None
-        return labels_of(self.data.val)[stage.label]
-
-    def _report(self, stage: Stage, record: dict[str, Any]) -> None:
-        step, name = self.state.global_step, stage.name
-        metrics: Metrics | None = record.pop("metrics", None)
-        values = {f"{name}_epoch/{k}": float(v) for k, v in record.items()}
-        line = f"Train loss: {record['train_loss']:.4f}"
-        if metrics is not None:
-            values |= {f"{name}_epoch/{k}": v for k, v in metrics.summary().items()}
-            values |= {f"{name}_auc/{label}": v for label, v in metrics.auc_by_label.items()}
-            record.update(metrics.summary(), auc_by_label=metrics.auc_by_label)
-            line += (
-                f" | Val loss: {record['val_loss']:.4f} | AUC: {metrics.auc:.4f} | mAP: {metrics.mean_ap:.4f}"
-                f" | F1 macro: {metrics.f1_macro:.4f} | F1 micro: {metrics.f1_micro:.4f}"
-            )
-        if "prototypes_alive" in record:
-            line += f" | Prototypes alive: {record['prototypes_alive']}/{record['prototypes']}"
-        self.monitor.gathered(values, step=step)
-        record = {"stage": name, "epoch": self.state.epoch, "step": step, **record}
-        self.state.history.append(record)
-        self.monitor.epoch_line(record)
-        epochs = self.options.epochs[name]
-        self.monitor.say(f"Epoch {self.state.epoch}/{epochs} | {line} | {record['seconds']:.1f} s")
-        self.monitor.flush()
-
-    def _keep(self, engine: Engine, stage: Stage, record: dict[str, Any]) -> None:
-        """Save the best epoch of a validated stage, and every fifth of one that is not."""
-        last = self.state.history[-1]
-        if stage.label is None:
-            if self.state.epoch % self.options.save_every_epochs == 0:
-                number = STAGE_NUMBER[stage.name]
-                weights = stage.model_weights(engine.state_dict())
-                self.save(weights, f"model_stage{number}_epoch{self.state.epoch}.pth")
-            return
-        # without both classes of any label in the validation images there is no AUC: the loss decides
-        score = last["auc"] if not math.isnan(last["auc"]) else -last["val_loss"]
-        if score <= self.state.best_score:
-            return
-        self.state.best_score = score
-        self.state.best_weights = stage.model_weights(engine.state_dict())
-        path = self.save(self.state.best_weights, f"best_model_stage{STAGE_NUMBER[stage.name]}.pth")
-        what = f"AUC {last['auc']:.4f}" if not math.isnan(last["auc"]) else f"validation loss {last['val_loss']:.4f}"
-        self.monitor.say(f"Saved best model ({what}): {path}")
-
-    def save(self, weights: Weights, file_name: str) -> Path:
-        """Write a plain state dict from rank 0; a failure is the same on all ranks."""
-        path = self.folder / file_name
-        distributed.on_main(lambda: save_tensors(path, weights))
-        return path
-
-
-STAGE_NUMBER = {"concept": 1, "prototype": 2, "task": 3}
-
-
-def labels_of(dataset: LabelledImages) -> dict[str, np.ndarray]:
-    """Labels of a data set's own images, in its order, and how many (image, concept) pairs have boxes."""
-    labels = {
-        "concept": dataset.table.concept_NK[dataset.indices],
-        "target": dataset.table.target_NT[dataset.indices],
-    }
-    if dataset.boxes is not None:
-        row_R, class_R, _ = dataset.boxes.for_batch(dataset.indices)
-        pairs = np.unique(np.stack([row_R, class_R], axis=1), axis=0)
-        labels["num_boxes"] = np.bincount(pairs[:, 0], minlength=len(dataset))
-    return labels
-
-
-def memory_mib() -> float:
-    """Peak memory of this rank: of the GPU where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

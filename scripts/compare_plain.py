@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr import build, config as options, inference
+from csr import build
+from csr import config as options
+from csr import inference
 from csr.command import run_command
 from csr.data.dataset import WindowSampler
 from csr.engine import start

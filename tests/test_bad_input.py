@@ -15,7 +15,9 @@ from PIL import Image
 from train_command import contents, flags, train
 
 import csr.train
+from csr import command
 from csr.command import run_command
+from csr.errors import InputError
 
 Refused = Callable[..., str]
 
@@ -234,8 +236,9 @@ def test_an_id_that_leaves_the_folder_is_refused(refused, data, tmp_path, kind):
 @pytest.mark.parametrize(
     "row, said",
     [
-        ("{id},Cavity,5,5,2,9", "line 2"), ("{id},Cavity,a,5,8,9", "x_min"), ("absent,Cavity,1,1,2,2", "absent"),
-        ("{id},Cavity,1,1,900,2", "outside"), ("{id},Nonsense,1,1,2,2", "Nonsense"),
+        ("{id},Cavity,5,5,2,9", "line 2"), ("{id},Cavity,a,5,8,9", "x_min"),
+        ("absent,Cavity,1,1,2,2", "absent"), ("{id},Cavity,1,1,900,2", "outside"),
+        ("{id},Nonsense,1,1,2,2", "Nonsense"),
     ],
 )  # fmt: skip
 def test_bad_boxes_are_refused_with_their_line(refused, data, row, said):
@@ -257,7 +260,8 @@ def test_a_feature_map_of_one_cell_is_refused(refused):
     "changed, said",
     [
         ({"model_name": "resnet1234"}, "no such model"), ({"model_name": None}, "name the timm model"),
-        ({"backbone_type": "vit", "model_name": "resnet18"}, "no vit"), ({"backbone_type": "nn"}, "--backbone_type"),
+        ({"backbone_type": "vit", "model_name": "resnet18"}, "no vit"),
+        ({"backbone_type": "nn"}, "--backbone_type"),
     ],
 )  # fmt: skip
 def test_an_unknown_backbone_is_refused(refused, changed, said):
@@ -312,7 +316,8 @@ def test_pretrained_weights_that_cannot_be_had_offline_name_the_ways_out(refused
 
 
 def test_contradicting_weights_flags_are_refused(refused, tmp_path):
-    assert "--no_pretrained contradicts --backbone_weights" in refused("--no_pretrained", backbone_weights="x.pth")
+    line = refused("--no_pretrained", backbone_weights="x.pth")
+    assert "--no_pretrained contradicts --backbone_weights" in line
 
 
 # results
@@ -353,7 +358,8 @@ def test_a_file_where_results_should_go_is_named(refused, tmp_path):
         (("--num_prototype", "3"), "--num_prototype"), (("--concept_cols",), "--concept_cols"),
         (("--workers", "0"), "--workers"), (("--seed", "99999999999999999999"), "--seed"),
         (("--num_prototypes", "1000000000"), "--num_prototypes"), (("--timeout", "1e300"), "--timeout"),
-        (("--batch_size", "1000000000000"), "--batch_size"), (("--max_pos_weight", "0.1"), "--max_pos_weight"),
+        (("--batch_size", "1000000000000"), "--batch_size"),
+        (("--max_pos_weight", "0.1"), "--max_pos_weight"),
         (("--exp_name", "a/b"), "--exp_name"), (("--exp_name", "x" * 300), "--exp_name"),
         (("--task_loss", "ce"), "--task_loss ce"), (("--gamma", "inf"), "--gamma"),
     ],
@@ -401,6 +407,22 @@ def test_a_key_that_stands_twice_in_the_deepspeed_json_is_named(refused, tmp_pat
 
 
 # real processes
+
+
+@pytest.mark.parametrize("rank, waits", [("0", []), ("1", [command.RANK_0_SPEAKS_FIRST_S])])
+def test_other_ranks_let_rank_0_speak_first_because_the_launcher_ends_all_with_the_first(
+    rank, waits, monkeypatch, capsys
+):
+    waited: list[float] = []
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(command.time, "sleep", waited.append)
+
+    def main(argv):
+        raise InputError("labels.csv\nline 3")
+
+    assert run_command(main) == 2
+    assert waited == waits
+    assert capsys.readouterr().err == "csr: error: labels.csv line 3\n"
 
 
 def assert_told_once(done, folder: Path, said: str) -> None:

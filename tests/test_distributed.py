@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -22,12 +24,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _rank_main(function: Callable[[], Any], rank: int, world: int, port: int, results: Any) -> None:
+def _rank_main(function: Callable[[], Any], rank: int, world: int, port: int, timeout_s: int, results: Any) -> None:
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
+    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=timeout_s))
     try:
         results.put((rank, function()))
     except Exception as error:
@@ -36,13 +38,13 @@ def _rank_main(function: Callable[[], Any], rank: int, world: int, port: int, re
         torch.distributed.destroy_process_group()
 
 
-def on_ranks(function: Callable[[], Any], world: int = 2) -> list[Any]:
+def on_ranks(function: Callable[[], Any], world: int = 2, timeout_s: int = 60) -> list[Any]:
     """What the function returns (or raises) on each rank of a gloo group of real processes."""
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     port = free_port()
     processes = [
-        context.Process(target=_rank_main, args=(function, r, world, port, results)) for r in range(world)
+        context.Process(target=_rank_main, args=(function, r, world, port, timeout_s, results)) for r in range(world)
     ]
     for process in processes:
         process.start()
@@ -96,6 +98,15 @@ def test_what_rank_0_does_and_what_stops_it_reaches_all():
             return first, str(error)
 
     assert on_ranks(body) == [(7, "no space left on device")] * 2
+
+
+def test_work_that_outlasts_a_collectives_time_out_on_one_rank_is_waited_for():
+    def body():
+        began = time.monotonic()
+        done = distributed.in_step(lambda: time.sleep(2.5 * distributed.rank()) or distributed.rank())
+        return done, time.monotonic() - began > 2
+
+    assert on_ranks(body, timeout_s=2) == [(0, True), (1, True)]
 
 
 def test_rows_of_uneven_shards_come_back_whole_and_in_order_on_every_rank():

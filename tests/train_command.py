@@ -22,17 +22,19 @@ def flags(data: Path, out: Path, *more: str, **changed: str | Path | None) -> li
         "train_dir": data / "train", "test_dir": data / "test", "output_dir": out,
         "image_cache": out.parent / "image-cache", **SMALL, **changed,
     }  # fmt: skip
-    pairs = [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
+    given = {name: str(value) for name, value in values.items() if value is not None}
+    pairs = [word for name, value in given.items() for word in (f"--{name}", value)]
     pretrained = [] if "--pretrained" in more or "backbone_weights" in changed else ["--no_pretrained"]
     return [*pairs, *pretrained, *(word for word in more if word != "--pretrained")]
 
 
 def start(*command: str, timeout: float = 240, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run this interpreter's `python -m csr.train` or a launcher beside it, on the CPU, with one thread a rank.
+    """Run this interpreter or a launcher beside it, on the CPU, with one thread a rank.
 
     The process group is its own, so that nothing is left behind when time is up.
     """
-    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
+    launched = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    env = {k: v for k, v in os.environ.items() if k not in launched}
     bin_folder = str(Path(sys.executable).parent)
     env |= {
         "PATH": f"{bin_folder}:{env['PATH']}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
@@ -53,18 +55,19 @@ def start(*command: str, timeout: float = 240, cwd: Path | None = None) -> subpr
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def train(*arguments: str, launcher: str = "none", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def train(*arguments: str, launcher: str = "none") -> subprocess.CompletedProcess[str]:
     """`csr train` in one process, or on two ranks under `torchrun` or `deepspeed`."""
     if launcher == "torchrun":
         words = ["torchrun", "--standalone", "--nproc_per_node=2", "-m", "csr.train"]
     elif launcher == "deepspeed":
         port = str(20000 + os.getpid() % 20000)
         words = [
-            "deepspeed", "--num_accelerators", "2", "--master_port", port, "--no_local_rank", "--module", "csr.train",
+            "deepspeed", "--num_accelerators", "2", "--master_port", port, "--no_local_rank",
+            "--module", "csr.train",
         ]  # fmt: skip
     else:
         words = [Path(sys.executable).name, "-m", "csr.train"]
-    return start(*words, *arguments, cwd=cwd)
+    return start(*words, *arguments)
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -52,7 +52,8 @@ class CacheBuild:
             return None
         try:
             own.parent.mkdir(parents=True, exist_ok=True)
-            own.unlink(missing_ok=True)
+            if index is not None:  # its images were damaged then; it must not speak if we cannot write
+                own.unlink(missing_ok=True)
             mine = self.paths[self.rank :: self.world]
             write_part(own, mine, size=self.size, workers=workers, progress=progress)
         except OSError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class ImageStore:
     Attributes:
         paths: the image files.
         channels, size: C and S.
+        identity: a hash of paths, sizes and times of the files whose pixels it serves.
         original_sizes_N2: int64 height and width of each original as displayed.
     """
 
@@ -40,9 +42,11 @@ class ImageStore:
         size: int,
         original_sizes_N2: np.ndarray,
         file: Path | None,
+        workers: int = 1,
     ) -> None:
         self.paths, self.channels, self.size, self._file = tuple(paths), channels, size, file
-        self.original_sizes_N2 = original_sizes_N2
+        self.original_sizes_N2, self._workers = original_sizes_N2, workers
+        self._pool: ThreadPoolExecutor | None = None
         self._pixels: np.ndarray | None = None
         self._map()
 
@@ -53,7 +57,7 @@ class ImageStore:
 
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes map the file again; sending its pixels would copy all of them.
-        return {**self.__dict__, "_pixels": None}
+        return {**self.__dict__, "_pixels": None, "_pool": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -70,11 +74,22 @@ class ImageStore:
         index_B = np.asarray(indices, dtype=np.int64)
         if self._pixels is not None:
             return torch.from_numpy(np.asarray(self._pixels[index_B]))
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="csr-decode")
         shape = (len(index_B), self.channels, self.size, self.size)
         image_BCSS = np.empty(shape, dtype=np.uint8)
-        for place, index in enumerate(index_B):
-            image_BCSS[place] = squash_file(self.paths[index], self.size).pixels_CSS
+
+        def decode(place: int) -> None:
+            image_BCSS[place] = squash_file(self.paths[index_B[place]], self.size).pixels_CSS
+
+        # list: an unreadable file raises here
+        list(self._pool.map(decode, range(len(index_B))))
         return torch.from_numpy(image_BCSS)
+
+    @property
+    def identity(self) -> str:
+        # cached pixels stay what they were when the cache was opened, files read on demand may change
+        return cache_key(self.paths, self.size) if self._file is None else self._file.stem
 
 
 def open_store(
@@ -115,7 +130,12 @@ def open_store(
             paths, size=size, workers=workers, progress=progress, where=where
         )
         return ImageStore(
-            paths, channels=channels, size=size, original_sizes_N2=sizes_N2, file=None
+            paths,
+            channels=channels,
+            size=size,
+            original_sizes_N2=sizes_N2,
+            file=None,
+            workers=workers,
         )
     build = CacheBuild(Path(cache_dir) / f"images-{cache_key(paths, size)}.bin", paths, size, shard)
     # Every rank passes both barriers whatever happens to it, or the others would wait for ever.

@@ -32,6 +32,10 @@ class Preprocessing:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
+    def to_dict(self) -> dict[str, Any]:
+        sizes = {"image_size": self.image_size, "stored_size": self.stored_size}
+        return {**sizes, "mean": list(self.mean), "std": list(self.std)}
+
     def transform(self) -> EvalTransform:
         """What follows the squashing (see `csr.data.squash`), for a batch at once."""
         return EvalTransform(self.image_size, mean=self.mean, std=self.std)
@@ -79,7 +83,7 @@ class Card:
         return {
             "concept_names": list(self.concept_names),
             "target_names": list(self.target_names),
-            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "preprocessing": self.preprocessing.to_dict(),
             "task_loss": self.task_loss,
             "reference": self.reference.to_dict(
                 concept_names=self.concept_names, target_names=self.target_names

@@ -35,6 +35,7 @@ class Stage(nn.Module):
     trainable: ClassVar[tuple[str, ...]]
     label: ClassVar[str | None]  # which labels validate it: "concept", "target" or None
     frozen_inputs: ClassVar[bool]  # whether frozen layers stand between the images and what is trained
+    input_parts: ClassVar[tuple[str, ...]] = ()  # prefixes of all weights that `inputs` reads
 
     def __init__(self, model: CSR) -> None:
         super().__init__()
@@ -63,9 +64,17 @@ class Stage(nn.Module):
         """Optimizer groups: params, lr, weight_decay, name."""
         raise NotImplementedError
 
+    def label_weights(self) -> torch.Tensor | None:
+        """Positive or class weights of the labels that validate this stage, (L,), to be logged."""
+        return None
+
     def inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
         """What the frozen layers make of `batch["image"]`: rows (R, ...) and `row` (R,), each row's image in 0..B-1."""
         return {}
+
+    def input_floats(self, concept_NK: np.ndarray) -> int:
+        """How many numbers `inputs` gives for the images with these labels."""
+        return 0
 
     def forward(self, batch: Batch) -> StageOutput:
         """Loss of one micro batch: sum over counted entries x `batch["scale"][name]`."""

@@ -23,6 +23,7 @@ def kmeans_prototypes(
         proto_KMD, fp32 on the CPU.
     """
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     generator = np.random.default_rng(seed)
     vec_ND, concept_N = vec_ND.float().cpu(), concept_N.cpu()
@@ -35,7 +36,9 @@ def kmeans_prototypes(
         limit = MAX_VECTORS * num_per_concept
         if len(own_ND) > limit:
             own_ND = own_ND[generator.choice(len(own_ND), limit, replace=False)]
-        means = KMeans(num_per_concept, n_init=1, random_state=int(generator.integers(2**31))).fit(own_ND)
+        means = KMeans(num_per_concept, n_init=1, random_state=int(generator.integers(2**31)))
+        with threadpool_limits(limits=1, user_api="openmp"):  # threads add up in any order: not repeatable
+            means.fit(own_ND)
         proto_KMD[k] = torch.from_numpy(means.cluster_centers_).float()
     return F.normalize(proto_KMD, dim=-1)
 
@@ -53,7 +56,9 @@ def nearest_prototype(
     return torch.cat(best), torch.cat(index)
 
 
-def count_hits(index_N: torch.Tensor, concept_N: torch.Tensor, *, num_concepts: int, num_per_concept: int) -> torch.Tensor:
+def count_hits(
+    index_N: torch.Tensor, concept_N: torch.Tensor, *, num_concepts: int, num_per_concept: int
+) -> torch.Tensor:
     """How many vectors each prototype is the nearest of: (K, M) int64."""
     flat = concept_N * num_per_concept + index_N
     return torch.bincount(flat, minlength=num_concepts * num_per_concept).view(num_concepts, num_per_concept)

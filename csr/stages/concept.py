@@ -65,6 +65,9 @@ class ConceptStage(Stage):
             *decayed(head, lr=self.lr, weight_decay=self.weight_decay, name="concept_head"),
         ]
 
+    def label_weights(self) -> torch.Tensor:
+        return self.pos_weight_K
+
     def forward(self, batch: Batch) -> StageOutput:
         cam_BKHW = self.model.cams(self.model.features(batch["image"]))
         logit_BK = self.model.concept_logits(cam_BKHW)

@@ -34,6 +34,7 @@ class PrototypeStage(Stage):
     name, requires, label = "prototype", "concept", None
     trainable = ("model.projector", "model.prototypes")
     frozen_inputs = True
+    input_parts = ("model.backbone.", "model.concept_head.")
 
     def __init__(
         self, model: CSR, *, gamma: float, lam: float, delta: float, margin_mode: str, mask_present: bool,
@@ -57,6 +58,9 @@ class PrototypeStage(Stage):
         local_BKC = self.model.local_vectors(feat_BCHW, self.model.cams(feat_BCHW))
         row_R, concept_R = torch.nonzero(is_present(batch["concept"]), as_tuple=True)
         return {"local": local_BKC[row_R, concept_R].float(), "concept_row": concept_R, "row": row_R}
+
+    def input_floats(self, concept_NK: np.ndarray) -> int:
+        return int(np.sum(concept_NK >= 0.5)) * self.model.backbone.channels
 
     def forward(self, batch: Batch) -> StageOutput:
         rows = batch if "local" in batch else {**self.inputs(batch), "concept": batch["concept"]}

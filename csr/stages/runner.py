@@ -29,9 +29,15 @@ class StageRunner:
         # parameters that the backbone's map does not depend on were frozen when it was built, for good
         self._learnable = {name for name, p in model.named_parameters() if p.requires_grad}
 
-    def run(self, train_stage: Callable[[Stage], Weights]) -> None:
-        """Call `train_stage` on each stage; it returns the model weights that go on."""
-        for name in self.ORDER:
+    def run(self, train_stage: Callable[[Stage], Weights], *, first: str = ORDER[0]) -> None:
+        """Call `train_stage` on each stage from `first` on; it returns the model weights that go on.
+
+        A run that goes on brings weights of all stages before `first` with it.
+        """
+        start = self.ORDER.index(first)
+        if start:
+            self._done = self.ORDER[start - 1]
+        for name in self.ORDER[start:]:
             stage = self.open(name)
             self.hand_over(stage, train_stage(stage))
 

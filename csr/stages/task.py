@@ -20,7 +20,7 @@ from csr.losses import task_bce, task_cross_entropy, task_focal
 from csr.model import CSR
 from csr.stages.base import Batch, Stage, StageOutput
 
-MIN_SD = 1e-4  # a dead prototype's score is constant: dividing by its rounding noise would amplify it
+MIN_SD = 1e-2  # a dead prototype's score hardly varies: dividing by less would amplify its noise
 
 
 def choose_task_loss(requested: str, target_NT: np.ndarray) -> str:
@@ -46,6 +46,7 @@ class TaskStage(Stage):
     name, requires, label = "task", "prototype", "target"
     trainable = ("head",)
     frozen_inputs = True
+    input_parts = ("model.backbone.", "model.projector.", "model.prototypes.")
     mean_F: torch.Tensor
     sd_F: torch.Tensor
     pos_weight_T: torch.Tensor
@@ -70,11 +71,17 @@ class TaskStage(Stage):
             {"params": [self.head.bias], "lr": self.lr, "weight_decay": 0.0, "name": "task_head_no_decay"},
         ]
 
+    def label_weights(self) -> torch.Tensor:
+        return self.pos_weight_T
+
     def inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
         feat_BCHW = self.model.features(batch["image"])
         score_BKM = self.model.similarity_scores(feat_BCHW)
         row_B = torch.arange(len(score_BKM), device=score_BKM.device)
         return {"score": score_BKM.flatten(1).float(), "row": row_B}
+
+    def input_floats(self, concept_NK: np.ndarray) -> int:
+        return len(concept_NK) * self.head.in_features
 
     def begin(self, features: Any) -> None:
         score_NF = features.all("score").double()

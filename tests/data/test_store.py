@@ -216,3 +216,44 @@ def test_a_store_travels_to_worker_processes_without_its_pixels(paths, tmp_path)
     sent = pickle.dumps(store)
     assert len(sent) < 3000
     assert torch.equal(pickle.loads(sent).batch([1, 2]), store.batch([1, 2]))
+
+
+def test_a_part_that_another_run_completes_meanwhile_is_left_to_it(paths, tmp_path, monkeypatch):
+    file = tmp_path / "c" / "images-x.bin"
+    ours, theirs = (cachefile.CacheBuild(file, paths, SIZE, (0, 1)) for _ in range(2))
+    real_index, real_write = cachefile.read_index, cachefile.write_part
+
+    def look_before_they_write(part):
+        monkeypatch.setattr(cachefile, "read_index", real_index)
+        found = real_index(part)
+        assert theirs.write_own_part(1, None) is None
+        monkeypatch.setattr(cachefile, "write_part", write_while_they_join)
+        return found
+
+    def write_while_they_join(part, *args, **options):
+        assert theirs.join() == ({}, None) and cachefile.is_complete(file, len(paths), SIZE)
+        real_write(part, *args, **options)
+
+    monkeypatch.setattr(cachefile, "read_index", look_before_they_write)
+    assert ours.write_own_part(1, None) is None
+    assert ours.join() == ({}, None)
+
+
+def test_images_decoded_on_demand_by_several_threads_keep_their_order(paths):
+    store = open_store(paths, size=SIZE, cache_dir=None, workers=3)
+    order = [6, 0, 3, 3, 1]
+    wanted = np.stack([squashed(paths[n]) for n in order])
+    np.testing.assert_array_equal(store.batch(order)[:, 0], wanted)
+    paths[3].write_bytes(b"junk")
+    with pytest.raises(InputError, match="3.png"):
+        store.batch(order)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_store_is_identified_by_the_files_whose_pixels_it_serves(paths, tmp_path, cached):
+    folder = tmp_path / "c" if cached else None
+    store = open_store(paths, size=SIZE, cache_dir=folder)
+    before = store.identity
+    Image.new("L", (5, 5), 99).save(paths[2])
+    assert (store.identity == before) == cached, "an open cache keeps its pixels"
+    assert open_store(paths, size=SIZE, cache_dir=folder).identity != before

@@ -296,7 +296,7 @@ def test_a_hub_repository_that_has_only_a_bin_file_is_used(tmp_path, monkeypatch
     asked = []
     path = mae_file(tmp_path, state=hf4_state(), name="pytorch_model.bin", wrap=False)
 
-    def download(repo_id, name):
+    def download(repo_id, name, revision=None):
         asked.append(name)
         if name != path.name:
             raise huggingface_hub.errors.EntryNotFoundError("404")

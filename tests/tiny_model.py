@@ -22,7 +22,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def tiny_model(seed: int = 0) -> CSR:
-    """Random weights, a head with weights of every sign, and batch statistics that are not the initial ones."""
+    """Random weights, a head with both signs, and batch statistics that are not the initial ones."""
     torch.manual_seed(seed)
     model = CSR(K, T, M, **OPTIONS)
     torch.nn.init.normal_(model.task_head.linear.weight)

@@ -1,0 +1,55 @@
+"""What a run says of itself before it begins, and what it was made with."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from csr import __version__, build, distributed, engine
+from csr.config import TrainConfig
+from csr.engine_config import Precision
+from csr.model import CSR
+from csr.monitor import Monitor
+
+
+def describe(
+    config: TrainConfig, found: build.Tables, model: CSR, precision: Precision, monitor: Monitor
+) -> None:
+    """Say what is about to run, before it does."""
+    train, optim, world = found.train, config.optim, distributed.world_size()
+    monitor.say(
+        f"Data: {len(found.train_indices)} training, {len(found.val_indices)} validation, "
+        f"{len(found.test.image_ids)} test images; K = {len(train.concept_names)} concepts, "
+        f"T = {len(train.target_names)} targets ({', '.join(train.target_names)})"
+    )
+    parameters = sum(p.numel() for p in model.parameters())
+    height, width = model.backbone.map_size
+    monitor.say(
+        f"Model: {model.backbone.label}, {parameters / 1e6:.1f} M parameters, "
+        f"{model.backbone.channels} x {height} x {width} features, "
+        f"M = {config.model.num_prototypes} prototypes"
+    )
+    monitor.say(f"Precision: {precision.name} ({precision.reason})")
+    monitor.say(
+        f"Batch: {optim.batch_size} per rank x {world} rank{'s' * (world > 1)} x {optim.accumulation} "
+        f"accumulation = {optim.batch_size * world * optim.accumulation} effective, on {engine.device_kind()}"
+    )
+
+
+def versions() -> dict[str, str]:
+    packages = ("torch", "torchvision", "deepspeed", "transformers", "timm", "numpy", "pandas", "pillow")
+    own = {"csr": __version__, "python": platform.python_version()}
+    return own | {p: metadata.version(p) for p in packages}
+
+
+def git_revision() -> str | None:
+    """Revision of the source tree that csr runs from, None where it is installed from a package."""
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / ".git").exists() or shutil.which("git") is None:
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

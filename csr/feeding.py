@@ -1,0 +1,92 @@
+"""The batches of one training epoch: from images or cached features, with the scale of each loss term."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from csr import distributed
+from csr.batches import Batch, Clock, Load, ahead, cached_loader, pinned, to_device
+from csr.data.dataset import WindowSampler
+from csr.data.transforms import box_masks
+from csr.features import FeatureViews
+from csr.stages.base import Stage
+from csr.training_data import Data, labels_of
+
+
+class Feeder:
+    """Feeds this rank.
+
+    Args:
+        data: of the run.
+        batch_size: images per rank and micro step.
+        accumulation: micro steps per optimizer step.
+        seed: of order and augmentation.
+        max_windows: a dry run's limit on optimizer steps per epoch.
+        device: where batches go.
+    """
+
+    def __init__(
+        self, data: Data, *, batch_size: int, accumulation: int, seed: int, max_windows: int | None,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self.data, self.accumulation, self.seed, self.device = data, accumulation, seed, device
+        self._sampler = WindowSampler(
+            len(data.train), micro_batch=batch_size, accumulation=accumulation, rank=distributed.rank(),
+            world=distributed.world_size(), seed=seed,
+        )  # fmt: skip
+        self._labels = labels_of(data.train)
+        self.windows_per_epoch = min(self._sampler.num_windows, max_windows or self._sampler.num_windows)
+
+    def batches(
+        self, stage: Stage, features: FeatureViews | None, *, epoch_key: int, first_window: int, clock: Clock
+    ) -> Iterator[tuple[Batch, bool]]:
+        """(batch, is the last of its window) of an epoch from a window on, loaded ahead in a thread.
+
+        Args:
+            stage: counts the entries of each loss term in a global window.
+            features: cached ones; None loads images.
+            epoch_key: decides order and augmentation.
+            first_window: where a resumed run goes on.
+            clock: is told the time waited.
+        """
+        load: Load = self.data.train.load
+        if features is not None:
+            view = features.at_epoch(epoch_key)
+            load = cached_loader(view, self._labels["concept"], self._labels["target"])
+        return ahead(self._load(stage, load, epoch_key, first_window), clock=clock)
+
+    def _load(
+        self, stage: Stage, load: Load, epoch_key: int, first_window: int
+    ) -> Iterator[tuple[Batch, bool]]:
+        share = distributed.world_size() * self.accumulation
+        first_step = first_window * self.accumulation
+        self._sampler.set_epoch(epoch_key, start_step=first_step)
+        for i, (positions, valid) in enumerate(self._sampler, start=first_step):
+            window, j = divmod(i, self.accumulation)
+            if window == self.windows_per_epoch:
+                return
+            if j == 0:
+                all_ranks = self._sampler.window_positions(window)
+                counts = stage.counts({name: values[all_ranks] for name, values in self._labels.items()})
+                scale = {name: share / max(count, 1.0) for name, count in counts.items()}
+            loaded = pinned(load(positions, valid), self.device)
+            batch = {**loaded, "scale": scale, "positions": positions[valid]}
+            yield batch, j == self.accumulation - 1
+
+    def prepare(self, batch: Batch, *, epoch_key: int) -> Batch:
+        """Move to the device and augment there."""
+        batch = to_device(batch, self.device)
+        if "image" not in batch:
+            return batch
+        batch["image"], theta_B23 = self.data.train_transform(
+            batch["image"], index_B=batch["index"], epoch=epoch_key, seed=self.seed
+        )
+        if "box" in batch:
+            height, width = self.data.map_size
+            batch["box_mask"] = box_masks(
+                batch["box"], class_R=batch["box_class"], row_R=batch["box_row"], theta_B23=theta_B23,
+                num_concepts=batch["concept"].shape[1], height=height, width=width,
+            )  # fmt: skip
+        return batch

@@ -1,0 +1,59 @@
+"""Hashes of what all ranks of a run must share: data, options, code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from csr import distributed
+from csr.errors import InputError
+
+
+def hash_of(*parts: Any) -> str:
+    """A hash of arrays, paths' sizes and plain values, whatever machine computes it."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            told = f"{part.dtype.str} {part.shape}".encode() + np.ascontiguousarray(part).tobytes()
+        else:
+            told = json.dumps(part, sort_keys=True, default=str).encode()
+        digest.update(len(told).to_bytes(8, "little") + told)
+    return digest.hexdigest()
+
+
+def file_sizes(paths: Iterable[Path]) -> list[int]:
+    return [path.stat().st_size for path in paths]
+
+
+def of_code() -> str:
+    """The sources of csr that this process runs."""
+    root = Path(__file__).parent
+    files = sorted(root.rglob("*.py"))
+    return hash_of([(str(f.relative_to(root)), hashlib.sha256(f.read_bytes()).hexdigest()) for f in files])
+
+
+def agree(what: str, value: Any) -> None:
+    """Check that all ranks have the same value. Collective.
+
+    Args:
+        what: named in the message, with its remedy.
+        value: plain; dicts are compared key by key, so that the message can name what differs.
+
+    Raises:
+        InputError: the first rank that differs from rank 0, and where; the same on all ranks.
+    """
+    values = distributed.all_gather_object((distributed.host(), value))
+    for rank, (host, other) in enumerate(values):
+        if other == values[0][1]:
+            continue
+        first = values[0][1]
+        named = ""
+        if isinstance(first, dict):
+            keys = [k for k in {**first, **other} if first.get(k) != other.get(k)]
+            named = f" ({', '.join(f'{k}: {first.get(k)!r} and {other.get(k)!r}' for k in keys[:4])})"
+        raise InputError(f"rank 0 on {values[0][0]} and rank {rank} on {host} differ in {what}{named}")

@@ -1,0 +1,97 @@
+"""Bootstrap intervals: images are drawn with replacement, all quantities measured on the same resamples.
+
+A resample is a row of weights, how often each image was drawn; it depends on the seed and its own number
+alone, so that the intervals are the same for any number of ranks.
+
+Letters: N images, R resamples; `value_R...` has any shape behind R.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from csr import distributed
+
+LEVEL = 0.95
+MAX_CELLS = 2**22  # numbers in one array of a chunk: 32 MiB
+Measure = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are made.
+
+    Attributes:
+        num_resamples: 0: no intervals.
+        seed: of the resamples.
+    """
+
+    num_resamples: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What was measured on all images, and the 95 % intervals around it; NaN where there is none."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def draw_weights(num_images: int, resamples: Sequence[int], *, seed: int) -> np.ndarray:
+    """How often each resample drew each image: weight_RN, float64, rows that sum to N."""
+    rows = [np.bincount(drawn_images(num_images, r, seed=seed), minlength=num_images) for r in resamples]
+    return np.asarray(rows, dtype=np.float64).reshape(len(rows), num_images)
+
+
+def drawn_images(num_images: int, resample: int, *, seed: int) -> np.ndarray:
+    """The N images of one resample, int64, with repetitions."""
+    return np.random.default_rng([seed, resample]).integers(num_images, size=num_images)
+
+
+def estimate(
+    measure: Measure, *, num_images: int, bootstrap: Bootstrap, cells_per_image: int = 1
+) -> Estimate:
+    """Measure all images and the resamples; ranks share the work, every rank gets the result. Collective.
+
+    Args:
+        measure: weight_RN -> value_R..., NaN where there is no value.
+        num_images: N.
+        bootstrap: how many resamples, and their seed.
+        cells_per_image: numbers that `measure` holds for each image of a resample.
+    """
+    value = measure(np.ones((1, num_images)))[0]
+    rank, world = distributed.rank(), distributed.world_size()
+    if not distributed.is_initialized():
+        rank, world = 0, 1
+    mine = range(rank, bootstrap.num_resamples, world)
+    rows = max(1, MAX_CELLS // max(1, num_images * cells_per_image))
+    parts = [
+        measure(draw_weights(num_images, mine[i : i + rows], seed=bootstrap.seed))
+        for i in range(0, len(mine), rows)
+    ]
+    own = np.concatenate(parts) if parts else np.zeros((0, *value.shape))
+    value_R = np.zeros((bootstrap.num_resamples, *value.shape))
+    for r, part in enumerate(distributed.all_gather_object(own)):
+        value_R[r::world] = part
+    return Estimate(value, *limits(value_R))
+
+
+def limits(value_R: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    """The percentile interval of each quantity.
+
+    Resamples without a value (none of a rare label was drawn) are left out; where fewer than half of them
+    have one there is no interval (NaN).
+    """
+    flat_RQ = value_R.reshape(len(value_R), math.prod(value_R.shape[1:]))
+    low_Q, high_Q = np.full((2, flat_RQ.shape[1]), np.nan)
+    for q in range(flat_RQ.shape[1]):
+        known = flat_RQ[~np.isnan(flat_RQ[:, q]), q]
+        if len(known) and 2 * len(known) >= len(value_R):
+            low_Q[q], high_Q[q] = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return low_Q.reshape(value_R.shape[1:]), high_Q.reshape(value_R.shape[1:])

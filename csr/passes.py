@@ -1,0 +1,90 @@
+"""The passes of a stage that do not train: what its frozen layers compute, and its validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from csr import inference
+from csr.batches import Batch
+from csr.data.dataset import LabelledImages
+from csr.engine import Engine, inference_precision
+from csr.feature_cache import FeatureOptions, frozen_features
+from csr.features import FeatureViews
+from csr.metrics import multilabel_metrics
+from csr.monitor import Monitor
+from csr.stages.base import Stage
+from csr.stopping import StopRequest
+from csr.training_data import Data, labels_of
+
+
+class Passes:
+    """Looks at the images of one run without training on them.
+
+    Args:
+        data: training and validation images.
+        batch_size: images per rank and forward pass.
+        precision: of the arithmetic.
+        device: of the stage.
+        monitor: shows how far a pass is.
+        stop: a pass is left early when the run is asked to stop.
+        caching: of what frozen layers compute.
+    """
+
+    def __init__(
+        self, data: Data, *, batch_size: int, precision: str, device: torch.device, monitor: Monitor,
+        stop: StopRequest, caching: FeatureOptions,
+    ) -> None:  # fmt: skip
+        self.data, self.batch_size, self.precision, self.device = data, batch_size, precision, device
+        self.monitor, self.stop, self.caching = monitor, stop, caching
+
+    def features(self, stage: Stage) -> tuple[FeatureViews, FeatureViews | None]:
+        """What frozen layers compute on training and, if it is validated, validation images. Collective."""
+        train = self._features(stage, self.data.train, "train")
+        return train, self._features(stage, self.data.val, "validation") if stage.label is not None else None
+
+    def _features(self, stage: Stage, dataset: LabelledImages, split: str) -> FeatureViews:
+        stage.eval()
+        title = f"Features ({split})"
+        with inference_precision(self.precision, self.device):
+            views = frozen_features(
+                stage, dataset, options=self.caching, eval_transform=self.data.eval_transform,
+                train_transform=self.data.train_transform if split == "train" else None, device=self.device,
+                show=lambda batches, total: self.shown(batches, total, title),
+            )  # fmt: skip
+        stage.train()
+        self.monitor.say(f"{title}: {views.source}, {views.nbytes / 2**20:.1f} MiB")
+        return views
+
+    def validate(self, engine: Engine, stage: Stage, features: FeatureViews | None) -> dict[str, Any]:
+        """Loss and metrics on the validation images; {} for a stage that is not validated. Collective."""
+        if stage.label is None:
+            return {}
+        label_NL = torch.from_numpy(labels_of(self.data.val)[stage.label])
+        with engine.inference():
+            if features is not None:
+                logit_NL = stage.predict({"score": features.all("score").to(self.device)}).float().cpu()
+            else:
+                rows = inference.predict_rows(
+                    lambda b: {"logit": stage.predict(b).float()}, self.batches(self.data.val, "Validation")
+                )
+                logit_NL = rows["logit"]
+        metrics = multilabel_metrics(
+            stage.probability(logit_NL).numpy(), label_NL.numpy(), names=self.data.names[stage.label]
+        )
+        return {"val_loss": stage.evaluation_loss(logit_NL, label_NL), "metrics": metrics}
+
+    def batches(self, dataset: LabelledImages, title: str) -> Iterator[Batch]:
+        """This rank's share of a data set, on the device, with a progress bar."""
+        batches = inference.image_batches(
+            dataset, transform=self.data.eval_transform, batch_size=self.batch_size, device=self.device
+        )
+        return self.shown(batches, inference.num_batches(len(dataset), self.batch_size), title)
+
+    def shown(self, batches: Iterable[Batch], total: int, title: str) -> Iterator[Batch]:
+        """Batches with a progress bar, until this rank is asked to stop."""
+        for batch in self.monitor.bar(batches, total=total, title=title):
+            self.stop.check(f"at {title.lower()}")
+            yield batch

@@ -1,0 +1,297 @@
+"""The evaluation as one HTML page that carries everything inside it and reads well in light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from csr import charts
+from csr.charts import Mark, escaped
+from csr.interaction import DOCTOR_GAP
+
+Results = dict[str, Any]
+_STYLE = """
+:root { color-scheme: light dark; --page: #fff; --ink: #1b1e23; --soft: #5c6570; --line: #d9dde2;
+  --c0: #1f6fb2; --c1: #c2571a; --c2: #5c6570; --note: #fdf3e4; }
+@media (prefers-color-scheme: dark) { :root { --page: #14171b; --ink: #e7eaee; --soft: #a3adb8;
+  --line: #363c44;
+  --c0: #6cb6f0; --c1: #f2a065; --c2: #a3adb8; --note: #33291a; } }
+body { background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; max-width: 72rem;
+  margin: 1.5rem auto 4rem; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; } h3 { font-size: 1rem; margin: 1.5rem 0 .3rem; }
+p { max-width: 46rem; } .soft { color: var(--soft); } nav a { margin-right: 1rem; color: var(--c0); }
+.wide { overflow-x: auto; } .row { display: flex; flex-wrap: wrap; gap: .5rem; } .row svg { width: 244px; }
+table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: right;
+  vertical-align: top; }
+th:first-child, td:first-child { text-align: left; min-width: 9rem; max-width: 16rem;
+  overflow-wrap: break-word; }
+tr.sum td { border-top: 2px solid var(--soft); font-weight: 600; }
+td small { color: var(--soft); display: block;
+  white-space: nowrap; font-weight: 400; }
+.note { background: var(--note); border-left: 4px solid var(--c1); padding: .4rem .8rem; }
+.tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0; }
+.tiles div { border: 1px solid var(--line); border-radius: .4rem; padding: .5rem .9rem; }
+.tiles b { display: block; font-size: 1.35rem; } .tiles span { color: var(--soft); font-size: .85rem; }
+"""
+_HEADS = {
+    "auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "sensitivity": "sensitivity",
+    "specificity": "specificity", "brier": "Brier", "ece": "ECE",
+}  # fmt: skip
+_POINTS = {
+    "cam_hit": "CAM hits", "similarity_hit": "similarity hits", "centre_hit": "centre hits",
+    "chance": "chance", "reachable": "reachable", "cam_iou": "CAM IoU", "similarity_iou": "similarity IoU",
+}  # fmt: skip
+_COUNTS = ("edited", "decisions", "right_before", "right_after", "fixed", "broken")
+
+
+def write_report(results: Results) -> str:
+    """HTML of everything that `csr.evaluation.measure` returns."""
+    sections = {
+        "Diagnoses": _labels(results["targets"], "diagnosis"),
+        "Concepts": _labels(results["concepts"], "concept"),
+        "Calibration": _calibration(results),
+        "Where it looks": _localisation(results["localisation"]),
+        "Prototypes": _prototypes(results["prototypes"]),
+        "Subgroups": _groups(results),
+        "Simulated doctor": _simulation(results["simulation"]),
+        "How this was measured": _method(results),
+    }
+    shown = {title: body for title, body in sections.items() if body}
+    places = {title: title.lower().replace(" ", "-") for title in shown}
+    links = "".join(f'<a href="#{place}">{title}</a>' for title, place in places.items())
+    body = "".join(f'<section id="{places[t]}"><h2>{t}</h2>{text}</section>\n' for t, text in shown.items())
+    title = f"Evaluation of {results['model']}"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escaped(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}{charts.STYLE}</style></head>\n<body>\n<h1>{escaped(title)}</h1>\n"
+        f"{_facts(results)}\n<nav>{links}</nav>\n{_notices(results)}{_tiles(results)}\n{body}</body></html>\n"
+    )
+
+
+def _facts(results: Results) -> str:
+    data = results["data"]
+    facts = [f"{data['images']} images of {data['csv']}"]
+    if results["checkpoint"]:
+        facts.append(f"checkpoint {results['checkpoint']}")
+    facts.append(f"readers merged by '{data['reader_merge']}'")
+    if data["boxes_csv"]:
+        facts.append(f"boxes of {data['boxes_csv']}")
+    return f'<p class="soft">{escaped(", ".join(facts))}</p>'
+
+
+def _notices(results: Results) -> str:
+    return "".join(f'<p class="note">{escaped(line)}</p>' for line in results["notices"])
+
+
+def _tiles(results: Results) -> str:
+    """The numbers that one looks for first."""
+    tiles = [
+        ("AUROC of diagnoses, macro", results["targets"]["macro"]["auroc"]),
+        ("F1 of diagnoses, macro", results["targets"]["macro"]["f1"]),
+        ("AUROC of concepts, macro", results["concepts"]["macro"]["auroc"]),
+    ]
+    if results["localisation"]:
+        tiles.append(("pointing game, similarity", results["localisation"]["micro"]["similarity_hit"]))
+    body = [f"<div><b>{_number(s['value'])}</b><span>{name} {_range(s)}</span></div>" for name, s in tiles]
+    alive = results["prototypes"]
+    body.append(f"<div><b>{alive['alive']}/{alive['total']}</b><span>prototypes alive</span></div>")
+    return f'<div class="tiles">{"".join(body)}</div>'
+
+
+def _labels(scores: Results, noun: str) -> str:
+    rows = [(name, [_mark(row["auroc"], name="AUROC")]) for name, row in scores["labels"].items()]
+    rows.append(("macro", [_mark(scores["macro"]["auroc"], name="AUROC")]))
+    chart = charts.dot_plot(rows, title=f"AUROC of every {noun} with 95 % intervals", reference=0.5)
+    body = [
+        [_name(name), str(row["n"]), str(row["positives"]), _number(row["threshold"])]
+        + [_cell(row[score]) for score in _HEADS]
+        for name, row in scores["labels"].items()
+    ]
+    ends = [
+        [kind, "", "", ""] + [_cell(scores[kind][score]) for score in _HEADS] for kind in ("macro", "micro")
+    ]
+    heads = [noun, "images", "positive", "threshold", *_HEADS.values()]
+    return f"<h3>AUROC</h3>{chart}{_table(heads, body, ends=ends)}"
+
+
+def _calibration(results: Results) -> str:
+    found = results["reliability"]
+    pooled = [
+        charts.reliability_plot(found[kind]["pooled"], title=f"all {name}")
+        for kind, name in (("targets", "diagnoses"), ("concepts", "concepts"))
+    ]
+    each = [
+        charts.reliability_plot(bins, title=name)
+        for kind in ("targets", "concepts")
+        for name, bins in found[kind]["labels"].items()
+    ]
+    return (
+        "<p>Share of positive images over the predicted probability, in ten bins; larger discs hold "
+        "more images. On the dashed line a probability means what it says. Training that weights rare "
+        "labels up makes probabilities too high without harming the ranking.</p>"
+        f'<div class="row">{"".join(pooled)}</div><details><summary>Every label</summary>'
+        f'<div class="row">{"".join(each)}</div></details>'
+    )
+
+
+def _localisation(found: Results | None) -> str:
+    if found is None:
+        return ""
+    if not found["n"]:
+        return "<p>No box belongs to a concept that is labelled present.</p>"
+    rows = [*found["labels"].items(), ("all pairs", found["micro"])]
+    marks = [
+        (
+            name,
+            [
+                _mark(row["cam_hit"], name="CAM"),
+                _mark(row["similarity_hit"], series=1, name="similarity map"),
+                Mark(row["chance"]["value"], series=2, name="chance"),
+                Mark(row["centre_hit"]["value"], series=3, name="image centre"),
+            ],
+        )
+        for name, row in rows
+    ]  # fmt: skip
+    key = charts.legend(
+        [(0, "CAM"), (1, "similarity map"), (2, "chance (area of the boxes)"), (3, "image centre")]
+    )
+    body = [
+        [_name(name), str(row["n"])] + [_cell(row[score]) for score in _POINTS]
+        for name, row in found["labels"].items()
+    ]
+    ends = [
+        [name, str(found["n"]) if kind == "micro" else ""] + [_cell(found[kind][score]) for score in _POINTS]
+        for kind, name in (("macro", "mean of concepts"), ("micro", "all pairs"))
+    ]
+    left_out = found["left_out"]
+    more = f" {left_out} pairs are left out: their concept is not labelled present." if left_out else ""
+    return (
+        "<p>Pointing game: how often the highest cell of a concept's map lies in one of the concept's "
+        "boxes. A pair is an image and a concept it has boxes of; similarity maps are those of the "
+        "best prototype. Reachable: pairs whose boxes hold the centre of any cell; no map can hit the "
+        "others. IoU: overlap of the boxes with the map cut half-way between its lowest and highest "
+        f"value; of the whole image it is the share in the column 'chance'.{more}</p>"
+        f"<h3>Pointing game</h3>{key}{charts.dot_plot(marks, title='Pointing game hit rates')}"
+        f"{_table(['concept', 'pairs', *_POINTS.values()], body, ends=ends)}"
+    )
+
+
+def _prototypes(alive: Results) -> str:
+    body = []
+    for name, row in alive["labels"].items():
+        wins = sorted(row["wins"], reverse=True)
+        top = f"{max(wins) / row['images']:.2f}" if row["images"] else "-"
+        body.append([_name(name), str(row["images"]), f"{row['alive']} of {row['total']}", top])
+    ends = [["all", "", f"{alive['alive']} of {alive['total']}", ""]]
+    return (
+        "<p>A prototype is alive if it has its concept's highest score in at least one image with the "
+        "concept. The last column is the share of those images that one prototype wins.</p>"
+        + _table(["concept", "images", "alive", "largest share"], body, ends=ends)
+    )
+
+
+def _groups(results: Results) -> str:
+    groups = results["groups"]
+    if groups is None:
+        return ""
+    parts = [f"<p>By the column '{escaped(results['data']['group_by'])}' of the label table.</p>"]
+    for kind, noun in (("targets", "diagnoses"), ("concepts", "concepts")):
+        everyone = [("all images", results)] + list(groups.items())
+        marks = [(name, [_mark(scores[kind]["macro"]["auroc"], name="AUROC")]) for name, scores in everyone]
+        body = [
+            [_name(name), str(scores["images"] if "images" in scores else results["data"]["images"])]
+            + [_cell(scores[kind]["macro"][score]) for score in _HEADS]
+            for name, scores in everyone
+        ]
+        chart = charts.dot_plot(marks, title=f"Macro AUROC of {noun} by group", reference=0.5)
+        heads = ["group", "images", *(f"{head}, macro" for head in _HEADS.values())]
+        parts.append(f"<h3>Macro AUROC of {noun}</h3>{chart}{_table(heads, body)}")
+    parts.append(
+        '<p class="soft">A macro mean leaves out labels that a group has one class of: compare groups label '
+        "by label in evaluation.csv where they are small.</p>"
+    )
+    return "".join(parts)
+
+
+def _simulation(plays: Results | None) -> str:
+    if plays is None:
+        return ""
+    bars, body = [], []
+    for play, subsets in plays.items():
+        for subset, row in subsets.items():
+            name = f"{play} ({subset})"
+            bars.append((name, row["fixed"], row["broken"]))
+            images = f"{row['images_fixed']} / {row['images_broken']}"
+            counts = [str(row[count]) for count in ("images", *_COUNTS)]
+            body.append([_name(name), *counts, _cell(row["net"], signed=True), images])
+    heads = [
+        "corrections", "images", "edited", "decisions", "right before", "right after", "fixed", "broken",
+        "net share", "images fixed / broken",
+    ]  # fmt: skip
+    return (
+        "<p>A doctor is played from labels and boxes: rejects concepts that the model called and the "
+        "labels deny, confirms those it missed, draws the boxes as regions to look at. A decision is "
+        "one diagnosis of one image; fixed: wrong before and right after; broken: right before and "
+        "wrong after. 'zero' sets rejected concepts to 0 (the paper), 'medians' to what images "
+        "without the concept have, and raises confirmed ones to what images with it have. Doubtful: "
+        f"the two most likely diagnoses differ by less than {DOCTOR_GAP}. This doctor knows the "
+        "labels and makes no mistakes.</p>"
+        f"{charts.balance_plot(bars, title='Decisions fixed and broken')}{_table(heads, body)}"
+    )
+
+
+def _method(results: Results) -> str:
+    options = results["options"]
+    intervals = (
+        f"Intervals: 95 %, percentiles of {options['bootstrap']} resamples of the images (seed "
+        f"{options['seed']}); the same resamples for every number. None where fewer than half of the "
+        "resamples have a value."
+        if options["bootstrap"]
+        else "No intervals were asked for."
+    )
+    return (
+        f"<p>{intervals}</p><p>Thresholds come with the model and are never chosen on these images. "
+        "Labels that are not annotated are left out; a label that readers disagree on counts as "
+        "positive from one half, and as the fraction it is in Brier score and ECE. Macro: mean over "
+        "labels that have a value; micro: all image-label pairs as one.</p>"
+    )
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, ends: Iterable[Sequence[str]] = ()) -> str:
+    """Cells of `rows` and `ends` are HTML."""
+    body = [f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows]
+    body += [f'<tr class="sum">{"".join(f"<td>{cell}</td>" for cell in row)}</tr>' for row in ends]
+    head = "".join(f"<th>{escaped(name)}</th>" for name in heads)
+    return (
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    )
+
+
+def _mark(score: dict[str, float | None], *, series: int = 0, name: str = "") -> Mark:
+    return Mark(score["value"], score["low"], score["high"], series, name)
+
+
+def _name(text: str) -> str:
+    return escaped(text)
+
+
+def _number(value: float | None, *, signed: bool = False) -> str:
+    return "&ndash;" if value is None else f"{value:+.3f}" if signed else f"{value:.3f}"
+
+
+def _range(score: dict[str, float | None]) -> str:
+    return (
+        ""
+        if score["low"] is None or score["high"] is None
+        else f"({score['low']:.3f} to {score['high']:.3f})"
+    )
+
+
+def _cell(score: dict[str, float | None], *, signed: bool = False) -> str:
+    if score["low"] is None:
+        return _number(score["value"], signed=signed)
+    low, high = (_number(score[end], signed=signed) for end in ("low", "high"))
+    return f"{_number(score['value'], signed=signed)}<small>{low} to {high}</small>"

@@ -1,0 +1,62 @@
+"""What is told of a step and of an epoch: numbers for TensorBoard, a record, a line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from csr.engine import Engine
+from csr.metrics import Metrics
+from csr.monitor import Monitor
+from csr.stages.base import Stage, StageOutput
+
+
+def step_values(engine: Engine, stage: Stage, output: StageOutput) -> dict[str, float]:
+    """Numbers of the step just done. A sync point: the loss is read."""
+    name = stage.name
+    values = {f"{name}/{key}": float(value) for key, value in output.report.items()}
+    values |= {f"{name}/lr_{key}": lr for key, lr in engine.learning_rates.items()}
+    return values | {
+        f"{name}/loss": float(output.loss.detach()),
+        f"{name}/gradient_norm": engine.gradient_norm,
+        f"{name}/loss_scale": engine.loss_scale,
+        f"{name}/skipped_steps": engine.skipped_steps,
+        f"{name}/memory_mib": memory_mib(),
+    }
+
+
+def report_epoch(
+    monitor: Monitor, stage: Stage, record: dict[str, Any], *, epoch: int, epochs: int, step: int
+) -> dict[str, Any]:
+    """Tell of an epoch; return its record as it goes into the history."""
+    name = stage.name
+    record = dict(record)
+    metrics: Metrics | None = record.pop("metrics", None)
+    values = {f"{name}_epoch/{k}": float(v) for k, v in record.items()}
+    line = f"Train loss: {record['train_loss']:.4f}"
+    if metrics is not None:
+        values |= {f"{name}_epoch/{k}": v for k, v in metrics.summary().items()}
+        values |= {f"{name}_auc/{label}": v for label, v in metrics.auc_by_label.items()}
+        record.update(metrics.summary(), auc_by_label=metrics.auc_by_label)
+        line += (
+            f" | Val loss: {record['val_loss']:.4f} | AUC: {metrics.auc:.4f} | mAP: {metrics.mean_ap:.4f}"
+            f" | F1 macro: {metrics.f1_macro:.4f} | F1 micro: {metrics.f1_micro:.4f}"
+        )
+    if "prototypes_alive" in record:
+        line += f" | Prototypes alive: {record['prototypes_alive']}/{record['prototypes']}"
+    monitor.gathered(values, step=step)
+    record = {"stage": name, "epoch": epoch, "step": step, **record}
+    monitor.epoch_line(record)
+    monitor.say(f"Epoch {epoch}/{epochs} | {line} | {record['seconds']:.1f} s")
+    monitor.flush()
+    return record
+
+
+def memory_mib() -> float:
+    """Peak memory of this rank: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

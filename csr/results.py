@@ -1,0 +1,53 @@
+"""The test table of a run, and the same numbers as results.json.
+
+Letters: N images, T targets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from csr.metrics import Metrics
+
+
+def target_probability(logit_NT: torch.Tensor, *, loss: str) -> np.ndarray:
+    """Softmax where exactly one target holds (ce), else sigmoids."""
+    return (logit_NT.softmax(-1) if loss == "ce" else logit_NT.sigmoid()).numpy()
+
+
+def table_lines(concepts: Metrics, targets: Metrics) -> list[str]:
+    """Lines: AUROC, average precision and F1 of each concept and target, macro and micro."""
+    width = max(len(name) for m in (concepts, targets) for name in m.auc_by_label) + 2
+    lines = []
+    for title, metrics in (("concept", concepts), ("target", targets)):
+        lines.append(f"{title:<{width}} {'AUC':>7} {'AP':>7} {'F1':>7}")
+        for name in metrics.auc_by_label:
+            values = (metrics.auc_by_label[name], metrics.ap_by_label[name], metrics.f1_by_label[name])
+            lines.append(f"{name:<{width}} {' '.join(f'{v:>7.4f}' for v in values)}")
+        lines.append(f"{'macro':<{width}} {metrics.auc:>7.4f} {metrics.mean_ap:>7.4f} {metrics.f1_macro:>7.4f}")
+        lines += [f"{'micro':<{width}} {'':>7} {'':>7} {metrics.f1_micro:>7.4f}", ""]
+    return lines
+
+
+def results_record(concepts: Metrics, targets: Metrics, *, num_images: int) -> dict[str, Any]:
+    """What results.json holds; a number that does not exist on these images is null."""
+    summary = {f"concept_{k}": v for k, v in concepts.summary().items()}
+    summary |= {f"target_{k}": v for k, v in targets.summary().items()}
+    return {
+        "summary": _known(summary), "num_images": num_images,
+        "concepts": _by_label(concepts), "targets": _by_label(targets),
+    }  # fmt: skip
+
+
+def _by_label(metrics: Metrics) -> dict[str, dict[str, float | None]]:
+    return {
+        name: _known({"auc": auc, "ap": metrics.ap_by_label[name], "f1": metrics.f1_by_label[name]})
+        for name, auc in metrics.auc_by_label.items()
+    }
+
+
+def _known(values: dict[str, float]) -> dict[str, float | None]:
+    return {k: None if np.isnan(v) else v for k, v in values.items()}

@@ -1,0 +1,313 @@
+"""The result folder of a run: may it be written, does it hold an unfinished run, and may that one go on.
+
+Everything here is called by rank 0 alone; nothing is written before `RunFolder.open`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from csr import resume
+from csr.checkpoint import write_atomic
+from csr.config import TrainConfig
+from csr.errors import InputError
+from csr.monitor import BOARD, METRICS, json_line
+from csr.training_state import Saved
+
+CONFIG, RESULTS, LOCK = "config.json", "results.json", ".lock"
+OUTPUTS = (
+    "best_model_stage*.pth", "model_stage*_epoch*.pth", "final_model.pth", CONFIG, "deepspeed_config.json",
+    "reference.json", METRICS, RESULTS, ".*.tmp",
+)  # fmt: skip
+OUTPUT_FOLDERS = (BOARD, "logs", resume.FOLDER)
+# options that move no weight, or whose effect is compared otherwise: data by its hash, batches by their
+# product, the DeepSpeed JSON and the precision by what comes of them
+MAY_DIFFER = {
+    "train_csv", "test_csv", "train_dir", "test_dir", "boxes_csv", "workers", "image_cache", "cache_dir",
+    "batch_size", "accumulation", "ds_config", "precision", "timeout", "max_skipped", "output_dir",
+    "exp_name", "overwrite", "log_every", "dry_run", "resume", "save_every", "keep_checkpoints",
+}  # fmt: skip
+DS_MAY_DIFFER = {
+    "zero_optimization", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
+    "train_batch_size", "gradient_clipping",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does with its folder.
+
+    Attributes:
+        checkpoint: goes on from it; None begins anew.
+        manifest: of the checkpoint.
+        batch_size, accumulation: those that keep the effective batch of the checkpoint.
+    """
+
+    checkpoint: Path | None = None
+    manifest: dict[str, Any] | None = None
+    batch_size: int = 0
+    accumulation: int = 0
+
+    def adapted(self, config: TrainConfig) -> TrainConfig:
+        """The options with this plan's batch."""
+        if self.checkpoint is None:
+            return config
+        optim = replace(config.optim, batch_size=self.batch_size, accumulation=self.accumulation)
+        return replace(config, optim=optim)
+
+
+def identity(config: TrainConfig, *, ds_config: dict[str, Any], precision: str, world: int) -> dict[str, Any]:
+    """What a checkpoint must share with the run that goes on from it; `config` as the user gave it."""
+    optim = config.optim
+    return {
+        "options": config.to_dict(),
+        "engine": {k: v for k, v in ds_config.items() if k not in DS_MAY_DIFFER},
+        "precision": precision,
+        "effective_batch": optim.batch_size * optim.accumulation * world,
+        "world_size": world,
+    }
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        config: options as the user gave them.
+        mine: of `identity`.
+        say: tells the user.
+    """
+
+    def __init__(self, config: TrainConfig, *, mine: dict[str, Any], say: Callable[[str], None]) -> None:
+        self.config, self.path, self._mine, self._say = config, config.folder, mine, say
+        self._lock: Any = None
+
+    def plan(self) -> Plan:
+        """Decide whether the run begins or goes on; write nothing.
+
+        Raises:
+            InputError: the folder cannot be written, holds results that nobody asked to replace, or an
+                unfinished run that differs from this one.
+        """
+        self._check_writable()
+        run, holds = self.config.run, self._holds()
+        asked = None if run.resume in ("auto", "never") else Path(run.resume)
+        if run.overwrite and asked is not None:
+            raise InputError("--overwrite contradicts --resume PATH: give one of them alone")
+        if not run.overwrite and (holds == "results" or (holds == "unfinished" and run.resume == "never")):
+            hint = " (--resume auto goes on with it)" if holds == "unfinished" else ""
+            raise InputError(
+                f"{self.path}: holds results already{hint}: give another --exp_name, "
+                "or --overwrite to replace them"
+            )
+        if run.dry_run:
+            return Plan()
+        self._take_lock(create=False)
+        if run.overwrite:
+            return Plan()
+        if asked is not None:
+            found = resume.named_by_user(asked, self._say)
+            if holds == "unfinished" and not self._is_mine(found[0]):
+                raise InputError(
+                    f"{self.path}: holds another unfinished run: give another --exp_name with --resume PATH"
+                )
+            return self._go_on(*found)
+        return self._newest() if holds == "unfinished" else Plan()
+
+    def _newest(self) -> Plan:
+        """Go on with the unfinished run of this folder, or begin it anew where it has saved nothing yet."""
+        newest = resume.newest(self.path / resume.FOLDER, self._say)
+        if newest is not None:
+            return self._go_on(*newest)
+        self._compare(self._read_config())
+        self._say(f"{self.path}: an unfinished run without a checkpoint yet: it begins anew")
+        return Plan()
+
+    def _is_mine(self, checkpoint: Path) -> bool:
+        return checkpoint.resolve().parent.parent == self.path.resolve()
+
+    def _check_writable(self) -> None:
+        try:
+            present = next((f for f in (self.path, *self.path.parents) if f.exists()), self.path)
+        except OSError as error:
+            raise self._unusable(error) from None
+        if not present.is_dir():
+            raise InputError(f"{self.path}: {present} is no folder: give another --output_dir or --exp_name")
+        if not os.access(present, os.W_OK | os.X_OK):
+            raise InputError(f"{self.path}: {present} cannot be written to: give another --output_dir")
+
+    def _holds(self) -> str:
+        """nothing, an unfinished run, or results (of a finished run, or files of somebody else)."""
+        try:
+            names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+        except OSError as error:
+            raise self._unusable(error) from None
+        if CONFIG in names and RESULTS not in names:
+            return "unfinished"
+        # what a run may leave that was killed before it wrote its options
+        left = {n for n in names if n == LOCK or n.startswith(f".{CONFIG}.")}
+        return "results" if names - left else "nothing"
+
+    def _read_config(self) -> dict[str, Any]:
+        try:
+            told = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+            return {**self._mine, "options": told["options"], "precision": told["precision"]["name"]}
+        except (OSError, ValueError, LookupError, TypeError):
+            raise InputError(
+                f"{self.path / CONFIG}: cannot be read: give another --exp_name, or --overwrite to replace it"
+            ) from None
+
+    def _go_on(self, checkpoint: Path, manifest: dict[str, Any]) -> Plan:
+        try:
+            self._compare(manifest)
+            batch_size, accumulation = self._batch(manifest)
+        except (LookupError, TypeError, AttributeError):
+            raise InputError(f"{checkpoint}: was written by another version of csr") from None
+        stage, epoch, step = manifest["stage"], manifest["epoch"], manifest["step_in_epoch"]
+        place = f"in the {stage} stage, epoch {epoch}, after step {step}"
+        if epoch > self.config.epochs[stage]:
+            place = f"after the {stage} stage"
+        self._say(f"{checkpoint}: goes on {place}")
+        return Plan(checkpoint, manifest, batch_size, accumulation)
+
+    def _compare(self, theirs: dict[str, Any]) -> None:
+        """Raise an InputError that lists every option that differs and matters."""
+        old, new = (_flat(side["options"]) for side in (theirs, self._mine))
+        differ = [
+            f"--{name} was {_shown(old[name])}, now {_shown(new[name])}"
+            for name in new
+            if name in old and name not in MAY_DIFFER and old[name] != new[name]
+        ]
+        if theirs["precision"] != self._mine["precision"]:
+            differ.append(f"--precision was {theirs['precision']}, now {self._mine['precision']}")
+        for key in sorted(set(theirs["engine"]) | set(self._mine["engine"])):
+            was, now = theirs["engine"].get(key), self._mine["engine"].get(key)
+            if json.dumps(was) != json.dumps(now):
+                differ.append(f"--ds_config {key!r} was {json.dumps(was)}, now {json.dumps(now)}")
+        if differ:
+            raise InputError(
+                f"{self.path}: holds an unfinished run with other options: {'; '.join(differ)}: give "
+                "the same ones to go on, another --exp_name, or --overwrite to replace it"
+            )
+
+    def _batch(self, manifest: dict[str, Any]) -> tuple[int, int]:
+        """Batch size and accumulation that keep the checkpoint's effective batch on the ranks of now."""
+        optim, world, effective = self.config.optim, self._mine["world_size"], manifest["effective_batch"]
+        if self._mine["effective_batch"] == effective:
+            return optim.batch_size, optim.accumulation
+        old = manifest["options"]["optim"]
+        if (optim.batch_size, optim.accumulation) != (old["batch_size"], old["accumulation"]):
+            raise InputError(
+                f"--batch_size {optim.batch_size} x --accumulation {optim.accumulation} x {world} rank(s) is "
+                f"{self._mine['effective_batch']}, but the effective batch of the run is {effective}"
+            )
+        if effective % world:
+            raise InputError(
+                f"{self.path}: the effective batch of {effective} of the unfinished run cannot be divided by "
+                f"{world} ranks: start a number of ranks that divides it"
+            )
+        share = effective // world
+        fitting = (a for a in range(1, share + 1) if share % a == 0 and share // a <= optim.batch_size)
+        accumulation = next(fitting)
+        self._say(
+            f"{world} rank(s) instead of {manifest['world_size']}: {share // accumulation} images per rank "
+            f"and {accumulation} accumulation keep the effective batch of {effective}"
+        )
+        return share // accumulation, accumulation
+
+    def open(self, plan: Plan, saved: Saved | None) -> None:
+        """Make the folder ready: empty of an earlier run's files, or as it was at the checkpoint.
+
+        Raises:
+            InputError: it cannot be written, or another run is writing it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._take_lock(create=True)
+            if plan.checkpoint is None or saved is None:
+                self._clear()
+            else:
+                self._rewind(plan.checkpoint, saved)
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: OSError) -> InputError:
+        reason = error.strerror or error
+        return InputError(f"{self.path}: {reason}: give another --output_dir or --exp_name")
+
+    def _clear(self) -> None:
+        """Remove what an earlier run of csr wrote there, nothing else; last what says that it is a run."""
+        for folder in OUTPUT_FOLDERS:
+            if (self.path / folder).is_dir():
+                shutil.rmtree(self.path / folder)
+        for pattern in (RESULTS, *(p for p in OUTPUTS if p != CONFIG), CONFIG):
+            for old in self.path.glob(pattern):
+                old.unlink()
+
+    def _rewind(self, checkpoint: Path, saved: Saved) -> None:
+        """Take back what was told and written after the checkpoint, so that nothing is told twice."""
+        text = "".join(json_line(record) for record in saved.state.history)
+        write_atomic(self.path / METRICS, lambda file: file.write(text.encode()))
+        for file in (self.path / BOARD).glob("*/*"):
+            length = saved.board.get(f"{file.parent.name}/{file.name}", 0)
+            if not length:
+                file.unlink()
+            elif file.stat().st_size > length:
+                os.truncate(file, length)
+        for name in saved.state.best_files:
+            source = checkpoint / name
+            if source.is_file():
+                private = self.path / f".{name}.{os.getpid()}.tmp"
+                private.unlink(missing_ok=True)
+                resume.link(source, private)
+                os.replace(private, self.path / name)
+                private.unlink(missing_ok=True)  # a rename onto the same file does nothing
+        if self._is_mine(checkpoint):
+            for newer in resume.all_of(checkpoint.parent):
+                if newer.name == checkpoint.name:
+                    break
+                resume.remove(newer)
+
+    def _take_lock(self, *, create: bool) -> None:
+        """Hold the folder as long as this process lives: two runs must never write one folder."""
+        if self._lock is not None or not (create or (self.path / LOCK).is_file()):
+            return
+        try:
+            lock = open(self.path / LOCK, "a", encoding="utf-8")
+        except OSError as error:
+            raise self._unusable(error) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise InputError(
+                f"{self.path}: another run is writing this folder: give another --exp_name"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        self._lock = lock
+
+    def close(self) -> None:
+        """Let another run have the folder."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                self._lock.close()
+            self._lock = None
+
+
+def _flat(options: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    plain = json.loads(json.dumps(options))  # tuples become lists, as in a file
+    return {name: value for group in plain.values() for name, value in group.items()}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "not given" if value in (None, False) else f"{value}"

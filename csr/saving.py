@@ -1,0 +1,111 @@
+"""When and what a run writes: best models, weights now and then, training checkpoints. Collective."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from csr import distributed
+from csr.checkpoint import Written, save_tensors
+from csr.engine import Engine
+from csr.errors import StoppedError
+from csr.monitor import Monitor
+from csr.resume import CheckpointFolder
+from csr.stages.base import Stage
+from csr.training_state import STAGE_NUMBER, TrainState, Weights, best_file_of
+
+WEIGHTS_EVERY_EPOCHS = 5  # of a stage that is not validated
+# epochs on cached features take a moment: there saving may take this share of the time, and waits this long
+SAVING_SHARE, SAVING_PAUSE_S = 0.05, 3.0
+
+
+class Saver:
+    """Writes into the result folder from rank 0; a failure ends the run on all ranks.
+
+    Args:
+        folder: of the results.
+        checkpoints: where training checkpoints go.
+        monitor: told what was saved.
+        accumulation: micro steps per optimizer step.
+        board: lengths of TensorBoard files of the run that this one goes on with.
+    """
+
+    def __init__(
+        self, folder: Path, *, checkpoints: CheckpointFolder, monitor: Monitor, accumulation: int,
+        board: dict[str, int],
+    ) -> None:  # fmt: skip
+        self.folder, self._checkpoints, self._monitor = folder, checkpoints, monitor
+        self._accumulation, self._board = accumulation, board
+        self._unsaved_best: str | None = None
+        self._saved_at, self._took_s = time.monotonic(), 0.0
+
+    def keep(self, engine: Engine, stage: Stage, state: TrainState) -> None:
+        """Remember the best epoch of a validated stage, write every fifth of one that is not."""
+        record = state.history[-1]
+        if stage.label is None:
+            if state.epoch % WEIGHTS_EVERY_EPOCHS == 0:
+                weights = stage.model_weights(engine.state_dict())
+                self.weights(weights, f"model_stage{STAGE_NUMBER[stage.name]}_epoch{state.epoch}.pth")
+            return
+        # without both classes of any label in the validation images there is no AUC: the loss decides
+        auc, loss = record["auc"], record["val_loss"]
+        score = auc if not math.isnan(auc) else -loss
+        if score <= state.best_score:
+            return
+        state.best_score = score
+        state.best_weights = stage.model_weights(engine.state_dict())
+        self._unsaved_best = f"validation loss {loss:.4f}" if math.isnan(auc) else f"AUC {auc:.4f}"
+
+    def is_cheap(self) -> bool:
+        """Whether enough time went by since the last checkpoint (on this rank's clock)."""
+        return time.monotonic() - self._saved_at > max(SAVING_PAUSE_S, self._took_s / SAVING_SHARE)
+
+    def checkpoint(self, engine: Engine, state: TrainState) -> Path:
+        """Write all that is needed to go on from here."""
+        began = time.monotonic()
+        self._best(state)
+        mine = {**state.of_this_rank(), "board": self._monitor.board_lengths()}
+        ranks = distributed.all_gather_object(mine)
+        for rank in ranks:
+            self._board = {**self._board, **rank.pop("board")}
+        blob = {
+            "state": state.to_save(), "engine": engine.training_state(), "ranks": ranks,
+            "accumulation": self._accumulation, "board": self._board,
+        }  # fmt: skip
+        place, best = state.place(), state.best_files
+        path = self._on_main(lambda: self._checkpoints.write(blob, place=place, best=best))
+        self._saved_at = time.monotonic()
+        self._took_s = self._saved_at - began
+        self._monitor.log(f"{path}: {state.place()}")
+        return path
+
+    def _best(self, state: TrainState) -> None:
+        """Write the best model if it is newer than its file: together with the checkpoint it belongs to."""
+        if self._unsaved_best is None or state.best_weights is None:
+            return
+        name = best_file_of(state.stage)
+        state.best_files[name] = self.weights(state.best_weights, name)
+        self._monitor.say(f"Saved best model ({self._unsaved_best}): {self.folder / name}")
+        self._unsaved_best = None
+
+    def weights(self, weights: Weights, file_name: str) -> Written:
+        """Write a plain state dict."""
+        return self._on_main(lambda: save_tensors(self.folder / file_name, weights))
+
+    def _on_main(self, write: Callable[[], Any]) -> Any:
+        def attempt() -> tuple[Any, str]:
+            try:
+                return write(), ""
+            except OSError as error:
+                return None, error.strerror or str(error)
+
+        result, problem = distributed.on_main(attempt)
+        if problem:
+            raise StoppedError(
+                f"{self.folder}: cannot be written ({problem}): what was saved before is whole; "
+                "make room there, then the same command goes on"
+            )
+        return result

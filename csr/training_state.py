@@ -1,0 +1,158 @@
+"""Where training is: what a checkpoint keeps beside the engine's state, and how it is read back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from csr import distributed
+from csr.checkpoint import Written, load_tensors
+from csr.errors import InputError
+from csr.resume import STATE
+
+Weights = dict[str, torch.Tensor]
+STAGE_NUMBER = {"concept": 1, "prototype": 2, "task": 3}
+PLAIN = (
+    "stage", "epoch", "windows", "global_step", "streak", "best_score", "history", "record", "seconds",
+    "waited",
+)  # fmt: skip
+
+
+def best_file_of(stage: str) -> str:
+    return f"best_model_stage{STAGE_NUMBER[stage]}.pth"
+
+
+@dataclass
+class TrainState:
+    """Where training is. Saved between two optimizer steps.
+
+    Attributes:
+        stage, epoch: the present ones; an epoch past the last one says that the stage is done.
+        windows: optimizer steps done in this epoch.
+        global_step: optimizer steps of all stages.
+        streak: skipped steps in a row.
+        loss_sum: of this rank's micro steps in this epoch, on the device, unread.
+        images, seconds, waited: of this epoch on this rank.
+        record: what the epoch's training gave, while its validation is still to come.
+        best_score, best_weights: of the present stage.
+        best_files: best models written so far, of all stages.
+        history: one record for each epoch of all stages.
+    """
+
+    stage: str = ""
+    epoch: int = 1
+    windows: int = 0
+    global_step: int = 0
+    streak: int = 0
+    loss_sum: torch.Tensor | float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    record: dict[str, Any] | None = None
+    best_score: float = -math.inf
+    best_weights: Weights | None = None
+    best_files: dict[str, Written] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def begin_stage(self, name: str) -> None:
+        """The next stage begins: steps, history and files go on."""
+        self.stage, self.epoch, self.streak = name, 0, 0
+        self.best_score, self.best_weights = -math.inf, None
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        self.epoch += 1
+        self.windows, self.images, self.loss_sum, self.seconds, self.waited = 0, 0, 0.0, 0.0, 0.0
+        self.record = None
+
+    def place(self) -> dict[str, Any]:
+        return {
+            "stage": self.stage, "epoch": self.epoch, "step_in_epoch": self.windows, "step": self.global_step,
+        }  # fmt: skip
+
+    def to_save(self) -> dict[str, Any]:
+        """What is the same on all ranks."""
+        plain = {name: getattr(self, name) for name in PLAIN}
+        return {**plain, "best_files": {name: list(written) for name, written in self.best_files.items()}}
+
+    def of_this_rank(self) -> dict[str, Any]:
+        """What is not."""
+        return {"loss_sum": float(self.loss_sum), "images": self.images, "generators": generators()}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint in memory.
+
+    Attributes:
+        state: where training was; this rank's part is filled in if there were as many ranks.
+        engine: of `Engine.training_state`.
+        generators: of this rank, None if the number of ranks has changed.
+        board: lengths of the TensorBoard files then.
+    """
+
+    state: TrainState
+    engine: dict[str, Any]
+    generators: dict[str, torch.Tensor] | None
+    board: dict[str, int]
+
+    @property
+    def weights(self) -> Weights:
+        return self.engine["weights"]
+
+
+def load_saved(checkpoint: Path, *, accumulation: int) -> Saved:
+    """Read a checkpoint that `csr.resume` has verified.
+
+    Args:
+        checkpoint: its folder.
+        accumulation: micro steps per window now.
+
+    Raises:
+        InputError: it cannot be read here, or was written by another csr.
+    """
+    blob = load_tensors(checkpoint / STATE)
+    try:
+        state = TrainState(**{name: blob["state"][name] for name in PLAIN})
+        state.best_files = {name: Written(*told) for name, told in blob["state"]["best_files"].items()}
+        ranks = blob["ranks"]
+        own = ranks[distributed.rank()] if len(ranks) == distributed.world_size() else None
+        state.images = (own or ranks[0])["images"]
+        if own and blob["accumulation"] == accumulation:
+            state.loss_sum = own["loss_sum"]
+        else:  # each rank sums the losses of its micro steps: spread over the ranks and micro steps of now
+            mean = sum(r["loss_sum"] for r in ranks) / (len(ranks) * blob["accumulation"])
+            state.loss_sum = mean * accumulation
+        saved = Saved(state, blob["engine"], own["generators"] if own else None, blob["board"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{checkpoint}: was written by another version of csr ({reason})") from None
+    if math.isfinite(state.best_score):
+        state.best_weights = load_tensors(checkpoint / best_file_of(state.stage))
+    return saved
+
+
+def generators() -> dict[str, torch.Tensor]:
+    """The state of torch's generators on this rank; csr draws from no others."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_generators(states: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def seed_generators(*numbers: int) -> None:
+    """Start torch's generators on this rank from some numbers: seed, stage, step."""
+    seed = 0
+    for number in (*numbers, distributed.rank()):
+        seed = (seed * 1_000_003 + number + 1) % 2**63
+    torch.manual_seed(seed)

@@ -1,0 +1,196 @@
+"""csr beside the usual script on the same phantom data: time, memory, accuracy; loaders; engine overhead.
+
+    python scripts/bench/compare.py                    three pairs of 10/10/10 epochs, ResNet-50 at 224
+    python scripts/bench/compare.py --quick            does it work? numbers mean nothing
+    python scripts/bench/compare.py --parts loader overhead
+
+Pair i trains both on seed i; the order within pairs alternates. Every csr run starts without any cache.
+Results are printed and written to scripts/bench/results/NAME.txt and NAME.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from loaders import Sizes, compare_loaders
+from measuring import RESULTS, Report, median, run, spread
+
+STAGES = ("concept", "prototype", "task")
+NETWORKS = (("resnet18", 128), ("vit_tiny_patch16_224", 224))
+OVERHEADS = [(model, size, precision) for model, size in NETWORKS for precision in ("fp32", "bf16")]
+HERE = Path(__file__).resolve().parent
+PYTHON = sys.executable
+
+
+def training_flags(options: argparse.Namespace, data: Path, seed: int) -> list[str]:
+    """What both scripts get."""
+    e1, e2, e3 = options.epochs
+    flags = {
+        "train_csv": data / "labels_train.csv", "test_csv": data / "labels_test.csv",
+        "train_dir": data / "train", "test_dir": data / "test", "backbone_type": options.backbone_type,
+        "model_name": options.model_name, "image_size": options.image_size,
+        "batch_size": options.batch_size, "lr": options.lr,
+        "epochs_stage1": e1, "epochs_stage2": e2, "epochs_stage3": e3,
+        "num_prototypes": options.num_prototypes, "seed": seed,
+        "workers": options.workers, "precision": options.precision, "augment": "light",
+    }  # fmt: skip
+    return [text for name, value in flags.items() for text in (f"--{name}", str(value))] + ["--no_pretrained"]
+
+
+def run_reference(flags: list[str], folder: Path, ranks: int) -> dict[str, Any]:
+    result = folder / "reference.json"
+    script = [str(HERE / "reference.py"), *flags, "--json", str(result)]
+    ran = run([PYTHON, *script] if ranks == 1 else [*torchrun(ranks), *script])
+    record = json.loads(result.read_text())
+    epochs = {name: record["stages"][name]["epoch_seconds"] for name in STAGES}
+    scores = {f"{name}_auc": value for name, value in record["test"].items()}
+    return {**vars(ran), "epochs": epochs, "features": {}, **scores}
+
+
+def run_csr(flags: list[str], folder: Path, ranks: int) -> dict[str, Any]:
+    flags = [*flags, "--output_dir", str(folder), "--exp_name", "csr"]
+    launch = [PYTHON] if ranks == 1 else torchrun(ranks)
+    ran = run([*launch, "-m", "csr.train", *flags])
+    records = [json.loads(line) for line in (folder / "csr" / "metrics.jsonl").read_text().splitlines()]
+    epochs = {name: [r["seconds"] for r in records if r["stage"] == name] for name in STAGES}
+    features = {r["stage"]: r["features_s"] for r in records if r.get("features_s")}
+    summary = json.loads((folder / "csr" / "results.json").read_text())["summary"]
+    return {
+        **vars(ran), "epochs": epochs, "features": features, "concept_auc": summary["concept_auc"],
+        "target_auc": summary["target_auc"],
+    }  # fmt: skip
+
+
+def torchrun(ranks: int) -> list[str]:
+    return [PYTHON, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+
+
+def draw(folder: Path, **sizes: int) -> None:
+    """A phantom data set."""
+    flags = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
+    run([PYTHON, "-m", "csr.cli", "phantom", str(folder), *flags])
+
+
+def compare_runs(report: Report, options: argparse.Namespace, folder: Path) -> None:
+    """Whole runs in pairs."""
+    data = options.data or folder / "phantom"
+    if options.data is None:
+        draw(data, num_train=options.num_train, num_test=options.num_test, size=options.source_size)
+    report.say(
+        f"Whole runs: {options.backbone_type} {options.model_name} at {options.image_size}, "
+        f"{'/'.join(map(str, options.epochs))} epochs, batch {options.batch_size}, {options.precision}, "
+        f"{options.ranks} rank(s), phantom of {options.num_train} + {options.num_test} images "
+        f"of {options.source_size} px"
+    )
+    found: dict[str, list[dict[str, Any]]] = {"reference": [], "csr": []}
+    runners = {"reference": run_reference, "csr": run_csr}
+    for seed in range(options.pairs):
+        for name in list(runners)[:: -1 if seed % 2 else 1]:
+            place = folder / f"{name}{seed}"
+            place.mkdir()
+            found[name].append(runners[name](training_flags(options, data, seed), place, options.ranks))
+            report.say(f"pair {seed}: {name:<9} {found[name][-1]['seconds']:.1f} s")
+    report.numbers["runs"] = found
+    report.say()
+    table(report, found)
+
+
+def table(report: Report, found: dict[str, list[dict[str, Any]]]) -> None:
+    """Medians with ranges, and the median of the pairs' ratios."""
+    rows: dict[str, tuple[list[float], list[float], int]] = {}
+    usual, ours = found["reference"], found["csr"]
+    rows["whole run, s"] = [r["seconds"] for r in usual], [r["seconds"] for r in ours], 1
+    for stage in STAGES:
+        each = [[median(r["epochs"][stage]) for r in side] for side in (usual, ours)]
+        rows[f"{stage} epoch, s"] = each[0], each[1], 3
+        if any(stage in r["features"] for r in ours):
+            shared = [
+                seconds + r["features"].get(stage, 0.0) / len(r["epochs"][stage])
+                for seconds, r in zip(each[1], ours)
+            ]
+            rows[f"{stage} epoch with its share of the cache, s"] = each[0], shared, 3
+    rows["peak memory, MiB"] = [r["total_mib"] for r in usual], [r["total_mib"] for r in ours], 0
+    private = [[r["private_mib"] for r in side] for side in (usual, ours)]
+    rows["peak without mapped files, MiB"] = private[0], private[1], 0
+    report.say(f"{'':<46} {'reference':>28} {'csr':>28} {'reference / csr':>16}")
+    for name, (left, right, digits) in rows.items():
+        ratio = median([a / b for a, b in zip(left, right)])
+        report.say(f"{name:<46} {spread(left, digits):>28} {spread(right, digits):>28} {ratio:>15.2f}x")
+    for name in ("concept_auc", "target_auc"):
+        left, right = [r[name] for r in usual], [r[name] for r in ours]
+        gain = median([b - a for a, b in zip(left, right)])
+        report.say(f"{'test ' + name:<46} {spread(left, 4):>28} {spread(right, 4):>28} {gain:>+15.4f} ")
+    report.say()
+
+
+def compare_overhead(report: Report, options: argparse.Namespace, folder: Path) -> None:
+    report.say("Engine: ms per step, one rank, batch 8 (bare PyTorch loop beside it)")
+    found = report.numbers["overhead"] = {}
+    short = ["--blocks", "2", "--steps", "2"] if options.quick else []
+    for model, size, precision in OVERHEADS[: 1 if options.quick else None]:
+        result = folder / "overhead.json"
+        run([
+            PYTHON, str(HERE / "overhead.py"), "--model_name", model, "--image_size", str(size),
+            "--precision", precision, "--json", str(result), *short,
+        ])  # fmt: skip
+        numbers = found[f"{model} {size} {precision}"] = json.loads(result.read_text())
+        report.say(
+            f"{model:<22} {size:<4} {precision:<5} bare {numbers['bare_ms']:8.1f}   "
+            f"engine {numbers['engine_ms']:8.1f}   {numbers['overhead_percent']:+.1f} %"
+        )
+    report.say()
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parts = ("runs", "loader", "overhead")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, nargs=3, default=[10, 10, 10], help="of the three stages")
+    parser.add_argument("--backbone_type", default="resnet50")
+    parser.add_argument("--model_name", default="resnet50")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    for name, value in {
+        "image_size": 224, "batch_size": 16, "num_prototypes": 5, "workers": 2, "ranks": 1, "num_train": 320,
+        "num_test": 120, "source_size": 512,
+    }.items():  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--data", type=Path, help="a phantom folder (default: drawn)")
+    parser.add_argument("--name", default="compare", help="of the result files")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it works")
+    options = parser.parse_args(argv)
+    if options.quick:
+        options.pairs, options.epochs, options.num_train, options.num_test = 1, [1, 1, 1], 32, 16
+        options.backbone_type, options.model_name, options.image_size = "timm", "test_resnet", 64
+        options.batch_size, options.source_size, options.workers = 8, 64, 1
+    return options
+
+
+def main() -> None:
+    options = parse()
+    report = Report(options.name, options.results)
+    with tempfile.TemporaryDirectory(prefix="csr-bench-") as name:
+        folder = Path(name)
+        if "runs" in options.parts:
+            compare_runs(report, options, folder)
+            report.write()
+        if "loader" in options.parts:
+            kinds = (("png", 64), ("jpg", 64), ("dcm", 64))
+            tiny = Sizes(num_images=8, image_size=32, batch_size=4, workers=1, passes=2, kinds=kinds)
+            sizes = tiny if options.quick else Sizes(workers=options.workers)
+            compare_loaders(report, folder / "loader", sizes)
+            report.write()
+        if "overhead" in options.parts:
+            compare_overhead(report, options, folder)
+            report.write()
+
+
+if __name__ == "__main__":
+    main()

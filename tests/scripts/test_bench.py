@@ -1,0 +1,129 @@
+"""The benchmarks: the reference computes what csr computes, and every script runs from end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from csr.data.images import read_image
+from csr.layers.projector import Projector
+from csr.losses import contrastive, prototype_similarity
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCH = ROOT / "scripts" / "bench"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """The folder of the scripts as a place to import from."""
+    monkeypatch.syspath_prepend(str(BENCH))
+
+
+def test_the_loops_of_the_reference_compute_the_loss_of_csr(bench):
+    import reference
+
+    torch.manual_seed(0)
+    projector = Projector(6, 4, 1)
+    proto_KMD = F.normalize(torch.randn(3, 2, 4), dim=2)
+    label_BK = torch.tensor([[1.0, 0, 1], [0, 0, 0], [float("nan"), 1, 0], [1, 1, 1]])
+    local_BKC = torch.randn(4, 3, 6)
+    row_R, concept_R = torch.nonzero(label_BK >= 0.5, as_tuple=True)
+    similarity = prototype_similarity(projector(local_BKC[row_R, concept_R]), proto_KMD)
+    expected = contrastive(similarity, concept_R, (label_BK >= 0.5)[row_R]) / len(row_R)
+    torch.testing.assert_close(reference.prototype_loss(local_BKC, label_BK, projector, proto_KMD), expected)
+    assert reference.prototype_loss(local_BKC, 0 * label_BK, projector, proto_KMD) == 0
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "dcm", "16-bit"])
+def test_both_loaders_see_the_same_pixels(kind, bench, tmp_path):
+    import loaders
+    import reference
+
+    value_HW = loaders.radiograph(40, np.random.default_rng(0))
+    path = tmp_path / f"image.{'png' if kind == '16-bit' else kind}"
+    if kind == "16-bit":
+        Image.fromarray(value_HW * 16).save(path)
+    else:
+        loaders.write_image(path, value_HW)
+    ours, theirs = read_image(path), np.asarray(reference.decode(path))
+    assert ours.shape == (40, 40) and theirs.shape == (40, 40, 3) and ours.std() > 10
+    np.testing.assert_allclose(theirs, np.repeat(ours[:, :, None], 3, axis=2), atol=1)
+
+
+def test_macro_auc_leaves_out_what_has_one_class_or_is_not_annotated(bench):
+    import reference
+
+    label = np.array([[1, 1, np.nan], [0, 1, np.nan], [0, 1, 1], [np.nan, 1, 0]])
+    score = np.array([[0.9, 0, 0], [0.1, 0, 0], [0.95, 0, 0.1], [0, 0, 0.2]])
+    assert reference.macro_auc(score, label) == pytest.approx((0.5 + 0.0) / 2)
+
+
+def test_ratios_are_taken_pair_by_pair(bench, tmp_path, capsys):
+    import compare
+    import measuring
+
+    def ran(seconds: float, auc: float, **more: dict) -> dict:
+        epochs = {stage: [seconds, 9 * seconds, seconds] for stage in compare.STAGES}
+        return {
+            "seconds": seconds, "total_mib": 100.0, "private_mib": 50.0, "epochs": epochs, "features": {},
+            "concept_auc": auc, "target_auc": auc, **more,
+        }  # fmt: skip
+
+    report = measuring.Report("name", tmp_path)
+    usual = [ran(s, 0.8) for s in (4.0, 9.0, 6.0)]
+    ours = [ran(s, 0.85, features={"task": 3.0}) for s in (2.0, 3.0, 1.0)]
+    compare.table(report, {"reference": usual, "csr": ours})
+    report.write()
+    text = (tmp_path / "name.txt").read_text()
+    rows = {line[:46].strip(): line.split() for line in text.splitlines()}
+    assert rows["whole run, s"][-1] == "3.00x" and rows["task epoch, s"][-1] == "3.00x"
+    assert rows["task epoch with its share of the cache, s"][-1] == "2.25x"
+    assert rows["test target_auc"][-1] == "+0.0500"
+    assert "torch" in json.loads((tmp_path / "name.json").read_text())["machine"]["versions"]
+
+
+def test_memory_counts_a_process_and_those_below_it(bench):
+    import measuring
+
+    total, private = measuring.memory_of_tree(os.getpid())
+    assert 0 < private <= total < 2**20
+    assert measuring.memory_of_tree(2**30) == (0.0, 0.0)
+    hold = "import sys; held = bytearray(b'x' * 2**26); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert measuring.memory_of_tree(os.getpid())[0] > total + 60
+
+
+def test_a_command_that_fails_is_an_error_with_its_last_lines(bench):
+    import measuring
+
+    with pytest.raises(RuntimeError, match="ended with 3:\nsaid"):
+        measuring.run([sys.executable, "-c", "print('said'); raise SystemExit(3)"])
+    assert measuring.run([sys.executable, "-c", "pass"]).seconds > 0
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.parametrize("script", ["compare.py", "scaling.py"])
+def test_a_quick_run_writes_its_results(script, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(BENCH / script), "--quick", "--results", str(tmp_path)],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / script.replace(".py", ".json")).read_text())
+    wanted = {"compare.py": {"runs", "loader", "overhead"}, "scaling.py": {"ranks", "growth", "loss"}}
+    assert wanted[script] <= set(found)
+    assert (tmp_path / script.replace(".py", ".txt")).read_text()

@@ -1,0 +1,167 @@
+"""What a result folder allows: begin, go on, or neither, and with which batch on how many ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csr.config import TrainConfig
+from csr.errors import InputError
+from csr.resume import CheckpointFolder
+from csr.run_folder import MAY_DIFFER, RunFolder, identity
+
+DS = {"zero_optimization": {"stage": 2}, "train_batch_size": 16, "gradient_clipping": 1.0}
+
+
+def config(out: Path, **changed: Any) -> TrainConfig:
+    built = TrainConfig()
+    changed = {"output_dir": str(out), "exp_name": "run", **changed}
+    groups = {}
+    for f in dataclasses.fields(built):
+        group = getattr(built, f.name)
+        names = {g.name for g in dataclasses.fields(group)} & set(changed)
+        groups[f.name] = dataclasses.replace(group, **{n: changed[n] for n in names})
+    return TrainConfig(**groups)
+
+
+def folder(out: Path, *, world: int = 1, precision: str = "fp32", ds: dict = DS, **changed: Any) -> RunFolder:
+    options = config(out, **changed)
+    mine = identity(options, ds_config=ds, precision=precision, world=world)
+    return RunFolder(options, mine=mine, say=lambda line: None)
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path) -> Path:
+    """The folder that a killed run leaves: batch 8 on two ranks."""
+    run = tmp_path / "run"
+    run.mkdir()
+    mine = identity(config(tmp_path, batch_size=8), ds_config=DS, precision="fp32", world=2)
+    told = {"options": mine["options"], "precision": {"name": "fp32"}}
+    (run / "config.json").write_text(json.dumps(told))
+    place = {"stage": "concept", "epoch": 2, "step_in_epoch": 1}
+    CheckpointFolder(run, keep=2, identity=mine).write({}, place=place, best={})
+    return tmp_path
+
+
+def plan(out: Path, *, world: int = 2, **changed: Any) -> Any:
+    return folder(out, world=world, **{"batch_size": 8, **changed}).plan()
+
+
+def test_an_empty_place_begins_and_nothing_is_written_by_planning(tmp_path):
+    assert plan(tmp_path / "new").checkpoint is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unfinished_run_of_the_same_options_goes_on(unfinished):
+    found = plan(unfinished)
+    assert found.checkpoint == unfinished / "run" / "checkpoints" / "checkpoint-000001"
+    assert (found.batch_size, found.accumulation) == (8, 1)
+
+
+def test_other_options_are_refused_and_all_listed(unfinished):
+    with pytest.raises(InputError, match="--concept_cols was not given, now a b; --lr was 0.0001, now 0.1"):
+        plan(unfinished, lr=0.1, concept_cols=("a", "b"))
+
+
+def test_the_precision_that_comes_of_the_options_is_compared(unfinished):
+    with pytest.raises(InputError, match="--precision was fp32, now bf16"):
+        plan(unfinished, precision="bf16")
+
+
+def test_options_that_change_no_number_may_differ(unfinished):
+    changed = {"log_every": 3, "workers": 1, "keep_checkpoints": 5, "timeout": 1.0, "save_every": 7}
+    assert set(changed) <= MAY_DIFFER
+    assert plan(unfinished, **changed).checkpoint is not None
+
+
+def test_every_option_that_may_differ_exists():
+    assert MAY_DIFFER <= {name for group in TrainConfig().to_dict().values() for name in group}
+
+
+def test_zero_1_may_go_on_with_zero_2(unfinished):
+    assert plan(unfinished, ds={**DS, "zero_optimization": {"stage": 1}}).checkpoint is not None
+
+
+@pytest.mark.parametrize("world, expected", [(1, (8, 2)), (2, (8, 1)), (4, (4, 1)), (16, (1, 1))])
+def test_another_number_of_ranks_keeps_the_effective_batch(unfinished, world, expected):
+    found = plan(unfinished, world=world)
+    assert (found.batch_size, found.accumulation) == expected
+    optim = found.adapted(config(unfinished, batch_size=8)).optim
+    assert (optim.batch_size, optim.accumulation) == expected
+
+
+def test_a_number_of_ranks_that_does_not_divide_it_is_refused(unfinished):
+    with pytest.raises(InputError, match="effective batch of 16 .* cannot be divided by 3 ranks"):
+        plan(unfinished, world=3)
+
+
+def test_other_batch_flags_of_the_same_product_go_on_and_others_are_refused(unfinished):
+    found = plan(unfinished, world=1, batch_size=4, accumulation=4)
+    assert (found.batch_size, found.accumulation) == (4, 4)
+    with pytest.raises(InputError, match="--batch_size 5 x --accumulation 1 x 2 rank"):
+        plan(unfinished, batch_size=5)
+
+
+def test_never_refuses_and_a_finished_run_is_not_touched(unfinished):
+    with pytest.raises(InputError, match="holds results already.*--resume auto"):
+        plan(unfinished, resume="never")
+    (unfinished / "run" / "results.json").write_text("{}")
+    with pytest.raises(InputError, match="holds results already: give another --exp_name, or --overwrite"):
+        plan(unfinished)
+    assert plan(unfinished, overwrite=True).checkpoint is None
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew_with_the_same_options_only(unfinished):
+    checkpoint = unfinished / "run" / "checkpoints" / "checkpoint-000001"
+    checkpoint.rename(unfinished / "elsewhere")
+    assert plan(unfinished).checkpoint is None
+    with pytest.raises(InputError, match="--seed was 0, now 1"):
+        plan(unfinished, seed=1)
+
+
+def test_what_a_run_leaves_that_died_before_it_wrote_its_options_is_nothing(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.json.77.tmp").write_text("{")
+    (tmp_path / "run" / ".lock").touch()
+    assert plan(tmp_path).checkpoint is None
+
+
+def test_somebody_elses_files_are_not_taken_for_a_run(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").touch()
+    with pytest.raises(InputError, match="holds results already"):
+        plan(tmp_path)
+
+
+def test_a_named_checkpoint_starts_a_new_folder_but_not_one_with_another_run(unfinished, tmp_path):
+    checkpoint = str(unfinished / "run" / "checkpoints" / "checkpoint-000001")
+    assert plan(unfinished, exp_name="other", resume=checkpoint).checkpoint == Path(checkpoint)
+    (unfinished / "third").mkdir()
+    (unfinished / "third" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="holds another unfinished run"):
+        plan(unfinished, exp_name="third", resume=checkpoint)
+    with pytest.raises(InputError, match="holds no training checkpoint"):
+        plan(unfinished, exp_name="fourth", resume=str(tmp_path / "nowhere"))
+
+
+def test_two_runs_cannot_write_one_folder(tmp_path):
+    first, second = folder(tmp_path), folder(tmp_path)
+    first.open(first.plan(), None)
+    with pytest.raises(InputError, match="another run is writing this folder"):
+        second.plan()
+    first.close()
+    assert second.plan().checkpoint is None
+    second.close()
+
+
+def test_overwriting_removes_what_csr_wrote_and_nothing_else(unfinished):
+    (unfinished / "run" / "thesis.tex").touch()
+    (unfinished / "run" / "final_model.pth").touch()
+    again = folder(unfinished, overwrite=True)
+    again.open(again.plan(), None)
+    again.close()
+    assert sorted(p.name for p in (unfinished / "run").iterdir()) == [".lock", "thesis.tex"]

@@ -1,0 +1,240 @@
+"""The order of imports, what code must not do, and that every script and host file parses."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from csr import config as options
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "csr").rglob("*.py"))
+SCRIPTS = [*sorted((ROOT / "scripts").glob("*.s*h")), ROOT / ".ci" / "run"]
+# who may import whom: strictly downward, the same row never (a package's own files may import each other)
+ROWS = (
+    ("cli",),
+    ("train", "evaluate", "predict", "phantom"),
+    ("build",),  # knows both sides, the trainer's too
+    ("trainer",),
+    ("stages", "engine"),
+    ("model",),
+    ("layers", "losses", "metrics", "data", "features", "interaction", "monitor", "checkpoint"),
+    ("config", "distributed", "engine_config"),
+    ("errors",),
+)
+ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
+# the one file that may import a heavy or delicate package, and whether only inside functions
+ONLY_IN = {
+    "deepspeed": "csr/engine.py", "torch.distributed": "csr/distributed.py",
+    "transformers": "csr/model/vit_backbone.py", "timm": "csr/model/timm_backbone.py",
+}  # fmt: skip
+PRINTING = {
+    "bench", "cli", "train", "predict", "evaluate", "explain", "export", "phantom", "monitor", "command",
+}  # fmt: skip
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def short(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Dotted names of what a file imports, wherever in it; `from csr import x` gives csr.x."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part(dotted: str) -> str:
+    """csr.data.table.read_label_table -> data"""
+    return dotted.split(".")[1] if "." in dotted else ""
+
+
+def own_imports(path: Path) -> set[str]:
+    parts = {part(name) for name in imported(path) if name.split(".")[0] == "csr"}
+    there = {p.stem if p.parent.name == "csr" else p.relative_to(ROOT).parts[1] for p in SOURCES}
+    return parts & there
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=short)
+def test_modules_import_only_from_rows_below(path):
+    mine = part(module_name(path))
+    if mine not in ROW_OF:
+        return
+    wrong = {n for n in own_imports(path) - {mine} if n in ROW_OF and ROW_OF[n] <= ROW_OF[mine]}
+    assert not wrong, f"{short(path)} is in row {ROW_OF[mine]} and imports {sorted(wrong)}"
+
+
+def test_no_part_imports_itself_by_way_of_others():
+    below: dict[str, set[str]] = {}
+    for path in SOURCES:
+        mine = part(module_name(path))
+        below.setdefault(mine, set()).update(own_imports(path) - {mine})
+    left = {name: set(parts) for name, parts in below.items()}
+    while left:
+        free = [name for name, parts in left.items() if not parts & set(left)]
+        assert free, f"a circle among {sorted(left)}"
+        left = {name: parts for name, parts in left.items() if name not in free}
+
+
+def test_layers_losses_and_stages_know_no_configuration():
+    for path in SOURCES:
+        if part(module_name(path)) in ("layers", "model", "losses", "stages"):
+            assert "config" not in own_imports(path), short(path)
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_delicate_packages_have_one_file_that_imports_them_at_module_level(package):
+    for path in SOURCES:
+        names = [n for n in imported(path) if n == package or n.startswith(f"{package}.")]
+        if package in ("deepspeed", "torch.distributed"):
+            assert not names or short(path) == ONLY_IN[package], short(path)
+        elif short(path) != ONLY_IN[package]:
+            heads = [n for n in module_level_imports(path) if n.split(".")[0] == package]
+            assert not heads, short(path)
+
+
+def module_level_imports(path: Path) -> Iterator[str]:
+    for node in tree(path).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+
+
+IMPORT_ALL = """
+import importlib, os, sys
+before, here = dict(os.environ), set(os.listdir("."))
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+assert "deepspeed" not in sys.modules, "deepspeed was imported"
+changed = {key for key, value in os.environ.items() if before.get(key) != value}
+assert not changed & {"RANK", "WORLD_SIZE", "MASTER_PORT", "DS_ACCELERATOR", "OMP_NUM_THREADS"}
+assert set(os.listdir(".")) == here, "files were written"
+import torch
+assert not (torch.distributed.is_initialized() or torch.cuda.is_initialized())
+"""
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_every_module_imports_without_side_effects(tmp_path):
+    names = [module_name(p) for p in SOURCES if p.name != "__main__.py"]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL, *names], capture_output=True, text=True, cwd=tmp_path, check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# what code must not do
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """(dotted name, node) of every call in a file."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def keyword(call: ast.Call, name: str) -> object:
+    found = [k.value for k in call.keywords if k.arg == name]
+    return found[0].value if found and isinstance(found[0], ast.Constant) else None
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=short)
+def test_nothing_runs_code_from_files_or_loads_half_of_them(path):
+    for name, call in calls(path):
+        where = f"{short(path)}:{call.lineno}"
+        last = name.rsplit(".", 1)[-1]
+        assert name not in ("eval", "exec", "compile", "__import__", "os.system"), where
+        assert name not in ("pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load"), where
+        assert keyword(call, "allow_pickle") is not True and keyword(call, "shell") is not True, where
+        assert keyword(call, "weights_only") is not False, where
+        if last == "load_state_dict":
+            assert keyword(call, "strict") is not False, where
+            assert len(call.args) == 1, where
+        if name == "torch.load":
+            assert keyword(call, "weights_only") is True, where
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=short)
+def test_no_exception_is_swallowed(path):
+    for node in ast.walk(tree(path)):
+        if not isinstance(node, ast.ExceptHandler):
+            continue
+        where = f"{short(path)}:{node.lineno}"
+        assert node.type is not None, f"{where}: a bare except"
+        if ast.unparse(node.type) in ("Exception", "BaseException"):
+            handed_on = any(isinstance(n, ast.Raise) for n in ast.walk(node))
+            # the command tells it and ends; the loader's thread hands it to the thread that uses the batch
+            assert handed_on or short(path) in ("csr/command.py", "csr/batches.py"), where
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=short)
+def test_only_commands_print_and_sources_are_plain_ascii(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.isascii(), short(path)
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b", text), short(path)
+    if part(module_name(path)) not in PRINTING:
+        assert not [c.lineno for name, c in calls(path) if name == "print"], short(path)
+
+
+def test_every_source_says_on_its_first_line_what_it_is():
+    assert [short(p) for p in SOURCES if not ast.get_docstring(tree(p))] == []
+
+
+# scripts and host files
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=short)
+def test_shell_scripts_parse(path):
+    done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    if path.name != "environment.sh":  # sourced
+        assert os.access(path, os.X_OK), f"{short(path)} is not executable"
+        assert "set -euo pipefail" in path.read_text()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.ps1")), ids=short)
+def test_powershell_scripts_are_balanced(path):
+    text = re.sub(r"#.*", "", path.read_text())
+    text = re.sub(r'"[^"\n]*"|\'[^\'\n]*\'', '""', text)
+    for opening, closing in ("{}", "()", "[]"):
+        assert text.count(opening) == text.count(closing), opening
+    assert text.count('"') % 2 == 0 and "csr.train @args" in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "hostfiles").iterdir()), ids=short)
+def test_host_files_have_comments_and_hosts_with_slots(path):
+    lines = path.read_text().splitlines()
+    hosts = [line for line in lines if not line.startswith("#")]
+    assert lines[0].startswith("# ") and hosts
+    assert all(re.fullmatch(r"[A-Za-z0-9.-]+ slots=[1-9]\d*", line) for line in hosts)
+    assert len({line.split()[0] for line in hosts}) == len(hosts)
+
+
+def test_flags_that_scripts_give_to_the_command_exist():
+    known = {f for group in options.groups().values() for f in group.__dataclass_fields__}
+    for path in [*SCRIPTS, *(ROOT / "scripts").glob("*.ps1")]:
+        text = path.read_text()
+        for command in re.findall(r"csr\.train((?:.*\\\n)*.*)", text):
+            unknown = set(re.findall(r"--([a-z]\w*)\b", command)) - known
+            assert not unknown, f"{short(path)}: {sorted(unknown)}"
