@@ -310,4 +310,4 @@ def _flat(options: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value))
-    return "not given" if value in (None, False) else f"{value}"
+    return "not given" if value is None or value is False else str(value)

@@ -1,0 +1,211 @@
+"""DeepSpeed around a stage: the numbers of plain torch AdamW, states that go on, nothing left behind."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from csr import engine as engines
+from csr.engine import Engine
+from csr.engine_config import load_ds_config, merge_ds_config
+from csr.features import build_feature_table
+from csr.model import CSR
+from csr.stages.base import Stage
+from csr.stages.concept import ConceptStage
+from csr.stages.prototype import PrototypeStage
+from csr.stages.runner import StageRunner
+from csr.stages.task import TaskStage
+
+K, T, M, B, STEPS, CLIP = 3, 2, 4, 4, 4, 0.5
+BACKBONES = ("test_resnet", "test_vit")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def started() -> Iterator[None]:
+    if not engines.started():
+        from csr.distributed import adopt_launcher_environment
+
+        adopt_launcher_environment()
+        engines.start(1.0)
+    yield
+
+
+def ds_config(precision: str = "fp32", accumulation: int = 1) -> dict[str, Any]:
+    parsed, name = load_ds_config(None, precision)
+    return merge_ds_config(
+        parsed, name=name, batch_size=B, accumulation=accumulation, clip=CLIP, world_size=1
+    )
+
+
+def model_of(name: str) -> CSR:
+    torch.manual_seed(0)
+    return CSR(K, T, M, backbone_type="timm", model_name=name, image_size=64, embedding_dim=8)
+
+
+def build(name: str, model: CSR) -> Stage:
+    if name == "concept":
+        return ConceptStage(
+            model, pos_weight_K=torch.ones(K), lr=1e-3, backbone_lr_scale=0.1, weight_decay=0.1
+        )
+    if name == "prototype":
+        return PrototypeStage(
+            model, gamma=10.0, lam=5.0, delta=0.1, margin_mode="softtriple", mask_present=True, restart=False,
+            lr=1e-3, weight_decay=0.1, seed=0,
+        )  # fmt: skip
+    return TaskStage(model, loss="bce", pos_weight_T=torch.ones(T), lr=1e-3, weight_decay=0.1)
+
+
+def batch_of(step: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(step)
+    return {
+        "image": torch.randn(B, 3, 64, 64, generator=generator),
+        "concept": torch.ones(B, K), "target": (torch.rand(B, T, generator=generator) > 0.5).float(),
+        "scale": {"concept": 1 / (B * K), "vector": 1 / (B * K), "target": 1 / (B * T)},
+    }  # fmt: skip
+
+
+def factor(step: int) -> float:
+    return 1.0 / (1 + step)
+
+
+def opened(stage: Stage, **options: Any) -> Engine:
+    return Engine(stage, param_groups=stage.param_groups(), ds_config=ds_config(**options), lr_factor=factor)
+
+
+def plain_torch(stage: Stage, first: int) -> dict[str, torch.Tensor]:
+    """The same steps with torch alone, on a copy."""
+    stage = copy.deepcopy(stage)
+    optimizer = torch.optim.AdamW(stage.param_groups())
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    trained = [p for p in stage.parameters() if p.requires_grad]
+    for step in range(first, first + STEPS):
+        optimizer.zero_grad()
+        stage(batch_of(step)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, CLIP)
+        optimizer.step()
+        schedule.step()
+    return stage.state_dict()
+
+
+def begun(stage: Stage) -> Stage:
+    """With the starting values that its features give."""
+    if stage.frozen_inputs:
+        with torch.no_grad():
+            stage.eval()
+            rows = {k: v.numpy() for k, v in stage.inputs(batch_of(99)).items()}
+            stage.train()
+        rows["image"] = rows.pop("row")
+        stage.begin(build_feature_table([rows], B))
+    return stage
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_three_stages_on_one_model_follow_plain_adamw_and_leave_nothing(backbone):
+    model = model_of(backbone)
+    runner = StageRunner(model, lambda name: build(name, model))
+    gone = []
+    for number, name in enumerate(StageRunner.ORDER):
+        stage = begun(runner.open(name))
+        expected = plain_torch(stage, 10 * number)
+        engine = opened(stage)
+        for step in range(10 * number, 10 * number + STEPS):
+            engine.micro_step(batch_of(step))
+        gone.append(weakref.ref(engine._deepspeed))
+        assert engine.close() is stage
+        del engine
+        state = stage.state_dict()
+        assert set(state) == set(expected)
+        for key, value in expected.items():
+            torch.testing.assert_close(state[key], value, rtol=0, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+        runner.hand_over(stage, stage.model_weights(state))
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in stage.modules())
+        assert not any(p._backward_hooks or p.grad is not None for p in stage.parameters())
+        storages = [p.untyped_storage() for p in stage.parameters()]
+        assert all(s.nbytes() == p.nbytes for s, p in zip(storages, stage.parameters(), strict=True))
+    gc.collect()
+    assert [ref() for ref in gone] == [None] * 3, "a closed engine is pinned by something"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("name", StageRunner.ORDER)
+def test_a_training_state_goes_on_with_the_same_bits(name, backbone, precision):
+    def fresh() -> Stage:
+        model = model_of(backbone)
+        runner = StageRunner(model, lambda n: build(n, model))
+        runner._done = build(name, model).requires
+        return begun(runner.open(name))
+
+    engine = opened(fresh(), precision=precision)
+    for step in range(STEPS):
+        engine.micro_step(batch_of(step))
+    saved = copy.deepcopy(engine.training_state())
+    for step in range(STEPS, 2 * STEPS):
+        engine.micro_step(batch_of(step))
+    rates, steps, expected = engine.learning_rates, engine.steps, engine.state_dict()
+    engine.close()
+
+    stage = fresh()
+    stage.load_state_dict(saved["weights"])
+    engine = opened(stage, precision=precision)
+    engine.load_training_state(saved)
+    for step in range(STEPS, 2 * STEPS):
+        engine.micro_step(batch_of(step))
+    got = engine.state_dict()
+    assert (engine.learning_rates, engine.steps) == (rates, steps)
+    engine.close()
+    assert [k for k in expected if not torch.equal(got[k], expected[k])] == []
+    assert all(value.dtype == torch.float32 for value in got.values() if value.is_floating_point())
+
+
+def test_with_another_accumulation_the_windows_stay_whole():
+    """Three windows of one micro step are no whole number of windows of two."""
+    stage = begun(build_open("concept"))
+    engine = opened(stage)
+    for step in range(3):
+        engine.micro_step(batch_of(step))
+    saved = copy.deepcopy(engine.training_state())
+    engine.close()
+    engine = opened(stage, accumulation=2)
+    engine.load_training_state(saved)
+    engine.micro_step(batch_of(3))
+    assert engine.steps == 3
+    engine.micro_step(batch_of(4))
+    assert engine.steps == 4
+    engine.close()
+
+
+def build_open(name: str) -> Stage:
+    model = model_of("test_vit")
+    runner = StageRunner(model, lambda n: build(n, model))
+    runner._done = build(name, model).requires
+    return runner.open(name)
+
+
+def test_a_state_of_another_stage_is_refused():
+    engine = opened(begun(build_open("prototype")))
+    engine.micro_step(batch_of(0))
+    saved = engine.training_state()
+    engine.close()
+    engine = opened(begun(build_open("task")))
+    with pytest.raises((ValueError, KeyError)):
+        engine.load_training_state(saved)
+    engine.close()
+
+
+def test_weights_edited_in_place_stay_edited():
+    stage = begun(build_open("prototype"))
+    engine = opened(stage)
+    engine.micro_step(batch_of(0))
+    with torch.no_grad():
+        stage.model.prototypes.proto_KMD.copy_(torch.ones(K, M, 8))
+    engine.weights_changed()
+    edited = engine.state_dict()["model.prototypes.proto_KMD"]
+    assert torch.equal(edited, torch.ones(K, M, 8))
+    engine.close()
