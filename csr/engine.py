@@ -122,6 +122,7 @@ class Engine:
         config = fit_to_stage(ds_config, num_trainable=num_trainable, has_batchnorm=_has_batchnorm(stage))
         self.precision = precision_of(config)
         self._frozen_fp32 = _copies_of_frozen(stage) if self.precision == "fp16" else {}
+        self._constants = _copies_of_constants(stage) if self.precision == "fp16" else {}
         for parameter in stage.parameters():  # ZeRO refuses channels-last weights
             if not parameter.is_contiguous():
                 parameter.data = parameter.data.contiguous()
@@ -131,6 +132,13 @@ class Engine:
         self._deepspeed, *_ = _import_deepspeed().initialize(
             model=stage, optimizer=optimizer, lr_scheduler=schedule, config=config
         )
+        # with BatchNorm all buffers were cast to half; a stage's own constants stay what they were
+        self._restore_constants({n: v for n, v in self._constants.items() if not n.startswith("model.")})
+
+    def _restore_constants(self, constants: dict[str, torch.Tensor]) -> None:
+        for name, buffer in self.stage.named_buffers():
+            if name in constants:
+                buffer.data = constants[name].to(buffer.device, copy=True)
 
     @property
     def stage(self) -> torch.nn.Module:
@@ -240,6 +248,7 @@ class Engine:
             for name, buffer in stage.named_buffers():
                 source = state.get(name, buffer)
                 buffer.data = source.to(buffer.device, copy=True)
+        self._restore_constants(self._constants)
         _reset_autocast_flags(stage)
         engine.optimizer = engine.basic_optimizer = engine.client_optimizer = None
         del engine, self._deepspeed
@@ -311,6 +320,16 @@ def _copies_of_frozen(stage: torch.nn.Module) -> dict[str, torch.Tensor]:
         for name, value in [*own, *module.named_buffers(recurse=False)]:
             copies[f"{prefix}.{name}" if prefix else name] = value.detach().cpu().clone()
     return copies
+
+
+def _copies_of_constants(stage: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Buffers that training does not move: all but BatchNorm's."""
+    return {
+        f"{prefix}.{name}" if prefix else name: value.detach().cpu().clone()
+        for prefix, module in stage.named_modules()
+        if not isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        for name, value in module.named_buffers(recurse=False)
+    }
 
 
 def _reset_autocast_flags(stage: torch.nn.Module) -> None:
