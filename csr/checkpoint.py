@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -125,7 +126,10 @@ def load_tensors(path: Path) -> Any:
         InputError: missing, truncated, or holding anything but plain data.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch remarks on a plain pickle's protocol before it refuses it: the error says enough
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint") from None
     except _DAMAGED as error:
