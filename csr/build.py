@@ -86,12 +86,22 @@ def build_tables(config: TrainConfig, say: Say, progress: Progress | None = None
         reader_merge=data.reader_merge, vocabulary=train,
     )  # fmt: skip
     tables.check_disjoint(train, test)
+    shared = tables.shared_patients(train, test)
+    if shared:
+        say(f"Notice: {len(shared)} patient_id(s) are in both {train.path} and {test.path}: if they are the same "
+            "people, test numbers are too good")
+    counts_T = tables.count_positives(train.target_NT)
+    unseen = [name for name, count in zip(train.target_names, counts_T, strict=True) if not count]
+    if unseen:
+        say(f"Notice: no positive training image for {', '.join(unseen)}: such targets cannot be learned")
     train_paths, test_paths = find_both(config, train, test, progress)
     boxes = None
     if data.boxes_csv is not None:
         boxes = read_boxes(data.boxes_csv, table=train)
         for name, number in boxes.ignored.items():
             say(f"Boxes of {name!r}, which is no concept, are not used: {number}")
+        present_R = train.concept_NK[boxes.image_R, boxes.class_R] >= tables.POSITIVE
+        say(f"Boxes: {present_R.sum()} on concepts that are present; {(~present_R).sum()} on others are not used")
     train_indices, val_indices = split_validation(train, fraction=data.val_fraction, seed=config.engine.seed)
     return Tables(train, test, train_paths, test_paths, train_indices, val_indices, boxes)
 
@@ -204,6 +214,8 @@ def build_data(config: TrainConfig, found: Tables, store: ImageStore, model: CSR
     boxes = None
     if found.boxes is not None:
         boxes = found.boxes.check_inside(store.original_sizes_N2)
+        if not (found.train.concept_NK[boxes.image_R, boxes.class_R] >= tables.POSITIVE).any():
+            raise InputError(f"{boxes.path}: no box is on a concept that its image has: check the file")
     train = LabelledImages(store, found.train, indices=found.train_indices, boxes=boxes)
     val = LabelledImages(store, found.train, indices=found.val_indices)
     return Data(

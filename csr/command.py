@@ -23,6 +23,7 @@ from csr.errors import (
 
 Main = Callable[["list[str] | None"], "int | None"]
 RANK_0_SPEAKS_FIRST_S = 20.0
+RANK_0_LEAVES_FIRST_S = 1.0
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,7 +51,10 @@ def run_command(main: Main, argv: list[str] | None = None) -> int:
     except StoppedError as error:
         return _tell(str(error), EXIT_FAILED)
     except PreemptedError as error:
-        return _tell(str(error), EXIT_PREEMPTED)
+        if distributed.is_main():
+            return _tell(str(error), EXIT_PREEMPTED)
+        time.sleep(RANK_0_LEAVES_FIRST_S)  # all ranks agreed on it: it is told once, and soon
+        return EXIT_PREEMPTED
     except KeyboardInterrupt:
         return _tell("interrupted", 130) if distributed.is_main() else 130
     except BrokenPipeError:

@@ -63,7 +63,7 @@ def started() -> bool:
 def _share_cores() -> None:
     """Ranks that each take all cores are ten times slower; no launcher divides them."""
     if "OMP_NUM_THREADS" not in os.environ or os.environ.get("TORCHELASTIC_RUN_ID"):
-        cores = len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // distributed.local_world_size()))
 
 

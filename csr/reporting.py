@@ -57,6 +57,8 @@ def memory_mib() -> float:
     """Peak memory of this rank: of the GPU where there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    import resource
-
+    try:
+        import resource
+    except ImportError:  # not on Windows; NaN is not logged
+        return float("nan")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

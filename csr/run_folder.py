@@ -6,7 +6,6 @@ Everything here is called by rank 0 alone; nothing is written before `RunFolder.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -283,6 +282,11 @@ class RunFolder:
             lock = open(self.path / LOCK, "a", encoding="utf-8")
         except OSError as error:
             raise self._unusable(error) from None
+        try:
+            import fcntl
+        except ImportError:  # not on Windows: there a folder is not guarded against a second run
+            self._lock = lock
+            return
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

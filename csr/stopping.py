@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from csr import distributed
 from csr.errors import PreemptedError
 
-CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+CAUGHT = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, n))
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 AGREE_EVERY_S = 2.0
 FORWARDED_WITHIN_S = 1.0  # a launcher repeats Ctrl-C to ranks that the terminal has told already

@@ -55,7 +55,8 @@ class ReaderRows:
             at = codes.index(None)
             raise InputError(
                 f"{self.path} line {line}, column {show(self.labels[at])}: the value is "
-                f"{show(cells[self.columns[at]])}; write 0, 1, or nothing where it is not annotated"
+                f"{show(cells[self.columns[at]])}; write 0, 1, or nothing where it is not annotated "
+                "(if the column is no label, name the labels with --concept_cols and --target_cols)"
             )
         self.codes.extend(code for code in codes if code is not None)
 
