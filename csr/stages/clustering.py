@@ -29,7 +29,7 @@ def kmeans_prototypes(
     vec_ND, concept_N = vec_ND.float().cpu(), concept_N.cpu()
     proto_KMD = torch.from_numpy(generator.normal(size=(num_concepts, num_per_concept, vec_ND.shape[1]))).float()
     for k in range(num_concepts):
-        own_ND = np.unique(vec_ND[concept_N == k].numpy(), axis=0)
+        own_ND = _distinct(vec_ND[concept_N == k].numpy())
         if len(own_ND) <= num_per_concept:
             proto_KMD[k, : len(own_ND)] = torch.from_numpy(own_ND)
             continue
@@ -41,6 +41,12 @@ def kmeans_prototypes(
             means.fit(own_ND)
         proto_KMD[k] = torch.from_numpy(means.cluster_centers_).float()
     return F.normalize(proto_KMD, dim=-1)
+
+
+def _distinct(vec_ND: np.ndarray) -> np.ndarray:
+    """Each vector once, in the order they come: sorted, rounding alone would reorder them and part the runs."""
+    first = np.unique(vec_ND, axis=0, return_index=True)[1]
+    return vec_ND[np.sort(first)]
 
 
 def nearest_prototype(

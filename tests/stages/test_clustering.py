@@ -25,6 +25,18 @@ def test_kmeans_finds_the_directions_of_each_concept():
     torch.testing.assert_close(proto.norm(dim=-1), torch.ones(2, 2))
 
 
+def test_rounding_does_not_choose_other_prototypes():
+    torch.manual_seed(0)
+    vec_ND = F.normalize(torch.randn(60, 8), dim=-1)
+    vec_ND[:, 0] = 0.1  # rounding alone now decides which vector sorts first
+    concept_N = torch.zeros(60, dtype=torch.long)
+    runs = [
+        kmeans_prototypes(vec_ND + noise, concept_N, num_concepts=1, num_per_concept=4, seed=0)
+        for noise in (1e-6 * torch.randn(60, 8), 1e-6 * torch.randn(60, 8))
+    ]
+    torch.testing.assert_close(runs[0], runs[1], atol=1e-4, rtol=0)
+
+
 def test_a_concept_with_fewer_vectors_than_prototypes_keeps_them_all():
     vec = F.normalize(torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]), dim=1)
     proto = kmeans_prototypes(vec, torch.tensor([0, 0]), num_concepts=2, num_per_concept=4, seed=0)
