@@ -14,10 +14,15 @@ if [ -z "${VIRTUAL_ENV:-}" ] && [ -z "${CONDA_PREFIX:-}" ]; then
     fi
     . "$here/.venv/bin/activate"
 fi
-mark="$(python -c 'import sys; print(sys.prefix)')/.csr-installed-${extra:-base}"
+# first line: which files of which clone; then one line for each extra that was installed from them
+mark="$(python -c 'import sys; print(sys.prefix)')/.csr-installed"
 want="$(cat "$here/setup.cfg" "$here/pyproject.toml" | cksum) $here"
-if [ ! -f "$mark" ] || [ "$(cat "$mark")" != "$want" ]; then
+had="$want"
+if [ -f "$mark" ] && [ "$(head -n 1 "$mark")" = "$want" ]; then
+    had="$(cat "$mark")"
+fi
+if ! grep -qxF "extra ${extra:-none}" <<< "$had"; then
     echo "Installing csr and what it needs (the first time this downloads PyTorch: a few minutes)"
     python -m pip install --quiet --disable-pip-version-check -e "$here${extra:+[$extra]}"
-    printf '%s' "$want" > "$mark"
+    printf '%s\nextra %s\n' "$had" "${extra:-none}" > "$mark"
 fi
