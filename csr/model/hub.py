@@ -27,11 +27,13 @@ def fetch(
         advice: what the user can do where it fails.
 
     Raises:
-        InputError: offline, unreachable, no such repository, or none of the files in it.
+        InputError: the path of no folder, offline, unreachable, no such repository, or none of the files in it.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
+    if repo_id.startswith((".", "/", "~")):
+        raise InputError(f"{repo_id}: no such folder. {advice}")
     for name in names:
         try:
             return Path(hf_hub_download(repo_id, name, revision=revision))

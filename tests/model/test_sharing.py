@@ -224,6 +224,11 @@ def test_an_unreachable_hub_is_one_line_with_advice():
     assert "csr export" in told and "no_pretrained" not in told
 
 
+def test_the_path_of_no_folder_is_not_asked_of_the_hub(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        hub_module.fetch(str(tmp_path / "nowhere"), ("config.json",))
+
+
 def test_push_to_hub_uploads_a_complete_folder(monkeypatch):
     import huggingface_hub
 
