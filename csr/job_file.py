@@ -1,0 +1,222 @@
+"""The text of a SLURM job file: what a site asks for, the flags of a run, then csr/train.sbatch as it is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from importlib import resources
+
+from csr.errors import InputError
+
+_BODY_BEGINS = "set -euo pipefail\n"
+_PLAIN = re.compile(r"[\w.,:;/@%+=&|*()\[\]!~^-]+", re.ASCII)
+_QUOTABLE = re.compile(r"[^\"'\\\x00-\x1f\x7f]+")
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", re.ASCII)
+_ARRAY = re.compile(r"\d{1,7}(-\d{1,7}(:\d{1,7})?)?(,\d{1,7}(-\d{1,7}(:\d{1,7})?)?)*(%\d{1,7})?", re.ASCII)
+_GPUS = re.compile(r"(?:[\w.-]+:)?(\d{1,4})", re.ASCII)
+# SLURM looks at its jobs twice a minute and may send the signal up to a minute early
+_EARLY_S = 60
+_LARGEST_SIGNAL_S = 65535
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a job asks its cluster for; None asks for nothing.
+
+    Attributes:
+        gpus_per_node: a number, or TYPE:NUMBER; 0 trains on CPUs.
+        ranks_per_node: None is one for each GPU, or one.
+        time: as SLURM writes it: minutes, H:M:S, D-H:M:S ..
+        signal_before: seconds before the time limit at which the ranks are asked to save.
+        options: more options of sbatch, as they are, with their dashes.
+    """
+
+    nodes: int
+    gpus_per_node: str
+    ranks_per_node: int | None
+    cpus_per_task: int
+    time: str
+    signal_before: int
+    partition: str | None
+    account: str | None
+    qos: str | None
+    mem: str | None
+    constraint: str | None
+    mail: str | None
+    options: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        gpus = self.num_gpus
+        if self.ranks_per_node is not None and 0 < gpus < self.ranks_per_node:
+            raise InputError(
+                f"--ranks_per_node {self.ranks_per_node} on {gpus} GPU(s) of a node: give one rank to a GPU"
+            )
+        limit = seconds_of(self.time)
+        if not 1 <= self.signal_before <= _LARGEST_SIGNAL_S:
+            raise InputError(f"--signal_before {self.signal_before}: give 1 to {_LARGEST_SIGNAL_S} seconds")
+        if limit is not None and limit < self.signal_before + _EARLY_S:
+            raise InputError(
+                f"--time {self.time} with --signal_before {self.signal_before}: SLURM may send the signal "
+                f"{_EARLY_S} s early, before training has begun: give more time"
+            )
+        for option in self.options:
+            if not option.startswith("-"):
+                raise InputError(f"--sbatch {option!r}: give an option with its dashes: --sbatch=--exclusive")
+
+    @property
+    def num_gpus(self) -> int:
+        found = _GPUS.fullmatch(self.gpus_per_node)
+        if found is None:
+            raise InputError(f"--gpus_per_node {self.gpus_per_node!r}: give a number, or a type as in a100:4")
+        return int(found[1])
+
+    def directives(self) -> list[str]:
+        """The #SBATCH lines of what the cluster is asked for."""
+        gpus = self.gpus_per_node if self.num_gpus else None
+        asked = {
+            "partition": self.partition, "account": self.account, "qos": self.qos, "nodes": self.nodes,
+            "ntasks-per-node": self.ranks_per_node or self.num_gpus or 1, "gpus-per-node": gpus,
+            "cpus-per-task": self.cpus_per_task, "mem": self.mem, "constraint": self.constraint,
+            "time": self.time, "signal": f"B:USR1@{self.signal_before}", "mail-user": self.mail,
+            "mail-type": "END,FAIL" if self.mail else None,
+        }  # fmt: skip
+        more = (option.partition("=") for option in self.options)
+        return [
+            *(directive(f"--{name}", str(value)) for name, value in asked.items() if value is not None),
+            *(directive(name, value) for name, _, value in more),
+        ]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of csr train.
+
+    Attributes:
+        name: of the experiment; in SLURM's lists other characters than letters and digits become "_".
+        flags: of csr train.
+        folder: where it starts; relative paths of `flags` begin there.
+        output: SLURM's pattern of the log file.
+        array: SLURM's numbers of its tasks, or None.
+        experiments: path of a file whose line N is added to the flags of task N, or "".
+        venv, container: where csr is found; both "" is .venv of `folder`, else the python of the user.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    folder: str
+    output: str
+    array: str | None = None
+    experiments: str = ""
+    venv: str = ""
+    container: str = ""
+
+
+def job_text(job: Job, site: Site) -> str:
+    """The whole file. Values are quoted: none of them is run.
+
+    Raises:
+        InputError: a value that cannot stand in a line for sbatch.
+    """
+    lines = [
+        "#!/usr/bin/env bash",
+        "# Written by csr submit. Training on SLURM, one task per rank; it requeues itself until it is done.",
+        directive("--job-name", plain_name(job.name)),
+        *site.directives(),
+        *([directive("--array", checked_array(job.array))] if job.array is not None else []),
+        "#SBATCH --requeue",
+        directive("--chdir", job.folder),
+        directive("--output", job.output),
+        "#SBATCH --open-mode=append",
+        _BODY_BEGINS.rstrip(),
+        "",
+        *(
+            f"{name}={shlex.quote(value)}"
+            for name, value in (
+                ("CSR_VENV", job.venv), ("CSR_CONTAINER", job.container),
+                ("CSR_EXPERIMENTS", job.experiments),
+            )
+        ),
+        *([] if site.num_gpus else ["export DS_ACCELERATOR=cpu CUDA_VISIBLE_DEVICES="]),
+        f"set -- {shlex.join(job.flags)}".rstrip(),
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n" + _body()
+
+
+def _body() -> str:
+    template = (resources.files("csr") / "train.sbatch").read_text(encoding="utf-8")
+    _, found, body = template.partition(_BODY_BEGINS)
+    assert found, "train.sbatch has no line that ends its head"
+    return body
+
+
+def directive(option: str, value: str = "") -> str:
+    """One line that sbatch reads. It knows quotes, but ends at a line break."""
+    if not re.fullmatch(r"--?[A-Za-z][\w-]*", option, re.ASCII):
+        raise InputError(f"{option!r}: no option of sbatch")
+    if not value:
+        return f"#SBATCH {option}"
+    if _PLAIN.fullmatch(value):
+        return f"#SBATCH {option}={value}"
+    if not _QUOTABLE.fullmatch(value):
+        raise InputError(f"{option} {value!r}: give it without quotes, backslashes or line breaks")
+    return f'#SBATCH {option}="{value}"'
+
+
+def plain_name(name: str) -> str:
+    """A name that file patterns and SLURM's lists take."""
+    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:100]
+
+
+def checked_array(array: str) -> str:
+    numbers_of(array)
+    return array
+
+
+def numbers_of(array: str) -> list[int]:
+    """The task numbers of an array as SLURM writes them: 1-3, 0-6:2, 1,5,7, each perhaps with %LIMIT.
+
+    Raises:
+        InputError: it is written otherwise, has no number or more than 100,000.
+    """
+    wrong = InputError(f"--array {array!r}: give task numbers as 1-8, 1,4,7 or 1-100%4 (four at a time)")
+    if not _ARRAY.fullmatch(array):
+        raise wrong
+    numbers: list[int] = []
+    for piece in array.partition("%")[0].split(","):
+        ends, _, step = piece.partition(":")
+        first, _, last = ends.partition("-")
+        if step and int(step) == 0:
+            raise wrong
+        found = range(int(first), int(last or first) + 1, int(step or 1))
+        if not found or len(numbers) + len(found) > 100_000:
+            raise wrong
+        numbers.extend(found)
+    return numbers
+
+
+def seconds_of(time: str) -> int | None:
+    """A time limit of SLURM in seconds; None is without limit.
+
+    Forms: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S, UNLIMITED.
+
+    Raises:
+        InputError: another form, or no time at all.
+    """
+    if time.upper() in ("UNLIMITED", "INFINITE"):
+        return None
+    found = _TIME.fullmatch(time)
+    if found is None or len(time) > 20:
+        raise InputError(f"--time {time!r}: give minutes, H:M:S, or D-H:M:S")
+    days, *places = (int(part) if part is not None else None for part in found.groups())
+    given = [place for place in places if place is not None]
+    if days is not None:
+        hours, minutes, seconds = (given + [0, 0])[:3]
+    elif len(given) == 3:
+        hours, minutes, seconds = given
+    else:
+        hours, minutes, seconds = 0, *(given + [0])[:2]
+    total = (((days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+    if total < 1:
+        raise InputError(f"--time {time}: give more than nothing")
+    return total
