@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
-import struct
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -15,12 +12,7 @@ from typing import IO, Any, NamedTuple, cast
 import torch
 
 from csr.errors import InputError
-
-# all that torch's reader was seen to raise on damaged files
-_DAMAGED = (
-    pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError,
-    AttributeError, AssertionError, struct.error,
-)  # fmt: skip
+from csr.torch_file import DAMAGED, read_torch_file
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -126,12 +118,9 @@ def load_tensors(path: Path) -> Any:
         InputError: missing, truncated, or holding anything but plain data.
     """
     try:
-        with warnings.catch_warnings():
-            # torch remarks on a plain pickle's protocol before it refuses it: the error says enough
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return read_torch_file(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint") from None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: not a readable checkpoint ({reason[:120]})") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from csr.errors import InputError
+from csr.json_file import parse_json, read_text
 
 DEFAULT_FILES = {"fp16": "zero2_fp16.json", "bf16": "zero2_bf16.json", "fp32": "zero2_fp32.json"}
 
@@ -52,10 +53,10 @@ def load_ds_config(path: str | None, precision: str) -> tuple[dict[str, Any], st
     name = path or f"ds_configs/{DEFAULT_FILES[precision]}"
     text = _read_text(Path(path)) if path else _read_shipped(DEFAULT_FILES[precision])
     try:
-        parsed = json.loads(text, object_pairs_hook=_without_repeats)
+        parsed = parse_json(text, make_object=_without_repeats)
     except json.JSONDecodeError as error:
         raise InputError(f"{name}: line {error.lineno}: not JSON: {error.msg}") from None
-    except InputError as error:
+    except ValueError as error:
         raise InputError(f"{name}: {error}") from None
     if not isinstance(parsed, dict):
         raise InputError(f"{name}: holds no JSON object ({{...}})")
@@ -63,23 +64,30 @@ def load_ds_config(path: str | None, precision: str) -> tuple[dict[str, Any], st
         if key in OURS_ALONE:
             raise InputError(f"{name}: remove {key!r}: csr sets it from {OURS_ALONE[key]}")
         if key not in KNOWN_KEYS:
-            raise InputError(f"{name}: unknown key {key!r}; known are {', '.join(sorted(KNOWN_KEYS))}")
+            raise InputError(f"{name}: unknown key {_shown(key)}; known are {', '.join(sorted(KNOWN_KEYS))}")
     _check_sections(parsed, name)
     return parsed, name
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise InputError(f"{key!r} stands there twice: keep one")
-    return dict(pairs)
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{_shown(key)} stands there twice: keep one")
+        found[key] = value
+    return found
+
+
+def _shown(value: Any) -> str:
+    """A key or value of a stranger's file, on one line of bounded length."""
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot read the DeepSpeed config ({error.__class__.__name__}: {error})") from None
 
 
@@ -98,14 +106,15 @@ def _check_sections(parsed: dict[str, Any], name: str) -> None:
         unknown = sorted(set(section) - KNOWN_SUBKEYS.get(key, set(section)))
         if unknown:
             known = ", ".join(sorted(KNOWN_SUBKEYS[key]))
-            raise InputError(f"{name}: {key!r}: unknown key {unknown[0]!r}; known are {known}")
+            raise InputError(f"{name}: {key!r}: unknown key {_shown(unknown[0])}; known are {known}")
     for key in ("fp16", "bf16", "torch_autocast"):
         if not isinstance(parsed.get(key, {}).get("enabled", False), bool):
             raise InputError(f'{name}: "{key}": "enabled" must be true or false')
     zero_stage = parsed.get("zero_optimization", {}).get("stage", 0)
     if zero_stage not in (1, 2) or zero_stage is True:
         raise InputError(
-            f'{name}: "zero_optimization": "stage" is {zero_stage!r}: csr runs with ZeRO 1 or 2 (its models fit a GPU)'
+            f'{name}: "zero_optimization": "stage" is {_shown(zero_stage)}: csr runs with ZeRO 1 or 2 (its models '
+            "fit a GPU)"
         )
     if "offload_param" in parsed["zero_optimization"]:
         raise InputError(f'{name}: "offload_param" works under ZeRO 3 only: use "offload_optimizer"')
@@ -178,9 +187,10 @@ def merge_ds_config(
         "train_batch_size": batch_size * accumulation * world_size,
     }
     for key, value in flags.items():
-        if key in parsed and parsed[key] != value:
+        # "auto" leaves a value to the program's flags, in files written for other trainers too
+        if key in parsed and parsed[key] not in (value, "auto"):
             raise InputError(
-                f"{name}: {key!r} is {parsed[key]!r}, but --{FLAG_OF_KEY[key]} makes it {value!r}: "
+                f"{name}: {key!r} is {_shown(parsed[key])}, but --{FLAG_OF_KEY[key]} makes it {value!r}: "
                 "remove it from the JSON or make them agree"
             )
     # csr brings its own AdamW, on the CPU too

@@ -10,9 +10,25 @@ class InputError(ValueError):
     """What the user gave cannot be used: one line that names the file, the row and the fix (exit 2)."""
 
 
+class TooLargeError(InputError):
+    """An image of more bytes or pixels than are taken."""
+
+
 class StoppedError(RuntimeError):
     """A run that started well and cannot go on: one line that says why (exit 1)."""
 
 
 class PreemptedError(RuntimeError):
     """A signal asked the run to stop; the same command goes on where it was (exit 75)."""
+
+
+def line_of(code: int, message: str) -> str:
+    """What the user reads of an ending, as one line.
+
+    What names in strangers' files hold is shown and not obeyed: a terminal would take it for commands.
+    """
+    kind = "pre-empted" if code == EXIT_PREEMPTED else "error" if code else "done"
+    line = " ".join(message.split())
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return f"csr: {kind}: {line}\n"

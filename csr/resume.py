@@ -18,6 +18,7 @@ from typing import Any
 
 from csr.checkpoint import Written, hash_file, save_tensors, sync_folder, write_json
 from csr.errors import InputError
+from csr.json_file import read_json
 
 FORMAT = 1
 FOLDER, PREFIX, STATE, MANIFEST, POINTER = (
@@ -125,7 +126,7 @@ def verified(checkpoint: Path) -> dict[str, Any]:
         DamagedError: what is wrong.
     """
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(checkpoint / MANIFEST)
         claimed = manifest.pop("sha256")
         if claimed != _hash_of(manifest):
             raise DamagedError(f"{MANIFEST} has been changed")
@@ -139,7 +140,7 @@ def verified(checkpoint: Path) -> dict[str, Any]:
         raise DamagedError(f"{Path(str(error.filename)).name}: {error.strerror}") from None
     except DamagedError:
         raise
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise DamagedError(f"{MANIFEST} cannot be read") from None
     return manifest
 
@@ -174,7 +175,7 @@ def _pointed_first(folder: Path) -> list[Path]:
     """A complete checkpoint may be newer than the pointer: then the run was killed between the two."""
     checkpoints = all_of(folder)
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        pointed = folder / json.loads((folder / POINTER).read_text(encoding="utf-8"))["checkpoint"]
+        pointed = folder / read_json(folder / POINTER)["checkpoint"]
         checkpoints.sort(key=lambda path: path != pointed)  # stable
     return checkpoints
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,7 +113,11 @@ class BoxTable:
 
 
 def read_boxes(
-    path: str | os.PathLike[str], *, table: LabelTable, allow_unknown: bool = False
+    path: str | os.PathLike[str],
+    *,
+    table: LabelTable,
+    allow_unknown: bool = False,
+    left_out: Collection[str] = (),
 ) -> BoxTable:
     """Reads `image_id[,rad_id],class_name,x_min,y_min,x_max,y_max`, pixels of the original image.
 
@@ -126,6 +130,7 @@ def read_boxes(
         path: the CSV file.
         table: the label table whose images and concepts are meant.
         allow_unknown: leave out boxes on images that are not in the table instead of refusing them.
+        left_out: ids of images that are not in the table on purpose; their boxes are passed over.
 
     Raises:
         InputError: names file, line and what to do: a coordinate that is no number, negative or
@@ -136,6 +141,7 @@ def read_boxes(
     column = {name_key(name): number for number, name in enumerate(header)}
     image_of = {image_key(name): number for number, name in enumerate(table.image_ids)}
     class_of = {name_key(name): number for number, name in enumerate(table.concept_names)}
+    passed_over = {image_key(name) for name in left_out}
     found: list[tuple[int, int, int]] = []
     pixels: list[list[float]] = []
     ignored: dict[str, int] = {}
@@ -144,7 +150,10 @@ def read_boxes(
         num_rows += 1
         where = f"{path} line {line}"
         box = _read_box(where, [cells[column[side]] for side in _SIDES])
-        image = image_of.get(image_key(cells[column["image_id"]]))
+        key = image_key(cells[column["image_id"]])
+        if key in passed_over:
+            continue
+        image = image_of.get(key)
         if image is None and not allow_unknown:
             raise InputError(
                 f"{where}: image_id {show(cells[column['image_id']])} is not in {table.path}; "

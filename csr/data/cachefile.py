@@ -74,28 +74,39 @@ class CacheBuild:
         known = [part for part in parts if part is not None]
         if self.rank or problems or len(known) < self.world:
             return problems, None
-        try:
-            self._write(known)
-        except OSError as error:
-            return {}, error.strerror or str(error)
-        return {}, None
+        return {}, self._try_to_write(known, self.file)
 
-    def _write(self, parts: list[PartIndex]) -> None:
+    def join_others(self, file: Path) -> str | None:
+        """Joins what could be read into the file of those images alone. Returns why that failed."""
+        parts = [read_index(self._part(rank)) for rank in range(self.world)]
+        known = [part for part in parts if part is not None]
+        return self._try_to_write(known, file) if len(known) == self.world else None
+
+    def _try_to_write(self, parts: list[PartIndex], file: Path) -> str | None:
+        try:
+            self._write(parts, file)
+        except OSError as error:
+            return error.strerror or str(error)
+        return None
+
+    def _write(self, parts: list[PartIndex], file: Path) -> None:
         channels = max((count for part in parts for count in part.planes), default=1)
-        num, size = len(self.paths), self.size
-        size_N2 = np.zeros((num, 2), dtype="<i4")
+        size, sizes = self.size, []
+        num = sum(count > 0 for part in parts for count in part.planes)
         with ExitStack() as stack:
             streams = [
                 stack.enter_context(open(self._part(rank), "rb")) for rank in range(self.world)
             ]
-            out = stack.enter_context(replaced_file(self.file))
+            out = stack.enter_context(replaced_file(file))
             out.write(_HEADER.pack(_MAGIC, num, channels, size))
-            for index in range(num):
+            for index in range(len(self.paths)):
                 place, rank = divmod(index, self.world)
+                if not parts[rank].planes[place]:
+                    continue
                 planes_CSS = read_planes(streams[rank], parts[rank].planes[place], size)
                 out.write(np.broadcast_to(planes_CSS, (channels, size, size)).tobytes())
-                size_N2[index] = parts[rank].sizes[place]
-            out.write(size_N2.tobytes())
+                sizes.append(parts[rank].sizes[place])
+            out.write(np.asarray(sizes, dtype="<i4").tobytes())
 
     def clean_up(self) -> None:
         """Rank 0 removes parts that are not needed any more, and what killed runs left behind."""

@@ -17,7 +17,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from csr.errors import InputError
+from csr.errors import InputError, TooLargeError
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -66,9 +66,15 @@ def _check_header(path: str | os.PathLike[str], dataset: FileDataset, max_pixels
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise InputError(f"{path}: has {frames} frames; export the one that is meant")
+    samples, bits = int(dataset.SamplesPerPixel), int(dataset.BitsAllocated)
+    if samples not in (1, 3) or bits not in (1, 8, 16, 32, 64):
+        raise InputError(
+            f"{path}: is damaged or not supported ({samples} samples of {bits} bits in a pixel); "
+            "export it again"
+        )
     height, width = int(dataset.Rows), int(dataset.Columns)
     if not 0 < height * width <= max_pixels:
-        raise InputError(
+        raise TooLargeError(
             f"{path}: {width} x {height} pixels, allowed are 1 to {max_pixels // 10**6} million; "
             "scale it down"
         )

@@ -20,6 +20,10 @@ from csr.errors import InputError
 _Listing = dict[str, list[str]]
 
 
+class UnusableImage(InputError):
+    """An id without a file to read: missing, a link that leads nowhere, or no regular file."""
+
+
 def find_image(folder: str | os.PathLike[str], image_id: str) -> Path:
     """Returns the file of an image id: the id itself, or with one of `IMAGE_SUFFIXES` in any case.
 
@@ -67,6 +71,36 @@ def find_images(
     return found
 
 
+def find_present(
+    folder: str | os.PathLike[str], table: LabelTable
+) -> tuple[dict[int, Path], dict[int, str]]:
+    """Returns the files of the rows that have one, and why the other rows have none, both by row.
+
+    Args:
+        folder: the image folder.
+        table: whose `image_ids` are looked up.
+
+    Raises:
+        InputError: one for all ids that are wrong in themselves: several files, a link that leaves the folder.
+    """
+    finder = _Finder(folder)
+    found: dict[int, Path] = {}
+    unusable: dict[int, str] = {}
+    problems: list[str] = []
+    for index, image_id in enumerate(table.image_ids):
+        try:
+            found[index] = finder.find(image_id)
+        except UnusableImage as error:
+            unusable[index] = str(error)
+        except InputError as error:
+            problems.append(f"line {table.row_numbers[index]}: {error}")
+    if problems:
+        raise InputError(
+            f"{table.path}: {len(problems)} image id(s) cannot be used: {show_some(problems)}; correct them"
+        )
+    return found, unusable
+
+
 class _Finder:
     """Listings of a folder and of those below it that ids name, each read once."""
 
@@ -88,7 +122,7 @@ class _Finder:
         if not (names and posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES):
             names = names + [n for end in IMAGE_SUFFIXES for n in listing.get(f"{name}\n{end}", [])]
         if not names:
-            raise InputError(
+            raise UnusableImage(
                 f"no file for image_id {show(image_id)} in {self.folder} "
                 f"(tried {' '.join(IMAGE_SUFFIXES)} and none)"
             )
@@ -130,12 +164,12 @@ class _Finder:
             real = path.resolve(strict=True)
             mode = real.stat().st_mode
         except (OSError, RuntimeError):
-            raise InputError(f"{path}: a link that leads nowhere; copy the file there") from None
+            raise UnusableImage(f"{path}: a link that leads nowhere; copy the file there") from None
         if self.root not in real.parents:
             raise InputError(
                 f"image_id {show(image_id)} leaves the image folder: {path} is a link to a file "
                 "outside of it; copy the file there"
             )
         if not stat.S_ISREG(mode):
-            raise InputError(f"{path}: is not a regular file; image_id {show(image_id)} needs one")
+            raise UnusableImage(f"{path}: is not a regular file; image_id {show(image_id)} needs one")
         return path

@@ -18,7 +18,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from csr.data.dicom import is_dicom, read_dicom
 from csr.data.find import find_image, find_images
-from csr.errors import InputError
+from csr.errors import InputError, TooLargeError
 
 __all__ = ["DecodedImage", "decode_image", "find_image", "find_images", "read_image"]
 
@@ -70,7 +70,9 @@ def read_image(path: str | os.PathLike[str], *, min_size: int | None = None) -> 
     return decode_image(path, min_size=min_size).pixels
 
 
-def decode_image(path: str | os.PathLike[str], *, min_size: int | None = None) -> DecodedImage:
+def decode_image(
+    path: str | os.PathLike[str], *, min_size: int | None = None, max_pixels: int = MAX_PIXELS
+) -> DecodedImage:
     """Decodes one image file by its content, whatever its suffix.
 
     16-bit grey is scaled by 1/257; transparency is put on black; palettes, CMYK and bilevel are
@@ -80,17 +82,18 @@ def decode_image(path: str | os.PathLike[str], *, min_size: int | None = None) -
         path: PNG, JPEG, DICOM, also TIFF, BMP, GIF, WebP and JPEG 2000 under another suffix.
         min_size: a JPEG may be decoded at a half, quarter or eighth as long as both sides keep this
             many pixels (much faster); None decodes in full.
+        max_pixels: an image of more is refused before it is decoded.
 
     Raises:
         InputError: names the file, what is wrong and what to do: damaged, no image, animated or
-            multi-page, floating point, more than `MAX_PIXELS`.
+            multi-page, floating point; a TooLargeError for too many pixels.
     """
     try:
         _check_file(path)
         if is_dicom(path):
-            pixels = read_dicom(path, max_pixels=MAX_PIXELS)
+            pixels = read_dicom(path, max_pixels=max_pixels)
             return DecodedImage(pixels, *pixels.shape[:2])
-        return _decode_picture(path, min_size)
+        return _decode_picture(path, min_size, max_pixels)
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -98,7 +101,7 @@ def decode_image(path: str | os.PathLike[str], *, min_size: int | None = None) -
             f"{path}: is no image that can be read (PNG, JPEG, DICOM); export it again"
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(
+        raise TooLargeError(
             f"{path}: has far too many pixels for a radiograph; scale it down"
         ) from None
     except DECODE_ERRORS as error:
@@ -121,9 +124,11 @@ def _check_file(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{path}: is larger than 1 GiB; give one image and not a series")
 
 
-def _decode_picture(path: str | os.PathLike[str], min_size: int | None) -> DecodedImage:
+def _decode_picture(
+    path: str | os.PathLike[str], min_size: int | None, max_pixels: int
+) -> DecodedImage:
     with Image.open(path, formats=_FORMATS) as picture:
-        check_pixels(path, *picture.size, limit=MAX_PIXELS)
+        check_pixels(path, *picture.size, limit=max_pixels)
         # The second picture of a JPEG (MPO) is a preview; elsewhere it may be the one meant.
         if picture.format != "MPO" and getattr(picture, "is_animated", False):
             raise InputError(f"{path}: has several frames or pages; export the one that is meant")
@@ -167,9 +172,9 @@ def _from_16_bit(shown: Image.Image, opened: Image.Image) -> np.ndarray:
 
 
 def check_pixels(path: str | os.PathLike[str], width: int, height: int, *, limit: int) -> None:
-    """Raises an InputError on sizes that would take the memory of the machine."""
+    """Raises a TooLargeError on sizes that would take the memory of the machine."""
     if width < 1 or height < 1 or width * height > limit:
-        raise InputError(
+        raise TooLargeError(
             f"{path}: {width} x {height} pixels, allowed are 1 to {limit // 10**6} million; "
             "scale it down"
         )

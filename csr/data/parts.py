@@ -14,7 +14,7 @@ import os
 import secrets
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -101,3 +101,23 @@ def read_planes(stream: BinaryIO, planes: int, size: int) -> np.ndarray:
     """Returns the next image of an open part, uint8 (planes, S, S)."""
     count = planes * size * size
     return np.frombuffer(stream.read(count), np.uint8).reshape(planes, size, size)
+
+
+def write_noted(file: Path, indices: list[int]) -> None:
+    """Notes beside a cache file which of its images could not be read; if that fails, they are read again."""
+    with suppress(OSError), replaced_file(_noted_at(file)) as stream:
+        stream.write(json.dumps(sorted(indices)).encode())
+
+
+def read_noted(file: Path, num: int) -> list[int] | None:
+    """Returns what `write_noted` wrote for that many images, None where there is nothing whole."""
+    try:
+        noted = json.loads(_noted_at(file).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    fits = isinstance(noted, list) and all(type(n) is int and 0 <= n < num for n in noted)
+    return sorted(set(noted)) if fits else None
+
+
+def _noted_at(file: Path) -> Path:
+    return file.with_suffix(".unreadable.json")

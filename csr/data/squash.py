@@ -104,6 +104,19 @@ def check_images(
     Raises:
         InputError: one for all unreadable images, up to 20 named.
     """
+    size_N2, channels, problems = survey_images(paths, size=size, workers=workers, progress=progress)
+    raise_unreadable(problems, where=where)
+    return size_N2, channels
+
+
+def survey_images(
+    paths: Sequence[Path],
+    *,
+    size: int,
+    workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[np.ndarray, int, dict[int, str]]:
+    """As `check_images`, but returns what is wrong with which image, whose height and width are 0."""
     size_N2 = np.zeros((len(paths), 2), dtype=np.int64)
     channels = 1
     problems: dict[int, str] = {}
@@ -114,8 +127,7 @@ def check_images(
         else:
             size_N2[index] = result.height, result.width
             channels = max(channels, len(result.pixels_CSS))
-    raise_unreadable(problems, where=where)
-    return size_N2, channels
+    return size_N2, channels, problems
 
 
 def list_unreadable(paths: Sequence[Path], *, limit: int = 256) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,17 @@ import numpy as np
 import torch
 
 from csr.data.cachefile import HEADER_BYTES, CacheBuild, cache_key, is_complete, read_sizes
-from csr.data.squash import check_images, list_unreadable, raise_unreadable, squash_file
+from csr.data.parts import read_noted, write_noted
+from csr.data.squash import (
+    check_images,
+    list_unreadable,
+    raise_unreadable,
+    squash_file,
+    survey_images,
+)
 from csr.errors import InputError
 
-__all__ = ["ImageStore", "check_images", "list_unreadable", "open_store"]
+__all__ = ["ImageStore", "check_images", "list_unreadable", "open_readable", "open_store"]
 
 
 class ImageStore:
@@ -54,6 +62,8 @@ class ImageStore:
         if self._file is not None:
             shape = (len(self.paths), self.channels, self.size, self.size)
             self._pixels = np.memmap(self._file, np.uint8, "r", HEADER_BYTES, shape)
+            with suppress(OSError):
+                os.utime(self._file)  # used now, see `csr cache prune`; somebody else's file may refuse
 
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes map the file again; sending its pixels would copy all of them.
@@ -149,11 +159,91 @@ def open_store(
         reason = (
             failure or join_failure or "another rank could not write, or does not see this folder"
         )
-        raise InputError(
-            f"{cache_dir}: the image cache cannot be written ({reason}); free space there or "
-            "choose another folder"
-        )
+        raise _unwritable(cache_dir, reason)
     channels, size_N2 = read_sizes(build.file, len(paths))
     return ImageStore(
         paths, channels=channels, size=size, original_sizes_N2=size_N2, file=build.file
     )
+
+
+def _unwritable(cache_dir: str | os.PathLike[str], reason: str) -> InputError:
+    return InputError(
+        f"{cache_dir}: the image cache cannot be written ({reason}); free space there or "
+        "choose another folder"
+    )
+
+
+def open_readable(
+    paths: Sequence[Path],
+    *,
+    size: int,
+    cache_dir: str | os.PathLike[str] | None,
+    most: int,
+    workers: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[ImageStore | None, dict[int, str]]:
+    """Opens a store of those images that can be read; for one process, the others then `open_store` it.
+
+    With a cache the images are decoded once, and what could not be read is noted beside it: the next
+    call looks at those alone, which a newly installed decoder may have made readable.
+
+    Args:
+        paths, size, cache_dir, workers, progress: as for `open_store`.
+        most: how many may be left out.
+
+    Returns:
+        The store of the others (None if more than `most` cannot be read) and what is wrong with which.
+
+    Raises:
+        InputError: the folder cannot be written, or a file vanished.
+    """
+    paths = [Path(path) for path in paths]
+    if cache_dir is None:
+        size_N2, channels, problems = survey_images(
+            paths, size=size, workers=workers, progress=progress
+        )
+        good = [index for index in range(len(paths)) if index not in problems]
+        if len(problems) > most or not good:
+            return None, problems
+        return (
+            ImageStore(
+                [paths[index] for index in good],
+                channels=channels,
+                size=size,
+                original_sizes_N2=size_N2[good],
+                file=None,
+                workers=workers,
+            ),
+            problems,
+        )
+    file = Path(cache_dir) / f"images-{cache_key(paths, size)}.bin"
+    noted = read_noted(file, len(paths))
+    if noted is None:
+        problems = _fill_cache(CacheBuild(file, paths, size, (0, 1)), workers, progress, most=most)
+    else:
+        some = survey_images([paths[index] for index in noted], size=1, workers=workers)[2]
+        problems = {noted[place]: text for place, text in some.items()}
+    good_paths = [path for index, path in enumerate(paths) if index not in problems]
+    if len(problems) > most or not good_paths:
+        return None, problems
+    return (
+        open_store(good_paths, size=size, cache_dir=cache_dir, workers=workers, progress=progress),
+        problems,
+    )
+
+
+def _fill_cache(
+    build: CacheBuild, workers: int, progress: Callable[[int, int], None] | None, *, most: int
+) -> dict[int, str]:
+    """Decodes all images into the cache file of the readable ones; returns what is wrong with the others."""
+    failure = build.write_own_part(workers, progress)
+    problems, join_failure = build.join()
+    if not failure and not join_failure and 0 < len(problems) <= most < len(build.paths):
+        good_paths = [path for index, path in enumerate(build.paths) if index not in problems]
+        key = cache_key(good_paths, build.size)
+        join_failure = build.join_others(build.file.with_name(f"images-{key}.bin"))
+        write_noted(build.file, list(problems))
+    build.clean_up()
+    if failure or join_failure:
+        raise _unwritable(build.file.parent, failure or join_failure or "")
+    return problems

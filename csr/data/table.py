@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,13 @@ class LabelTable:
             patient_ids=None if patients is None else tuple(patients[i] for i in chosen),
             num_readers_N=self.num_readers_N[chosen],
         )
+
+
+def without(table: LabelTable, image_ids: Collection[str]) -> LabelTable:
+    """Returns the table without some images, named as in the file."""
+    gone = {image_key(name) for name in image_ids}
+    kept = [n for n, name in enumerate(table.image_ids) if not gone or image_key(name) not in gone]
+    return table if len(kept) == len(table) else table.select(kept)
 
 
 def read_label_table(

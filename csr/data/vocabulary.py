@@ -47,7 +47,8 @@ def choose_columns(
     labels = {name_key(name): name for name in header if name_key(name) not in RESERVED_COLUMNS}
     concepts = _named_columns(path, labels, concept_cols, "--concept_cols")
     targets = _named_columns(path, labels, target_cols, "--target_cols")
-    both = [name for name in concepts or () if name in (targets or ())]
+    as_target = set(targets or ())
+    both = [name for name in concepts or () if name in as_target]
     if both:
         raise InputError(
             f"{path}: column {show(both[0])} is in --concept_cols and in --target_cols; "
@@ -55,7 +56,7 @@ def choose_columns(
         )
     if targets is None:
         by_name = {name_key(name) for name in DEFAULT_TARGETS}
-        named = concepts or ()
+        named = set(concepts or ())
         targets = tuple(v for k, v in labels.items() if k in by_name and v not in named)
     if concepts is None:
         concepts = tuple(name for name in labels.values() if name not in targets)
@@ -65,7 +66,8 @@ def choose_columns(
         raise InputError(
             f"{path}: no {kind} column among the labels ({found}); name some with {flag}"
         )
-    ignored = tuple(name for name in labels.values() if name not in (*concepts, *targets))
+    used = {*concepts, *targets}
+    ignored = tuple(name for name in labels.values() if name not in used)
     return Vocabulary(concepts, targets, ignored)
 
 

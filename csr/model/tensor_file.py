@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import pickle
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from csr.errors import InputError
+from csr.torch_file import DAMAGED, read_torch_file
 
 _WRAPPERS = ("model", "state_dict", "module")
 
@@ -41,23 +41,20 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, *DAMAGED) as error:
         raise InputError(f"{path}: not a readable safetensors file ({_first_line(error)})") from error
 
 
 def _read_torch(path: Path) -> Any:
     # MAE's training checkpoints carry their options as an argparse.Namespace: a plain holder of values
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            # torch remarks on a plain pickle's protocol before it refuses it: the error says enough
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return read_torch_file(path, allowed=(argparse.Namespace,))
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused, it is a pickle that would run code or is damaged; "
             "save its state dict alone with torch.save, or as .safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except DAMAGED as error:
         raise InputError(f"{path}: not a readable weights file ({_first_line(error)})") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from csr.errors import InputError
+from csr.json_file import read_json
 from csr.model.names import is_weights_file
 from csr.model.tensor_file import read_tensors
 from csr.model.vit_keys import canonical_state
@@ -24,6 +24,14 @@ ARCHITECTURE_KEYS = (
     "hidden_act",
     "qkv_bias",
 )
+# above the largest published ViT (22 billion weights)
+LARGEST = {
+    "hidden_size": 8192, "num_hidden_layers": 128, "num_attention_heads": 256, "intermediate_size": 32_768,
+    "patch_size": 1024,
+}  # fmt: skip
+ACTIVATIONS = (
+    "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish",
+)  # fmt: skip
 _COMMON = {"layer_norm_eps": 1e-12, "hidden_act": "gelu", "qkv_bias": True}
 
 
@@ -77,19 +85,39 @@ def architecture_of_config(path: Path) -> dict[str, Any]:
         InputError: unreadable, another kind of model, or a size missing.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except FileNotFoundError:
         raise InputError(f"{path}: not there; the folder of a Hugging Face model has one") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from error
+        raise InputError(f"{path}: not readable as JSON ({str(error)[:120]})") from error
     if not isinstance(config, dict) or config.get("model_type") not in ("vit", "vit_mae"):
         kind = config.get("model_type") if isinstance(config, dict) else None
-        raise InputError(f"{path}: model_type {kind!r} is no vit or vit_mae")
+        raise InputError(f"{path}: model_type {str(kind)[:40]!r} is no vit or vit_mae")
     known = {**_COMMON, **config}
     missing = [key for key in ARCHITECTURE_KEYS if key not in known]
     if missing:
         raise InputError(f"{path}: {', '.join(missing)} missing")
-    return {key: known[key] for key in ARCHITECTURE_KEYS}
+    sizes = {key: known[key] for key in ARCHITECTURE_KEYS}
+    problem = architecture_problem(sizes)
+    if problem:
+        raise InputError(f"{path}: {problem}")
+    return sizes
+
+
+def architecture_problem(sizes: dict[str, Any]) -> str | None:
+    """Says which of the `ARCHITECTURE_KEYS` has a value that no ViT has, or None."""
+    for key, largest in LARGEST.items():
+        value = sizes[key]
+        if type(value) is not int or not 1 <= value <= largest:
+            return f"{key} is {str(value)[:40]}: a whole number from 1 to {largest} belongs there"
+    eps = sizes["layer_norm_eps"]
+    if not isinstance(eps, float) or not 0 < eps < 1:
+        return "layer_norm_eps is no small number"
+    if sizes["hidden_act"] not in ACTIVATIONS:
+        return f"hidden_act: one of {', '.join(ACTIVATIONS)}"
+    if not isinstance(sizes["qkv_bias"], bool):
+        return "qkv_bias is neither true nor false"
+    return None
 
 
 def architecture_of_tensors(state: dict[str, torch.Tensor], *, source: str) -> dict[str, Any]:
@@ -104,12 +132,13 @@ def architecture_of_tensors(state: dict[str, torch.Tensor], *, source: str) -> d
     layers = {int(m[1]) for m in (re.match(r"layers\.(\d+)\.", key) for key in weights) if m}
     projection = weights.get("embeddings.patch_embeddings.projection.weight")
     hidden = weights.get("layers.0.mlp.fc1.weight")
-    if not layers or projection is None or projection.ndim != 4 or hidden is None:
-        raise InputError(f"{source}: its tensors are not those of a ViT encoder (first: {next(iter(state))})")
+    matrices = projection is not None and projection.ndim == 4 and hidden is not None and hidden.ndim == 2
+    if projection is None or hidden is None or not matrices or layers != set(range(len(layers))):
+        raise InputError(f"{source}: its tensors are not those of a ViT encoder (first: {next(iter(state))[:80]!a})")
     width, original = projection.shape[0], any("blocks.0." in key for key in state)
-    return {
+    sizes = {
         "hidden_size": width,
-        "num_hidden_layers": max(layers) + 1,
+        "num_hidden_layers": len(layers),
         "num_attention_heads": 16 if width == 1280 else max(1, width // 64),
         "intermediate_size": hidden.shape[0],
         "patch_size": projection.shape[-1],
@@ -117,6 +146,10 @@ def architecture_of_tensors(state: dict[str, torch.Tensor], *, source: str) -> d
         "hidden_act": "gelu",
         "qkv_bias": "layers.0.attention.q_proj.bias" in weights,
     }
+    problem = architecture_problem(sizes)
+    if problem:
+        raise InputError(f"{source}: {problem}")
+    return sizes
 
 
 def _cached_config(model_name: str) -> Path | None:

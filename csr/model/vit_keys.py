@@ -53,7 +53,7 @@ def canonical_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     split: dict[str, torch.Tensor] = {}
     for key, value in state.items():
         base, dot, kind = key.rpartition(".attn.qkv.")
-        if dot and "decoder" not in base:
+        if dot and "decoder" not in base and value.ndim and value.shape[0] % 3 == 0:
             for letter, part in zip("qkv", value.chunk(3, dim=0), strict=True):
                 split[canonical_key(f"{base}.attn.{letter}.{kind}")] = part
         else:

@@ -27,6 +27,7 @@ from csr.model.vit_architecture import (
     find_architecture,
 )
 from csr.model.vit_keys import canonical_key, canonical_state, is_encoder
+from csr.torch_file import not_finite, of_another_type
 
 State = dict[str, torch.Tensor]
 _SHOWN = 4  # names of weights in an error
@@ -228,16 +229,21 @@ def _load_all(net: nn.Module, state: State, source: str) -> int:
     missing = [key for key in own if key not in state]
     unused = [key for key in state if key not in own]
     wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
-    if missing or unused or wrong:
+    kinds = of_another_type(own, state)
+    if missing or unused or wrong or kinds:
         parts = [
             *(_named("not in the file", missing)),
             *(_named("in the file but not in the model", unused)),
             *(f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in wrong[:_SHOWN]),
+            *_named("of another type than weights", kinds),
         ]
         raise InputError(
-            f"{source}: does not fit the backbone, {len(own) - len(missing) - len(wrong)} of {len(own)} "
+            f"{source}: does not fit the backbone, {len(own) - len({*missing, *wrong, *kinds})} of {len(own)} "
             f"tensors match; {'; '.join(parts)}"
         )
+    bad = not_finite(state)
+    if bad:
+        raise InputError(f"{source}: {'; '.join(_named('not finite (NaN or infinity)', bad))}")
     net.load_state_dict(state)
     return len(own)
 
@@ -246,4 +252,4 @@ def _named(what: str, keys: list[str]) -> list[str]:
     if not keys:
         return []
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return [f"{what}: {', '.join(keys[:_SHOWN])}{more}"]
+    return [f"{what}: {', '.join(key[:80] for key in keys[:_SHOWN])}{more}"]
