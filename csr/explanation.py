@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from csr.interaction import DOCTOR_GAP, top_two_gap
+from csr.layers.prototypes import winners
 from csr.layers.task_head import TaskHead
 from csr.model import CSR, CSROutput
 from csr.model.card import Card
@@ -49,7 +50,7 @@ class Explanation:
         score_KM: highest similarity of each prototype.
         share_TKM: fp64 contributions; logit_T = bias_T + share_TKM summed over K and M.
         map_KHW: similarity map of each concept's best prototype (highest score).
-        best_K: which prototype that is.
+        best_K: which prototype that is; -1 for a concept whose prototypes were all dropped.
         rejected_TK: how far each logit would move if a concept's scores fell to their medians over
             training images without it; None where these were not measured.
     """
@@ -79,9 +80,9 @@ class Explanation:
         return self.probability_T >= self.card.target_threshold_T
 
     def shown(self, maximum: int) -> list[int]:
-        """Active concepts, the most probable first; without any, the one with the largest share."""
+        """Active concepts with prototypes, the most probable first; without any, the one of the largest share."""
         order = self.concept_probability_K.argsort(descending=True, stable=True).tolist()
-        active = [k for k in order if bool(self.active_K[k])]
+        active = [k for k in order if bool(self.active_K[k]) and int(self.best_K[k]) >= 0]
         return active[:maximum] or [int(self.share_TKM.sum(2).abs().amax(0).argmax())]
 
     def peak(self, k: int) -> tuple[float, float]:
@@ -102,16 +103,28 @@ def explain(model: CSR, image_BCSS: torch.Tensor) -> list[Explanation]:
     card = model.card
     assert card is not None
     device = next(model.parameters()).device
-    output = model(card.preprocessing.transform()(image_BCSS.to(device)))
+    return explain_output(model, model(card.preprocessing.transform()(image_BCSS.to(device))))
+
+
+@torch.no_grad()
+def explain_output(model: CSR, output: CSROutput) -> list[Explanation]:
+    """Explain what the model computed, or what edits made of it; scores and logits must belong together.
+
+    Args:
+        model: with a card.
+        output: of a batch.
+    """
+    card = model.card
+    assert card is not None
     share_BTKM = contributions(output.similarity_scores, model.task_head).cpu()
-    return [_explain_one(model, card, output, share_BTKM, b) for b in range(len(image_BCSS))]
+    return [_explain_one(model, card, output, share_BTKM, b) for b in range(len(output.logits))]
 
 
 def _explain_one(
     model: CSR, card: Card, output: CSROutput, share_BTKM: torch.Tensor, b: int
 ) -> Explanation:
     score_KM = output.similarity_scores[b].cpu()
-    best_K = score_KM.argmax(dim=1)
+    best_K = winners(output.similarity_scores[b : b + 1], model.prototypes.kept_KM)[0].cpu()
     concept_K = output.concept_logits[b].sigmoid().cpu()
     logit_T = output.logits[b].cpu()
     rejected_TK = None
@@ -154,8 +167,8 @@ def _concept(e: Explanation, k: int, neighbours: Neighbours) -> dict[str, Any]:
         "active": bool(e.active_K[k]),
         "contribution": _by_target(card, e.share_TKM[:, k].sum(1)),
         "if_rejected": None if e.rejected_TK is None else _by_target(card, e.rejected_TK[:, k]),
-        "best_prototype": best,
-        "peak": list(e.peak(k)),
+        "best_prototype": best if best >= 0 else None,
+        "peak": list(e.peak(k)) if best >= 0 else None,
         "training_regions": [n.to_dict() for n in neighbours.get((k, best), [])],
         "prototypes": [
             {"score": float(e.score_KM[k, m]), "contribution": _by_target(card, e.share_TKM[:, k, m])}

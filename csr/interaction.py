@@ -259,7 +259,8 @@ def check_safety(
         high_B = HIGH_SHARE * sim_BKMHW.flatten(1).amax(dim=1)
         is_high_R = (peak_R >= high_B[edits.row_R]) & (peak_R > 0)
     else:
-        is_high_R = (peak_RKM >= high_KM.to(peak_RKM)).flatten(1).any(dim=1)
+        # a dropped prototype is 0 all over: that is not high, whatever its threshold
+        is_high_R = ((peak_RKM >= high_KM.to(peak_RKM)) & (peak_RKM > 0)).flatten(1).any(dim=1)
     contradicts_R = is_high_R != edits.positive_R
     contradicted_B = torch.zeros_like(moved_B).index_add_(0, edits.row_R, contradicts_R.to(moved_B)) > 0
     num_per_concept = sim_BKMHW.shape[2]

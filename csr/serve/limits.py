@@ -1,0 +1,34 @@
+"""What one server takes: bytes, pixels, sessions, requests that wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+JSON_BYTES = 2**18  # of any request but an image's; 64 boxes and 1000 decisions are far below
+MAX_BOXES = 64
+MAX_STEPS = 1000  # of a session's record
+MAX_MAPS = 256  # in one request
+MAX_NAME = 200  # characters of an image's name that are kept
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds that the command line sets.
+
+    Attributes:
+        max_bytes: of one image file.
+        max_pixels: of one image, decoded.
+        max_sessions: images in memory; opening one more closes the one that was not used for longest.
+        timeout_s: after which an unused session is closed.
+        receive_s: in which an upload must have arrived.
+        uploads: images that are received or wait for the network at once; more are answered 503.
+        edits: edits that wait at once; more are answered 503.
+    """
+
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = 32_000_000
+    max_sessions: int = 16
+    timeout_s: float = 1800.0
+    receive_s: float = 120.0
+    uploads: int = 4
+    edits: int = 32

@@ -1,0 +1,49 @@
+"""Pictures of the training regions behind prototypes, made when they are first asked for.
+
+An address names them by concept, prototype and rank; files are those that the atlas lists, and no other.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from csr.explanation_page import neighbour_picture, png_bytes
+from csr.neighbours import Neighbours
+
+_KEPT = 512  # pictures of about 100 KB
+MAX_RANKS = 8
+
+
+class Regions:
+    """Training regions of an atlas.
+
+    Args:
+        neighbours: of the atlas; empty without one.
+    """
+
+    def __init__(self, neighbours: Neighbours) -> None:
+        self._neighbours = neighbours
+        self._pictures: OrderedDict[tuple[int, int, int], bytes | None] = OrderedDict()
+
+    def told(self, k: int, m: int) -> list[dict[str, Any]]:
+        """The nearest first; of a file's path only the name."""
+        return [
+            {"image": one.image.name, "box": list(one.box), "similarity": one.similarity}
+            for one in self._neighbours.get((k, m), [])[:MAX_RANKS]
+        ]
+
+    def picture(self, k: int, m: int, rank: int) -> bytes | None:
+        """PNG with the region framed; None if there is none, or its file is gone. Called from one thread."""
+        key = (k, m, rank)
+        if key in self._pictures:
+            self._pictures.move_to_end(key)
+            return self._pictures[key]
+        near = self._neighbours.get((k, m), [])[:MAX_RANKS]
+        if not 0 <= rank < len(near):
+            return None
+        pixels, _ = neighbour_picture(near[rank])
+        self._pictures[key] = None if pixels is None else png_bytes(pixels)
+        while len(self._pictures) > _KEPT:
+            self._pictures.popitem(last=False)
+        return self._pictures[key]

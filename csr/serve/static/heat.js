@@ -1,0 +1,65 @@
+// Similarity maps as colours over an image, enlarged bilinearly between the centres of cells.
+
+export function paintHeat(canvas, map, { values, low, high, palette, opacity }) {
+  const { width, height } = canvas;
+  const context = canvas.getContext("2d");
+  const pixels = context.createImageData(width, height);
+  const across = positions(width, map.width);
+  const down = positions(height, map.height);
+  const span = Math.max(high - low, 1e-6);
+  let at = 0;
+  for (const [top, bottom, dy] of down) {
+    for (const [left, right, dx] of across) {
+      const upper = values[top * map.width + left] * (1 - dx) + values[top * map.width + right] * dx;
+      const lower = values[bottom * map.width + left] * (1 - dx) + values[bottom * map.width + right] * dx;
+      const share = Math.min(1, Math.max(0, (upper * (1 - dy) + lower * dy - low) / span));
+      const colour = palette[Math.round(share * (palette.length - 1))];
+      pixels.data[at] = colour[0];
+      pixels.data[at + 1] = colour[1];
+      pixels.data[at + 2] = colour[2];
+      pixels.data[at + 3] = Math.round(255 * opacity * share);
+      at += 4;
+    }
+  }
+  return { context, pixels };
+}
+
+function positions(pixels, cells) {
+  return Array.from({ length: pixels }, (_, i) => {
+    const place = Math.min(cells - 1, Math.max(0, ((i + 0.5) * cells) / pixels - 0.5));
+    const first = Math.floor(place);
+    return [first, Math.min(cells - 1, first + 1), place - first];
+  });
+}
+
+export function drawOverlay(canvas, map, options) {
+  const { context, pixels } = paintHeat(canvas, map, options);
+  context.putImageData(pixels, 0, 0);
+}
+
+export function drawPicture(canvas, image, map, options) {
+  // the image first, then the map through a canvas of its own: putImageData would not blend
+  const layer = new OffscreenCanvas(canvas.width, canvas.height);
+  const { context, pixels } = paintHeat(layer, map, options);
+  context.putImageData(pixels, 0, 0);
+  const target = canvas.getContext("2d");
+  target.clearRect(0, 0, canvas.width, canvas.height);
+  target.drawImage(image, 0, 0, canvas.width, canvas.height);
+  target.drawImage(layer, 0, 0);
+}
+
+export function framePeak(canvas, map, peak) {
+  const context = canvas.getContext("2d");
+  const cell = [canvas.width / map.width, canvas.height / map.height];
+  context.strokeStyle = "#00c8ff";
+  context.lineWidth = Math.max(2, canvas.width / 128);
+  context.strokeRect(peak[0] * canvas.width - cell[0] / 2, peak[1] * canvas.height - cell[1] / 2, ...cell);
+}
+
+export function drawRamp(canvas, palette) {
+  const context = canvas.getContext("2d");
+  palette.forEach((colour, i) => {
+    context.fillStyle = `rgb(${colour.join(",")})`;
+    context.fillRect(i, 0, 1, 1);
+  });
+}

@@ -1,0 +1,181 @@
+// Lists beside the image. Rows are made once for an image and then updated in place: focus stays where it is.
+
+export function make(name, { text, cls, ...rest } = {}, ...children) {
+  const made = document.createElement(name);
+  if (cls) made.className = cls;
+  if (text !== undefined) made.textContent = text;
+  for (const [key, value] of Object.entries(rest)) {
+    if (key in made && typeof value !== "string") made[key] = value;
+    else made.setAttribute(key, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+export const percentText = (value) => `${(100 * value).toFixed(1)}%`;
+export const signed = (value, digits = 2) => {
+  const text = Math.abs(value).toFixed(digits);
+  if (Number(text) === 0) return text;
+  return `${value < 0 ? "\u2212" : "+"}${text}`;
+};
+const setWidth = (bar, share) => bar.style.setProperty("--share", String(Math.min(1, Math.max(0, share))));
+
+export class DiagnosisList {
+  constructor(list, { onPick }) {
+    Object.assign(this, { list, onPick, rows: [] });
+  }
+
+  fill(diagnoses, order) {
+    this.rows = diagnoses.map((diagnosis, t) => this.#row(diagnosis, t));
+    this.list.replaceChildren(...order.map((t) => this.rows[t].item));
+  }
+
+  #row(diagnosis, t) {
+    const name = make("span", { cls: "name", text: diagnosis.name });
+    const badge = make("span", { cls: "badge", text: "called" });
+    const value = make("span", { cls: "value" });
+    const change = make("span", { cls: "change" });
+    const bar = make("span", { cls: "bar" }, make("i", { cls: "now" }), make("i", { cls: "was" }), make("i", { cls: "threshold" }));
+    const button = make("button", { type: "button", cls: "diagnosis" }, make("span", { cls: "words" }, name, badge), value, change, bar);
+    button.addEventListener("click", () => this.onPick(t));
+    return { item: make("li", {}, button), button, badge, value, change, bar };
+  }
+
+  update(diagnoses, picked) {
+    diagnoses.forEach((d, t) => {
+      const row = this.rows[t];
+      const moved = d.probability - d.before.probability;
+      row.button.setAttribute("aria-pressed", String(t === picked));
+      row.button.title =
+        `logit ${signed(d.logit, 3)}, bias ${signed(d.bias, 3)}, called from ${percentText(d.threshold)} on`;
+      row.badge.hidden = !d.present;
+      row.value.textContent = percentText(d.probability);
+      row.change.textContent = Math.abs(moved) < 0.0005 ? "" : `${signed(100 * moved, 1)}`;
+      row.change.className = `change ${moved > 0 ? "up" : "down"}`;
+      setWidth(row.bar.querySelector(".now"), d.probability);
+      row.bar.querySelector(".was").style.setProperty("--at", String(d.before.probability));
+      row.bar.querySelector(".was").hidden = Math.abs(moved) < 0.0005;
+      row.bar.querySelector(".threshold").style.setProperty("--at", String(d.threshold));
+    });
+  }
+}
+
+export class ConceptList {
+  constructor({ active, others, summary, details }, { onPick, onDecide, hasAtlas }) {
+    Object.assign(this, { active, others, summary, details, onPick, onDecide, hasAtlas, rows: [] });
+  }
+
+  fill(concepts, order) {
+    this.rows = concepts.map((concept, k) => this.#row(concept, k));
+    const [shown, hidden] = [order.filter((k) => concepts[k].active), order.filter((k) => !concepts[k].active)];
+    this.active.replaceChildren(...shown.map((k) => this.rows[k].item));
+    if (!shown.length) this.active.append(make("li", { cls: "quiet", text: "No concept reaches its threshold." }));
+    this.others.replaceChildren(...hidden.map((k) => this.rows[k].item));
+    this.details.hidden = !hidden.length;
+    this.details.open = !shown.length;
+    this.hidden = hidden;
+  }
+
+  #row(concept, k) {
+    const thumb = make("canvas", { width: 96, height: 96, cls: "thumb", role: "img", "aria-label": `Map of ${concept.name}` });
+    const near = make("img", { cls: "thumb near", alt: "", hidden: true });
+    const name = make("span", { cls: "name", text: concept.name });
+    const facts = make("span", { cls: "quiet facts" });
+    const bar = make("span", { cls: "diverging" }, make("i"));
+    const share = make("span", { cls: "share" });
+    const pick = make("button", { type: "button", cls: "pick" }, make("span", { cls: "pictures" }, thumb, ...(this.hasAtlas ? [near] : [])),
+      make("span", { cls: "words" }, name, facts), make("span", { cls: "added" }, bar, share));
+    pick.addEventListener("click", () => this.onPick(k));
+    const confirm = this.#decision(concept, k, "confirmed", "\u2713", "Confirm");
+    const reject = this.#decision(concept, k, "rejected", "\u2715", "Reject");
+    const item = make("li", { cls: "concept" }, pick, make("span", { cls: "decide" }, confirm, reject));
+    return { item, pick, thumb, near, facts, bar, share, confirm, reject };
+  }
+
+  #decision(concept, k, decision, sign, word) {
+    const button = make("button", { type: "button", cls: `decision ${decision}`, "aria-label": `${word} ${concept.name}`, title: word },
+      make("span", { text: sign, "aria-hidden": "true" }), make("span", { cls: "word", text: word }));
+    button.addEventListener("click", () => this.onDecide(k, decision));
+    return button;
+  }
+
+  update(state, { target, picked }) {
+    const largest = Math.max(1e-9, ...state.concepts.map((c) => Math.max(Math.abs(c.contribution[target]), Math.abs(c.contribution_before[target]))));
+    const below = this.hidden.reduce((sum, k) => sum + state.concepts[k].contribution[target], 0);
+    const num = this.hidden.length;
+    this.summary.textContent = `${num} ${num === 1 ? "concept" : "concepts"} below threshold, together ${signed(below)}`;
+    state.concepts.forEach((concept, k) => {
+      const row = this.rows[k];
+      const decision = state.edits.decisions[concept.name];
+      const added = concept.contribution[target];
+      row.item.dataset.decision = decision ?? "";
+      row.pick.setAttribute("aria-pressed", String(k === picked));
+      row.confirm.setAttribute("aria-pressed", String(decision === "confirmed"));
+      row.reject.setAttribute("aria-pressed", String(decision === "rejected"));
+      row.facts.textContent = `${percentText(concept.probability)} \u00b7 ${scoreText(concept)}`;
+      row.share.textContent = signed(added);
+      row.share.className = `share ${added < 0 ? "down" : "up"}`;
+      row.bar.className = `diverging ${added < 0 ? "down" : "up"}`;
+      setWidth(row.bar.querySelector("i"), Math.abs(added) / largest);
+    });
+  }
+}
+
+function scoreText({ similarity, score }) {
+  if (score === null) return "no prototypes";
+  const counted = score === similarity ? "" : `, counts as ${score.toFixed(2)}`;
+  return `cosine ${similarity.toFixed(2)}${counted}`;
+}
+
+export function fillBoxes(list, state, { onRemove, onPoint, otherwise }) {
+  const focused = [...list.querySelectorAll("button")].indexOf(document.activeElement);
+  const rows = state.edits.boxes.map((box, i) => {
+    const evidence = state.safety.boxes[i];
+    const kind = box.kind === "positive" ? "Look here" : "Not here";
+    const seen = `highest map: ${evidence.concept}, cosine ${evidence.peak.toFixed(2)}`;
+    const verdict = !evidence.contradicts ? "" : box.kind === "positive" ? "no map is high here" : "a map is high here";
+    const remove = make("button", { type: "button", cls: "icon", "aria-label": `Remove region ${i + 1}`, text: "\u2715" });
+    remove.addEventListener("click", () => onRemove(i));
+    const row = make("li", { cls: `boxrow ${box.kind}` }, make("span", { cls: "tag", text: `${box.kind === "positive" ? "+" : "\u2212"}${i + 1}` }),
+      make("span", { cls: "words" }, make("span", { text: kind }), make("span", { cls: "quiet", text: seen })),
+      ...(verdict ? [make("span", { cls: "verdict", text: verdict })] : []), remove);
+    row.addEventListener("pointerenter", () => onPoint(i));
+    row.addEventListener("pointerleave", () => onPoint(null));
+    remove.addEventListener("focus", () => onPoint(i));
+    remove.addEventListener("blur", () => onPoint(null));
+    return row;
+  });
+  list.replaceChildren(...rows);
+  if (focused < 0) return;
+  const left = list.querySelectorAll("button");
+  (left[Math.min(focused, left.length - 1)] ?? otherwise).focus();
+}
+
+export function fillNotes(area, state, model) {
+  const notes = [];
+  const contradicting = state.safety.boxes.flatMap((box, i) => (box.contradicts ? [{ ...box, number: i + 1, kind: state.edits.boxes[i].kind }] : []));
+  if (state.safety.warn) {
+    notes.push(make("p", { cls: "note bad", role: "alert" }, make("b", { text: "Check the regions. " }),
+      `Your edits move a probability by ${(100 * state.safety.moved).toFixed(0)} points, and regions contradict the rest of the evidence: ${contradicting.map(contradiction).join("; ")}.`));
+  } else if (contradicting.length) {
+    notes.push(make("p", { cls: "note" }, `Against the maps: ${contradicting.map(contradiction).join("; ")}.`));
+  }
+  if (state.safety.flips) notes.push(make("p", { cls: "note" }, "Your edits changed which diagnosis is the likeliest."));
+  if (state.needs_doctor) {
+    const between = state.diagnoses.length === 1 ? "The probability is close to even" : `The two likeliest diagnoses differ by ${(100 * state.gap).toFixed(0)} points, less than ${(100 * model.doctor_gap).toFixed(0)}`;
+    notes.push(make("p", { cls: "note info", text: `${between}: a doctor should decide.` }));
+  }
+  area.replaceChildren(...notes);
+}
+
+function contradiction(box) {
+  const seen = `${box.concept} ${box.peak.toFixed(2)}`;
+  return box.kind === "positive" ? `no map is high in region +${box.number} (highest: ${seen})` : `a map is high in region \u2212${box.number} (${seen})`;
+}
+
+export function fillTable(table, head, rows) {
+  const cells = (kind) => (text) => make(kind, kind === "th" ? { text, scope: "col" } : {});
+  table.tHead.replaceChildren(make("tr", {}, ...head.map(cells("th"))));
+  table.tBodies[0].replaceChildren(...rows.map(({ cls = "", cells: values }) => make("tr", { cls },
+    ...values.map((value) => make("td", {}, value)))));
+}

@@ -1,0 +1,103 @@
+"""Uploaded bytes to an image: decoded by the same code as files are, and never written to a disk.
+
+The bytes are lent to the readers as an anonymous file in memory (memfd), which has no name that an upload
+could choose and which is gone when it is closed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from csr.data.images import decode_image
+from csr.data.squash import squash_file
+from csr.errors import InputError, TooLargeError
+from csr.explanation_page import png_bytes
+from csr.serve.limits import MAX_NAME
+
+VIEW_PX = 1400  # longest side of what the page shows
+
+
+@dataclass(frozen=True, eq=False)
+class Upload:
+    """An image that was sent.
+
+    Attributes:
+        name: what the sender calls it; shown, never used as a path.
+        sha256: of the file's bytes.
+        num_bytes: of the file.
+        height, width: of the image as displayed, pixels.
+        pixels_CSS: uint8, squashed as for `csr explain`.
+        view: PNG of at most `VIEW_PX` pixels a side.
+    """
+
+    name: str
+    sha256: str
+    num_bytes: int
+    height: int
+    width: int
+    pixels_CSS: np.ndarray
+    view: bytes
+
+
+def read_upload(data: bytes, *, name: str, size: int, max_pixels: int) -> Upload:
+    """Decode an image.
+
+    Args:
+        data: the file's bytes, not trusted.
+        name: see `Upload`.
+        size: side to squash to, the model's `stored_size`.
+        max_pixels: more are refused before they are decoded.
+
+    Raises:
+        TooLargeError: too many pixels.
+        InputError: no image, damaged, or not supported; the message names no path.
+    """
+    with in_memory(data) as path:
+        try:
+            shown = decode_image(path, min_size=VIEW_PX, max_pixels=max_pixels)
+            squashed = squash_file(path, size)
+        except TooLargeError:
+            raise TooLargeError(f"the image has more than {max_pixels} pixels; scale it down") from None
+        except InputError as error:
+            reason = str(error).removeprefix(f"{path}: ").replace(str(path), "the image")
+            raise InputError(f"the file {reason.removeprefix('the file ')}") from None
+    return Upload(
+        name=shown_name(name), sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data),
+        height=squashed.height, width=squashed.width, pixels_CSS=squashed.pixels_CSS,
+        view=view_png(shown.pixels),
+    )  # fmt: skip
+
+
+@contextmanager
+def in_memory(data: bytes) -> Iterator[Path]:
+    """A path under which this process, and no other user, can read the bytes while the context lasts."""
+    file = os.memfd_create("csr-upload", os.MFD_CLOEXEC)
+    try:
+        with open(file, "wb", closefd=False) as stream:
+            stream.write(data)
+        yield Path(f"/proc/self/fd/{file}")
+    finally:
+        os.close(file)
+
+
+def view_png(pixels: np.ndarray) -> bytes:
+    """A PNG for the page, aspect kept, never enlarged."""
+    picture = Image.fromarray(pixels)
+    scale = min(1.0, VIEW_PX / max(picture.size))
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return png_bytes(np.asarray(picture.resize(size, Image.Resampling.BILINEAR)))
+
+
+def shown_name(name: str) -> str:
+    """A name as one line of printable text, without what would turn or hide other text."""
+    kept = "".join(c if unicodedata.category(c)[0] not in "CZ" or c == " " else "?" for c in name)
+    return kept.strip()[:MAX_NAME] or "image"

@@ -1,0 +1,174 @@
+"""What the page is told equals csr.explanation and csr.interaction called directly, to the last bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from serving import box, opened, png, put
+from tiny_model import CONCEPTS, TARGETS, K, M, tiny_model
+
+from csr.data.squash import squash_file
+from csr.explanation import contributions, explain, to_dict
+from csr.interaction import check_safety, edited_maps, edited_scores, make_edits
+from csr.reference import Reference
+from csr.serve.case import Case
+from csr.serve.edits import EditSet
+
+BOXES = [box("positive", 0.0, 0.1, 0.45, 0.5), box("negative", 0.5, 0.5, 1.0, 0.9)]
+DECISIONS = {CONCEPTS[1]: "rejected", CONCEPTS[2]: "confirmed"}
+
+
+@pytest.fixture
+def stored(model, tmp_path):
+    """The image that `png` makes as `csr explain` would read it from a file."""
+    (tmp_path / "scan.png").write_bytes(png())
+    pixels = squash_file(tmp_path / "scan.png", model.card.preprocessing.stored_size).pixels_CSS
+    return torch.from_numpy(pixels).unsqueeze(0)
+
+
+@pytest.fixture
+def output(model, stored):
+    with torch.no_grad():
+        return model(model.card.preprocessing.transform()(stored))
+
+
+def edits_of(decisions, boxes, alpha=0.2):
+    number = {"rejected": -1, "confirmed": 1}
+    decision = torch.tensor([[number.get(decisions.get(name), 0) for name in CONCEPTS]])
+    corners = torch.tensor([[b["x_min"], b["y_min"], b["x_max"], b["y_max"]] for b in boxes]).view(-1, 4)
+    positive = torch.tensor([b["kind"] == "positive" for b in boxes], dtype=torch.bool)
+    return make_edits(decision, box_R4=corners, positive_R=positive, alpha=alpha)
+
+
+def test_an_image_without_edits_is_told_as_csr_explain_tells_it(client, model, stored):
+    told, expected = opened(client), to_dict(explain(model, stored)[0], neighbours={})
+    for diagnosis, wanted in zip(told["diagnoses"], expected["diagnoses"], strict=True):
+        assert {key: diagnosis[key] for key in wanted} == wanted
+        assert diagnosis["before"] == {key: wanted[key] for key in ("probability", "logit", "present")}
+    for concept, wanted in zip(told["concepts"], expected["concepts"], strict=True):
+        for key in ("name", "probability", "threshold", "active", "best_prototype", "peak"):
+            assert concept[key] == wanted[key], key
+        assert dict(zip(TARGETS, concept["contribution"], strict=True)) == wanted["contribution"]
+        assert concept["contribution_before"] == concept["contribution"]
+        assert (
+            concept["score"]
+            == concept["similarity"]
+            == wanted["prototypes"][wanted["best_prototype"]]["score"]
+        )
+    assert (told["gap"], told["needs_doctor"]) == (expected["gap"], expected["needs_doctor"])
+
+
+@pytest.mark.parametrize("replacement", ["median", "zero"])
+@pytest.mark.parametrize(("decisions", "boxes"), [(DECISIONS, []), ({}, BOXES), (DECISIONS, BOXES)])
+def test_edits_are_told_as_the_interaction_computes_them(
+    client, model, output, decisions, boxes, replacement
+):
+    told = put(
+        client, opened(client)["session"], decisions=decisions, boxes=boxes, alpha=0.3,
+        replacement=replacement,
+    ).json()  # fmt: skip
+    reference = model.card.reference if replacement == "median" else Reference()
+    medians = {"absent_KM": reference.absent_KM, "present_KM": reference.present_KM}
+    edits = edits_of(decisions, boxes, alpha=0.3)
+    with torch.no_grad():
+        score = edited_scores(output.similarity_maps, edits, **medians)
+        logit = model.task_head(score)
+        probability = model.card.probability(logit)
+        safety = check_safety(
+            output.similarity_maps, edits, diagnose=lambda s: model.card.probability(model.task_head(s)),
+            **medians,
+        )  # fmt: skip
+    assert [d["logit"] for d in told["diagnoses"]] == logit[0].tolist()
+    assert [d["probability"] for d in told["diagnoses"]] == probability[0].tolist()
+    share = contributions(score, model.task_head)[0].sum(dim=2)
+    assert [c["contribution"] for c in told["concepts"]] == share.T.tolist()
+    assert told["safety"]["moved"] == float(safety.moved_B[0])
+    assert (told["safety"]["warn"], told["safety"]["flips"]) == (
+        bool(safety.warn_B[0]),
+        bool(safety.flips_B[0]),
+    )
+    assert [b["peak"] for b in told["safety"]["boxes"]] == safety.peak_R.tolist()
+    assert [b["contradicts"] for b in told["safety"]["boxes"]] == safety.contradicts_R.tolist()
+    assert [b["concept"] for b in told["safety"]["boxes"]] == [CONCEPTS[k] for k in safety.concept_R.tolist()]
+
+
+def test_contributions_and_the_bias_sum_to_the_logit_under_edits(client):
+    told = put(client, opened(client)["session"], decisions=DECISIONS, boxes=BOXES).json()
+    for t, diagnosis in enumerate(told["diagnoses"]):
+        total = sum(concept["contribution"][t] for concept in told["concepts"])
+        assert total + diagnosis["bias"] == pytest.approx(diagnosis["logit"], abs=1e-5)
+
+
+def test_zero_takes_a_rejected_concept_out_of_every_logit_and_nothing_else(client):
+    first = opened(client)
+    told = put(client, first["session"], decisions={CONCEPTS[0]: "rejected"}, replacement="zero").json()
+    for t, diagnosis in enumerate(told["diagnoses"]):
+        gone = first["concepts"][0]["contribution"][t]
+        assert diagnosis["logit"] == pytest.approx(first["diagnoses"][t]["logit"] - gone, abs=1e-5)
+        assert told["concepts"][0]["contribution"][t] == 0.0
+    for k in (1, 2):
+        assert told["concepts"][k]["contribution"] == first["concepts"][k]["contribution"]
+
+
+def test_a_rejected_concept_still_shows_the_map_that_was_rejected(client):
+    first = opened(client)
+    told = put(client, first["session"], decisions={CONCEPTS[0]: "rejected"}).json()["concepts"][0]
+    for key in ("best_prototype", "peak", "similarity"):
+        assert told[key] == first["concepts"][0][key]
+    assert told["score"] != told["similarity"], "what counts is the median"
+
+
+def test_maps_are_those_after_the_boxes(client, output):
+    session = opened(client)["session"]
+    for boxes in ([], BOXES):
+        put(client, session, boxes=boxes)
+        edited = edited_maps(output.similarity_maps, edits_of({}, boxes))[0]
+        told = client.get(f"/api/sessions/{session}/maps?of=0.1&of=2.3").json()
+        assert [(m["concept"], m["prototype"]) for m in told["maps"]] == [(0, 1), (2, 3)]
+        for one in told["maps"]:
+            expected = edited[one["concept"], one["prototype"]]
+            assert (told["height"], told["width"]) == expected.shape
+            assert one["values"] == pytest.approx(expected.flatten().tolist(), abs=5.1e-5)
+
+
+def test_every_prototype_of_a_concept_is_told(client, model, stored):
+    session = opened(client)["session"]
+    e = explain(model, stored)[0]
+    for k in range(K):
+        told = client.get(f"/api/sessions/{session}/concepts/{k}").json()
+        assert [p["score"] for p in told["prototypes"]] == e.score_KM[k].tolist()
+        assert [p["contribution"] for p in told["prototypes"]] == e.share_TKM[:, k].T.tolist()
+        assert told["if_rejected"] == e.rejected_TK[:, k].tolist()
+
+
+def test_dropped_prototypes_are_not_shown_and_a_concept_without_any_has_no_map(stored):
+    from csr.serve.answers import tell_outcome, tell_prototypes
+
+    model = tiny_model()
+    dropped = torch.zeros(K, M, dtype=torch.bool)
+    dropped[0], dropped[1, 2] = True, True
+    model.prototypes.drop_(dropped)
+    case = Case(model, stored[0].numpy())
+    outcome = case.diagnose(EditSet((-1, 0, 0), replacement="zero"))
+    told = json.loads(json.dumps(tell_outcome(case, outcome), allow_nan=False))
+    assert [told["concepts"][0][key] for key in ("best_prototype", "peak", "score", "similarity")] == [
+        None
+    ] * 4
+    assert [p["prototype"] for p in tell_prototypes(case, outcome.explanation, 1)["prototypes"]] == [0, 1, 3]
+
+
+def test_a_model_without_medians_starts_with_zero_and_refuses_medians(stored):
+    from csr.errors import InputError
+    from csr.serve.case import default_replacement
+    from csr.serve.payload import EditsIn
+
+    model = tiny_model()
+    model.card = dataclasses.replace(model.card, reference=Reference())
+    assert default_replacement(model) == "zero"
+    case = Case(model, stored[0].numpy())
+    assert case.diagnose(case.unedited).explanation.rejected_TK is None
+    with pytest.raises(InputError, match="medians"):
+        EditsIn(replacement="median").edit_set(CONCEPTS, default="zero")
