@@ -69,7 +69,7 @@ def dot_plot(
     for (label, marks), top, bottom in zip(rows, tops, [*tops[1:], y], strict=True):
         parts.append(_label(label, (top + bottom) / 2))
         parts += _marks(marks, scale, top, bottom)
-    return _svg(parts, y + AXIS_PX, title)
+    return svg(parts, y + AXIS_PX, title)
 
 
 def _marks(marks: Sequence[Mark], scale: _Scale, top: float, bottom: float) -> list[str]:
@@ -132,7 +132,7 @@ def _label(text: str, y: float) -> str:
     )
 
 
-def _svg(
+def svg(
     parts: Sequence[str], height: float, title: str, *, width: float = WIDTH, shown: float | None = None
 ) -> str:
     size = "" if shown is None else f' style="max-width:{shown:.0f}px"'
@@ -170,7 +170,7 @@ def reliability_plot(bins: Sequence[tuple[int, float, float]], *, title: str) ->
         parts.append(
             f'<g class="s0"><title>{told}</title><circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/></g>'
         )
-    return _svg(parts, top + side + 24, f"Reliability of {title}", width=left + side + 10, shown=244)
+    return svg(parts, top + side + 24, f"Reliability of {title}", width=left + side + 10, shown=244)
 
 
 def _cut(text: str) -> str:
@@ -200,7 +200,7 @@ def balance_plot(rows: Sequence[tuple[str, int, int]], *, title: str) -> str:
     parts += [
         f'<text class="faint" x="{x}" y="{bottom + 16}" text-anchor="{a}">{t}</text>' for t, x, a in captions
     ]
-    return _svg(parts, bottom + AXIS_PX, title)
+    return svg(parts, bottom + AXIS_PX, title)
 
 
 def legend(series: Sequence[tuple[int, str]]) -> str:
@@ -210,4 +210,4 @@ def legend(series: Sequence[tuple[int, str]]) -> str:
         parts.append(_mark(Mark(0.0, series=number, name=name), _Scale(0, 1, x + 6, x + 7), 11, 8))
         parts.append(f'<text x="{x + 18:.0f}" y="15">{escaped(name)}</text>')
         x += 34 + 7.2 * len(name)
-    return _svg(parts, 22, "Legend: " + ", ".join(name for _, name in series))
+    return svg(parts, 22, "Legend: " + ", ".join(name for _, name in series))

@@ -8,7 +8,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from csr import __version__, build, distributed, engine
+from csr import __version__, build, distributed, engine, recipes
 from csr.config import TrainConfig
 from csr.engine_config import Precision
 from csr.model import CSR
@@ -20,6 +20,8 @@ def describe(
 ) -> None:
     """Say what is about to run, before it does."""
     train, optim, world = found.train, config.optim, distributed.world_size()
+    if config.run.recipe is not None:
+        monitor.say(recipe_line(config))
     monitor.say(
         f"Data: {len(found.train_indices)} training, {len(found.val_indices)} validation, "
         f"{len(found.test.image_ids)} test images; K = {len(train.concept_names)} concepts, "
@@ -37,6 +39,14 @@ def describe(
         f"Batch: {optim.batch_size} per rank x {world} rank{'s' * (world > 1)} x {optim.accumulation} "
         f"accumulation = {optim.batch_size * world * optim.accumulation} effective, on {engine.device_kind()}"
     )
+
+
+def recipe_line(config: TrainConfig) -> str:
+    """The recipe of a run, and what its flags changed of it."""
+    name = str(config.run.recipe)
+    flat = {option: value for group in config.to_dict().values() for option, value in group.items()}
+    changed = ", ".join(f"--{option} {value}" for option, value in recipes.changes(name, flat).items())
+    return f"Recipe: {name}, {recipes.MEANINGS[name]}" + (f" (changed: {changed})" if changed else "")
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from csr.charts import Mark, escaped
 from csr.interaction import DOCTOR_GAP
 
 Results = dict[str, Any]
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1b1e23; --soft: #5c6570; --line: #d9dde2;
   --c0: #1f6fb2; --c1: #c2571a; --c2: #5c6570; --note: #fdf3e4; }
 @media (prefers-color-scheme: dark) { :root { --page: #14171b; --ink: #e7eaee; --soft: #a3adb8;
@@ -66,7 +66,7 @@ def write_report(results: Results) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escaped(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}{charts.STYLE}</style></head>\n<body>\n<h1>{escaped(title)}</h1>\n"
+        f"<style>{STYLE}{charts.STYLE}</style></head>\n<body>\n<h1>{escaped(title)}</h1>\n"
         f"{_facts(results)}\n<nav>{links}</nav>\n{_notices(results)}{_tiles(results)}\n{body}</body></html>\n"
     )
 
@@ -114,7 +114,7 @@ def _labels(scores: Results, noun: str) -> str:
         [kind, "", "", ""] + [_cell(scores[kind][score]) for score in _HEADS] for kind in ("macro", "micro")
     ]
     heads = [noun, "images", "positive", "threshold", *_HEADS.values()]
-    return f"<h3>AUROC</h3>{chart}{_table(heads, body, ends=ends)}"
+    return f"<h3>AUROC</h3>{chart}{table(heads, body, ends=ends)}"
 
 
 def _calibration(results: Results) -> str:
@@ -175,7 +175,7 @@ def _localisation(found: Results | None) -> str:
         "others. IoU: overlap of the boxes with the map cut half-way between its lowest and highest "
         f"value; of the whole image it is the share in the column 'chance'.{more}</p>"
         f"<h3>Pointing game</h3>{key}{charts.dot_plot(marks, title='Pointing game hit rates')}"
-        f"{_table(['concept', 'pairs', *_POINTS.values()], body, ends=ends)}"
+        f"{table(['concept', 'pairs', *_POINTS.values()], body, ends=ends)}"
     )
 
 
@@ -189,7 +189,7 @@ def _prototypes(alive: Results) -> str:
     return (
         "<p>A prototype is alive if it has its concept's highest score in at least one image with the "
         "concept. The last column is the share of those images that one prototype wins.</p>"
-        + _table(["concept", "images", "alive", "largest share"], body, ends=ends)
+        + table(["concept", "images", "alive", "largest share"], body, ends=ends)
     )
 
 
@@ -208,7 +208,7 @@ def _groups(results: Results) -> str:
         ]
         chart = charts.dot_plot(marks, title=f"Macro AUROC of {noun} by group", reference=0.5)
         heads = ["group", "images", *(f"{head}, macro" for head in _HEADS.values())]
-        parts.append(f"<h3>Macro AUROC of {noun}</h3>{chart}{_table(heads, body)}")
+        parts.append(f"<h3>Macro AUROC of {noun}</h3>{chart}{table(heads, body)}")
     parts.append(
         '<p class="soft">A macro mean leaves out labels that a group has one class of: compare groups label '
         "by label in evaluation.csv where they are small.</p>"
@@ -239,7 +239,7 @@ def _simulation(plays: Results | None) -> str:
         "without the concept have, and raises confirmed ones to what images with it have. Doubtful: "
         f"the two most likely diagnoses differ by less than {DOCTOR_GAP}. This doctor knows the "
         "labels and makes no mistakes.</p>"
-        f"{charts.balance_plot(bars, title='Decisions fixed and broken')}{_table(heads, body)}"
+        f"{charts.balance_plot(bars, title='Decisions fixed and broken')}{table(heads, body)}"
     )
 
 
@@ -260,7 +260,7 @@ def _method(results: Results) -> str:
     )
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, ends: Iterable[Sequence[str]] = ()) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, ends: Iterable[Sequence[str]] = ()) -> str:
     """Cells of `rows` and `ends` are HTML."""
     body = [f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows]
     body += [f'<tr class="sum">{"".join(f"<td>{cell}</td>" for cell in row)}</tr>' for row in ends]

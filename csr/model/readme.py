@@ -93,7 +93,36 @@ def _untrained(card: Card) -> list[str]:
 def _data(card: Card) -> str:
     if not card.data:
         return "Not recorded."
-    return _table(["", ""], [[key.replace("_", " "), _short(value)] for key, value in card.data.items()])
+    facts = {key: value for key, value in card.data.items() if key != "labels"}
+    parts = [_table(["", ""], [[key.replace("_", " "), _fact(value)] for key, value in facts.items()])]
+    labels = card.data.get("labels")
+    if isinstance(labels, dict) and labels:
+        parts.append("Images with each label, of those where it is annotated:")
+        parts.append(_prevalence(labels))
+    return "\n\n".join(parts)
+
+
+def _fact(value: Any) -> str:
+    """A number for each split reads as a sentence, anything else as JSON."""
+    plain = isinstance(value, dict) and all(isinstance(v, int | float | str) for v in value.values())
+    return ", ".join(f"{v} {k}" for k, v in value.items()) if plain else _short(value)
+
+
+def _prevalence(labels: dict[str, Any]) -> str:
+    rows = {name: row for name, row in labels.items() if isinstance(row, dict)}
+    splits = list(dict.fromkeys(k for row in rows.values() for k, v in row.items() if isinstance(v, dict)))
+    body = [
+        [name, row.get("kind", ""), *(_share(row.get(split)) for split in splits)] for name, row in rows.items()
+    ]
+    return _table(["label", "kind", *splits], body)
+
+
+def _share(counts: Any) -> str:
+    values = (counts.get("positive"), counts.get("annotated")) if isinstance(counts, dict) else (None, None)
+    if not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        return "n/a"
+    positive, annotated = values
+    return f"{positive} of {annotated} ({positive / annotated:.1%})" if annotated else "not annotated"
 
 
 def _metrics(card: Card) -> str:

@@ -1,0 +1,137 @@
+"""`csr data vindr`: PhysioNet's files become the data contract, and what is odd is named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import raw_sets
+from pydicom import dcmread
+
+from csr.data.boxes import read_boxes
+from csr.data.find import find_images
+from csr.data.images import read_image
+from csr.data.table import read_label_table
+from csr.errors import InputError
+from csr.importers.vindr import DIAGNOSES, FINDINGS
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return raw_sets.vindr(tmp_path_factory.mktemp("vindr") / "raw", num_train=8, num_test=4)
+
+
+@pytest.fixture
+def raw(published: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(published, tmp_path / "raw"))
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_tables_have_the_published_labels_and_csr_reads_them(published, bring_in, rows_of):
+    out = bring_in("vindr", published)
+    source = rows_of(published / "annotations" / "image_labels_train.csv")
+    written = rows_of(out / "labels_train.csv")
+    renamed = [{k.replace("Other diseases", "Other disease"): v for k, v in row.items()} for row in source]
+    assert written == renamed
+    train = read_label_table(out / "labels_train.csv")
+    assert (train.concept_names, train.target_names) == (FINDINGS, DIAGNOSES)
+    assert train.num_readers_N.tolist() == [3] * 8
+    np.testing.assert_array_equal(train.concept_NK.argmax(1), np.arange(8))
+    np.testing.assert_array_equal(train.target_NT.argmax(1), np.arange(8) % 6)
+    assert read_label_table(out / "labels_test.csv", vocabulary=train).num_readers_N.tolist() == [1] * 4
+
+
+def test_boxes_keep_their_readers_and_no_finding_has_none(published, bring_in, rows_of):
+    out = bring_in("vindr", published)
+    source = [r for r in rows_of(published / "annotations" / "annotations_train.csv") if r["x_min"]]
+    written = rows_of(out / "boxes_train.csv")
+    told = [(r["image_id"], r["rad_id"], r["class_name"], *(float(r[s]) for s in ("x_min", "y_max"))) for r in written]
+    assert told == [
+        (r["image_id"], r["rad_id"], r["class_name"], float(r["x_min"]), float(r["y_max"])) for r in source
+    ]
+    boxes = read_boxes(out / "boxes_test.csv", table=read_label_table(out / "labels_test.csv"))
+    assert len(boxes) == 4 and not boxes.ignored
+
+
+def test_the_images_are_found_through_the_link_and_show_the_dicom_pixels(published, bring_in):
+    out = bring_in("vindr", published)
+    assert (out / "train").is_symlink()
+    paths = find_images(out / "train", read_label_table(out / "labels_train.csv"))
+    stored = dcmread(paths[0]).pixel_array.astype(float)
+    wanted = np.rint((stored - stored.min()) / (stored.max() - stored.min()) * 255)
+    np.testing.assert_allclose(read_image(paths[0]), wanted, atol=1)
+
+
+def test_a_box_that_the_readers_own_label_denies_is_told(raw, bring_in, capsys):
+    replace(raw / "annotations" / "annotations_train.csv", "Aortic enlargement", "Pneumothorax")
+    bring_in("vindr", raw)
+    assert "1 train boxes show a finding that the same reader's label denies" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name, old, new, told",
+    [
+        ("image_labels_train.csv", "Other diseases", "Other things", "line 1: no column 'Other disease'"),
+        ("image_labels_train.csv", "Cardiomegaly", "Cardiomegaly,Other", "line 1: .* has no column 'Other'|cells"),
+        ("image_labels_train.csv", ",R1,1", ",R1,2", "line 2, column 'Aortic enlargement': '2'"),
+        ("image_labels_train.csv", ",R2,", ",R1,", "line 3: image .* and reader 'R1' stand there twice"),
+        ("image_labels_train.csv", "r" + "0" * 31, "../r" + "0" * 31, "line 2: .*leaves the image folder"),
+        ("image_labels_train.csv", "r" + "0" * 31, "/r" + "0" * 31, "line 2: .*absolute"),
+        ("image_labels_train.csv", "r" + "0" * 31, "f" * 32, "line 2: image .* is not in"),
+        ("image_labels_test.csv", "e" + "0" * 31, "r" + "0" * 31, "line 2: image .* is not in"),
+        ("annotations_train.csv", "Aortic enlargement,3.25", "Aortic enlargement,x", "line 2: .* not four numbers"),
+        ("annotations_train.csv", "Aortic enlargement,3.25", "Aortic enlargement,33.25", "line 2: .* no area"),
+        ("annotations_train.csv", "Aortic enlargement,3.25", "Aortic enlargement,-9", "line 2: .* leaves its image"),
+        ("annotations_train.csv", "Aortic enlargement,3.25", "Fracture,3.25", "line 2: class_name 'Fracture'"),
+        ("annotations_train.csv", ",R1,", ",R9,", "line 2: image .* and reader 'R9' has no row"),
+        ("annotations_train.csv", "No finding,,,,", "No finding,1,,,", "a box of 'No finding'"),
+    ],
+)  # fmt: skip
+def test_what_is_not_as_published_is_named_with_file_and_line(raw, bring_in, tmp_path, name, old, new, told):
+    replace(raw / "annotations" / name, old, new)
+    with pytest.raises(InputError, match=f"{name} {told}|{told}") as caught:
+        bring_in("vindr", raw)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["annotations/image_labels_test.csv", "annotations/annotations_train.csv", "test",
+     "train/r" + "0" * 31 + ".dicom"],
+)  # fmt: skip
+def test_missing_files_are_named(raw, bring_in, missing):
+    path = raw / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(InputError, match=path.stem):
+        bring_in("vindr", raw)
+
+
+def test_an_image_of_both_splits_is_refused(raw, bring_in):
+    image = "r" + "0" * 31
+    shutil.copy(raw / "train" / f"{image}.dicom", raw / "test")
+    replace(raw / "annotations" / "image_labels_test.csv", "e" + "0" * 31, image)
+    with pytest.raises(InputError, match="in the training and in the test labels"):
+        bring_in("vindr", raw)
+
+
+def test_a_link_out_of_the_image_folder_is_not_followed(raw, bring_in, tmp_path):
+    path = raw / "train" / ("r" + "0" * 31 + ".dicom")
+    path.rename(tmp_path / "elsewhere.dicom")
+    path.symlink_to(tmp_path / "elsewhere.dicom")
+    with pytest.raises(InputError, match="is a link out of"):
+        bring_in("vindr", raw, "--images", "copy")
+
+
+def test_an_empty_cell_stays_empty(raw, bring_in):
+    replace(raw / "annotations" / "image_labels_test.csv", "e" + "0" * 31 + ",1,0", "e" + "0" * 31 + ",1,")
+    table = read_label_table(bring_in("vindr", raw) / "labels_test.csv")
+    assert np.isnan(table.concept_NK[0]).tolist() == [False, True] + [False] * 20
