@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from pathlib import Path
 
 import torch
 
+from csr import peaks
 from csr.command import Parser
-from csr.engine import device_kind, local_device
+from csr.engine import local_device
 from csr.errors import InputError
 from csr.flops import measured_peaks
 
@@ -25,28 +25,20 @@ def main(argv: list[str] | None = None) -> int:
     if not 0 < options.seconds <= 600:
         raise InputError(f"--seconds {options.seconds:g}: give a number above 0, up to 600")
     device = local_device()
-    name = device_name(device)
+    name = peaks.device_name(device)
     print(f"{name}, torch {torch.__version__}: fastest square matrix product")
-    peaks = measured_peaks(device, seconds=options.seconds)
-    for precision, rate in peaks.items():
+    rates = measured_peaks(device, seconds=options.seconds)
+    for precision, rate in rates.items():
         print(f"{precision:<6} {rate / 1e12:10.3f} TFLOP/s")
+    peaks.keep(device, rates)
+    print(f"kept in {peaks.file()}: training runs measure their MFU against it")
     if options.json is not None:
-        result = {"device": name, "torch": torch.__version__, "peak_flops_per_s": peaks}
+        result = {"device": name, "torch": torch.__version__, "peak_flops_per_s": rates}
         try:
             options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise InputError(f"--json {options.json}: cannot be written ({error.strerror})") from None
     return 0
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or the CPU's with the threads that this process uses."""
-    if device_kind() == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,6 @@ Letters: N images, B batch.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from csr.feature_key import feature_key
 from csr.feature_store import DTYPES, FeatureStore, Rows, encode
 from csr.features import FeatureTable, FeatureViews
 from csr.inference import Batch, compute_features, eval_chunks, stored_batches
+from csr.memory import free_gpu_bytes, free_host_bytes
 from csr.stages.base import Stage
 
 MEMORY_SHARE = 0.25  # of the free memory of host or GPU: more than that does not fit
@@ -305,24 +305,3 @@ def _viewed(
 def _chunks(segment: range, batch_size: int) -> list[np.ndarray]:
     starts = range(segment.start, segment.stop, batch_size)
     return [np.arange(a, min(a + batch_size, segment.stop), dtype=np.int64) for a in starts]
-
-
-def free_host_bytes() -> int:
-    """Memory that this host can still give, within its control group."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    files = [Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current", "stat")]
-    if all(f.is_file() for f in files):
-        limit, used, parts = (f.read_text() for f in files)
-        if not limit.strip().isdigit():
-            return free
-        cached = dict(line.split() for line in parts.splitlines())["file"]  # given back when needed
-        free = min(free, max(0, int(limit) - int(used) + int(cached)))
-    return free
-
-
-def free_gpu_bytes(device: torch.device) -> int:
-    return int(torch.cuda.mem_get_info(device)[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from csr import distributed
@@ -31,7 +32,8 @@ class Feeder:
         self, data: Data, *, batch_size: int, accumulation: int, seed: int, max_windows: int | None,
         device: torch.device,
     ) -> None:  # fmt: skip
-        self.data, self.accumulation, self.seed, self.device = data, accumulation, seed, device
+        self.data, self.batch_size, self.accumulation = data, batch_size, accumulation
+        self.seed, self.device = seed, device
         self._sampler = WindowSampler(
             len(data.train), micro_batch=batch_size, accumulation=accumulation, rank=distributed.rank(),
             world=distributed.world_size(), seed=seed,
@@ -51,11 +53,22 @@ class Feeder:
             first_window: where a resumed run goes on.
             clock: is told the time waited.
         """
-        load: Load = self.data.train.load
-        if features is not None:
-            view = features.at_epoch(epoch_key)
-            load = cached_loader(view, self._labels["concept"], self._labels["target"])
+        load = self._loader(features, epoch_key)
         return ahead(self._load(stage, load, epoch_key, first_window), clock=clock)
+
+    def example(self, stage: Stage, features: FeatureViews | None, *, num_images: int) -> Batch:
+        """The first images as a training batch on the device, again and again if there are fewer."""
+        positions_B = np.arange(num_images) % len(self.data.train)
+        loaded = self._loader(features, 1)(positions_B, np.ones(num_images, dtype=bool))
+        counts = stage.counts({name: values[positions_B] for name, values in self._labels.items()})
+        scale = {name: 1.0 / max(count, 1.0) for name, count in counts.items()}
+        return self.prepare({**pinned(loaded, self.device), "scale": scale}, epoch_key=1)
+
+    def _loader(self, features: FeatureViews | None, epoch_key: int) -> Load:
+        if features is None:
+            return self.data.train.load
+        view = features.at_epoch(epoch_key)
+        return cached_loader(view, self._labels["concept"], self._labels["target"])
 
     def _load(
         self, stage: Stage, load: Load, epoch_key: int, first_window: int

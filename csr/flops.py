@@ -61,11 +61,15 @@ def measured_peaks(device: torch.device, *, seconds: float = 1.0) -> dict[str, f
         seconds: spent on each precision and size.
     """
     names = DTYPES if device.type == "cuda" else [name for name in DTYPES if name != "fp16"]
-    sides = GPU_SIDES if device.type == "cuda" else CPU_SIDES
     return {
-        name: max(matmul_rate(device, DTYPES[name], side=side, seconds=seconds) for side in sides)
+        name: max(matmul_rate(device, DTYPES[name], side=side, seconds=seconds) for side in sides_of(device))
         for name in names
     }
+
+
+def sides_of(device: torch.device) -> tuple[int, ...]:
+    """Sides of matrices that keep a device busy."""
+    return GPU_SIDES if device.type == "cuda" else CPU_SIDES
 
 
 @torch.no_grad()

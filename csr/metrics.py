@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from csr import distributed
 
@@ -42,6 +41,9 @@ def multilabel_metrics(
         names: of the L labels.
         threshold: of F1, on the probability.
     """
+    # heavy: 1 s and more, which a run does not wait for before its first step
+    from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
     known_NL = ~np.isnan(label_NL)
     truth_NL = np.nan_to_num(label_NL) >= 0.5
     guess_NL = probability_NL >= threshold

@@ -18,6 +18,7 @@ from csr.monitor import Monitor
 from csr.stages.base import Stage
 from csr.stopping import StopRequest
 from csr.training_data import Data, labels_of
+from csr.whereabouts import HERE
 
 
 class Passes:
@@ -55,7 +56,10 @@ class Passes:
                 show=lambda batches, total: self.shown(batches, total, title),
             )  # fmt: skip
         stage.train()
-        self.monitor.say(f"{title}: {views.source}, {views.nbytes / 2**20:.1f} MiB")
+        source = views.source
+        if split == "train" and self.caching.mode == "off":
+            source = "computed once for starting values; with --cache off every step computes its own"
+        self.monitor.say(f"{title}: {source}, {views.nbytes / 2**20:.1f} MiB")
         return views
 
     def validate(self, engine: Engine, stage: Stage, features: FeatureViews | None) -> dict[str, Any]:
@@ -85,6 +89,7 @@ class Passes:
 
     def shown(self, batches: Iterable[Batch], total: int, title: str) -> Iterator[Batch]:
         """Batches with a progress bar, until this rank is asked to stop."""
-        for batch in self.monitor.bar(batches, total=total, title=title):
+        watched = HERE.along(batches, total=total, title=title.lower())
+        for batch in self.monitor.bar(watched, total=total, title=title):
             self.stop.check(f"at {title.lower()}")
             yield batch

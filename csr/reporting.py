@@ -27,8 +27,9 @@ def step_values(engine: Engine, stage: Stage, output: StageOutput) -> dict[str, 
 
 
 def report_epoch(
-    monitor: Monitor, stage: Stage, record: dict[str, Any], *, epoch: int, epochs: int, step: int
-) -> dict[str, Any]:
+    monitor: Monitor, stage: Stage, record: dict[str, Any], *, epoch: int, epochs: int, step: int,
+    telemetry: dict[str, float],
+) -> dict[str, Any]:  # fmt: skip
     """Tell of an epoch; return its record as it goes into the history."""
     name = stage.name
     record = dict(record)
@@ -46,7 +47,7 @@ def report_epoch(
     if "prototypes_alive" in record:
         line += f" | Prototypes alive: {record['prototypes_alive']}/{record['prototypes']}"
     monitor.gathered(values, step=step)
-    record = {"stage": name, "epoch": epoch, "step": step, **record}
+    record = {"stage": name, "epoch": epoch, "step": step, **record, "telemetry": telemetry}
     monitor.epoch_line(record)
     monitor.say(f"Epoch {epoch}/{epochs} | {line} | {record['seconds']:.1f} s")
     monitor.flush()

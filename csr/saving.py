@@ -39,6 +39,7 @@ class Saver:
     ) -> None:  # fmt: skip
         self.folder, self._checkpoints, self._monitor = folder, checkpoints, monitor
         self._accumulation, self._board = accumulation, board
+        self.seconds = 0.0  # spent on training checkpoints, all in all
         self._unsaved_best: str | None = None
         self._saved_at, self._took_s = time.monotonic(), 0.0
 
@@ -79,6 +80,7 @@ class Saver:
         path = self._on_main(lambda: self._checkpoints.write(blob, place=place, best=best))
         self._saved_at = time.monotonic()
         self._took_s = self._saved_at - began
+        self.seconds += self._took_s
         self._monitor.log(f"{path}: {state.place()}")
         return path
 

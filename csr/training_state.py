@@ -18,7 +18,7 @@ Weights = dict[str, torch.Tensor]
 STAGE_NUMBER = {"concept": 1, "prototype": 2, "task": 3}
 PLAIN = (
     "stage", "epoch", "windows", "global_step", "streak", "best_score", "history", "record", "seconds",
-    "waited",
+    "waited", "in_collectives",
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ class TrainState:
         global_step: optimizer steps of all stages.
         streak: skipped steps in a row.
         loss_sum: of this rank's micro steps in this epoch, on the device, unread.
-        images, seconds, waited: of this epoch on this rank.
+        images, seconds, waited, in_collectives: of this epoch on this rank.
         record: what the epoch's training gave, while its validation is still to come.
         best_score, best_weights: of the present stage.
         best_files: best models written so far, of all stages.
@@ -52,6 +52,7 @@ class TrainState:
     images: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+    in_collectives: float = 0.0
     record: dict[str, Any] | None = None
     best_score: float = -math.inf
     best_weights: Weights | None = None
@@ -66,7 +67,8 @@ class TrainState:
 
     def begin_epoch(self) -> None:
         self.epoch += 1
-        self.windows, self.images, self.loss_sum, self.seconds, self.waited = 0, 0, 0.0, 0.0, 0.0
+        self.windows, self.images, self.loss_sum = 0, 0, 0.0
+        self.seconds = self.waited = self.in_collectives = 0.0
         self.record = None
 
     def place(self) -> dict[str, Any]:

@@ -5,12 +5,16 @@ Letters: B batch, C channels, H W feature map.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from csr.errors import InputError
+from csr.layers.recompute import count_batches_once
+from csr.model.compiling import Maps, compiled, leave_out_collectives
 
 
 class Backbone(nn.Module):
@@ -21,6 +25,7 @@ class Backbone(nn.Module):
         map_size: (H, W) of the feature map at `image_size`.
         stride: input pixels per cell.
         backbone_type, model_name, image_size, architecture: what rebuilds it.
+        recomputes: whether backward computes activations again instead of reading them.
     """
 
     channels: int
@@ -40,6 +45,8 @@ class Backbone(nn.Module):
         self.net = net
         self.backbone_type, self.model_name = backbone_type, model_name
         self.image_size, self.architecture = image_size, architecture
+        self.recomputes = self._counts_once = False
+        self._compiled: Maps | None = None
         self._is_convolutional = any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
         self._measure()
 
@@ -55,7 +62,42 @@ class Backbone(nn.Module):
         # a half-precision engine casts parameters only: the images follow them. Convolutions run faster
         # channels last; ZeRO refuses weights in that order, inputs alone are enough
         layout = torch.channels_last if self._is_convolutional else torch.preserve_format
-        return self.maps(images_B3HW.to(next(self.net.parameters()).dtype, memory_format=layout))
+        maps = self._compiled if self._compiled is not None and self.training else self.maps
+        return maps(images_B3HW.to(next(self.net.parameters()).dtype, memory_format=layout))
+
+    def compile_training(self) -> None:
+        """Run training steps through torch.compile from now on; it compiles at the first one."""
+        leave_out_collectives(self.net)
+        self._compiled = compiled(self.maps, label=self.label)
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Steps inside are not compiled."""
+        kept, self._compiled = self._compiled, None
+        try:
+            yield
+        finally:
+            self._compiled = kept
+
+    def recompute_activations(self, enable: bool = True) -> None:
+        """Keep few activations for backward and compute the others again there, or keep them all.
+
+        Raises:
+            InputError: the network cannot.
+        """
+        try:
+            self._set_recomputing(enable)
+        except (AttributeError, AssertionError, NotImplementedError, ValueError) as error:
+            raise InputError(
+                f"--activation_checkpointing: {self.label} does not support it: leave the flag away"
+            ) from error
+        if enable and not self._counts_once:
+            count_batches_once(self.net)
+            self._counts_once = True
+        self.recomputes = enable
+
+    def _set_recomputing(self, enable: bool) -> None:
+        raise NotImplementedError
 
     @property
     def label(self) -> str:

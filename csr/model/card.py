@@ -6,7 +6,6 @@ Letters: B batch, K concepts, M prototypes per concept, T targets.
 from __future__ import annotations
 
 import dataclasses
-import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from csr.reference import Reference, reference_from_dict
 TASK_LOSSES = ("bce", "focal", "ce")
 MAX_SIDE_PX = 4096
 MAX_NAME = 200
+_LARGEST = 1e30  # of a number that is computed with in float32
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _preprocessing(value: Any, where: str) -> Preprocessing:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def is_count(value: Any, maximum: int, *, minimum: int = 1) -> bool:

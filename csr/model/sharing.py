@@ -6,7 +6,8 @@ built, so that a hostile one costs an error and neither memory nor time.
 
 from __future__ import annotations
 
-import json
+import math
+import os
 import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,25 +17,31 @@ from torch import nn
 
 from csr.checkpoint import write_atomic, write_json
 from csr.errors import InputError
+from csr.json_file import MAX_BYTES, read_json
 from csr.layers.concept_head import POOLS
 from csr.model import hub
 from csr.model.backbones import BACKBONE_TYPES
-from csr.model.card import MAX_SIDE_PX, Card, card_from_dict, check_counts, is_count, plain_card
+from csr.model.card import MAX_NAME, MAX_SIDE_PX, Card, card_from_dict, check_counts, is_count, plain_card
 from csr.model.names import FILE_SUFFIXES
 from csr.model.readme import write_readme
 from csr.model.tensor_file import read_tensors
-from csr.model.vit_architecture import architecture_of_tensors
+from csr.model.vit_architecture import (
+    ARCHITECTURE_KEYS,
+    architecture_of_tensors,
+    architecture_problem,
+)
+from csr.torch_file import not_finite, of_another_type
 
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
 FORMAT, FORMAT_VERSION = "csr", 1
-MAX_CONFIG_BYTES = 2**24
+MAX_CONFIG_BYTES = MAX_BYTES
+MAX_CELLS = 2**16
 _ARCHITECTURE = {
     "num_concepts": int, "num_classes": int, "num_prototypes_per_concept": int, "backbone_type": str,
     "model_name": str, "image_size": int, "embedding_dim": int, "projector_blocks": int, "concept_pool": str,
     "architecture": (dict, type(None)),
 }  # fmt: skip
 _BACKBONE = "backbone.net."
-_ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish")
 
 Self = TypeVar("Self", bound="Shareable")
 
@@ -154,6 +161,7 @@ def build_trained(
     sizes = (checked["num_concepts"], checked["num_classes"])
     check_counts(read, sizes=sizes, image_size=checked["image_size"], where=config_name)
     _check_sizes(checked, state, where)
+    _check_shapes(cls, checked, state, where)
     model = cls(**checked)
     fill(model, state, where=weights_name)
     model.card = read
@@ -166,9 +174,12 @@ def fill(model: nn.Module, state: dict[str, torch.Tensor], *, where: str) -> Non
     Raises:
         InputError: missing, unknown or wrongly shaped tensors, or numbers that are not finite.
     """
-    not_finite = [k for k, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())]
-    if not_finite:
-        raise InputError(f"{where}: {', '.join(not_finite[:4])}: not finite (NaN or infinity)")
+    for what, names in (
+        ("not finite (NaN or infinity)", not_finite(state)),
+        ("of another type than weights", of_another_type(model.state_dict(), state)),
+    ):
+        if names:
+            raise InputError(f"{where}: {', '.join(name[:80] for name in names[:4])}: {what}")
     try:
         model.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
@@ -185,34 +196,24 @@ def read_config(path: Path) -> dict[str, Any]:
         InputError: missing, far too large, no JSON, or no object.
     """
     try:
-        if not path.is_file():  # also where it is a pipe, which would never end
-            raise FileNotFoundError
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise InputError(f"{path}: larger than 16 MiB: no configuration")
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        value = read_json(path)
     except FileNotFoundError:
         raise InputError(f"{path}: not there; a model's folder has one") from None
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as JSON ({str(error)[:120]})") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds no JSON object")
     return value
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _locate(source: str | Path, revision: str | None) -> tuple[Path, Path]:
     folder = Path(source)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # False, and no error, for a name that cannot be one
         if not (folder / WEIGHTS).is_file():
             raise InputError(f"{folder}: holds no {WEIGHTS}; `csr export` makes such a folder of a run")
         return folder / CONFIG, folder / WEIGHTS
     name = str(source)
-    if folder.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
+    if os.path.lexists(folder) or name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise InputError(f"{name}: no such folder; give one that `csr export` wrote, or a hub id")
     advice = "Give a folder that `csr export` wrote, or copy the repository to one"
     config, weights = (
@@ -237,6 +238,8 @@ def _check_architecture(value: Any, where: str) -> dict[str, Any]:
     for key, kind in _ARCHITECTURE.items():
         if not isinstance(value[key], kind) or isinstance(value[key], bool):  # type: ignore[arg-type]
             raise InputError(f"{where}: architecture: {key} is {str(value[key])[:40]!r}")
+        if kind is str and len(value[key]) > MAX_NAME:
+            raise InputError(f"{where}: architecture: {key} is longer than {MAX_NAME}")
         if kind is int and not is_count(value[key], 10**6, minimum=0 if key == "projector_blocks" else 1):
             raise InputError(f"{where}: architecture: {key} {value[key]} is out of range")
     if value["image_size"] > MAX_SIDE_PX:
@@ -272,15 +275,36 @@ def _check_sizes(checked: dict[str, Any], state: dict[str, torch.Tensor], where:
     for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "patch_size", "qkv_bias"):
         if checked["architecture"].get(key) != seen[key]:
             raise InputError(f"{config_name}: architecture: {key} is not the tensors' {seen[key]}")
-    _check_vit(checked["architecture"], config_name)
+    _check_vit(checked["architecture"], checked["image_size"], config_name)
 
 
-def _check_vit(sizes: dict[str, Any], where: str) -> None:
+def _check_shapes(
+    cls: type[Self], checked: dict[str, Any], state: dict[str, torch.Tensor], where: tuple[str, str]
+) -> None:
+    """The name of a backbone may mean a giant: it is built without memory first, then compared with the file."""
+    try:
+        with torch.device("meta"):
+            shapes = {key: value.shape for key, value in cls(**checked).state_dict().items()}
+    except InputError as error:
+        if error.__cause__ is None:
+            raise InputError(f"{where[0]}: {error}") from None
+        return  # an operation that is not there for tensors without memory
+    except (RuntimeError, TypeError):
+        return
+    claimed = sum(math.prod(shape) for shape in shapes.values())
+    there = sum(value.numel() for value in state.values())
+    if claimed > 2 * there:
+        raise InputError(
+            f"{where[1]}: does not fit the model of its config.json, which has {claimed} values and not {there}"
+        )
+
+
+def _check_vit(sizes: dict[str, Any], image_size: int, where: str) -> None:
     """What no shape tells."""
-    eps = sizes.get("layer_norm_eps")
-    if not is_count(sizes.get("num_attention_heads"), sizes["hidden_size"]):
-        raise InputError(f"{where}: architecture: num_attention_heads is no count")
-    if not isinstance(eps, float) or not 0 < eps < 1:
-        raise InputError(f"{where}: architecture: layer_norm_eps is no small number")
-    if sizes.get("hidden_act") not in _ACTIVATIONS:
-        raise InputError(f"{where}: architecture: hidden_act: one of {', '.join(_ACTIVATIONS)}")
+    if set(sizes) != set(ARCHITECTURE_KEYS):
+        raise InputError(f"{where}: architecture: sizes must be {', '.join(ARCHITECTURE_KEYS)}")
+    problem = architecture_problem(sizes)
+    if problem:
+        raise InputError(f"{where}: architecture: {problem}")
+    if (image_size // sizes["patch_size"]) ** 2 > MAX_CELLS:
+        raise InputError(f"{where}: architecture: more than {MAX_CELLS} patches in an image of {image_size} px")

@@ -26,6 +26,10 @@ class TimmBackbone(Backbone):
             return self._from_tokens(output, images_B3HW)
         return output.permute(0, 3, 1, 2) if self._channels_last(output) else output
 
+    def _set_recomputing(self, enable: bool) -> None:
+        net: Any = self.net
+        net.set_grad_checkpointing(enable)
+
     def _from_tokens(self, tokens_BNC: torch.Tensor, images_B3HW: torch.Tensor) -> torch.Tensor:
         prefix = getattr(self.net, "num_prefix_tokens", 0)
         patch_BNC = tokens_BNC[:, prefix:]

@@ -34,6 +34,13 @@ class VitBackbone(Backbone):
         rows = height // self.architecture["patch_size"]
         return patch_BNC.transpose(1, 2).unflatten(2, (rows, -1))
 
+    def _set_recomputing(self, enable: bool) -> None:
+        net: Any = self.net
+        if enable:
+            net.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            net.gradient_checkpointing_disable()
+
 
 def build_vit(model_name: str, *, image_size: int, architecture: dict[str, Any] | None = None) -> VitBackbone:
     """Build a ViT with random weights, offline.
@@ -54,7 +61,8 @@ def build_vit(model_name: str, *, image_size: int, architecture: dict[str, Any] 
     if missing or unknown:
         raise InputError(f"architecture of {model_name}: missing {missing}, unknown {unknown}")
     _check(sizes, model_name, image_size)
-    net = ViTModel(ViTConfig(image_size=image_size, **sizes), add_pooling_layer=False)
+    given: dict[str, Any] = {**sizes, "image_size": image_size, "attn_implementation": "sdpa"}
+    net = ViTModel(ViTConfig(**given), add_pooling_layer=False)
     backbone = VitBackbone(
         net, backbone_type="medmae", model_name=model_name, image_size=image_size, architecture=sizes
     )

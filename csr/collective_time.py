@@ -1,0 +1,83 @@
+"""How long this rank is in collectives: seconds on a CPU, events on the stream of a GPU; nothing waits for it.
+
+It covers what DeepSpeed does in a step and what `csr.distributed` does there; waiting for slower ranks is part
+of it. Collectives that run beside a backward pass (`overlap_comm`) count in full, though they cost less.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any
+
+import torch
+
+# of DeepSpeed's communication backend
+TIMED = (
+    "all_reduce", "all_reduce_coalesced", "reduce", "reduce_scatter", "reduce_scatter_tensor", "broadcast",
+    "all_gather", "all_gather_into_tensor", "all_gather_coalesced",
+)  # fmt: skip
+
+
+class CollectiveClock:
+    """A context around a collective; nested ones count once. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._seconds, self._depth, self._began = 0.0, 0, 0.0
+        self._open: Any = None
+        self._events: list[tuple[Any, Any]] = []
+
+    def __enter__(self) -> CollectiveClock:
+        self._depth += 1
+        if self._depth == 1:
+            self._began = time.perf_counter()
+            self._open = _event()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        if self._open is None:
+            self._seconds += time.perf_counter() - self._began
+        else:
+            self._events.append((self._open, _event()))
+            self._open = None
+
+    def take(self) -> float:
+        """Seconds since the last call; events that the GPU has not passed yet come with the next one."""
+        passed = [pair for pair in self._events if pair[1].query()]
+        self._events = self._events[len(passed):]
+        seconds = self._seconds + sum(first.elapsed_time(last) for first, last in passed) / 1000
+        self._seconds = 0.0
+        return seconds
+
+
+def _event() -> Any:
+    """A mark on the stream of this moment; None without a GPU in use."""
+    if not torch.cuda.is_initialized():
+        return None
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+IN_COLLECTIVES = CollectiveClock()
+
+
+def watch(backend: Any) -> None:
+    """Time the collectives of a communication backend (an object with methods named as in torch.distributed)."""
+    for name in TIMED:
+        method = getattr(backend, name, None)
+        if method is not None and not hasattr(method, "is_timed"):
+            setattr(backend, name, _timed(method))
+
+
+def _timed(method: Any) -> Any:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with IN_COLLECTIVES:
+            return method(*args, **kwargs)
+
+    setattr(call, "is_timed", True)
+    return call

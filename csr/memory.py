@@ -1,0 +1,67 @@
+"""Memory: what this host can still give, and what a piece of work takes at its peak."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+V2, V1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")
+
+
+def free_host_bytes() -> int:
+    """Memory that this host can still give, within its control group."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    for folder, names, cached_name in (
+        (V2, ("memory.max", "memory.current"), "file"),
+        (V1, ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_cache"),
+    ):
+        files = [folder / name for name in (*names, "memory.stat")]
+        if not all(f.is_file() for f in files):
+            continue
+        limit, used, parts = (f.read_text() for f in files)
+        if limit.strip().isdigit():  # not "max"; version 1 writes a number beyond any memory
+            cached = dict(line.split() for line in parts.splitlines())[cached_name]  # given back when needed
+            free = min(free, max(0, int(limit) - int(used) + int(cached)))
+    return free
+
+
+def free_gpu_bytes(device: torch.device) -> int:
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Bytes that this process needs at its peak while it does some work, above what it holds before.
+
+    Raises:
+        OSError: the system does not tell (it is not Linux, or /proc is not writable).
+    """
+    _give_back_freed()
+    CLEAR.write_text("5")  # the record of the peak starts again
+    before = _status("VmRSS")
+    work()
+    return max(0, _status("VmHWM") - before)
+
+
+def _give_back_freed() -> None:
+    """Freed memory that the allocator keeps would be used again, and hide what the work needs."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):  # another C library: it keeps less
+        return
+
+
+def _status(name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB", STATUS.read_text(), re.M)
+    if found is None:
+        raise OSError(f"{STATUS} has no {name}")
+    return int(found.group(1)) * 1024

@@ -1,0 +1,90 @@
+"""The fastest matrix products of this device, measured by every run and kept: what MFU is a share of."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import platform
+import secrets
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from csr.flops import DTYPES, matmul_rate, sides_of
+
+QUICK_S = 0.05  # per size: a fraction of a second in all
+
+
+def file() -> Path:
+    """Where peaks are kept: CSR_CACHE_DIR, or csr in the user's folder of caches."""
+    chosen = os.environ.get("CSR_CACHE_DIR")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return (Path(chosen) if chosen else caches / "csr") / "matmul-peaks.json"
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the CPU's with the threads that this process uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {torch.get_num_threads()} threads"
+
+
+@functools.cache
+def peak(device: torch.device, precision: str) -> float:
+    """FLOP/s of the fastest square product in fp32, bf16 or fp16: measured in a moment, or a faster one kept.
+
+    A moment in which the machine is busy would give too little: the best of all runs counts.
+    """
+    # the smallest size alone: one product of a larger one may take a second on a CPU
+    sides = sides_of(device) if device.type == "cuda" else sides_of(device)[:1]
+    rate = max(matmul_rate(device, DTYPES[precision], side=side, seconds=QUICK_S) for side in sides)
+    return keep(device, {precision: rate})[precision]
+
+
+def keep(device: torch.device, rates: dict[str, float]) -> dict[str, float]:
+    """Remember peaks of a device where they are higher than what is known; returns what is known then.
+
+    Where the file cannot be written nothing is remembered.
+    """
+    known, key = _read(), _key(device)
+    before = known.get(key, {})
+    best = {**before, **{name: max(rate, before.get(name, 0.0)) for name, rate in rates.items()}}
+    if best != before:
+        _write({**known, key: best})
+    return best
+
+
+def _write(known: dict[str, dict[str, float]]) -> None:
+    target = file()
+    private = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    with contextlib.suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            private.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+            os.replace(private, target)
+        finally:
+            private.unlink(missing_ok=True)
+
+
+def _key(device: torch.device) -> str:
+    return f"{device_name(device)}, torch {torch.__version__}"
+
+
+def _read() -> dict[str, dict[str, float]]:
+    try:
+        known = json.loads(file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(known, dict):
+        return {}
+    return {key: _numbers(rates) for key, rates in known.items() if isinstance(rates, dict)}
+
+
+def _numbers(rates: dict[str, Any]) -> dict[str, float]:
+    return {name: float(rate) for name, rate in rates.items() if isinstance(rate, int | float)}

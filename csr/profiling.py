@@ -1,0 +1,46 @@
+"""`--profile`: a torch profiler trace of a few warm steps of a stage, for TensorBoard, Perfetto or chrome://tracing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+FOLDER = "profile"
+COLD = 1  # steps that are left out before the profiler warms up with one more
+Step = Callable[[], None]
+
+
+@contextmanager
+def profiled(file: Path, *, steps: int, say: Callable[[str], None]) -> Iterator[Step]:
+    """Write a trace of the third and the following steps done inside.
+
+    Args:
+        file: *.pt.trace.json, its folder is made.
+        steps: in the trace; 0 is none, and costs nothing.
+        say: told where the trace is.
+
+    Yields:
+        A function to call after each step.
+    """
+    if not steps:
+        yield lambda: None
+        return
+    written: list[Path] = []
+
+    def write(profiler: torch.profiler.profile) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(file))
+        written.append(file)
+
+    # the activities are chosen by torch: the CPU, and the GPU where there is one
+    with torch.profiler.profile(
+        schedule=torch.profiler.schedule(wait=COLD, warmup=1, active=steps, repeat=1), on_trace_ready=write
+    ) as profiler:
+        yield profiler.step
+    if written:
+        say(f"Profile: {file} (tensorboard --logdir {file.parent} with torch-tb-profiler, or ui.perfetto.dev)")
+    else:
+        say(f"--profile: this stage had no more than {COLD + 1} steps: no trace")

@@ -1,0 +1,140 @@
+"""Where the time of a stage goes on each rank, and how much of the device's arithmetic it uses.
+
+Seconds of an epoch are split into `compute` (what is left), waiting for `data`, `communication`, `evaluation`,
+`caches` (of what frozen layers compute) and `saving`. MFU is the model FLOPs of the images trained on, per
+second of training, over the measured peak of matrix products in this precision.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from csr import distributed, flops, peaks
+from csr.features import FeatureViews
+from csr.feeding import Feeder
+from csr.stages.base import Stage
+
+PARTS = ("compute", "data", "communication", "evaluation", "caches", "saving")
+SMALL_MFU = 0.01
+HINTS = {
+    "data": "more --workers, a faster disk, or --image_cache",
+    "communication": "a larger --batch_size or --accumulation; or a rank is slower than the others",
+    "evaluation": "a smaller --val_fraction",
+    "caches": "--cache disk keeps them for the next run",
+    "saving": "a larger --save_every, or a faster disk",
+}
+
+
+class Spent(NamedTuple):
+    """Seconds of this rank in one epoch. The last three parts of `train` are within it.
+
+    Attributes:
+        train: training steps, with all that happens between them.
+        evaluation, caches, saving: outside of training.
+        data, communication, saving_within: parts of `train`.
+        images: trained on.
+    """
+
+    train: float
+    evaluation: float
+    caches: float
+    saving: float
+    data: float
+    communication: float
+    saving_within: float
+    images: int
+
+    def by_part(self) -> dict[str, float]:
+        """Seconds of each of `PARTS`."""
+        within = self.data + self.communication + self.saving_within
+        return {
+            "compute": max(0.0, self.train - within), "data": self.data, "communication": self.communication,
+            "evaluation": self.evaluation, "caches": self.caches, "saving": self.saving + self.saving_within,
+        }  # fmt: skip
+
+
+class StageTelemetry:
+    """Keeps account of one stage on this rank.
+
+    Args:
+        flops_per_image: of forward and backward, of the model's mathematics.
+        peak: FLOP/s of this device in this precision.
+    """
+
+    def __init__(self, *, flops_per_image: float, peak: float) -> None:
+        self._flops_per_image, self._peak = flops_per_image, peak
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._train, self._images = 0.0, 0
+
+    def epoch(self, spent: Spent) -> dict[str, float]:
+        """What an epoch was spent on: a share for each part, images/s, model TFLOP/s and MFU."""
+        parts = spent.by_part()
+        self._seconds = {name: self._seconds[name] + parts[name] for name in PARTS}
+        self._train += spent.train
+        self._images += spent.images
+        return self._told(parts, train=spent.train, images=spent.images)
+
+    def stage(self) -> dict[str, float]:
+        """The same of all epochs so far."""
+        return {**self._told(self._seconds, train=self._train, images=self._images), "seconds": self._total()}
+
+    def _total(self) -> float:
+        return sum(self._seconds.values())
+
+    def _told(self, parts: dict[str, float], *, train: float, images: int) -> dict[str, float]:
+        total = sum(parts.values())
+        shares = {f"{name}_share": seconds / total if total else 0.0 for name, seconds in parts.items()}
+        rate = images / train if train else 0.0
+        done = rate * self._flops_per_image
+        mfu = done / self._peak if self._peak else math.nan
+        return {**shares, "images_per_s": rate, "model_tflops": done / 1e12, "mfu": mfu}
+
+
+def over_ranks(told: dict[str, float]) -> dict[str, float]:
+    """The mean of each number over the ranks, and the slowest rank's images/s. Collective."""
+    ranks = distributed.all_gather_object(told)
+    mean = {name: sum(rank[name] for rank in ranks) / len(ranks) for name in told}
+    return {**mean, "slowest_images_per_s": min(rank["images_per_s"] for rank in ranks)}
+
+
+def line_of(told: dict[str, float], *, stage_number: int) -> str:
+    """One line that says where a stage's time went, and what binds it."""
+    shares = {name: told[f"{name}_share"] for name in PARTS}
+    first = max(shares, key=lambda name: shares[name])
+    listed = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items() if share >= 0.005)
+    line = f"Stage {stage_number} took {told['seconds']:.1f} s: {listed}"
+    if first in HINTS:
+        return f"{line}; {first} binds ({HINTS[first]})"
+    rate = f"{told['images_per_s']:.1f} images/s per rank"
+    if told["mfu"] < SMALL_MFU:
+        return f"{line}; compute binds: {rate}, in steps too small to keep the device busy"
+    return (
+        f"{line}; compute binds: {rate}, {told['model_tflops']:.3g} TFLOP/s each, "
+        f"{100 * told['mfu']:.0f} % of this device's matrix products (MFU)"
+    )
+
+
+def begin(
+    stage: Stage, feeder: Feeder, features: FeatureViews | None, *, precision: str, device: torch.device
+) -> StageTelemetry:
+    """Count a stage's FLOPs on a few images, and look up what the device can do.
+
+    Args:
+        stage: on the device, before its engine is built.
+        feeder: of the run.
+        features: cached ones; None: from images, of which one is enough.
+        precision: of training.
+        device: of this rank.
+    """
+    num_images = 1 if features is None else feeder.batch_size
+    backbone = stage.model.backbone
+    recomputes = backbone.recomputes
+    if recomputes:  # work done twice is no more mathematics
+        backbone.recompute_activations(False)
+    counted = flops.training_flops(stage, feeder.example(stage, features, num_images=num_images))
+    if recomputes:
+        backbone.recompute_activations()
+    return StageTelemetry(flops_per_image=counted / num_images, peak=peaks.peak(device, precision))

@@ -1,0 +1,175 @@
+"""Where time goes: shares that sum to one, MFU by hand, collectives that are timed, peaks that are kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from csr import collective_time, flops, peaks, profiling, telemetry
+from csr.collective_time import CollectiveClock
+from csr.telemetry import PARTS, Spent, StageTelemetry
+
+EPOCH = Spent(
+    train=10.0, evaluation=2.0, caches=3.0, saving=1.0, data=0.5, communication=1.5, saving_within=1.0, images=200
+)  # fmt: skip
+
+
+def test_shares_are_those_of_the_whole_time_and_mfu_is_by_hand():
+    told = StageTelemetry(flops_per_image=3e9, peak=1e11).epoch(EPOCH)
+    shares = {name: told[f"{name}_share"] for name in PARTS}
+    expected = {
+        "compute": 7 / 16, "data": 0.5 / 16, "communication": 1.5 / 16, "evaluation": 2 / 16, "caches": 3 / 16,
+        "saving": 2 / 16,
+    }  # fmt: skip
+    assert shares == pytest.approx(expected) and sum(shares.values()) == pytest.approx(1.0)
+    assert told["images_per_s"] == 20.0
+    assert told["model_tflops"] == pytest.approx(20 * 3e9 / 1e12)
+    assert told["mfu"] == pytest.approx(20 * 3e9 / 1e11)
+
+
+def test_a_stage_is_the_sum_of_its_epochs():
+    kept = StageTelemetry(flops_per_image=1e9, peak=1e11)
+    kept.epoch(EPOCH)
+    kept.epoch(Spent(30.0, 0.0, 0.0, 0.0, data=29.0, communication=0.0, saving_within=0.0, images=200))
+    told = kept.stage()
+    assert told["seconds"] == pytest.approx(46.0)
+    assert told["data_share"] == pytest.approx(29.5 / 46) and told["images_per_s"] == pytest.approx(10.0)
+
+
+def test_overlapping_communication_never_makes_compute_negative():
+    spent = EPOCH._replace(communication=100.0)
+    assert spent.by_part()["compute"] == 0.0
+
+
+def line(**shares: float) -> str:
+    told = {f"{name}_share": shares.get(name, 0.0) for name in PARTS}
+    more = {"seconds": 5.0, "images_per_s": 8.0, "model_tflops": 0.5, "mfu": shares.get("mfu", 0.5)}
+    return telemetry.line_of({**told, **more}, stage_number=2)
+
+
+def test_the_line_says_what_binds():
+    assert "compute binds: 8.0 images/s per rank, 0.5 TFLOP/s each, 50 %" in line(compute=0.9, data=0.1)
+    assert "too small" in line(compute=0.9, mfu=0.001)
+    assert "data binds (more --workers" in line(data=0.6, compute=0.4)
+    told = line(communication=0.5, compute=0.499, data=0.001)
+    assert told.startswith("Stage 2 took 5.0 s: compute 50 %, communication 50 %; communication binds")
+
+
+def test_ranks_are_averaged_and_the_slowest_is_told(monkeypatch):
+    told = StageTelemetry(flops_per_image=1e9, peak=1e11).epoch(EPOCH)
+    other = {**told, "images_per_s": 10.0, "data_share": 0.4}
+    monkeypatch.setattr(telemetry.distributed, "all_gather_object", lambda value: [value, other])
+    mean = telemetry.over_ranks(told)
+    assert mean["images_per_s"] == 15.0 and mean["slowest_images_per_s"] == 10.0
+    assert mean["data_share"] == pytest.approx((0.5 / 16 + 0.4) / 2)
+
+
+def test_time_in_collectives_counts_nested_ones_once():
+    clock = CollectiveClock()
+    with clock:
+        time.sleep(0.02)
+        with clock:
+            time.sleep(0.02)
+    assert 0.04 <= clock.take() < 0.5
+    assert clock.take() == 0.0
+
+
+def test_a_gpus_marks_are_read_when_it_has_passed_them(monkeypatch):
+    class Mark:
+        passed = False
+
+        def query(self) -> bool:
+            return Mark.passed
+
+        def elapsed_time(self, other: Mark) -> float:
+            return 250.0  # ms
+
+    monkeypatch.setattr(collective_time, "_event", Mark)
+    clock = CollectiveClock()
+    with clock:
+        pass
+    assert clock.take() == 0.0
+    Mark.passed = True
+    assert clock.take() == 0.25 and clock.take() == 0.0
+
+
+def test_a_backends_collectives_are_timed_and_give_what_they_gave():
+    calls = []
+    backend = SimpleNamespace(
+        all_reduce=lambda tensor, op=None: calls.append((tensor, op)) or time.sleep(0.02) or "work",
+        get_rank=lambda: 0,
+    )
+    rank = backend.get_rank
+    collective_time.watch(backend)
+    collective_time.watch(backend)
+    collective_time.IN_COLLECTIVES.take()
+    assert backend.all_reduce("t", op="sum") == "work" and calls == [("t", "sum")]
+    assert 0.02 <= collective_time.IN_COLLECTIVES.take() < 0.5
+    assert backend.get_rank is rank
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CSR_CACHE_DIR", str(tmp_path / "caches"))
+    peaks.peak.cache_clear()
+    yield tmp_path / "caches"
+    peaks.peak.cache_clear()
+
+
+CPU = torch.device("cpu")
+
+
+def test_the_best_peak_of_all_runs_counts(cache, monkeypatch):
+    rates = iter([5e9, 2e9, 7e9])
+    monkeypatch.setattr(peaks, "matmul_rate", lambda *args, **kwargs: next(rates))
+    for expected in (5e9, 5e9, 7e9):
+        assert peaks.peak(CPU, "fp32") == expected
+        assert peaks.peak(CPU, "fp32") == expected, "measured once in a process"
+        peaks.peak.cache_clear()
+    (key,) = json.loads(peaks.file().read_text())
+    assert f"{torch.get_num_threads()} threads" in key and torch.__version__ in key
+    assert [p.name for p in cache.iterdir()] == ["matmul-peaks.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"x": 3}', '{"%s": {"fp32": "fast"}}'])
+def test_a_damaged_file_of_peaks_is_no_reason_to_stop(cache, monkeypatch, text):
+    cache.mkdir()
+    peaks.file().write_text(text.replace("%s", peaks._key(CPU)))
+    monkeypatch.setattr(peaks, "matmul_rate", lambda *args, **kwargs: 5e9)
+    assert peaks.peak(CPU, "fp32") == 5e9
+
+
+def test_where_nothing_can_be_kept_a_peak_is_measured(cache, monkeypatch):
+    cache.write_text("no folder")
+    monkeypatch.setattr(flops, "CPU_SIDES", (32,))
+    assert math.isfinite(peaks.peak(CPU, "fp32"))
+
+
+def test_a_profile_is_a_trace_of_warm_steps(tmp_path):
+    said: list[str] = []
+    file = tmp_path / "profile" / "stage.pt.trace.json"
+    with profiling.profiled(file, steps=2, say=said.append) as step:
+        for _ in range(6):
+            torch.ones(8, 8) @ torch.ones(8, 8)
+            step()
+    events = json.loads(file.read_text())["traceEvents"]
+    steps = {e["name"] for e in events if str(e.get("name", "")).startswith("ProfilerStep#")}
+    assert steps == {"ProfilerStep#2", "ProfilerStep#3"}
+    assert sum(e.get("name") == "aten::matmul" for e in events) == 2
+    assert str(file) in said[0]
+
+
+def test_too_few_steps_for_a_profile_are_told_and_none_costs_nothing(tmp_path, monkeypatch):
+    said: list[str] = []
+    with profiling.profiled(tmp_path / "a.json", steps=2, say=said.append) as step:
+        step()
+    assert len(said) == 1 and "no trace" in said[0] and list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(torch.profiler, "profile", None)
+    with profiling.profiled(tmp_path / "a.json", steps=0, say=said.append) as step:
+        step()
+    assert len(said) == 1
