@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,13 @@ from csr.data.split import split_validation
 from csr.data.store import ImageStore, check_images, open_store
 from csr.data.table import LabelTable
 from csr.data.transforms import EvalTransform, TrainTransform, stored_size
+from csr.engine import local_device
 from csr.errors import InputError
 from csr.feature_cache import FeatureOptions
 from csr.fingerprint import file_sizes, hash_of
 from csr.layers import sync_norm
 from csr.model import CSR
+from csr.model.compiling import check_compiler
 from csr.model.weights import fetch_architecture, load_backbone_weights
 from csr.stages.base import Stage
 from csr.stages.concept import ConceptStage, positive_weights
@@ -36,7 +38,9 @@ from csr.trainer import Data, TrainerOptions
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
+LeftOut = Mapping[str, Collection[str]]  # "train" and "test" -> image ids
 CHECKED_AT_ONCE = 2000
+NOTHING: LeftOut = {"train": (), "test": ()}
 
 
 @dataclass(frozen=True)
@@ -60,22 +64,25 @@ class Tables:
         return hash_of(tables, *arrays, self.train_indices, self.val_indices, *boxes, sizes)
 
 
-def build_tables(config: TrainConfig, say: Say, progress: Progress | None = None) -> Tables:
-    """Read and check the CSVs and find every image; nothing is decoded yet.
+def read_labels(
+    config: TrainConfig, say: Say, *, left_out: LeftOut = NOTHING
+) -> tuple[LabelTable, LabelTable]:
+    """Read and check the label tables of training and test.
 
     Args:
         config: of the run.
         say: tells the user.
-        progress: called as `progress(done, of)` now and then; may raise to leave early.
+        left_out: images that do not take part.
 
     Raises:
-        InputError: the first thing wrong with the tables, or all missing images (up to 20 named).
+        InputError: the first thing wrong with them.
     """
     data = config.data
     train = tables.read_label_table(
         data.train_csv, concept_cols=data.concept_cols, target_cols=data.target_cols,
         reader_merge=data.reader_merge,
     )  # fmt: skip
+    train = tables.without(train, left_out["train"])
     if data.drop_rare:
         train, dropped = tables.drop_rare(train, data.drop_rare)
         if dropped:
@@ -85,7 +92,27 @@ def build_tables(config: TrainConfig, say: Say, progress: Progress | None = None
         data.test_csv, concept_cols=data.concept_cols, target_cols=data.target_cols,
         reader_merge=data.reader_merge, vocabulary=train,
     )  # fmt: skip
+    test = tables.without(test, left_out["test"])
     tables.check_disjoint(train, test)
+    return train, test
+
+
+def build_tables(
+    config: TrainConfig, say: Say, progress: Progress | None = None, *, left_out: LeftOut = NOTHING
+) -> Tables:
+    """Read and check the CSVs and find every image; nothing is decoded yet.
+
+    Args:
+        config: of the run.
+        say: tells the user.
+        progress: called as `progress(done, of)` now and then; may raise to leave early.
+        left_out: images that do not take part.
+
+    Raises:
+        InputError: the first thing wrong with the tables, or all missing images (up to 20 named).
+    """
+    data = config.data
+    train, test = read_labels(config, say, left_out=left_out)
     shared = tables.shared_patients(train, test)
     if shared:
         say(f"Notice: {len(shared)} patient_id(s) are in both {train.path} and {test.path}: if they are the same "
@@ -97,7 +124,7 @@ def build_tables(config: TrainConfig, say: Say, progress: Progress | None = None
     train_paths, test_paths = find_both(config, train, test, progress)
     boxes = None
     if data.boxes_csv is not None:
-        boxes = read_boxes(data.boxes_csv, table=train)
+        boxes = read_boxes(data.boxes_csv, table=train, left_out=left_out["train"])
         for name, number in boxes.ignored.items():
             say(f"Boxes of {name!r}, which is no concept, are not used: {number}")
         present_R = train.concept_NK[boxes.image_R, boxes.class_R] >= tables.POSITIVE
@@ -139,23 +166,37 @@ def unreadable(paths: list[Path], workers: int, progress: Progress | None = None
     return []
 
 
+def image_cache(config: TrainConfig) -> Path | None:
+    """The folder of decoded images, None where they are not kept."""
+    chosen = config.data.image_cache
+    if chosen == "off":
+        return None
+    return Path(config.run.output_dir) / ".cache" / "images" if chosen == "auto" else Path(chosen)
+
+
 def build_stores(
-    config: TrainConfig, found: Tables, progress: Progress | None = None
+    config: TrainConfig,
+    found: Tables,
+    progress: Progress | None = None,
+    *,
+    opened_before: Sequence[ImageStore] = (),
 ) -> tuple[ImageStore, ImageStore]:
-    """Decode every image once (training, test), which also finds the unreadable ones. Collective."""
-    data = config.data
-    folder = None
-    if data.image_cache != "off":
-        auto = Path(config.run.output_dir) / ".cache" / "images"
-        folder = auto if data.image_cache == "auto" else Path(data.image_cache)
+    """Decode every image once (training, test), which also finds the unreadable ones. Collective.
+
+    Args:
+        config, found: of the run.
+        progress: see `build_tables`.
+        opened_before: stores that this rank has; one of the very images is taken.
+    """
     opened, problems = [], []
     for table, paths in ((found.train, found.train_paths), (found.test, found.test_paths)):
+        there = next((store for store in opened_before if store.paths == tuple(paths)), None)
         try:
             open_one = partial(
-                open_store, paths, size=stored_size(data.image_size), cache_dir=folder, workers=data.workers,
-                where=table.where, progress=progress,
+                open_store, paths, size=stored_size(config.data.image_size), cache_dir=image_cache(config),
+                workers=config.data.workers, where=table.where, progress=progress,
             )  # fmt: skip
-            opened.append(_first_on_each_host(open_one))
+            opened.append(_first_on_each_host(open_one, there))
         except InputError as error:  # of both folders, together
             problems.append(str(error))
     if problems:
@@ -163,11 +204,12 @@ def build_stores(
     return opened[0], opened[1]
 
 
-def _first_on_each_host(open_one: Callable[[], ImageStore]) -> ImageStore:
-    """Local rank 0 decodes; the host's other ranks open what it made."""
-    store: ImageStore | None = None
+def _first_on_each_host(open_one: Callable[[], ImageStore], there: ImageStore | None) -> ImageStore:
+    """Local rank 0 decodes, unless its store is there; the host's other ranks open what it made."""
+    store = there
     with distributed.errors_agreed():
-        store = distributed.in_step(lambda: open_one() if distributed.local_rank() == 0 else None)
+        is_first = distributed.local_rank() == 0 and store is None
+        store = distributed.in_step(lambda: open_one() if is_first else store)
     with distributed.errors_agreed():
         store = store or open_one()
     assert store is not None
@@ -205,7 +247,21 @@ def build_model(config: TrainConfig, train: LabelTable, say: Say) -> CSR:
         )  # fmt: skip
         for line in report.lines:
             say(line)
+    speed_up(model, config)
     return model
+
+
+def speed_up(model: CSR, config: TrainConfig) -> None:
+    """What `--compile` and `--activation_checkpointing` ask for.
+
+    Raises:
+        InputError: the machine cannot compile, or the backbone cannot compute its activations again.
+    """
+    if config.engine.activation_checkpointing:
+        model.backbone.recompute_activations()
+    if config.engine.compile:
+        check_compiler(local_device())
+        model.backbone.compile_training()
 
 
 def build_data(config: TrainConfig, found: Tables, store: ImageStore, model: CSR) -> Data:
@@ -293,7 +349,7 @@ def trainer_options(config: TrainConfig, precision: str) -> TrainerOptions:
         lr_factor=lambda step, total: lr_factor(step, total, warmup=optim.warmup, schedule=optim.schedule),
         precision=precision, seed=config.engine.seed, caching=feature_options(config, precision),
         log_every=config.run.log_every, save_every=config.run.save_every,
-        max_skipped=config.engine.max_skipped, max_windows=1 if dry else None,
+        max_skipped=config.engine.max_skipped, max_windows=1 if dry else None, profile=config.run.profile,
     )  # fmt: skip
 
 

@@ -11,11 +11,19 @@ from csr.errors import InputError
 
 COMMANDS = {
     "train": ("csr.train", "train the three stages and test the result"),
+    "data": ("csr.data_command", "check data before training, or import a published data set"),
     "phantom": ("csr.phantom", "draw a synthetic chest radiograph data set"),
     "export": ("csr.export", "turn a run into a folder that anyone can load"),
     "evaluate": ("csr.evaluate", "measure a trained model on labelled images"),
     "predict": ("csr.predict", "diagnose images with a trained model"),
     "explain": ("csr.explain", "show what a diagnosis rests on"),
+    "atlas": ("csr.atlas", "show every prototype with the training regions behind it"),
+    "refine": ("csr.refine", "drop rejected prototypes and re-fit the diagnoses"),
+    "serve": ("csr.serve.command", "a page that explains diagnoses and lets a doctor correct them"),
+    "launch": ("csr.launch", "train on several hosts over ssh, checked beforehand"),
+    "submit": ("csr.submit", "write a SLURM job file for a training, and submit it"),
+    "doctor": ("csr.doctor", "check this machine, or all hosts of a run before it starts"),
+    "cache": ("csr.cache", "list cached images and features, remove those long unused"),
     "bench": ("csr.bench", "measure how fast this machine computes"),
 }
 

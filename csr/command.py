@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from csr import distributed
+from csr import distributed, watchdog
 from csr.errors import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
@@ -19,7 +19,9 @@ from csr.errors import (
     InputError,
     PreemptedError,
     StoppedError,
+    line_of,
 )
+from csr.whereabouts import HERE, described
 
 Main = Callable[["list[str] | None"], "int | None"]
 RANK_0_SPEAKS_FIRST_S = 20.0
@@ -35,6 +37,18 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: object = None) -> None:
         if distributed.is_main():
             super().print_help(sys.stdout)
+
+
+class Whole:
+    """Argparse type: a whole number in a range."""
+
+    def __init__(self, lowest: int, highest: int) -> None:
+        self.lowest, self.highest = lowest, highest
+
+    def __call__(self, text: str) -> int:
+        if not (text.isascii() and text.isdecimal()) or not self.lowest <= int(text) <= self.highest:
+            raise argparse.ArgumentTypeError(f"{text}: from {self.lowest} to {self.highest}")
+        return int(text)
 
 
 def run_command(main: Main, argv: list[str] | None = None) -> int:
@@ -53,6 +67,7 @@ def run_command(main: Main, argv: list[str] | None = None) -> int:
     except PreemptedError as error:
         if distributed.is_main():
             return _tell(str(error), EXIT_PREEMPTED)
+        watchdog.leave(EXIT_PREEMPTED, str(error))
         time.sleep(RANK_0_LEAVES_FIRST_S)  # all ranks agreed on it: it is told once, and soon
         return EXIT_PREEMPTED
     except KeyboardInterrupt:
@@ -61,11 +76,29 @@ def run_command(main: Main, argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except Exception as error:
-        where = f"rank {distributed.rank()} of {distributed.world_size()}"
-        sys.stderr.write(f"{traceback.format_exc()}csr: failed on {where}: {type(error).__name__}: {error}\n")
-        # a peer may wait in a collective for this rank: leave without joining it
+        return _failed(error)
+
+
+def _failed(error: Exception) -> int:
+    """Of many ranks one line with the rank that failed; the traceback goes to that rank's log, if it has one.
+
+    A peer may wait in a collective for this rank: it leaves without joining it.
+    """
+    many, trace = distributed.world_size() > 1, traceback.format_exc()
+    of_peer = distributed.is_lost_peer(error)
+    where = f" {described(HERE.to_dict())}" if HERE.moves else ""
+    rank = f"rank {distributed.rank()} of {distributed.world_size()} on host {distributed.host()} "
+    message = f"{rank if many else ''}failed{where}: {type(error).__name__}: {error}"
+    log = watchdog.log(f"{type(error).__name__}: {error}" if of_peer else trace)
+    if log is not None:
+        message += f" ({'see' if of_peer else 'traceback in'} {log})"
+    if not many or (log is None and not of_peer):
+        sys.stderr.write(trace)
         sys.stderr.flush()
-        return EXIT_FAILED
+    watchdog.fail(message, of_peer=of_peer)
+    sys.stderr.write(line_of(EXIT_FAILED, message))
+    sys.stderr.flush()
+    return EXIT_FAILED
 
 
 def _tell(message: str, code: int) -> int:
@@ -74,9 +107,9 @@ def _tell(message: str, code: int) -> int:
     A rank that is still there after that met what rank 0 did not (another host's disk), and tells it.
     """
     if not distributed.is_main():
+        watchdog.leave(code, message)
         time.sleep(RANK_0_SPEAKS_FIRST_S)
-    kind = "pre-empted" if code == EXIT_PREEMPTED else "error" if code else "done"
-    sys.stderr.write(f"csr: {kind}: {' '.join(message.split())}\n")
+    sys.stderr.write(line_of(code, message))
     sys.stderr.flush()
     return code
 
@@ -85,7 +118,9 @@ def exit_process(code: int) -> NoReturn:
     """Leave with a code. A failing rank does not wait for the others to tear the group down."""
     if code == EXIT_DONE:
         distributed.shut_down()
+        watchdog.leave(code, "done")
         sys.exit(code)
+    watchdog.leave(code, "rank 0 has left")
     sys.stdout.flush()
     sys.stderr.flush()
     if distributed.is_initialized():

@@ -8,12 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from csr import recipes
 from csr.errors import InputError
 
+AUTO = -(2**63)  # of a number that is found by measuring; nobody gives it by accident
 
-def option(default: Any, meaning: str, *, choices: tuple[str, ...] | None = None, many: bool = False) -> Any:
-    """One command-line flag: the field's name, its default and what it means."""
-    return field(default=default, metadata={"help": meaning, "choices": choices, "many": many})
+
+def option(
+    default: Any, meaning: str, *, choices: tuple[str, ...] | None = None, many: bool = False,
+    auto: bool = False, alone: Any = None,
+) -> Any:  # fmt: skip
+    """One command-line flag: the field's name, its default and what it means.
+
+    `auto`: the word is taken for the number `AUTO`. `alone`: the value of a flag that is given without one.
+    """
+    told = {"help": meaning, "choices": choices, "many": many, "auto": auto, "alone": alone}
+    return field(default=default, metadata=told)
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,12 @@ class DataOptions:
     workers: int = option(4, "threads that decode images")
     image_cache: str = option(
         "auto", "decoded images: auto (under output_dir/.cache), off, or a folder"
+    )
+    on_bad_image: str = option(
+        "error",
+        "missing and unreadable images: error stops and lists them; quarantine leaves up to 1 % of the "
+        "training and of the test images out and lists them in quarantine.csv",
+        choices=("error", "quarantine"),
     )
 
 
@@ -89,8 +105,14 @@ class MethodOptions:
 class OptimOptions:
     """optimisation"""
 
-    batch_size: int = option(16, "images per GPU (per rank) and step; effective = batch_size x ranks x accumulation")
+    batch_size: int = option(
+        16, "images per GPU (per rank) and step; effective = batch_size x ranks x accumulation; auto measures how "
+        "many fit, and keeps --effective_batch by accumulation", auto=True,
+    )
     accumulation: int = option(1, "micro batches per optimizer step")
+    effective_batch: int | None = option(
+        None, "images per optimizer step over all ranks, for --batch_size auto (default: 32)"
+    )
     lr: float = option(1e-4, "base learning rate")
     epochs_stage1: int = option(10, "epochs of the concept stage")
     epochs_stage2: int = option(10, "epochs of the prototype stage")
@@ -115,6 +137,10 @@ class EngineOptions:
         "auto", "arithmetic; auto takes fp16 on GPUs, fp32 on CPUs, or what --ds_config says",
         choices=("auto", "fp16", "bf16", "fp32"),
     )
+    compile: bool = option(False, "compile the backbone's training step with torch.compile")
+    activation_checkpointing: bool = option(
+        False, "keep few activations of the backbone and compute them again in backward: less memory, more time"
+    )
     max_skipped: int = option(20, "stop after this many skipped or non-finite steps in a row")
     cache: str = option(
         "auto",
@@ -127,7 +153,7 @@ class EngineOptions:
     cache_views: int = option(
         0, "augmented views of each training image that are cached; epochs take turns (0: the plain image)"
     )
-    timeout: float = option(10.0, "minutes after which a collective that a rank does not join ends the run")
+    timeout: float = option(10.0, "minutes after which a silent or hanging rank ends the run on all ranks; may be 0.5")
     seed: int = option(0, "seed of split, order, augmentation and initial weights")
 
 
@@ -135,6 +161,10 @@ class EngineOptions:
 class RunOptions:
     """run"""
 
+    recipe: str | None = option(
+        None, "a named set of defaults, the paper's or the training guide's; a flag that is given wins over it",
+        choices=tuple(recipes.RECIPES),
+    )
     output_dir: str = option("checkpoints", "results go to output_dir/exp_name/")
     exp_name: str = option("csr_exp", "name of this experiment")
     overwrite: bool = option(False, "replace the results of an earlier run of this name")
@@ -144,6 +174,9 @@ class RunOptions:
     save_every: int = option(0, "optimizer steps between training checkpoints (0: at the end of epochs only)")
     keep_checkpoints: int = option(2, "how many of the last training checkpoints stay")
     log_every: int = option(10, "optimizer steps between TensorBoard points")
+    profile: int = option(
+        0, "optimizer steps of each stage in a torch profiler trace of rank 0 (0: none; without a number: 5)", alone=5
+    )
     dry_run: bool = option(False, "check everything, run one step of every stage, save, load, and stop")
 
 
@@ -187,47 +220,72 @@ def groups() -> dict[str, type]:
     return {f.name: type(f.default) for f in dataclasses.fields(TrainConfig)}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add one flag per option, grouped; unset flags keep the dataclass's default."""
+def add_arguments(parser: argparse.ArgumentParser, *, recipe: str | None = None) -> None:
+    """Add one flag per option, grouped; unset flags keep the dataclass's default.
+
+    Args:
+        parser: to add to.
+        recipe: the help text tells its values as defaults (`from_namespace` applies it).
+    """
+    defaults = recipes.values_of(recipe)
     for group_class in groups().values():
         section = parser.add_argument_group(str(group_class.__doc__))
         for f in dataclasses.fields(group_class):
-            _add_argument(section, f)
+            _add_argument(section, f, default=defaults.get(f.name, f.default))
     # the deepspeed launcher passes it to every worker; ranks are read from the environment
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
 
-def _add_argument(section: argparse._ArgumentGroup, f: dataclasses.Field) -> None:
+def named_recipe(argv: list[str] | None) -> str | None:
+    """The recipe that a command line names, before it is parsed: the help text depends on it."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--recipe", nargs="?")
+    return early.parse_known_args(argv)[0].recipe
+
+
+def _add_argument(section: argparse._ArgumentGroup, f: dataclasses.Field, *, default: Any) -> None:
     name, meaning = f"--{f.name}", str(f.metadata["help"]).replace("%", "%%")
     if f.type == "bool":
         meaning += " (default: off)"
         section.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=meaning)
         return
-    kind = {"int": int, "float": float, "float | None": float}.get(str(f.type), str)
-    shown = f" (default: {f.default})"
-    if f.default is None:
+    numbers: dict[str, Any] = {"int": int, "int | None": int, "float": float, "float | None": float}
+    kind = numbers.get(str(f.type), str)
+    shown = f" (default: {default})"
+    if default is None:
         shown = "" if "(default: " in meaning else " (default: none)"
     extra: dict[str, Any] = {"choices": f.metadata["choices"]} if f.metadata["choices"] else {}
     if f.metadata["many"]:
         extra["nargs"] = "+"
     if "choices" not in extra:
         extra["metavar"] = kind.__name__.upper() if kind is not str else f.name.split("_")[-1].upper()
+    if f.metadata["auto"]:
+        kind, extra["metavar"] = int_or_auto, "INT|auto"
+    if f.metadata["alone"] is not None:
+        extra |= {"nargs": "?", "const": f.metadata["alone"]}
     section.add_argument(name, type=kind, default=argparse.SUPPRESS, help=meaning + shown, **extra)
 
 
+def int_or_auto(text: str) -> int:
+    """A whole number, or `AUTO` for the word."""
+    return AUTO if text == "auto" else int(text)
+
+
 def from_namespace(namespace: argparse.Namespace) -> TrainConfig:
-    """Build and check the configuration from parsed flags.
+    """Build and check the configuration from parsed flags: what was given, else the recipe's, else defaults.
 
     Raises:
         InputError: a value out of range.
     """
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(namespace).items()}
+    given = {**recipes.values_of(vars(namespace).get("recipe"), given=given), **given}
     built = {}
     for group_name, group_class in groups().items():
         names = {f.name for f in dataclasses.fields(group_class)}
         built[group_name] = group_class(**{k: v for k, v in given.items() if k in names})
     config = TrainConfig(**built)
     check_ranges(config)
+    _check_ignored(config, given=set(vars(namespace)))
     return config
 
 
@@ -240,6 +298,7 @@ def check_ranges(config: TrainConfig) -> None:
         raise InputError(f"--warmup {config.optim.warmup}: give a share of steps from 0 to below 1")
     if config.engine.cache_views and (config.engine.cache == "off" or config.data.augment == "none"):
         raise InputError("--cache_views needs a cache and augmentation: leave --cache off or --augment none away")
+    _check_auto_batch(config.optim)
     if config.method.max_pos_weight < 1.0:
         raise InputError(f"--max_pos_weight {config.method.max_pos_weight}: give 1 (no balancing) or more")
     if config.engine.timeout < 0.01:
@@ -251,31 +310,58 @@ def check_ranges(config: TrainConfig) -> None:
         raise InputError(f"--exp_name {name[:20]!r}..: longer than 200 bytes: give a shorter one")
 
 
+def _check_ignored(config: TrainConfig, *, given: set[str]) -> None:
+    """Raise InputError for a flag that somebody gave and that another one makes do nothing."""
+    cache = config.engine.cache
+    reasons = {
+        "box_weight": config.data.boxes_csv is None and "needs --boxes_csv",
+        "delta": config.method.margin_mode == "none" and "does nothing with --margin_mode none",
+        "cache_dtype": cache == "off" and "does nothing with --cache off",
+        "cache_dir": cache in ("off", "memory") and f"does nothing with --cache {cache}",
+    }
+    for name, why in reasons.items():
+        if why and name in given:
+            raise InputError(f"--{name} {why}: leave --{name} away, or give what it needs")
+
+
+def _check_auto_batch(optim: OptimOptions) -> None:
+    if optim.batch_size == AUTO and optim.accumulation != 1:
+        raise InputError(
+            f"--batch_size auto finds the accumulation too: leave --accumulation {optim.accumulation} away "
+            "(--effective_batch says how many images make a step)"
+        )
+    if optim.batch_size != AUTO and optim.effective_batch is not None:
+        raise InputError(
+            "--effective_batch is for --batch_size auto; otherwise it is batch_size x ranks x accumulation: "
+            "leave one of them away"
+        )
+
+
 _POSITIVE = (
     "image_size", "num_prototypes", "embedding_dim", "max_pos_weight", "gamma", "lam", "batch_size",
     "accumulation", "lr", "epochs_stage1", "epochs_stage2", "epochs_stage3", "max_skipped", "timeout",
-    "log_every", "prototype_lr_scale", "task_lr_scale", "workers", "keep_checkpoints",
+    "log_every", "prototype_lr_scale", "task_lr_scale", "workers", "keep_checkpoints", "effective_batch",
 )
 _NOT_NEGATIVE = (
     "drop_rare", "delta", "box_weight", "weight_decay", "clip", "seed", "backbone_lr_scale",
-    "projector_blocks", "cache_views", "save_every",
+    "projector_blocks", "cache_views", "save_every", "profile",
 )
 # beyond these memory or a number format ends the run in a way that names no flag
 _LARGEST = {
     "image_size": 4096, "num_prototypes": 10_000, "embedding_dim": 65_536, "projector_blocks": 100,
-    "batch_size": 65_536, "accumulation": 65_536, "workers": 1024, "seed": 2**32 - 1, "timeout": 100_000.0,
-    "cache_views": 1000,
+    "batch_size": 65_536, "accumulation": 65_536, "effective_batch": 2**24, "workers": 1024,
+    "seed": 2**32 - 1, "timeout": 100_000.0, "cache_views": 1000,
 }  # fmt: skip
 
 
 def _check_positive(config: TrainConfig) -> None:
     flat = {name: value for group in config.to_dict().values() for name, value in group.items()}
     for name in _POSITIVE:
-        if not 0 < flat[name] < float("inf"):
+        if flat[name] not in (None, AUTO) and not 0 < flat[name] < float("inf"):
             raise InputError(f"--{name} {flat[name]}: give a number above 0")
     for name in _NOT_NEGATIVE:
         if flat[name] is not None and not 0 <= flat[name] < float("inf"):
             raise InputError(f"--{name} {flat[name]}: give 0 or more")
     for name, largest in _LARGEST.items():
-        if flat[name] > largest:
+        if flat[name] is not None and flat[name] > largest:
             raise InputError(f"--{name} {flat[name]}: the largest is {largest:g}")

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from csr.errors import InputError, PreemptedError
+from csr.collective_time import IN_COLLECTIVES
+from csr.errors import InputError, PreemptedError, StoppedError
+from csr.whereabouts import HERE
 
 T = TypeVar("T")
 _SRUN_NAMES = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
@@ -85,7 +87,8 @@ def _many() -> bool:
 
 def barrier() -> None:
     if _many():
-        dist.barrier()
+        with HERE:
+            dist.barrier()
 
 
 def shut_down() -> None:
@@ -93,7 +96,24 @@ def shut_down() -> None:
         dist.destroy_process_group()
 
 
+def give_up_after(minutes: float) -> None:
+    """From now on collectives of the group of all ranks give up after so long."""
+    # torch.distributed.set_timeout is younger than the oldest torch that csr runs on
+    set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+    set_timeout(timedelta(minutes=minutes))
+    global _patience_s
+    _patience_s = 60.0 * minutes
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an exception says that a connection to another rank broke or a collective gave up."""
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL"))
+
+
 _host_group: Any = None
+_patience_s = 1800.0
 
 
 def make_host_group(timeout: timedelta) -> None:
@@ -108,7 +128,8 @@ def host_max(values: list[int]) -> list[int]:
     if not _many():
         return values
     tensor = torch.tensor(values, dtype=torch.int64)
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=_host_group)
+    with HERE, IN_COLLECTIVES:
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=_host_group)
     return tensor.tolist()
 
 
@@ -117,7 +138,8 @@ def all_gather_object(value: T) -> list[T]:
     if not _many():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    with HERE:
+        dist.all_gather_object(values, value)
     return values
 
 
@@ -126,7 +148,8 @@ def broadcast_object(value: T) -> T:
     if not _many():
         return value
     box: list[Any] = [value]
-    dist.broadcast_object_list(box, src=0)
+    with HERE:
+        dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
@@ -134,7 +157,8 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """The sum over ranks, in a new tensor."""
     total = tensor.detach().clone()
     if _many():
-        dist.all_reduce(total)
+        with HERE, IN_COLLECTIVES:
+            dist.all_reduce(total)
     return total
 
 
@@ -146,7 +170,8 @@ def new_group_of_all(timeout_min: float) -> Any:
 def join_partitions(own: torch.Tensor, group: Any) -> torch.Tensor:
     """The equally long flat pieces of a group's ranks, one after another, on every rank."""
     full = own.new_empty(own.numel() * dist.get_world_size(group))
-    dist.all_gather_into_tensor(full, own.detach().contiguous(), group=group)
+    with HERE:
+        dist.all_gather_into_tensor(full, own.detach().contiguous(), group=group)
     return full
 
 
@@ -180,14 +205,15 @@ def average_buffers(module: torch.nn.Module) -> None:
         if buffer.is_floating_point():
             buffer.copy_((all_reduce_sum(buffer.float()) / dist.get_world_size()).to(buffer.dtype))
         else:
-            dist.broadcast(buffer, 0)
+            with HERE:
+                dist.broadcast(buffer, 0)
 
 
 def broadcast_module(module: torch.nn.Module) -> None:
     """Give every rank rank 0's parameters and buffers, in place."""
     if not _many():
         return
-    with torch.no_grad():
+    with torch.no_grad(), HERE:
         for tensor in [*module.parameters(), *module.buffers()]:
             dist.broadcast(tensor.data, 0)
 
@@ -214,14 +240,29 @@ def in_step(work: Callable[[], T]) -> T:
 
     It runs in a thread and must not call collectives; the ranks tell each other every second whether
     they are done. Its exceptions are raised on the rank that met them.
+
+    Raises:
+        StoppedError: on all ranks, if on none the work gets on (by `Whereabouts.now`) for as long as a
+            collective may take.
     """
     if not _many():
         return work()
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(work)
-        while not all(all_gather_object(future.done())):
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(work)
+    seen: list[tuple[bool, str]] = []
+    still = 0
+    try:
+        while True:
+            told = all_gather_object((future.done(), HERE.doing))
+            if all(done for done, _ in told):
+                return future.result()
+            seen, still = told, still + 1 if told == seen else 0
+            if still > _patience_s:  # about a second each; the same on all ranks
+                where = "; ".join(f"rank {r}: {doing or 'waits'}" for r, (_, doing) in enumerate(told))
+                raise StoppedError(f"no rank got on for {still} s ({where}): look at the disks that they read")
             wait([future], timeout=1.0)
-        return future.result()
+    finally:
+        pool.shutdown(wait=False)  # it may hang on a dead file system, for ever
 
 
 def on_main(function: Callable[[], T]) -> T:

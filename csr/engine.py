@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from csr import distributed
+from csr import collective_time, distributed, watchdog
 from csr.engine_config import fit_to_stage, precision_of
 from csr.engine_state import (
     State,
@@ -27,7 +27,11 @@ from csr.engine_state import (
     scatter_optimizer_state,
     set_counters,
 )
-from csr.errors import InputError
+from csr.errors import InputError, StoppedError
+from csr.heartbeat import last_resort_s
+from csr.whereabouts import HERE
+
+JOINED_WITHIN_MIN = 1.0  # interpreters of ranks start within this, however short the time-out is
 
 
 def device_kind() -> str:
@@ -41,7 +45,14 @@ def local_device() -> torch.device:
 
 
 def start(timeout_min: float) -> None:
-    """Join the process group through DeepSpeed. Call once per process, before the first engine."""
+    """Join the process group through DeepSpeed. Call once per process, before the first engine. Collective.
+
+    The watchdog ends a run after `timeout_min`, and can say why. Collectives give up later, in case that it
+    cannot: a rank may wait longer for one that is seen to get on.
+
+    Raises:
+        StoppedError: the ranks do not find each other.
+    """
     distributed.adopt_launcher_environment()
     if device_kind() == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -49,11 +60,30 @@ def start(timeout_min: float) -> None:
         _keep_freed_memory()
     else:
         torch.cuda.set_device(local_device())
-    os.environ.setdefault("DEEPSPEED_TIMEOUT", str(max(1, round(timeout_min))))
+    last_min = last_resort_s(60.0 * timeout_min) / 60.0
+    os.environ.setdefault("DEEPSPEED_TIMEOUT", str(max(1, round(last_min))))
     deepspeed = _import_deepspeed()
-    deepspeed.init_distributed(timeout=timedelta(minutes=timeout_min), verbose=False)
-    _give_zero_group_a_timeout(timeout_min)
-    distributed.make_host_group(timedelta(minutes=timeout_min))
+    try:
+        patience = timedelta(minutes=max(timeout_min, JOINED_WITHIN_MIN))
+        deepspeed.init_distributed(timeout=patience, verbose=False)
+    except RuntimeError as error:
+        if not distributed.is_lost_peer(error):
+            raise
+        raise StoppedError(_not_joined(error)) from error
+    distributed.give_up_after(last_min)
+    _give_zero_group_a_timeout(last_min)
+    collective_time.watch(deepspeed.comm.comm.cdb)
+    distributed.make_host_group(timedelta(minutes=last_min))
+    watchdog.start(timeout_min)
+
+
+def _not_joined(error: Exception) -> str:
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    return (
+        f"rank {distributed.rank()} of {distributed.world_size()} on host {distributed.host()} did not meet "
+        f"the others at {address} ({str(error).splitlines()[0][:200]}): all ranks must be started, at about "
+        "the same time, and the port be free and reachable"
+    )
 
 
 def started() -> bool:
@@ -173,9 +203,12 @@ class Engine:
 
     def micro_step(self, batch: Any) -> Any:
         """Forward and backward of one micro batch, and the optimizer's step at the window's last one."""
-        output = self._deepspeed(batch)
-        self._deepspeed.backward(output.loss)
-        self._deepspeed.step()
+        with HERE:
+            output = self._deepspeed(batch)
+        with HERE:
+            self._deepspeed.backward(output.loss)
+        with HERE:
+            self._deepspeed.step()
         return output
 
     @contextlib.contextmanager

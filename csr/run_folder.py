@@ -14,25 +14,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from csr import resume
+from csr import profiling, resume
 from csr.checkpoint import write_atomic
 from csr.config import TrainConfig
 from csr.errors import InputError
+from csr.json_file import read_json
 from csr.monitor import BOARD, METRICS, json_line
 from csr.training_state import Saved
 
 CONFIG, RESULTS, LOCK = "config.json", "results.json", ".lock"
 OUTPUTS = (
     "best_model_stage*.pth", "model_stage*_epoch*.pth", "final_model.pth", CONFIG, "deepspeed_config.json",
-    "reference.json", METRICS, RESULTS, ".*.tmp",
+    "reference.json", METRICS, RESULTS, "quarantine.csv", ".*.tmp",
 )  # fmt: skip
-OUTPUT_FOLDERS = (BOARD, "logs", resume.FOLDER)
+OUTPUT_FOLDERS = (BOARD, "logs", profiling.FOLDER, resume.FOLDER)
 # options that move no weight, or whose effect is compared otherwise: data by its hash, batches by their
 # product, the DeepSpeed JSON and the precision by what comes of them
 MAY_DIFFER = {
     "train_csv", "test_csv", "train_dir", "test_dir", "boxes_csv", "workers", "image_cache", "cache_dir",
     "batch_size", "accumulation", "ds_config", "precision", "timeout", "max_skipped", "output_dir",
-    "exp_name", "overwrite", "log_every", "dry_run", "resume", "save_every", "keep_checkpoints",
+    "exp_name", "overwrite", "log_every", "dry_run", "resume", "save_every", "keep_checkpoints", "recipe",
+    "effective_batch", "compile", "activation_checkpointing", "profile",
 }  # fmt: skip
 DS_MAY_DIFFER = {
     "zero_optimization", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
@@ -156,7 +158,7 @@ class RunFolder:
 
     def _read_config(self) -> dict[str, Any]:
         try:
-            told = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+            told = read_json(self.path / CONFIG)
             return {**self._mine, "options": told["options"], "precision": told["precision"]["name"]}
         except (OSError, ValueError, LookupError, TypeError):
             raise InputError(
@@ -167,11 +169,12 @@ class RunFolder:
         try:
             self._compare(manifest)
             batch_size, accumulation = self._batch(manifest)
+            stage, epoch, step = manifest["stage"], manifest["epoch"], manifest["step_in_epoch"]
+            is_over = epoch > self.config.epochs[stage]
         except (LookupError, TypeError, AttributeError):
             raise InputError(f"{checkpoint}: was written by another version of csr") from None
-        stage, epoch, step = manifest["stage"], manifest["epoch"], manifest["step_in_epoch"]
         place = f"in the {stage} stage, epoch {epoch}, after step {step}"
-        if epoch > self.config.epochs[stage]:
+        if is_over:
             place = f"after the {stage} stage"
         self._say(f"{checkpoint}: goes on {place}")
         return Plan(checkpoint, manifest, batch_size, accumulation)
@@ -199,6 +202,8 @@ class RunFolder:
     def _batch(self, manifest: dict[str, Any]) -> tuple[int, int]:
         """Batch size and accumulation that keep the checkpoint's effective batch on the ranks of now."""
         optim, world, effective = self.config.optim, self._mine["world_size"], manifest["effective_batch"]
+        if effective < 1:
+            raise LookupError("no effective batch")
         if self._mine["effective_batch"] == effective:
             return optim.batch_size, optim.accumulation
         old = manifest["options"]["optim"]

@@ -69,18 +69,25 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Catch the signals while the block runs. Main thread only."""
+        """Catch the signals while the block runs. Main thread only.
+
+        A rank that leaves with an error goes on to ignore what asks it to end: a launcher asks that of all ranks
+        as soon as one has ended, and they first have to tell why.
+        """
         before = {number: signal.signal(number, self._note) for number in CAUGHT}
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
         wakeup_before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(read_end,), name="csr-signals", daemon=True).start()
+        fails = True
         try:
             yield self
+            fails = False
         finally:
             signal.set_wakeup_fd(wakeup_before)
             for number, handler in before.items():
-                signal.signal(number, handler)
+                told_to_end = number != signal.SIGINT and fails and distributed.world_size() > 1
+                signal.signal(number, signal.SIG_IGN if told_to_end else handler)
             os.close(write_end)  # ends the thread
 
     def _note(self, number: int, frame: object) -> None:

@@ -11,21 +11,23 @@ from typing import Any
 
 import torch
 
-from csr import build
+from csr import build, cache
 from csr import config as options
-from csr import distributed, engine, fingerprint, inference
+from csr import distributed, engine, fingerprint, inference, micro_batch, recipes
 from csr.checkpoint import load_tensors, write_json
 from csr.command import Parser, exit_process, run_command
 from csr.config import TrainConfig
 from csr.data.dataset import LabelledImages
 from csr.data.store import ImageStore
 from csr.data.transforms import stored_size
+from csr.data_facts import data_facts
 from csr.describe import describe, git_revision, versions
 from csr.engine_config import Precision, choose_precision, load_ds_config, merge_ds_config
 from csr.errors import InputError, StoppedError
 from csr.metrics import multilabel_metrics
 from csr.model import CSR
 from csr.monitor import Monitor
+from csr.quarantine import Quarantine, look_for_bad_images
 from csr.reference import measure_reference
 from csr.results import results_record, table_lines, target_probability
 from csr.resume import CheckpointFolder
@@ -36,6 +38,7 @@ from csr.stages.runner import StageRunner
 from csr.stopping import StopRequest
 from csr.trainer import STAGE_NUMBER, Data, Trainer, Weights, labels_of
 from csr.training_state import Saved, load_saved
+from csr.whereabouts import HERE
 
 EPILOG = """examples:
   csr train --train_csv labels_train.csv --train_dir train/ --test_csv labels_test.csv --test_dir test/
@@ -49,17 +52,18 @@ def parse(argv: list[str] | None) -> TrainConfig:
     import argparse
 
     parser = Parser(
-        prog="csr train", epilog=EPILOG,
+        prog="csr train", epilog=f"{recipes.help_text()}\n{EPILOG}",
         description="Train CSR: concept, prototype and task stage, then test the best model.",
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    options.add_arguments(parser)
+    options.add_arguments(parser, recipe=options.named_recipe(argv))
     return options.from_namespace(parser.parse_args(argv))
 
 
 def main(argv: list[str] | None = None) -> int:
     distributed.adopt_launcher_environment()
     given = parse(argv)
+    HERE.restart()
     with StopRequest().listening() as stop:
         return train(given, stop)
 
@@ -69,12 +73,16 @@ def train(given: TrainConfig, stop: StopRequest) -> int:
     monitor = Monitor(None)
 
     def progress(done: int, of: int) -> None:
+        HERE.now(f"image {done} of {of}")
         stop.check(f"at image {done} of {of}, before training")
 
     precision = choose_precision(
         given.engine.precision, ds_config=given.engine.ds_config, device=engine.device_kind()
     )
     parsed, name = load_ds_config(given.engine.ds_config, precision.name)
+    auto_batch = micro_batch.is_asked(given)
+    if auto_batch:
+        given = micro_batch.provisional(given, world=distributed.world_size())
     ds_config = merged_with(parsed, name, given)
     if distributed.world_size() > 1:
         engine.start(given.engine.timeout)
@@ -85,20 +93,34 @@ def train(given: TrainConfig, stop: StopRequest) -> int:
     folder = RunFolder(given, mine=mine, say=monitor.say)
     plan = distributed.on_main(folder.plan)
     config = plan.adapted(given)
+    kept_batch = micro_batch.kept(plan.manifest, world=distributed.world_size()) if auto_batch else None
+    if kept_batch is not None:
+        config = micro_batch.with_batch(config, *kept_batch)
     ds_config = merged_with(parsed, name, config)
+    recorded = None if plan.manifest is None else plan.manifest.get("quarantine")
+    quarantine = look_for_bad_images(config, monitor.say, progress, recorded=recorded)
+    mine["quarantine"] = quarantine.record()
     with distributed.errors_agreed():
-        found = build.build_tables(config, monitor.say, progress)
+        found = build.build_tables(config, monitor.say, progress, left_out=quarantine.left_out)
         build.task_loss_of(config, found.train)
         mine["data"] = found.fingerprint()
     check_data(mine["data"], plan)
     with distributed.errors_agreed():
         stop.check("before training")
         model = build.build_model(config, found.train, monitor.say)
-    stores = build.build_stores(config, found, progress)
+    stores = build.build_stores(config, found, progress, opened_before=quarantine.stores)
+    folder_of_images = build.image_cache(config)
+    if folder_of_images is not None and (told := distributed.on_main(lambda: cache.notice(folder_of_images))):
+        monitor.say(told)
     with distributed.errors_agreed():
         data = build.build_data(config, found, stores[0], model)
     if not engine.started():
         engine.start(config.engine.timeout)
+    if auto_batch and kept_batch is None:
+        config = with_found_batch(config, found, data, model, precision.name, monitor)
+        ds_config = merged_with(parsed, name, config)
+    if auto_batch:
+        mine["options"]["optim"] = config.to_dict()["optim"]
     if config.engine.ds_config is not None:
         engine.check_config(ds_config, name)
     describe(config, found, model, precision, monitor)
@@ -107,7 +129,7 @@ def train(given: TrainConfig, stop: StopRequest) -> int:
         saved = None
         if plan.checkpoint is not None:
             saved = load_saved(plan.checkpoint, accumulation=config.optim.accumulation)
-    parts = Parts(config, found, data, stores[1], model, precision, ds_config, mine)
+    parts = Parts(config, found, data, stores[1], model, precision, ds_config, mine, quarantine)
     if config.run.dry_run:
         with dry_folder() as path:
             few = dataclasses.replace(parts, data=build.one_step_of(data, config))
@@ -136,6 +158,23 @@ def merged_with(parsed: dict[str, Any], name: str, config: TrainConfig) -> dict[
     )  # fmt: skip
 
 
+def with_found_batch(
+    config: TrainConfig, found: build.Tables, data: Data, model: CSR, precision: str, monitor: Monitor
+) -> TrainConfig:
+    """The options with the micro batch that fits all ranks. Collective."""
+    train = found.train.select(found.train_indices)
+    stage = build.build_stage("concept", config=config, model=model, train=train, say=lambda line: None)
+    device = engine.local_device()
+    choice = micro_batch.find(
+        stage.to(device), data, share=config.optim.batch_size, precision=precision, device=device
+    )
+    monitor.say(
+        f"--batch_size auto: {choice.batch_size} images per rank and {choice.accumulation} accumulation "
+        f"({choice.reason})"
+    )
+    return micro_batch.with_batch(config, choice.batch_size, choice.accumulation)
+
+
 def check_data(data: str, plan: Plan) -> None:
     """Raise InputError if ranks have different data, or a run would go on with other data."""
     fingerprint.agree("their data: the same tables and images must be on each host", data)
@@ -158,6 +197,7 @@ class Parts:
     precision: Precision
     ds_config: dict[str, Any]
     identity: dict[str, Any]
+    quarantine: Quarantine
 
 
 class dry_folder:
@@ -185,7 +225,7 @@ class Run:
         if self.config.run.dry_run:
             self.test = LabelledImages(parts.test_store, parts.found.test, indices=self.test.indices[:8])
         self.train_table = parts.found.train.select(parts.found.train_indices)
-        distributed.on_main(lambda: self._write_setup(parts.ds_config))
+        distributed.on_main(lambda: self._write_setup(parts.ds_config, parts.quarantine))
         self.monitor = Monitor(folder, first_step=saved.state.global_step + 1 if saved else None)
         self.trainer = Trainer(
             build.trainer_options(self.config, self.precision.name), data=self.data,
@@ -199,9 +239,10 @@ class Run:
     def _task_loss(self) -> str:
         return build.task_loss_of(self.config, self.found.train)
 
-    def _write_setup(self, ds_config: dict[str, Any]) -> None:
+    def _write_setup(self, ds_config: dict[str, Any], quarantine: Quarantine) -> None:
         write_json(self.folder / "config.json", self.description())  # first: it says that this is a run
         write_json(self.folder / "deepspeed_config.json", ds_config)
+        quarantine.write(self.folder)
 
     def description(self) -> dict[str, Any]:
         """What rebuilds and identifies this run: options, vocabulary, architecture, versions."""
@@ -211,6 +252,9 @@ class Run:
             "effective_batch": self.identity["effective_batch"],
             "concept_names": list(table.concept_names),
             "target_names": list(table.target_names),
+            "data": data_facts(
+                table, self.found.test, train_indices=self.found.train_indices, val_indices=self.found.val_indices
+            ),
             "model": self.model.description(),
             "preprocessing": {
                 "image_size": transform.size, "stored_size": stored_size(transform.size),

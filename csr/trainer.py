@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
-from csr import distributed
+from csr import distributed, telemetry
 from csr.batches import Clock
+from csr.collective_time import IN_COLLECTIVES
 from csr.engine import Engine, local_device
 from csr.errors import PreemptedError, StoppedError
 from csr.feature_cache import FeatureOptions
@@ -21,11 +23,13 @@ from csr.feeding import Feeder
 from csr.guard import StepGuard
 from csr.monitor import Monitor
 from csr.passes import Passes
+from csr.profiling import FOLDER, profiled
 from csr.reporting import report_epoch, step_values
 from csr.resume import CheckpointFolder
 from csr.saving import Saver
 from csr.stages.base import Stage
 from csr.stopping import StopRequest
+from csr.telemetry import Spent
 from csr.training_data import Data, labels_of
 from csr.training_state import (
     STAGE_NUMBER,
@@ -35,6 +39,7 @@ from csr.training_state import (
     seed_generators,
     set_generators,
 )
+from csr.whereabouts import HERE
 
 __all__ = ["STAGE_NUMBER", "Data", "Trainer", "TrainerOptions", "Weights", "labels_of"]
 
@@ -53,6 +58,7 @@ class TrainerOptions:
     log_every: int
     max_skipped: int
     save_every: int = 0  # optimizer steps between checkpoints within an epoch; 0: at its end only
+    profile: int = 0  # optimizer steps of each stage in rank 0's trace
     max_windows: int | None = None  # a dry run's limit on optimizer steps per epoch
 
 
@@ -76,6 +82,7 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.options, self.data, self.ds_config = options, data, ds_config
         self.monitor, self.stop, self._saved = monitor, stop, saved
+        self._saving_told = self._saving_within = 0.0
         self.state = saved.state if saved else TrainState()
         self.device, self.clock = local_device(), Clock()
         self._feeder = Feeder(
@@ -100,6 +107,7 @@ class Trainer:
         saved, self._saved = self._saved, None
         state, epochs = self.state, self.options.epochs[stage.name]
         stage.to(self.device)
+        HERE.at(stage.name, state.epoch if saved else 1, state.windows if saved else 0)
         if saved is None:
             state.begin_stage(stage.name)
         else:
@@ -108,13 +116,25 @@ class Trainer:
         if saved is not None and state.epoch > epochs:  # only the hand-over was missing
             return state.best_weights or stage.model_weights(saved.weights)
         features, val_features = self._features(stage, fresh=saved is None)
+        cached = features if self._is_cached(features) else None
+        self._telemetry = telemetry.begin(
+            stage, self._feeder, cached, precision=self.options.precision, device=self.device
+        )
         engine = self._open_engine(stage, saved)
         self._guard = StepGuard(self.options.max_skipped, streak=state.streak)
         del saved
-        while state.epoch <= epochs:
-            self._epoch(engine, stage, features, val_features)
+        with self._profiled(stage) as self._step_profiled:
+            while state.epoch <= epochs:
+                self._epoch(engine, stage, features, val_features)
+        told = telemetry.over_ranks(self._telemetry.stage())
+        self.monitor.say(telemetry.line_of(told, stage_number=STAGE_NUMBER[stage.name]))
         last = stage.model_weights(engine.close().state_dict())
         return state.best_weights or last
+
+    def _profiled(self, stage: Stage) -> AbstractContextManager[Callable[[], None]]:
+        name = f"stage{STAGE_NUMBER[stage.name]}-{stage.name}-rank0.pt.trace.json"
+        steps = self.options.profile if distributed.is_main() else 0
+        return profiled(self.saver.folder / FOLDER / name, steps=steps, say=self.monitor.say)
 
     def _features(self, stage: Stage, *, fresh: bool) -> tuple[FeatureViews | None, FeatureViews | None]:
         """What frozen layers compute; a stage that begins takes its starting values from it."""
@@ -153,18 +173,33 @@ class Trainer:
             if state.epoch == 1 and features is not None:
                 record["features_s"] = self._features_s
             state.record = {**record, **self._end_epoch(engine, stage, features, last=state.epoch == epochs)}
+        began = time.perf_counter()
         try:
             validated = self.passes.validate(engine, stage, val_features)
         except PreemptedError:
             self._save_and_stop(engine)
         record = report_epoch(
             self.monitor, stage, {**state.record, **validated}, epoch=state.epoch, epochs=epochs,
-            step=state.global_step,
+            step=state.global_step, telemetry=self._account(stage, evaluation=time.perf_counter() - began),
         )  # fmt: skip
         state.history.append(record)
         self.saver.keep(engine, stage, state)
         state.begin_epoch()
         self._between_epochs(engine, is_last=state.epoch > epochs, is_short=self._is_cached(features))
+
+    def _account(self, stage: Stage, *, evaluation: float) -> dict[str, float]:
+        """Say on each rank's board what this epoch was spent on; the ranks' mean. Collective."""
+        state = self.state
+        assert state.record is not None
+        saving, self._saving_told = self.saver.seconds - self._saving_told, self.saver.seconds
+        told = self._telemetry.epoch(Spent(
+            train=state.seconds, evaluation=evaluation, caches=state.record.get("features_s", 0.0),
+            saving=saving - self._saving_within, saving_within=self._saving_within, data=state.waited,
+            communication=state.in_collectives, images=state.images,
+        ))  # fmt: skip
+        self._saving_within = 0.0
+        self.monitor.scalars({f"{stage.name}_time/{k}": v for k, v in told.items()}, step=state.global_step)
+        return telemetry.over_ranks(told)
 
     def _is_cached(self, features: FeatureViews | None) -> bool:
         return features is not None and self.options.caching.mode != "off"
@@ -186,6 +221,7 @@ class Trainer:
         began = tick - state.seconds
         loss_sum = torch.as_tensor(state.loss_sum, dtype=torch.float32).to(self.device)
         self.clock.take("data")
+        IN_COLLECTIVES.take()
         self.stop.restart()
         batches = self._feeder.batches(
             stage, features if self._is_cached(features) else None, epoch_key=epoch_key,
@@ -195,6 +231,7 @@ class Trainer:
         title = f"Stage {STAGE_NUMBER[stage.name]} epoch {state.epoch}/{self.options.epochs[stage.name]}"
         for batch, is_last in self.monitor.bar(batches, total=left, title=title):
             skipped_before = engine.skipped_steps
+            HERE.at(stage.name, state.epoch, state.windows + 1)
             output = engine.micro_step(self._feeder.prepare(batch, epoch_key=epoch_key))
             loss_sum += output.loss.detach().float()
             state.images += len(batch["positions"])
@@ -203,11 +240,13 @@ class Trainer:
                 continue
             state.global_step += 1
             state.windows += 1
+            self._step_profiled()
             if guard.step_done(skipped=engine.skipped_steps > skipped_before):
                 self._stop_on_skips(guard, engine)
             if state.global_step % self.options.log_every == 0 or state.windows == self.windows_per_epoch:
                 waited, now = self.clock.take("data"), time.perf_counter()
                 state.waited += waited
+                state.in_collectives += IN_COLLECTIVES.take()
                 values = step_values(engine, stage, output)
                 values[f"{stage.name}/images_per_s"] = (state.images - since) / (now - tick)
                 values[f"{stage.name}/data_wait_s"] = waited
@@ -221,6 +260,7 @@ class Trainer:
         if not math.isfinite(loss):
             self._stop_on_skips(guard, engine)
         state.seconds = time.perf_counter() - began
+        state.in_collectives += IN_COLLECTIVES.take()
         return {
             "train_loss": loss, "seconds": state.seconds, "data_wait_s": state.waited,
             "images_per_s": state.images / state.seconds, "skipped_steps": engine.skipped_steps,
@@ -232,7 +272,9 @@ class Trainer:
             self._save_and_stop(engine)
         every, is_last = self.options.save_every, self.state.windows == self.windows_per_epoch
         if every and self.state.global_step % every == 0 and not is_last:
+            before = self.saver.seconds
             self.saver.checkpoint(engine, self.state)
+            self._saving_within += self.saver.seconds - before
 
     def _save_and_stop(self, engine: Engine) -> NoReturn:
         path = self.saver.checkpoint(engine, self.state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("CSR_CACHE_DIR", tempfile.mkdtemp(prefix="csr-test-caches-"))
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 

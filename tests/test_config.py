@@ -93,3 +93,34 @@ def test_values_that_no_run_could_use_are_refused_by_name(flags):
 def test_the_configuration_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         parse().optim.lr = 1.0
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--box_weight", "0.2"), ("--delta", "0.2", "--margin_mode", "none"),
+        ("--cache_dtype", "fp16", "--cache", "off"), ("--cache_dir", "x", "--cache", "memory"),
+        ("--effective_batch", "8"), ("--accumulation", "2", "--batch_size", "auto"),
+    ],
+)  # fmt: skip
+def test_a_flag_that_would_do_nothing_is_refused_by_name(flags):
+    with pytest.raises(InputError, match=flags[0]):
+        parse(*flags)
+
+
+def test_a_flag_that_has_what_it_needs_is_taken():
+    assert parse("--box_weight", "0.2", "--boxes_csv", "b.csv").method.box_weight == 0.2
+    assert parse("--delta", "0.2", "--margin_mode", "paper").method.delta == 0.2
+    assert parse("--cache_dir", "x", "--cache", "disk", "--cache_dtype", "fp16").engine.cache_dir == "x"
+    assert parse("--batch_size", "auto", "--effective_batch", "8").optim.effective_batch == 8
+
+
+def test_a_profile_without_a_number_has_five_steps():
+    assert [parse(*f).run.profile for f in ((), ("--profile",), ("--profile", "3"))] == [0, 5, 3]
+
+
+def test_the_word_auto_is_the_only_one_for_a_number():
+    assert parse("--batch_size", "auto").optim.batch_size == options.AUTO
+    for wrong in ("Auto", "-1", "0"):
+        with pytest.raises((InputError, SystemExit)):
+            parse("--batch_size", wrong)

@@ -21,7 +21,7 @@ from csr.resume import CheckpointFolder
 KILLED_RUN = Path(__file__).with_name("killed_run.py")
 STEP = "csr.trainer:Trainer._between_steps"
 FEW = {"epochs_stage1": "2", "epochs_stage2": "2", "epochs_stage3": "2", "batch_size": "16"}  # 3 steps an epoch
-CLOCKS = ("seconds", "data_wait_s", "images_per_s", "features_s")
+CLOCKS = ("seconds", "data_wait_s", "images_per_s", "features_s", "telemetry")
 # LayerNorm and no BatchNorm: which images share a micro batch does not matter
 VIT = {"model_name": "test_vit", "lr": "1e-4", "prototype_lr_scale": "0.1", "task_lr_scale": "1"}
 ZERO_1 = {"zero_optimization": {"stage": 1, "overlap_comm": False, "contiguous_gradients": True}}

@@ -20,14 +20,15 @@ SCRIPTS = [*sorted((ROOT / "scripts").glob("*.s*h")), ROOT / ".ci" / "run"]
 # who may import whom: strictly downward, the same row never (a package's own files may import each other)
 ROWS = (
     ("cli",),
-    ("train", "evaluate", "predict", "phantom"),
+    ("train", "evaluate", "predict", "phantom", "data_command", "serve", "doctor", "launch", "atlas", "refine"),
     ("build",),  # knows both sides, the trainer's too
     ("trainer",),
     ("stages", "engine"),
-    ("model",),
-    ("layers", "losses", "metrics", "data", "features", "interaction", "monitor", "checkpoint"),
-    ("config", "distributed", "engine_config"),
-    ("errors",),
+    ("model", "importers", "hosts"),
+    ("layers", "losses", "metrics", "data", "features", "interaction", "monitor", "checkpoint",
+     "watchdog"),
+    ("config", "distributed", "engine_config", "heartbeat"),
+    ("errors", "recipes", "whereabouts", "processes", "hub", "json_file", "torch_file"),
 )
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 # the one file that may import a heavy or delicate package, and whether only inside functions
@@ -36,7 +37,10 @@ ONLY_IN = {
     "transformers": "csr/model/vit_backbone.py", "timm": "csr/model/timm_backbone.py",
 }  # fmt: skip
 PRINTING = {
-    "bench", "cli", "train", "predict", "evaluate", "explain", "export", "phantom", "monitor", "command",
+    "bench", "cache", "cli", "data_command", "train", "predict", "evaluate", "explain", "export",
+    "phantom", "monitor", "command",
+    "submit",
+    "serve", "doctor", "launch", "atlas",
 }  # fmt: skip
 
 
