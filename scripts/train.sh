@@ -2,7 +2,7 @@
 # Quick start on Linux: train on all GPUs of this machine (2 processes where there is none).
 # Flags go to csr.train: scripts/train.sh --train_csv my_train.csv --train_dir my_images/ --batch_size 32
 # NUM_RANKS=4 scripts/train.sh ..      another number of processes on this machine
-# HOSTFILE=hostfiles/two_nodes_of_4 scripts/train.sh ..      several machines over ssh
+# HOSTFILE=hostfiles/two_nodes_of_4 scripts/train.sh ..      several machines: scripts/launch.sh
 set -euo pipefail
 here="$(cd "$(dirname "$0")/.." && pwd)"
 [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -d "$here/.venv" ] && . "$here/.venv/bin/activate"
@@ -12,11 +12,7 @@ if ! command -v deepspeed >/dev/null; then
 fi
 gpus="$(python -c 'import torch; print(torch.cuda.device_count())')"
 if [ -n "${HOSTFILE:-}" ]; then
-    if [ ! -f "$HOSTFILE" ]; then
-        echo "csr: error: no hostfile $HOSTFILE (deepspeed alone would train on this machine only)" >&2
-        exit 2
-    fi
-    launch=(--hostfile "$HOSTFILE")
+    exec "$here/scripts/launch.sh" "$HOSTFILE" ${MASTER_PORT:+--master_port "$MASTER_PORT"} -- "$@"
 elif [ "$gpus" -gt 0 ]; then
     launch=(--num_gpus "${NUM_RANKS:-$gpus}")
 else

@@ -1,0 +1,82 @@
+"""`python -m csr.hosts.rank WORD`: what the launcher starts as every rank; turns into `csr train` with its flags.
+
+The flags come in one word of letters that no shell on the way can misread. Before that, what a rank on a host
+needs: the network card that leads to the others, and an end when the launcher is gone.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import sys
+
+import psutil
+
+PR_SET_PDEATHSIG = 1
+
+
+def encode(flags: list[str]) -> str:
+    """Flags as one word of A-Z a-z 0-9 - _ =."""
+    return base64.urlsafe_b64encode(json.dumps(flags).encode()).decode()
+
+
+def decode(word: str) -> list[str]:
+    """The flags of `encode`."""
+    return [str(flag) for flag in json.loads(base64.urlsafe_b64decode(word))]
+
+
+def card_towards(address: str) -> str | None:
+    """The network card whose address this host has towards another one (or itself), None if it cannot be told."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))  # sends nothing, only looks up the way
+            own = probe.getsockname()[0]
+    except OSError:
+        return None
+    cards = psutil.net_if_addrs().items()
+    return next((name for name, found in cards if own in [a.address for a in found]), None)
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Get a signal when the process that started this one ends (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
+
+
+def watch_output() -> None:
+    """Ask this rank to stop when nobody reads its output any more: ssh, pdsh or the launcher is gone.
+
+    ssh does not tell a remote process of its end. The watching child ends with the rank, even a killed one.
+    """
+    rank = os.getpid()
+    if os.fork():
+        return
+    end_with_parent(signal.SIGKILL)
+    poll = select.poll()
+    poll.register(1, 0)  # errors and hang-ups are always told
+    while os.getppid() == rank:
+        if poll.poll(1000):
+            os.kill(rank, signal.SIGTERM)
+            break
+    os._exit(0)
+
+
+def main() -> None:
+    """Prepare the environment, then become `csr train`."""
+    flags = decode(sys.argv[1])
+    card = card_towards(os.environ["MASTER_ADDR"])
+    if card is not None:
+        # gloo takes the card of the host's own name, which Debian puts on loopback
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", card)
+    end_with_parent(signal.SIGTERM)
+    if os.environ.get("LOCAL_RANK") == "0":
+        watch_output()
+    os.execv(sys.executable, [sys.executable, "-u", "-m", "csr.train", *flags])
+
+
+if __name__ == "__main__":
+    main()
