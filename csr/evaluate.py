@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from csr import distributed, engine
-from csr.command import Parser, exit_process, run_command
+from csr.command import Parser, Whole, exit_process, run_command
 from csr.config import EngineOptions
 from csr.data.boxes import read_boxes
 from csr.data.dataset import LabelledImages
@@ -94,7 +94,7 @@ def evaluate(
     )  # fmt: skip
     bootstrap = Bootstrap(options.bootstrap, options.seed)
     results = measure(
-        rows, dataset, card, num_prototypes=model.num_prototypes_per_concept, bootstrap=bootstrap,
+        rows, dataset, card, kept_KM=model.prototypes.kept_KM, bootstrap=bootstrap,
         groups=groups, plays=plays,
     )  # fmt: skip
     return {**_description(options, table, notices), **results}
@@ -186,27 +186,15 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--group_by", metavar="COLUMN", help="also measure each value of this column of --csv on its own")
     add("--simulate", choices=MODES, help="play a doctor who corrects concepts, draws boxes, or does both")
     add("--alpha", type=_share, default=ALPHA, help="importance outside of a simulated doctor's boxes")
-    add("--bootstrap", type=_whole(0, 100_000), default=1000, help="resamples of the intervals, 0: none")
-    add("--seed", type=_whole(0, 2**32 - 1), default=0, help="of the resamples")
-    add("--batch_size", type=_whole(1, 65_536), default=32, help="images that a rank's network sees at once")
+    add("--bootstrap", type=Whole(0, 100_000), default=1000, help="resamples of the intervals, 0: none")
+    add("--seed", type=Whole(0, 2**32 - 1), default=0, help="of the resamples")
+    add("--batch_size", type=Whole(1, 65_536), default=32, help="images that a rank's network sees at once")
     add("--reader_merge", choices=READER_MERGES, default="any", help="how several readers become one label")
     add("--checkpoint", help="name of a .pth, where MODEL is a run; None: best of stage 3")
-    add("--workers", type=_whole(1, 1024), default=4, help="threads that decode images")
+    add("--workers", type=Whole(1, 1024), default=4, help="threads that decode images")
     add("--image_cache", metavar="DIR", type=Path, help="keep decoded images there; None: a temporary folder")
     add("--overwrite", action="store_true", help="replace an earlier evaluation in DIR")
     return parser
-
-
-class _whole:
-    """Argparse type: a whole number in a range."""
-
-    def __init__(self, lowest: int, highest: int) -> None:
-        self.lowest, self.highest = lowest, highest
-
-    def __call__(self, text: str) -> int:
-        if not (text.isascii() and text.isdecimal()) or not self.lowest <= int(text) <= self.highest:
-            raise argparse.ArgumentTypeError(f"{text}: from {self.lowest} to {self.highest}")
-        return int(text)
 
 
 def _share(text: str) -> float:

@@ -19,6 +19,7 @@ from csr.errors import StoppedError
 from csr.interaction import ALPHA, top_two_gap
 from csr.intervals import Bootstrap
 from csr.label_scores import POSITIVE, score_labels
+from csr.layers.prototypes import winners
 from csr.model import CSR
 from csr.model.card import Card
 from csr.pointing import pointing_rows, score_pointing
@@ -82,24 +83,25 @@ def look(
 
     Returns:
         `target` (N, T) and `concept` (N, K) probabilities, `winner` (N, K) the prototype with the highest
-        score; with boxes `pointing` (N, K, S); with plays `after` (N, V, T) and `edited` (N, V).
+        score (-1 where all were dropped); with boxes `pointing` (N, K, S); with plays `after` (N, V, T) and
+        `edited` (N, V).
 
     Raises:
         StoppedError: the model gives numbers that are not finite.
     """
     card = model.card
     assert card is not None and not model.training
-    decisions = Decisions(card)
+    decisions, kept_KM = Decisions(card), model.prototypes.kept_KM
 
     def predict(batch: Batch) -> Rows:
         output = model(batch["image"])
         concept_BK = output.concept_logits.sigmoid()
         rows = {
             "target": card.probability(output.logits), "concept": concept_BK,
-            "winner": output.similarity_scores.argmax(dim=2),
+            "winner": winners(output.similarity_scores, kept_KM),
         }  # fmt: skip
         if "box" in batch:
-            rows["pointing"] = pointing_rows(output.cams, output.similarity_maps, batch)
+            rows["pointing"] = pointing_rows(output.cams, output.similarity_maps, batch, kept_KM=kept_KM)
         if plays:
             rows |= play_doctor(
                 output.similarity_maps, decisions.concepts(concept_BK), batch, plays=plays, card=card,
@@ -126,7 +128,7 @@ def measure(
     dataset: LabelledImages,
     card: Card,
     *,
-    num_prototypes: int,
+    kept_KM: torch.Tensor,
     bootstrap: Bootstrap,
     groups: dict[str, np.ndarray] | None = None,
     plays: tuple[Play, ...] = (),
@@ -137,7 +139,7 @@ def measure(
         rows: from `look`.
         dataset: the images.
         card: of the model.
-        num_prototypes: M.
+        kept_KM: bool, the model's prototypes that were not dropped.
         bootstrap: of all intervals.
         groups: value -> places of its images, from `read_groups`.
         plays: as given to `look`.
@@ -157,7 +159,7 @@ def measure(
         },
         "localisation": _localisation(rows, dataset, card, bootstrap),
         "prototypes": count_alive(
-            rows["winner"].numpy(), labels["concept"], num_prototypes=num_prototypes, names=card.concept_names
+            rows["winner"].numpy(), labels["concept"], kept_KM=kept_KM.cpu().numpy(), names=card.concept_names
         ),
         "groups": None if groups is None else {
             value: {"images": len(some_N), **_score_both(rows, labels, some_N, card, bootstrap)}
@@ -206,9 +208,15 @@ def _localisation(
 
 
 def count_alive(
-    winner_NK: np.ndarray, concept_NK: np.ndarray, *, num_prototypes: int, names: tuple[str, ...]
+    winner_NK: np.ndarray, concept_NK: np.ndarray, *, kept_KM: np.ndarray, names: tuple[str, ...]
 ) -> dict[str, Any]:
     """Prototypes that win (have the highest score of their concept) in at least one image with the concept.
+
+    Args:
+        winner_NK: which prototype wins, -1: none.
+        concept_NK: labels, present from 0.5.
+        kept_KM: bool; `total` does not count dropped prototypes.
+        names: of the concepts.
 
     Returns:
         `alive`, `total`, and `labels`: concept -> `alive`, `total`, `images` with the concept, `wins` of each
@@ -217,13 +225,14 @@ def count_alive(
     labels = {}
     for k, name in enumerate(names):
         present_N = concept_NK[:, k] >= POSITIVE
-        wins_M = np.bincount(winner_NK[present_N, k].astype(np.int64), minlength=num_prototypes)
+        winner_N = winner_NK[present_N, k].astype(np.int64)
+        wins_M = np.bincount(winner_N[winner_N >= 0], minlength=kept_KM.shape[1])
         labels[name] = {
-            "alive": int(np.sum(wins_M > 0)), "total": num_prototypes, "images": int(present_N.sum()),
+            "alive": int(np.sum(wins_M > 0)), "total": int(kept_KM[k].sum()), "images": int(present_N.sum()),
             "wins": wins_M.tolist(),
         }  # fmt: skip
     alive = sum(row["alive"] for row in labels.values())
-    return {"alive": alive, "total": num_prototypes * len(names), "labels": labels}
+    return {"alive": alive, "total": int(kept_KM.sum()), "labels": labels}
 
 
 def _simulation(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from csr.command import Parser
 from csr.errors import InputError
-from csr.loading import BEST_CHECKPOINT, load_run
+from csr.loading import BEST_CHECKPOINT, is_run, load_model, load_run
+from csr.model import CSR
 from csr.model.sharing import CONFIG, README, WEIGHTS
 from csr.onnx_export import FILE_NAME as ONNX
 from csr.onnx_export import check_onnx, export_onnx
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     check_out(options.out, overwrite=options.overwrite)
     if options.onnx:
         check_onnx()
-    model = load_run(options.run, checkpoint=options.checkpoint)
+    model, weights = _load(options.run, options.checkpoint)
     model.save_pretrained(options.out)
     if options.onnx:
         export_onnx(model, options.out / ONNX)
@@ -31,11 +32,18 @@ def main(argv: list[str] | None = None) -> int:
     written = [CONFIG, WEIGHTS, README, *([ONNX] if options.onnx else [])]
     print(f"{options.out}: {', '.join(written)}")
     sizes = f"{len(model.card.concept_names)} concepts, {len(model.card.target_names)} diagnoses"
-    print(f"Weights: {options.checkpoint} of {options.run}; {sizes}")
+    print(f"Weights: {weights} of {options.run}; {sizes}")
     if model.card.reference.target_threshold_T is None:
         print("No thresholds are stored with this checkpoint: 0.5 is used.")
     print(f"Load it with: CSR.from_pretrained({str(options.out)!r})")
     return 0
+
+
+def _load(folder: Path, checkpoint: str | None) -> tuple[CSR, str]:
+    """The model of a run, or of a model folder such as a refined one; and which weights these are."""
+    if (folder / WEIGHTS).is_file() and not is_run(folder):
+        return load_model(folder, checkpoint=checkpoint), WEIGHTS
+    return load_run(folder, checkpoint=checkpoint or BEST_CHECKPOINT), checkpoint or BEST_CHECKPOINT
 
 
 def check_out(folder: Path, *, overwrite: bool) -> None:
@@ -51,9 +59,9 @@ def _build_parser() -> argparse.ArgumentParser:
         prog="csr export", description="Turn a run into a folder with config.json, weights and README.md.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("run", metavar="RUN", type=Path, help="output_dir/exp_name of `csr train`")
+    parser.add_argument("run", metavar="RUN", type=Path, help="output_dir/exp_name of `csr train`, or a refined model")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; must be empty or new")
-    parser.add_argument("--checkpoint", default=BEST_CHECKPOINT, help="name of a .pth in RUN")
+    parser.add_argument("--checkpoint", help="name of a .pth in RUN; None: best of stage 3")
     parser.add_argument("--onnx", action="store_true", help=f"also write {ONNX} (needs csr[onnx])")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in OUT")
     return parser

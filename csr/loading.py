@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def load_model(source: str | Path, *, checkpoint: str | None = None) -> CSR:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is one that `csr train` wrote, by its config.json."""
-    return (folder / CONFIG).is_file() and "options" in read_config(folder / CONFIG)
+    return os.path.isfile(folder / CONFIG) and "options" in read_config(folder / CONFIG)
 
 
 def load_run(folder: Path, *, checkpoint: str = BEST_CHECKPOINT) -> CSR:

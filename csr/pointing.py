@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from csr.interaction import box_cells
 from csr.intervals import Bootstrap, estimate
 from csr.label_scores import POSITIVE, mean_of_known, named
+from csr.layers.prototypes import winners
 from csr.weighted import ratio
 
 GRID = 128
@@ -29,12 +30,16 @@ SCORES = ("cam_hit", "cam_iou", "similarity_hit", "similarity_iou", "chance", "c
 Batch = dict[str, Any]
 
 
-def pointing_rows(cam_BKHW: torch.Tensor, sim_BKMHW: torch.Tensor, batch: Batch) -> torch.Tensor:
+def pointing_rows(
+    cam_BKHW: torch.Tensor, sim_BKMHW: torch.Tensor, batch: Batch, *, kept_KM: torch.Tensor | None = None
+) -> torch.Tensor:
     """Scores of every pair of a batch.
 
     Args:
         cam_BKHW: concept activation maps.
         sim_BKMHW: similarity maps; of each concept the prototype with the highest value counts.
+        kept_KM: bool, prototypes that were not dropped; None: all. A concept without any has no similarity
+            map, which counts as a miss and no overlap.
         batch: with `concept` (B, K), `box`, `box_class` and `box_row`; boxes of concepts that are not
             labelled present are left out.
 
@@ -50,12 +55,15 @@ def pointing_rows(cam_BKHW: torch.Tensor, sim_BKMHW: torch.Tensor, batch: Batch)
         return value_BKS
     box_R4 = batch["box"][keep_R]
     row_P, concept_P = key_P // num_concepts, key_P % num_concepts
-    best_P = sim_BKMHW.amax(dim=(3, 4))[row_P, concept_P].argmax(dim=1)
+    kept = torch.ones_like(sim_BKMHW[0, :, :, 0, 0], dtype=torch.bool) if kept_KM is None else kept_KM
+    best_P = winners(sim_BKMHW.amax(dim=(3, 4)), kept)[row_P, concept_P]
     mask_PGG = pair_masks(box_R4, pair_R)
     scores = []
     for map_PHW in (cam_BKHW[row_P, concept_P], sim_BKMHW[row_P, concept_P, best_P]):
         scores.append(hits(peak_points(map_PHW), box_R4, pair_R))
         scores.append(overlap(map_PHW, mask_PGG))
+    has_map_P = (best_P >= 0).float()
+    scores[2:] = [score * has_map_P for score in scores[2:]]
     centre_P2 = torch.full_like(box_R4[:1, :2], 0.5).expand(len(key_P), 2)
     areas = union_areas(box_R4.cpu().numpy(), pair_R.cpu().numpy())
     scores += [

@@ -187,7 +187,7 @@ def test_where_exactly_one_diagnosis_holds_the_likeliest_is_called():
 def test_prototypes_are_alive_if_they_win_for_a_present_concept():
     winner = np.array([[0, 1], [2, 1], [0, 3], [1, 0]])
     concept = np.array([[1, np.nan], [0.5, 1], [1, 0], [0, 0]])
-    told = count_alive(winner, concept, num_prototypes=4, names=("a", "b"))
+    told = count_alive(winner, concept, kept_KM=np.ones((2, 4), dtype=bool), names=("a", "b"))
     assert told["alive"] == 3 and told["total"] == 8
     assert told["labels"]["a"] == {"alive": 2, "total": 4, "images": 3, "wins": [2, 0, 1, 0]}
     assert told["labels"]["b"] == {"alive": 1, "total": 4, "images": 1, "wins": [0, 1, 0, 0]}

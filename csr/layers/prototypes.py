@@ -17,6 +17,9 @@ MAX_COSINES = 2**25  # fp32 cosines of one chunk of `scores`: 128 MiB
 class Prototypes(nn.Module):
     """M prototypes for each of K concepts. The parameter may have any length; only directions count.
 
+    A prototype of length 0 was dropped: its cosines, and so its scores, are exactly 0 everywhere. So a state
+    dict tells by itself which ones are left, under the names and shapes that it always has.
+
     Args:
         num_concepts: K.
         num_per_concept: M.
@@ -31,6 +34,21 @@ class Prototypes(nn.Module):
     def unit(self) -> torch.Tensor:
         """The prototypes at length 1: (K, M, D), fp32, differentiable."""
         return F.normalize(full(self.proto_KMD), dim=-1)
+
+    @property
+    def kept_KM(self) -> torch.Tensor:
+        """bool (K, M), False where a prototype was dropped."""
+        return (self.proto_KMD.detach() != 0).any(dim=-1)
+
+    @torch.no_grad()
+    def drop_(self, dropped_KM: torch.Tensor) -> None:
+        """Drop prototypes, in place and for good.
+
+        Args:
+            dropped_KM: bool, True for those that go.
+        """
+        assert dropped_KM.shape == self.proto_KMD.shape[:2], dropped_KM.shape
+        self.proto_KMD[dropped_KM.to(self.proto_KMD.device)] = 0.0
 
     @torch.no_grad()
     def set_(self, proto_KMD: torch.Tensor) -> None:
@@ -73,3 +91,18 @@ class Prototypes(nn.Module):
 def _cosines(proto_PD: torch.Tensor, embed_BHWD: torch.Tensor) -> torch.Tensor:
     with no_autocast(embed_BHWD):
         return torch.matmul(proto_PD, full(embed_BHWD).flatten(1, 2).transpose(1, 2))
+
+
+def winners(score_BKM: torch.Tensor, kept_KM: torch.Tensor) -> torch.Tensor:
+    """Which prototype of each concept has the highest score; a dropped one never has.
+
+    Args:
+        score_BKM: similarity scores.
+        kept_KM: bool, see `Prototypes.kept_KM`.
+
+    Returns:
+        winner_BK, int64 (the first of equals); -1 for a concept without any prototype.
+    """
+    kept_KM = kept_KM.to(score_BKM.device)
+    winner_BK = score_BKM.masked_fill(~kept_KM, -torch.inf).argmax(dim=2)
+    return winner_BK.masked_fill(~kept_KM.any(dim=1), -1)

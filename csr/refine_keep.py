@@ -1,0 +1,111 @@
+"""keep.csv: which prototypes a doctor keeps. An atlas writes it, a person edits the column `keep`, refine reads it.
+
+    concept,prototype,keep,wins,alive,top_weight,top_target,note
+    Cavity,0,1,31,1,0.8123,Tuberculosis,
+    Cavity,1,0,12,1,1.4021,Tuberculosis,"looks at the same place in every image, at the edge"
+
+Only `concept`, `prototype` and `keep` are read. The other columns help to decide and may be changed or left out.
+
+Letters: K concepts, M prototypes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from typing import Any
+
+import numpy as np
+
+from csr.data.csvfile import read_header, read_rows
+from csr.data.naming import name_key, show, show_some
+from csr.errors import InputError
+
+COLUMNS = ("concept", "prototype", "keep", "wins", "alive", "top_weight", "top_target", "note")
+_READ = COLUMNS[:3]
+Record = dict[str, Any]
+
+
+def write_keep(atlas: Record) -> str:
+    """keep.csv of an atlas, everything kept; `top_weight` is the weight of the diagnosis it moves the most."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for concept in atlas["concepts"]:
+        for p in concept["prototypes"]:
+            weight = p["weights"][p["top_target"]]["weight"]
+            table.writerow([
+                concept["name"], p["prototype"], 1, p["wins"], int(p["alive"]), f"{weight:.4f}",
+                p["top_target"], "; ".join(p["hints"]),
+            ])  # fmt: skip
+    return text.getvalue()
+
+
+def read_keep(
+    path: str | os.PathLike[str], *, concept_names: tuple[str, ...], kept_KM: np.ndarray
+) -> np.ndarray:
+    """Read a file that a person edited.
+
+    Args:
+        path: the file.
+        concept_names: of the model.
+        kept_KM: bool, the prototypes that the model still has; every one needs a row.
+
+    Returns:
+        keep_KM, bool: what is left. A concept may be left without any prototype.
+
+    Raises:
+        InputError: no such concept or prototype, a row that is there twice or missing, a `keep` that is
+            neither 0 nor 1, a prototype that is gone already, or nothing kept at all.
+    """
+    rows = read_rows(path)
+    header = read_header(rows, path, required=_READ)
+    column = {name_key(name): i for i, name in enumerate(header)}
+    index = {name: k for k, name in enumerate(concept_names)}
+    line_KM = np.zeros(kept_KM.shape, dtype=np.int64)
+    keep_KM = np.zeros(kept_KM.shape, dtype=bool)
+    for line, cells in rows:
+        where = f"{path} line {line}"
+        name, prototype, keep = (cells[column[key]] for key in _READ)
+        if name not in index:
+            some = show_some([show(known) for known in concept_names], limit=8)
+            raise InputError(f"{where}: no concept {show(name)} (the model has {some}); use its keep.csv")
+        k, m = index[name], _whole(prototype)
+        if not 0 <= m < kept_KM.shape[1]:
+            raise InputError(
+                f"{where}, column prototype: {show(prototype)}: concept {show(name)} has prototypes 0 to "
+                f"{kept_KM.shape[1] - 1}"
+            )
+        if keep not in ("0", "1"):
+            raise InputError(f"{where}, column keep: {show(keep)}: write 1 (keep) or 0 (reject)")
+        if line_KM[k, m]:
+            raise InputError(
+                f"{where}: prototype {m} of {show(name)} is in line {line_KM[k, m]} too; remove one of them"
+            )
+        if keep == "1" and not kept_KM[k, m]:
+            raise InputError(
+                f"{where}: prototype {m} of {show(name)} was dropped before and cannot come back; write 0, or "
+                "refine the model that still has it"
+            )
+        line_KM[k, m], keep_KM[k, m] = line, keep == "1"
+    _check_complete(path, line_KM, kept_KM, concept_names)
+    if not keep_KM.any():
+        raise InputError(f"{path}: rejects every prototype; keep at least one")
+    return keep_KM
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
+
+
+def _check_complete(
+    path: str | os.PathLike[str], line_KM: np.ndarray, kept_KM: np.ndarray, names: tuple[str, ...]
+) -> None:
+    """A row that is missing is no decision: it may have been cut off by accident."""
+    missing = np.argwhere(kept_KM & (line_KM == 0))
+    if len(missing):
+        told = show_some([f"{show(names[k])} {m}" for k, m in missing.tolist()], limit=4)
+        raise InputError(
+            f"{path}: {len(missing)} prototype(s) have no row ({told}); write one with keep 1 or 0 for each"
+        )
