@@ -1,11 +1,14 @@
 """csr beside the usual script on the same phantom data: time, memory, accuracy; loaders; engine overhead.
 
-    python scripts/bench/compare.py                    three pairs of 10/10/10 epochs, ResNet-50 at 224
+    python scripts/bench/compare.py                    three rounds of 10/10/10 epochs, ResNet-50 at 224
     python scripts/bench/compare.py --quick            does it work? numbers mean nothing
     python scripts/bench/compare.py --parts loader overhead
+    python scripts/bench/compare.py --sides reference:bf16 csr:bf16
 
-Pair i trains both on seed i; the order within pairs alternates. Every csr run starts without any cache.
-Results are printed and written to scripts/bench/results/NAME.txt and NAME.json.
+A side is a script and its precision; all are compared with the first one. The usual script runs in fp32 on
+CPUs, csr in what --precision says: so both of csr's are there. Round i trains every side on seed i, in turning
+order. Every csr run starts without any cache. Results are printed and written to
+scripts/bench/results/NAME.txt and NAME.json.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 PYTHON = sys.executable
 
 
-def training_flags(options: argparse.Namespace, data: Path, seed: int) -> list[str]:
+def training_flags(options: argparse.Namespace, data: Path, seed: int, *, precision: str) -> list[str]:
     """What both scripts get."""
     e1, e2, e3 = options.epochs
     flags = {
@@ -37,7 +41,7 @@ def training_flags(options: argparse.Namespace, data: Path, seed: int) -> list[s
         "batch_size": options.batch_size, "lr": options.lr,
         "epochs_stage1": e1, "epochs_stage2": e2, "epochs_stage3": e3,
         "num_prototypes": options.num_prototypes, "seed": seed,
-        "workers": options.workers, "precision": options.precision, "augment": "light",
+        "workers": options.workers, "precision": precision, "augment": "light",
     }  # fmt: skip
     return [text for name, value in flags.items() for text in (f"--{name}", str(value))] + ["--no_pretrained"]
 
@@ -76,56 +80,85 @@ def draw(folder: Path, **sizes: int) -> None:
     run([PYTHON, "-m", "csr.cli", "phantom", str(folder), *flags])
 
 
+RUNNERS = {"reference": run_reference, "csr": run_csr}
+
+
+def side(text: str) -> str:
+    """Argparse type: SCRIPT:PRECISION."""
+    script, _, precision = text.partition(":")
+    if script not in RUNNERS or precision not in ("fp32", "bf16"):
+        raise argparse.ArgumentTypeError(f"{text}: one of reference, csr, then :fp32 or :bf16")
+    return text
+
+
 def compare_runs(report: Report, options: argparse.Namespace, folder: Path) -> None:
-    """Whole runs in pairs."""
+    """Whole runs in rounds."""
     data = options.data or folder / "phantom"
     if options.data is None:
         draw(data, num_train=options.num_train, num_test=options.num_test, size=options.source_size)
     report.say(
         f"Whole runs: {options.backbone_type} {options.model_name} at {options.image_size}, "
-        f"{'/'.join(map(str, options.epochs))} epochs, batch {options.batch_size}, {options.precision}, "
+        f"{'/'.join(map(str, options.epochs))} epochs, batch {options.batch_size}, "
         f"{options.ranks} rank(s), phantom of {options.num_train} + {options.num_test} images "
         f"of {options.source_size} px"
     )
-    found: dict[str, list[dict[str, Any]]] = {"reference": [], "csr": []}
-    runners = {"reference": run_reference, "csr": run_csr}
-    for seed in range(options.pairs):
-        for name in list(runners)[:: -1 if seed % 2 else 1]:
-            place = folder / f"{name}{seed}"
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in options.sides}
+    for seed in range(options.rounds):
+        first = seed % len(options.sides)
+        for name in [*options.sides[first:], *options.sides[:first]]:
+            place = folder / f"{name.replace(':', '-')}-{seed}"
             place.mkdir()
-            found[name].append(runners[name](training_flags(options, data, seed), place, options.ranks))
-            report.say(f"pair {seed}: {name:<9} {found[name][-1]['seconds']:.1f} s")
-    report.numbers["runs"] = found
+            script, _, precision = name.partition(":")
+            flags = training_flags(options, data, seed, precision=precision)
+            found[name].append(RUNNERS[script](flags, place, options.ranks))
+            report.say(f"round {seed}: {name:<15} {found[name][-1]['seconds']:.1f} s")
+            report.numbers["runs"] = found
+            report.write()
     report.say()
     table(report, found)
 
 
+Rows = dict[str, tuple[dict[str, list[float]], int]]
+
+
 def table(report: Report, found: dict[str, list[dict[str, Any]]]) -> None:
-    """Medians with ranges, and the median of the pairs' ratios."""
-    rows: dict[str, tuple[list[float], list[float], int]] = {}
-    usual, ours = found["reference"], found["csr"]
-    rows["whole run, s"] = [r["seconds"] for r in usual], [r["seconds"] for r in ours], 1
-    for stage in STAGES:
-        each = [[median(r["epochs"][stage]) for r in side] for side in (usual, ours)]
-        rows[f"{stage} epoch, s"] = each[0], each[1], 3
-        if any(stage in r["features"] for r in ours):
-            shared = [
-                seconds + r["features"].get(stage, 0.0) / len(r["epochs"][stage])
-                for seconds, r in zip(each[1], ours)
-            ]
-            rows[f"{stage} epoch with its share of the cache, s"] = each[0], shared, 3
-    rows["peak memory, MiB"] = [r["total_mib"] for r in usual], [r["total_mib"] for r in ours], 0
-    private = [[r["private_mib"] for r in side] for side in (usual, ours)]
-    rows["peak without mapped files, MiB"] = private[0], private[1], 0
-    report.say(f"{'':<46} {'reference':>28} {'csr':>28} {'reference / csr':>16}")
-    for name, (left, right, digits) in rows.items():
-        ratio = median([a / b for a, b in zip(left, right)])
-        report.say(f"{name:<46} {spread(left, digits):>28} {spread(right, digits):>28} {ratio:>15.2f}x")
+    """Medians with ranges; for every side but the first the median of the rounds' ratios to it."""
+    first, *others = found
+    report.say(f"{'':<46} " + " ".join([f"{first:>28}", *(f"{name:>28} {'ratio':>9}" for name in others)]))
+    for name, (values, digits) in _rows(found).items():
+        cells = [f"{spread(values[first], digits):>28}"]
+        for other in others:
+            ratio = median([a / b for a, b in zip(values[first], values[other])])
+            cells.append(f"{spread(values[other], digits):>28} {ratio:>8.2f}x")
+        report.say(f"{name:<46} {' '.join(cells)}")
     for name in ("concept_auc", "target_auc"):
-        left, right = [r[name] for r in usual], [r[name] for r in ours]
-        gain = median([b - a for a, b in zip(left, right)])
-        report.say(f"{'test ' + name:<46} {spread(left, 4):>28} {spread(right, 4):>28} {gain:>+15.4f} ")
+        scores = {side: [r[name] for r in runs] for side, runs in found.items()}
+        cells = [f"{spread(scores[first], 4):>28}"]
+        for other in others:
+            gain = median([b - a for a, b in zip(scores[first], scores[other])])
+            cells.append(f"{spread(scores[other], 4):>28} {gain:>+9.4f}")
+        report.say(f"{'test ' + name:<46} {' '.join(cells)}")
     report.say()
+
+
+def _rows(found: dict[str, list[dict[str, Any]]]) -> Rows:
+    """What is compared as a ratio: {name: ({side: values of the rounds}, digits)}."""
+
+    def of(value: Callable[[dict[str, Any]], float]) -> dict[str, list[float]]:
+        return {side: [value(run) for run in runs] for side, runs in found.items()}
+
+    rows: Rows = {"whole run, s": (of(lambda r: r["seconds"]), 1)}
+    for stage in STAGES:
+        rows[f"{stage} epoch, s"] = of(lambda r: median(r["epochs"][stage])), 3
+        if any(stage in run["features"] for runs in found.values() for run in runs):
+            rows[f"{stage} epoch with its share of the cache, s"] = of(lambda r: _with_cache(r, stage)), 3
+    rows["peak memory, MiB"] = of(lambda r: r["total_mib"]), 0
+    rows["peak without mapped files, MiB"] = of(lambda r: r["private_mib"]), 0
+    return rows
+
+
+def _with_cache(run: dict[str, Any], stage: str) -> float:
+    return median(run["epochs"][stage]) + run["features"].get(stage, 0.0) / len(run["epochs"][stage])
 
 
 def compare_overhead(report: Report, options: argparse.Namespace, folder: Path) -> None:
@@ -150,11 +183,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parts = ("runs", "loader", "overhead")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--sides", type=side, nargs="+", metavar="SCRIPT:PRECISION", default=["reference:fp32", "csr:fp32", "csr:bf16"]
+    )
     parser.add_argument("--epochs", type=int, nargs=3, default=[10, 10, 10], help="of the three stages")
     parser.add_argument("--backbone_type", default="resnet50")
     parser.add_argument("--model_name", default="resnet50")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--lr", type=float, default=1e-3)
     for name, value in {
         "image_size": 224, "batch_size": 16, "num_prototypes": 5, "workers": 2, "ranks": 1, "num_train": 320,
@@ -167,7 +202,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it works")
     options = parser.parse_args(argv)
     if options.quick:
-        options.pairs, options.epochs, options.num_train, options.num_test = 1, [1, 1, 1], 32, 16
+        options.rounds, options.epochs, options.num_train, options.num_test = 1, [1, 1, 1], 32, 16
         options.backbone_type, options.model_name, options.image_size = "timm", "test_resnet", 64
         options.batch_size, options.source_size, options.workers = 8, 64, 1
     return options

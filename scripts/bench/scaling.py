@@ -50,7 +50,7 @@ def scale_ranks(report: Report, options: argparse.Namespace, folder: Path) -> No
     for ranks in options.ranks:
         place = folder / f"ranks{ranks}"
         place.mkdir()
-        flags = training_flags(options, data, 0)
+        flags = training_flags(options, data, 0, precision=options.precision)
         flags[flags.index("--batch_size") + 1] = str(options.batch_size // ranks)
         ran = found[str(ranks)] = run_csr(flags, place, ranks)
         epochs = "   ".join(f"{name} {median(each):8.3f} s" for name, each in ran["epochs"].items())

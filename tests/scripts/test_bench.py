@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from csr.data.images import read_image
+from csr.data.transforms import stored_size
 from csr.layers.projector import Projector
 from csr.losses import contrastive, prototype_similarity
 
@@ -67,7 +69,7 @@ def test_macro_auc_leaves_out_what_has_one_class_or_is_not_annotated(bench):
     assert reference.macro_auc(score, label) == pytest.approx((0.5 + 0.0) / 2)
 
 
-def test_ratios_are_taken_pair_by_pair(bench, tmp_path, capsys):
+def test_ratios_are_taken_round_by_round(bench, tmp_path, capsys):
     import compare
     import measuring
 
@@ -89,6 +91,29 @@ def test_ratios_are_taken_pair_by_pair(bench, tmp_path, capsys):
     assert rows["task epoch with its share of the cache, s"][-1] == "2.25x"
     assert rows["test target_auc"][-1] == "+0.0500"
     assert "torch" in json.loads((tmp_path / "name.json").read_text())["machine"]["versions"]
+
+
+def test_the_cluster_model_is_the_sum_of_its_parts(bench):
+    import cluster_model as model
+
+    net = model.Network("made up", 224, flops=1e9, parameters=10**8, norms=3)
+    cluster = model.Cluster(
+        peak=1e13, mfu=0.5, gpus_per_node=8, node=1e11, network=1e10, latency=1e-5, read=1e12, bucket=1e8
+    )
+    alone = model.step(net, cluster, gpus=1, batch=10, precision="fp16")
+    assert alone["step"] == alone["compute"] == pytest.approx(10 * 3 * 1e9 / 5e12)
+    assert alone["zero"] == alone["norm"] == 0
+    near, far = (model.step(net, cluster, gpus=g, batch=10, precision="fp16") for g in (8, 16))
+    assert near["zero"] == pytest.approx(4e8 * 7 / 8 / 1e11 + 2 * 7 * 1e-5)
+    assert far["zero"] == pytest.approx(4e8 * 15 / 16 / 1e10 + 2 * 15 * 1e-5)
+    assert far["norm"] == pytest.approx(2 * 3 * 2 * 4 * 1e-5)
+    starved = dataclasses.replace(cluster, read=1e6)
+    assert model.step(net, starved, gpus=8, batch=10, precision="fp16")["step"] == pytest.approx(
+        10 * 3 * stored_size(224) ** 2 / 1e6
+    )
+    resnet = model.count("resnet18", 224)
+    assert resnet.flops == pytest.approx(2 * 1.82e9, rel=0.01) and resnet.norms == 20
+    assert resnet.parameters == 11_176_512
 
 
 def test_memory_counts_a_process_and_those_below_it(bench):
