@@ -146,7 +146,7 @@ def reliability_plot(bins: Sequence[tuple[int, float, float]], *, title: str) ->
     """Observed frequency over predicted probability; discs grow with the images in them.
 
     Args:
-        bins: (n, mean probability, mean label), see `csr.calibration.reliability`.
+        bins: (n, mean probability, mean label), see `csr.evaluation.calibration.reliability`.
         title: shown above.
     """
     side, left, top = 200, 34, 24

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from csr import distributed, watchdog
+from csr import distributed
 from csr.errors import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
@@ -21,6 +21,7 @@ from csr.errors import (
     StoppedError,
     line_of,
 )
+from csr.watch import watchdog
 from csr.whereabouts import HERE, described
 
 Main = Callable[["list[str] | None"], "int | None"]

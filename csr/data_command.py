@@ -9,9 +9,9 @@ from types import ModuleType
 
 from csr.command import Parser
 from csr.data.readers import READER_MERGES
-from csr.data_check import DataFiles, check_data
-from csr.data_check_report import write_page
-from csr.data_check_text import text_lines
+from csr.data_check.command import DataFiles, check_data
+from csr.data_check.report import write_page
+from csr.data_check.text import text_lines
 from csr.errors import EXIT_BAD_INPUT, EXIT_DONE, InputError
 from csr.importers import imported, isic2017, tbx11k, vindr
 from csr.importers.output import IMAGE_MODES, Output

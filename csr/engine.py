@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from csr import collective_time, distributed, watchdog
+from csr import collective_time, distributed
 from csr.engine_config import fit_to_stage, precision_of
 from csr.engine_state import (
     State,
@@ -28,7 +28,8 @@ from csr.engine_state import (
     set_counters,
 )
 from csr.errors import InputError, StoppedError
-from csr.heartbeat import last_resort_s
+from csr.watch import watchdog
+from csr.watch.heartbeat import last_resort_s
 from csr.whereabouts import HERE
 
 JOINED_WITHIN_MIN = 1.0  # interpreters of ranks start within this, however short the time-out is

@@ -22,15 +22,15 @@ from csr.data.store import ImageStore, open_store
 from csr.data.table import LabelTable, read_label_table
 from csr.data.vocabulary import Vocabulary
 from csr.errors import InputError
-from csr.evaluation import Decisions, look, measure
-from csr.evaluation_files import check_folder, summary, write_files
+from csr.evaluation.files import check_folder, summary, write_files
+from csr.evaluation.intervals import Bootstrap
+from csr.evaluation.measure import Decisions, look, measure
+from csr.evaluation.simulation import MODES, Play, plays_of
+from csr.evaluation.subgroups import read_groups
 from csr.interaction import ALPHA
-from csr.intervals import Bootstrap
 from csr.loading import load_model
 from csr.model import CSR
 from csr.monitor import Monitor
-from csr.simulation import MODES, Play, plays_of
-from csr.subgroups import read_groups
 
 EPILOG = """examples:
   csr evaluate checkpoints/csr_exp --csv labels_test.csv --dir test/ --out evaluation/

@@ -20,15 +20,15 @@ SCRIPTS = [*sorted((ROOT / "scripts").glob("*.s*h")), ROOT / ".ci" / "run"]
 # who may import whom: strictly downward, the same row never (a package's own files may import each other)
 ROWS = (
     ("cli",),
-    ("train", "evaluate", "predict", "phantom", "data_command", "serve", "doctor", "launch", "atlas", "refine"),
+    ("train", "evaluate", "predict", "phantom", "data_command", "serve", "doctor", "launch", "refine"),
+    ("atlas", "data_check"),
     ("build",),  # knows both sides, the trainer's too
     ("trainer",),
     ("stages", "engine"),
     ("model", "importers", "hosts"),
-    ("layers", "losses", "metrics", "data", "features", "interaction", "monitor", "checkpoint",
-     "watchdog"),
-    ("config", "distributed", "engine_config", "heartbeat"),
-    ("errors", "recipes", "whereabouts", "processes", "hub", "json_file", "torch_file"),
+    ("layers", "losses", "metrics", "data", "features", "interaction", "monitor", "checkpoint", "watch"),
+    ("config", "distributed", "engine_config"),
+    ("errors", "recipes", "whereabouts", "json_file", "torch_file"),
 )
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 # the one file that may import a heavy or delicate package, and whether only inside functions
@@ -38,9 +38,7 @@ ONLY_IN = {
 }  # fmt: skip
 PRINTING = {
     "bench", "cache", "cli", "data_command", "train", "predict", "evaluate", "explain", "export",
-    "phantom", "monitor", "command",
-    "submit",
-    "serve", "doctor", "launch", "atlas",
+    "phantom", "monitor", "command", "submit", "serve", "doctor", "launch", "atlas",
 }  # fmt: skip
 
 

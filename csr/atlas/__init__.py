@@ -1,0 +1,1 @@
+"""Every prototype with the training regions behind it."""

@@ -1,0 +1,192 @@
+"""`csr atlas RUN --out DIR`: every prototype with the training regions behind it, as pages to leaf through."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from csr.atlas.data import Source, add_source_flags, image_folder, open_images, open_source, split
+from csr.atlas.format import CROPS, IMAGES, INDEX, KEEP, NEAREST, NUMBERS, page_name
+from csr.atlas.keep import write_keep
+from csr.atlas.pages import write_concept, write_index
+from csr.atlas.pictures import write_pictures
+from csr.atlas.record import Recorder, nearest_json
+from csr.atlas.regions import chunks_of, look_again, places_of
+from csr.atlas.scan import scan
+from csr.checkpoint import write_atomic
+from csr.command import Parser, Whole
+from csr.data.dataset import LabelledImages
+from csr.errors import InputError
+from csr.inference import Batch, stored_batches
+from csr.loading import pick_device
+from csr.model.sharing import MAX_CONFIG_BYTES
+from csr.monitor import Monitor
+
+OLD_KEEP = "keep_old.csv"
+EPILOG = """examples:
+  csr atlas checkpoints/csr_exp --out atlas/
+  csr atlas my_model/ --csv labels_train.csv --dir train/ --out atlas/
+Open atlas/index.html in a browser; then edit atlas/keep.csv and run csr refine.
+exit codes: 0 done, 1 failed, 2 bad input"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line, look at the training images, write the folder; returns the exit code.
+
+    Raises:
+        InputError: the model or its data cannot be used, DIR is in use or cannot be written.
+    """
+    options = _build_parser().parse_args(argv)
+    check_folder(options.out, overwrite=options.overwrite)
+    monitor = Monitor(None)
+    source = open_source(options.source, checkpoint=options.checkpoint)
+    source.model.to(pick_device(options.device))
+    with image_folder(options.image_cache or source.image_cache) as cache:
+        images = training_images(source, options, cache=cache, monitor=monitor)
+        atlas = build(source, images, options, monitor=monitor)
+    _tell(atlas, options.out)
+    return 0
+
+
+def training_images(
+    source: Source, options: argparse.Namespace, *, cache: Path, monitor: Monitor
+) -> LabelledImages:
+    """The images that the model was trained on: of a run without its validation images."""
+    data = source.config.data
+    given = (options.csv, options.dir)
+    if not source.is_run and None in given:
+        raise InputError(f"{options.source}: is no run: give its training images with --csv and --dir")
+    images = open_images(
+        source, options.csv or data.train_csv, options.dir or data.train_dir, part="train",
+        boxes_csv=options.boxes_csv or (data.boxes_csv if source.is_run and options.csv is None else None),
+        cache=cache, workers=options.workers, say=monitor.say,
+        hint="give the training images with --csv and --dir",
+    )  # fmt: skip
+    if not source.is_run:
+        monitor.say(f"All {len(images)} images of {options.csv} are taken for training images.")
+        return images
+    train, val = split(images, source.config)
+    monitor.say(f"{len(train)} training images ({len(val)} validation images are left out)")
+    return train
+
+
+def build(
+    source: Source, images: LabelledImages, options: argparse.Namespace, *, monitor: Monitor
+) -> dict[str, Any]:
+    """Look twice at the images, and write the folder; returns the record of the whole atlas."""
+    model = source.model
+
+    def batches(positions: Any, title: str) -> Iterator[Batch]:
+        transform, device = source.card.preprocessing.transform(), next(model.parameters()).device
+        chunks = list(chunks_of(positions, options.batch_size))
+        for batch in monitor.bar(
+            stored_batches(images, chunks, device=device), total=len(chunks), title=title
+        ):  # fmt: skip
+            yield {**batch, "image": transform(batch["image"])}
+
+    found = scan(
+        model, batches(range(len(images)), "Training images"), top=options.top, similar=options.similar
+    )
+    if not bool(found.mean_KM.isfinite().all()):
+        raise InputError(f"{options.source}: the model gives no finite numbers on these images")
+    wanted = places_of(found)
+    sights, peaks = look_again(model, batches(wanted, "Regions"), wanted)
+    recorder = Recorder(model, images, found, sights=sights, peaks=peaks)
+    concepts = [recorder.concept(k) for k in range(model.num_concepts)]
+    atlas = recorder.summary(concepts, source=source.folder, csv=images.table.path)
+    position_of = {int(row): position for position, row in enumerate(images.indices)}
+    try:
+        _clear(options.out)
+        sizes = write_pictures(
+            options.out, concepts, images.store.paths, workers=options.workers,
+            progress=lambda done, of: monitor.log(f"Pictures: {done}/{of}"),
+        )  # fmt: skip
+        for k in range(len(concepts)):
+            page = write_concept(atlas, k, sights=sights, position_of=position_of, sizes=sizes)
+            _write(options.out / page_name(k), page)
+        _write(options.out / KEEP, write_keep(atlas))
+        _write(options.out / NUMBERS, json.dumps(atlas, allow_nan=False))
+        _write(options.out / NEAREST, _nearest_text(atlas))
+        _write(options.out / INDEX, write_index(atlas))
+    except OSError as error:
+        raise InputError(f"{options.out}: cannot be written ({error.strerror or error})") from None
+    return atlas
+
+
+def _nearest_text(atlas: dict[str, Any]) -> str:
+    """nearest.json, with fewer neighbours where it would be larger than what is read back."""
+    value = nearest_json(atlas)
+    longest = max((len(entry["nearest"]) for entry in value["prototypes"]), default=0)
+    for length in range(longest, -1, -1):
+        for entry in value["prototypes"]:
+            del entry["nearest"][length:]
+        text = json.dumps(value, allow_nan=False)
+        if len(text) < MAX_CONFIG_BYTES:
+            return text
+    raise InputError(f"{len(value['prototypes'])} prototypes are too many for an atlas")
+
+
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Raise InputError if there is something that nobody asked to replace, or that is no atlas."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file: give a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise InputError(f"{folder}: not empty: give another folder, or --overwrite to replace an atlas there")
+    if not (folder / NEAREST).is_file() and not (folder / KEEP).is_file():
+        raise InputError(f"{folder}: holds other files than an atlas: give another folder")
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder, without the files of an earlier atlas; files of other names stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / KEEP).is_file():  # somebody's decisions may be in it
+        os.replace(folder / KEEP, folder / OLD_KEEP)
+    for name in (CROPS, IMAGES):
+        if (folder / name).is_dir() and not (folder / name).is_symlink():
+            shutil.rmtree(folder / name)
+        (folder / name).mkdir()
+    for old in [*(folder / name for name in (INDEX, NEAREST, NUMBERS)), *folder.glob("concept_*.html")]:
+        old.unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    data = text.encode("utf-8", "backslashreplace")
+    write_atomic(path, lambda file: file.write(data))
+
+
+def _tell(atlas: dict[str, Any], out: Path) -> None:
+    width = max(len(name) for name in ["concept", *atlas["concept_names"]]) + 2
+    print(f"{'concept':<{width}} {'images':>7} {'alive':>9} {'hints':>6}")
+    for concept in atlas["concepts"]:
+        prototypes = concept["prototypes"]
+        hints = sum(bool(p["hints"]) and p["alive"] for p in prototypes)
+        alive = f"{concept['alive']}/{len(prototypes)}"
+        print(f"{concept['name']:<{width}} {concept['images']:>7} {alive:>9} {hints:>6}")
+    print(f"Atlas: {out / INDEX}; to reject prototypes edit {out / KEEP}, then `csr refine RUN --keep {out / KEEP}`")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        pass
+
+    parser = Parser(
+        prog="csr atlas", epilog=EPILOG, formatter_class=Formatter, allow_abbrev=False,
+        description="Show every prototype with its nearest training regions, its hits and its weight.",
+    )  # fmt: skip
+    add_source_flags(parser)
+    add = parser.add_argument
+    add("--out", metavar="DIR", type=Path, required=True, help="folder to write; new or empty")
+    add("--csv", help="training labels; None: those of the run")
+    add("--dir", help="folder of the training images; None: that of the run")
+    add("--boxes_csv", help="boxes on the training images, to tell regions inside from those outside")
+    add("--top", type=Whole(1, 50), default=5, help="nearest training vectors shown of each prototype")
+    add("--similar", type=Whole(1, 1000), default=20, help="images with the highest scores that are summed up")
+    add("--overwrite", action="store_true", help="replace an earlier atlas in DIR")
+    return parser

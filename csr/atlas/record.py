@@ -1,0 +1,203 @@
+"""An atlas as plain JSON: every number of every prototype, and what a doctor should look at twice.
+
+Letters: K concepts, M prototypes, T targets, N images, L places of a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from csr import __version__
+from csr.atlas.format import FORMAT, FORMAT_VERSION, crop_name, image_name
+from csr.atlas.regions import Place, Point, Sight
+from csr.atlas.scan import NONE, Scan
+from csr.data.dataset import LabelledImages
+from csr.model import CSR
+from csr.neighbours import FORMAT as NEAREST_FORMAT
+from csr.neighbours import FORMAT_VERSION as NEAREST_VERSION
+
+POSITIVE = 0.5
+# what a hint asks for; few images prove nothing
+MIN_IMAGES, SAME_PLACE, AT_EDGE, RARELY_IN_BOX, RARELY_CONCEPT = 5, 0.06, 0.15, 0.25, 0.5
+Record = dict[str, Any]
+
+
+class Recorder:
+    """Turns what was seen into records.
+
+    Args:
+        model: with a card.
+        images: the training images that were looked at.
+        scan: of them.
+        sights, peaks: of `look_again`.
+    """
+
+    def __init__(
+        self, model: CSR, images: LabelledImages, scan: Scan, *, sights: dict[Place, Sight],
+        peaks: dict[Place, Point],
+    ) -> None:  # fmt: skip
+        assert model.card is not None
+        self.card, self.images, self.scan, self.sights, self.peaks = model.card, images, scan, sights, peaks
+        table = images.table
+        self.concept_NK, self.target_NT = table.concept_NK[images.indices], table.target_NT[images.indices]
+        weight_TF = model.task_head.linear.weight.detach().cpu().double()
+        self.weight_TKM = weight_TF.unflatten(1, scan.kept_KM.shape)
+
+    def concept(self, k: int) -> Record:
+        """Everything of one concept."""
+        kept_M = self.scan.kept_KM[k].tolist()
+        prototypes = [self.prototype(k, m) for m, kept in enumerate(kept_M) if kept]
+        return {
+            "concept": k, "name": self.card.concept_names[k],
+            "images": int(np.sum(self.concept_NK[:, k] >= POSITIVE)),
+            "prevalence": share(self.concept_NK[:, k]),
+            "alive": sum(record["alive"] for record in prototypes),
+            "dropped": [m for m, kept in enumerate(kept_M) if not kept],
+            "prototypes": prototypes,
+        }  # fmt: skip
+
+    def prototype(self, k: int, m: int) -> Record:
+        """Everything of one prototype."""
+        scan = self.scan
+        mean_sd = {"mean": scan.mean_KM, "sd": scan.sd_KM, "mean_present": scan.mean_present_KM,
+                   "mean_absent": scan.mean_absent_KM}  # fmt: skip
+        sd = float(scan.sd_KM[k, m])
+        weights = {
+            name: {"weight": float(self.weight_TKM[t, k, m]), "effect": float(self.weight_TKM[t, k, m]) * sd}
+            for t, name in enumerate(self.card.target_names)
+        }
+        top = max(weights, key=lambda name: abs(weights[name]["effect"]))
+        nearest = self._nearest(k, m)
+        record = {
+            "concept": k, "prototype": m, "alive": bool(scan.alive_KM[k, m]),
+            "wins": int(scan.wins_KM[k, m]), "max_present": int(scan.max_present_KM[k, m]),
+            "max_all": int(scan.max_all_KM[k, m]),
+            "score": {name: known(float(value[k, m])) for name, value in mean_sd.items()},
+            "weights": weights, "top_target": top, "crop": crop_name(k, m) if nearest else None,
+            "nearest": nearest, "similar": self._similar(k, m),
+        }  # fmt: skip
+        return {**record, "hints": hints(record, prevalence=self._prevalence)}
+
+    def _nearest(self, k: int, m: int) -> list[Record]:
+        found = []
+        vectors, table = self.scan.vectors, self.images.table
+        for position, cosine in zip(
+            vectors.image_KML[k, m].tolist(), vectors.value_KML[k, m].tolist(), strict=True
+        ):
+            if position == NONE:
+                continue
+            sight, row = self.sights[k, m, position], int(self.images.indices[position])
+            found.append({
+                "image_id": table.image_ids[row], "image": image_name(row, table.image_ids[row]), "row": row,
+                "similarity": min(1.0, cosine), "score": sight.score, "box": list(sight.box),
+                "peak": list(sight.peak), "cam_peak": list(sight.cam_peak), "cam_share": sight.cam_share,
+                "in_box": self._in_box(position, k, sight.peak),
+                "targets": [n for t, n in enumerate(self.card.target_names)
+                            if self.target_NT[position, t] >= POSITIVE],
+            })  # fmt: skip
+        return found
+
+    def _in_box(self, position: int, k: int, point: Point) -> bool | None:
+        """Whether a point lies in a box of the concept; None where there is none to lie in."""
+        if self.images.boxes is None or not self.concept_NK[position, k] >= POSITIVE:
+            return None
+        class_R, box_R4 = self.images.boxes.for_image(int(self.images.indices[position]))
+        mine_R4 = box_R4[class_R == k]
+        if not len(mine_R4):
+            return None
+        x, y = point
+        inside_R = (mine_R4[:, 0] <= x) & (x <= mine_R4[:, 2]) & (mine_R4[:, 1] <= y) & (y <= mine_R4[:, 3])
+        return bool(inside_R.any())
+
+    def _similar(self, k: int, m: int) -> Record:
+        """What the images with the highest scores have in common; they may lack the concept."""
+        position_L = [p for p in self.scan.scores.image_KML[k, m].tolist() if p != NONE]
+        peak_L2 = np.array([self.peaks[k, m, p] for p in position_L])
+        in_box = [self._in_box(p, k, self.peaks[k, m, p]) for p in position_L]
+        judged = [inside for inside in in_box if inside is not None]
+        offset_L2 = peak_L2 - peak_L2.mean(axis=0)
+        return {
+            "images": len(position_L),
+            "image_ids": [self.images.table.image_ids[self.images.indices[p]] for p in position_L],
+            "concept": share(self.concept_NK[position_L, k]),
+            "targets": {name: share(self.target_NT[position_L, t])
+                        for t, name in enumerate(self.card.target_names)},
+            "peak_mean": peak_L2.mean(axis=0).tolist(),
+            "peak_spread": float(np.sqrt((offset_L2**2).sum(axis=1).mean())),
+            "with_boxes": len(judged), "in_box": float(np.mean(judged)) if judged else None,
+        }  # fmt: skip
+
+    @property
+    def _prevalence(self) -> dict[str, float | None]:
+        return {name: share(self.target_NT[:, t]) for t, name in enumerate(self.card.target_names)}
+
+    def summary(self, concepts: Sequence[Record], *, source: Path, csv: str) -> Record:
+        """The whole atlas: what goes into atlas.json. Names of files without their folders."""
+        return {
+            "format": FORMAT, "format_version": FORMAT_VERSION, "csr_version": __version__,
+            "model": source.resolve().name, "csv": Path(csv).name, "images": self.scan.num_images,
+            "concept_names": list(self.card.concept_names), "target_names": list(self.card.target_names),
+            "num_prototypes": int(self.scan.kept_KM.shape[1]), "target_prevalence": self._prevalence,
+            "has_boxes": self.images.boxes is not None, "concepts": list(concepts),
+        }  # fmt: skip
+
+
+def nearest_json(atlas: Record) -> Record:
+    """The list that `csr.neighbours` reads, out of the whole atlas."""
+    keys = ("image", "box", "similarity", "image_id")
+    prototypes = [
+        {
+            "concept": record["concept"], "prototype": record["prototype"], "crop": record["crop"],
+            "nearest": [{key: one[key] for key in keys} for one in record["nearest"]],
+        }
+        for concept in atlas["concepts"]
+        for record in concept["prototypes"]
+    ]  # fmt: skip
+    return {
+        "format": NEAREST_FORMAT, "format_version": NEAREST_VERSION, "concept_names": atlas["concept_names"],
+        "num_prototypes": atlas["num_prototypes"], "prototypes": prototypes,
+    }  # fmt: skip
+
+
+def hints(record: Record, *, prevalence: dict[str, float | None]) -> list[str]:
+    """What makes a doctor suspicious; each may have a good reason, none rejects a prototype.
+
+    Args:
+        record: of a prototype.
+        prevalence: of every target among all images.
+    """
+    similar, found = record["similar"], []
+    if not record["alive"]:
+        found.append("dead: it never wins")
+    if similar["images"] < MIN_IMAGES:
+        return found
+    x, y = similar["peak_mean"]
+    at_edge = min(x, y, 1 - x, 1 - y) < AT_EDGE
+    if similar["peak_spread"] < SAME_PLACE:
+        where = "at the edge" if at_edge else f"at {x:.2f}, {y:.2f}"
+        found.append(f"looks at the same place in every image, {where}")
+    if similar["with_boxes"] >= MIN_IMAGES and similar["in_box"] < RARELY_IN_BOX:
+        found.append(f"looks outside of the concept's boxes ({similar['in_box']:.0%} inside)")
+    concept = similar["concept"]
+    if concept is not None and concept < RARELY_CONCEPT:
+        found.append(f"its images lack the concept ({concept:.0%} have it)")
+    shared = {name: value for name, value in similar["targets"].items() if value is not None}
+    for name, value in shared.items():
+        base = prevalence[name]
+        if concept is not None and value > concept + 0.1 and base is not None and value > base + 0.3:
+            found.append(f"its images share {name} ({value:.0%}, of all images {base:.0%}) more than the concept")
+    return found
+
+
+def share(label_N: np.ndarray) -> float | None:
+    """How many of the annotated images are positive; None without any."""
+    known_N = label_N[~np.isnan(label_N)]
+    return float(np.mean(known_N >= POSITIVE)) if len(known_N) else None
+
+
+def known(value: float) -> float | None:
+    return None if np.isnan(value) else value

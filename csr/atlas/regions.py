@@ -1,0 +1,146 @@
+"""Where in an image a prototype finds itself: the region around its map's peak, and where the vector came from.
+
+A region is what is connected to the peak, by edges of cells, and reaches three quarters of the way from the
+map's lowest to its highest value. A local concept vector is a mean of all cells, weighted by the softmax of the
+concept's activation map (Eq. 2): `cam_share` says how much of that weight lies in the region. Where it is small
+the vector came from elsewhere than where the map is high.
+
+Letters: B batch, K concepts, M prototypes, D embedding, H W map, L = H x W cells, R requests, P = K x M.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from csr.atlas.scan import NONE, Scan
+from csr.model import CSR
+
+Batch = dict[str, Any]
+Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+Place = tuple[int, int, int]  # concept, prototype, position of the image
+
+
+# half-way, as the overlap with boxes is measured, a region on a coarse map spills over half of the image
+REACH = 0.75
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """What a prototype sees in an image.
+
+    Attributes:
+        peak: x, y of the centre of the highest cell, fractions of the image.
+        score: the value there.
+        box: around the region, fractions.
+        map_HW: the similarity map, float16.
+        cam_peak: where the concept's activation map is highest.
+        cam_share: weight of the region's cells in the local concept vector, 0 to 1.
+    """
+
+    peak: Point
+    score: float
+    box: Box
+    map_HW: np.ndarray
+    cam_peak: Point
+    cam_share: float
+
+
+def region_around_peak(map_HW: np.ndarray) -> np.ndarray:
+    """bool (H, W): the cells connected to the highest one (the first of equals) that are nearly as high."""
+    low, high = float(map_HW.min()), float(map_HW.max())
+    high_HW = map_HW >= low + REACH * (high - low)
+    label_HW, _ = ndimage.label(high_HW)
+    return label_HW == label_HW.flat[map_HW.argmax()]
+
+
+def box_around(region_HW: np.ndarray) -> Box:
+    """The smallest box that holds all cells of a region, fractions of the image."""
+    height, width = region_HW.shape
+    rows, columns = np.flatnonzero(region_HW.any(axis=1)), np.flatnonzero(region_HW.any(axis=0))
+    return (
+        float(columns[0] / width), float(rows[0] / height), float((columns[-1] + 1) / width),
+        float((rows[-1] + 1) / height),
+    )  # fmt: skip
+
+
+def peak_of(map_HW: np.ndarray) -> Point:
+    """Centre (x, y) of the highest cell (the first of equals), fractions of the image."""
+    height, width = map_HW.shape
+    row, column = divmod(int(map_HW.argmax()), width)
+    return (column + 0.5) / width, (row + 0.5) / height
+
+
+def sight_of(map_HW: np.ndarray, attention_HW: np.ndarray) -> Sight:
+    """Put together what is known of one map.
+
+    Args:
+        map_HW: similarity map.
+        attention_HW: softmax of the concept's activation map, sums to 1.
+    """
+    region_HW = region_around_peak(map_HW)
+    return Sight(
+        peak=peak_of(map_HW), score=float(map_HW.max()), box=box_around(region_HW),
+        map_HW=map_HW.astype(np.float16), cam_peak=peak_of(attention_HW),
+        cam_share=float(attention_HW[region_HW].sum()),
+    )  # fmt: skip
+
+
+def places_of(scan: Scan) -> dict[int, list[tuple[int, int, bool]]]:
+    """Which maps are needed of which images: position -> (concept, prototype, whether it is a nearest vector)."""
+    wanted: dict[int, dict[tuple[int, int], bool]] = defaultdict(dict)
+    for best, is_nearest in ((scan.scores, False), (scan.vectors, True)):
+        image_KML = best.image_KML.numpy()
+        for k, m, place in np.argwhere(image_KML != NONE).tolist():
+            wanted[int(image_KML[k, m, place])][k, m] = is_nearest
+    return {
+        position: [(k, m, nearest) for (k, m), nearest in sorted(wanted[position].items())]
+        for position in sorted(wanted)
+    }
+
+
+@torch.no_grad()
+def look_again(
+    model: CSR, batches: Iterable[Batch], wanted: Mapping[int, list[tuple[int, int, bool]]]
+) -> tuple[dict[Place, Sight], dict[Place, Point]]:
+    """Maps of the wanted pairs only, image by image.
+
+    Args:
+        model: in eval mode, on the device of the batches.
+        batches: transformed images with `position`: those of `wanted`, in any order.
+        wanted: of `places_of`.
+
+    Returns:
+        Sights of nearest vectors, and the peaks of all wanted maps.
+    """
+    sights: dict[Place, Sight] = {}
+    peaks: dict[Place, Point] = {}
+    proto_PD = model.prototypes.unit().flatten(0, 1)
+    num_per_concept = model.num_prototypes_per_concept
+    for batch in batches:
+        feat_BCHW = model.features(batch["image"])
+        embed_BHWD, cam_BKHW = model.embed(feat_BCHW), model.cams(feat_BCHW)
+        attention_BKHW = cam_BKHW.flatten(2).softmax(dim=2).view_as(cam_BKHW).cpu().numpy()
+        for b, position in enumerate(batch["position"].tolist()):
+            requests = wanted[position]
+            row_R = torch.tensor([k * num_per_concept + m for k, m, _ in requests], device=proto_PD.device)
+            map_RHW = torch.einsum("rd,hwd->rhw", proto_PD[row_R], embed_BHWD[b]).cpu().numpy()
+            for (k, m, nearest), map_HW in zip(requests, map_RHW, strict=True):
+                peaks[k, m, position] = peak_of(map_HW)
+                if nearest:
+                    sights[k, m, position] = sight_of(map_HW, attention_BKHW[b, k])
+    return sights, peaks
+
+
+def chunks_of(positions: Iterable[int], size: int) -> Iterator[np.ndarray]:
+    """Positions in batches, as `csr.inference.stored_batches` wants them."""
+    all_N = np.fromiter(positions, dtype=np.int64)
+    for start in range(0, len(all_N), size):
+        yield all_N[start : start + size]

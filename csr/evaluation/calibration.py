@@ -1,0 +1,64 @@
+"""Whether a probability means what it says: Brier score, expected calibration error, reliability curve.
+
+Ten bins of equal width, closed on the right as scikit-learn's `calibration_curve` has them; a bin's gap is
+the difference of its mean probability and its mean label. Soft labels count as the fractions that they are.
+
+Letters: N entries, R rows of weights, S bins.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from csr.evaluation.weighted import ratio
+
+NUM_BINS = 10
+
+
+class Bin(NamedTuple):
+    """Entries whose probability lies in one bin."""
+
+    n: int
+    probability: float
+    observed: float
+
+
+def bin_of(probability_N: np.ndarray, *, num_bins: int = NUM_BINS) -> np.ndarray:
+    edges = np.linspace(0.0, 1.0, num_bins + 1)
+    return np.searchsorted(edges[1:-1], probability_N)
+
+
+class Calibration:
+    """Errors of probabilities against labels, for every row of weights.
+
+    Args:
+        probability_N: 0 to 1.
+        label_N: 0 to 1, none missing.
+    """
+
+    def __init__(self, probability_N: np.ndarray, label_N: np.ndarray) -> None:
+        gap_N = probability_N.astype(np.float64) - label_N
+        self._square_N = gap_N**2
+        self._gap_NS = np.zeros((len(gap_N), NUM_BINS))
+        self._gap_NS[np.arange(len(gap_N)), bin_of(probability_N)] = gap_N
+
+    def scores(self, weight_RN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Brier score and expected calibration error, each (R,)."""
+        total_R = weight_RN.sum(axis=1)
+        gap_R = np.abs(weight_RN @ self._gap_NS).sum(axis=1)
+        return ratio(weight_RN @ self._square_N, total_R), ratio(gap_R, total_R)
+
+
+def reliability(probability_N: np.ndarray, label_N: np.ndarray) -> list[Bin]:
+    """The bins that have entries, lowest first."""
+    place_N = bin_of(probability_N)
+    return [
+        Bin(
+            int(np.sum(place_N == s)),
+            float(np.mean(probability_N[place_N == s], dtype=np.float64)),
+            float(np.mean(label_N[place_N == s], dtype=np.float64)),
+        )
+        for s in np.unique(place_N)
+    ]

@@ -1,0 +1,159 @@
+"""What an evaluation leaves: evaluation.json with everything, evaluation.csv, report.html, a summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from csr.checkpoint import write_atomic, write_json
+from csr.errors import InputError
+from csr.evaluation import label_scores, pointing
+from csr.evaluation.report import write_report
+
+JSON, TABLE, REPORT = "evaluation.json", "evaluation.csv", "report.html"
+COLUMNS = ("part", "group", "label", "score", "value", "low", "high", "n", "positives")
+_COUNTS = (
+    "images", "edited", "decisions", "right_before", "right_after", "fixed", "broken", "images_right_before",
+    "images_right_after", "images_fixed", "images_broken",
+)  # fmt: skip
+Results = dict[str, Any]
+Line = tuple[Any, ...]
+
+
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Raise InputError if results cannot be written there, or would replace some unasked."""
+    try:
+        present = next((f for f in (folder, *folder.parents) if f.exists()), folder)
+        filled = folder.is_dir() and any(folder.iterdir())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a folder's name"
+        raise InputError(f"--out {folder}: {reason}: give another folder") from None
+    if not present.is_dir():
+        raise InputError(f"--out {folder}: {present} is no folder: give another one")
+    if not os.access(present, os.W_OK | os.X_OK):
+        raise InputError(f"--out {folder}: {present} cannot be written to: give another folder")
+    if filled and not overwrite:
+        raise InputError(f"--out {folder}: is not empty: give another folder, or --overwrite")
+
+
+def write_files(folder: Path, results: Results) -> None:
+    """Write the three files, each whole or not at all, the JSON last; other files stay.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    page = write_report(results).encode("utf-8", "backslashreplace")
+    table = write_table(results).encode("utf-8", "backslashreplace")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / REPORT, lambda file: file.write(page))
+        write_atomic(folder / TABLE, lambda file: file.write(table))
+        write_json(folder / JSON, results)
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be written ({error.strerror or error})") from None
+
+
+def write_table(results: Results) -> str:
+    """CSV with `COLUMNS`, one number a line.
+
+    `part` is targets, concepts, localisation, prototypes or simulation; `group` a value of the column of
+    --group_by (empty: all images) or, in a simulation, `all` or `doubtful`; `label` a name, `macro` or
+    `micro`, or the simulated play.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for line in lines(results):
+        table.writerow("" if cell is None else cell for cell in line)
+    return text.getvalue()
+
+
+def lines(results: Results) -> Iterator[Line]:
+    yield from _label_lines(results, "")
+    for group, scores in (results["groups"] or {}).items():
+        yield from _label_lines(scores, group)
+    if results["localisation"] is not None:
+        yield from _score_lines("localisation", "", results["localisation"], pointing.SCORES)
+    alive = results["prototypes"]
+    for label, row in alive["labels"].items():
+        yield ("prototypes", "", label, "alive", row["alive"], None, None, row["total"], None)
+    yield ("prototypes", "", "all", "alive", alive["alive"], None, None, alive["total"], None)
+    for play, subsets in (results["simulation"] or {}).items():
+        for subset, row in subsets.items():
+            for count in _COUNTS:
+                yield ("simulation", subset, play, count, row[count], None, None, row["images"], None)
+            net = row["net"]
+            yield (
+                "simulation",
+                subset,
+                play,
+                "net",
+                net["value"],
+                net["low"],
+                net["high"],
+                row["decisions"],
+                None,
+            )
+
+
+def _label_lines(scores: Results, group: str) -> Iterator[Line]:
+    for part in ("targets", "concepts"):
+        yield from _score_lines(part, group, scores[part], label_scores.SCORES)
+
+
+def _score_lines(part: str, group: str, scores: Results, names: tuple[str, ...]) -> Iterator[Line]:
+    for label, row in [*scores["labels"].items(), ("macro", scores["macro"]), ("micro", scores["micro"])]:
+        for name in names:
+            score = row[name]
+            counts = (row.get("n"), row.get("positives"))
+            yield (part, group, label, name, score["value"], score["low"], score["high"], *counts)
+
+
+def summary(results: dict[str, Any]) -> list[str]:
+    """What the terminal shows."""
+    lines = [f"=== {results['data']['images']} images of {results['data']['csv']} ==="]
+    for kind in ("targets", "concepts"):
+        rows = [
+            *results[kind]["labels"].items(),
+            *((name, results[kind][name]) for name in ("macro", "micro")),
+        ]
+        width = max(len(name) for name, _ in rows) + 2
+        lines += ["", f"{kind:<{width}} {'AUROC':>21} {'AUPRC':>7} {'F1':>7} {'sens.':>7} {'spec.':>7}"]
+        for name, row in rows:
+            rest = (
+                f"{_number(row[score]['value']):>7}"
+                for score in ("auprc", "f1", "sensitivity", "specificity")
+            )
+            lines.append(f"{name:<{width}} {_interval(row['auroc']):>21} {' '.join(rest)}")
+    return [*lines, *_extra_lines(results), ""]
+
+
+def _extra_lines(results: dict[str, Any]) -> list[str]:
+    alive = results["prototypes"]
+    lines = ["", f"Prototypes alive: {alive['alive']}/{alive['total']}"]
+    found = results["localisation"]
+    if found is not None:
+        all_pairs = found["micro"]
+        parts = [f"{name} {_interval(all_pairs[f'{key}_hit'])}" for name, key in (
+            ("CAM", "cam"), ("similarity", "similarity"), ("centre", "centre")
+        )]  # fmt: skip
+        chance = _number(all_pairs["chance"]["value"])
+        lines.append(f"Pointing game, {found['n']} pairs: {', '.join(parts)}, chance {chance}")
+    for play, subsets in (results["simulation"] or {}).items():
+        parts = [f"{subset}: {row['fixed']} fixed, {row['broken']} broken" for subset, row in subsets.items()]
+        lines.append(f"Simulated doctor ({play}): {'; '.join(parts)}")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _interval(score: dict[str, float | None]) -> str:
+    if score["low"] is None:
+        return _number(score["value"])
+    return f"{_number(score['value'])} ({_number(score['low'])}-{_number(score['high'])})"

@@ -1,0 +1,246 @@
+"""Everything that is measured of a trained model on labelled images, as plain JSON.
+
+Letters: B batch, N images, K concepts, M prototypes per concept, T targets, V plays of the doctor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from csr import inference
+from csr.data.dataset import LabelledImages
+from csr.errors import StoppedError
+from csr.evaluation.calibration import reliability
+from csr.evaluation.intervals import Bootstrap
+from csr.evaluation.label_scores import POSITIVE, score_labels
+from csr.evaluation.pointing import pointing_rows, score_pointing
+from csr.evaluation.simulation import Play, play_doctor, score_plays
+from csr.interaction import ALPHA, top_two_gap
+from csr.layers.prototypes import winners
+from csr.model import CSR
+from csr.model.card import Card
+
+Batch = dict[str, Any]
+Rows = dict[str, torch.Tensor]
+Wrap = Callable[[Iterable[Batch], int], Iterator[Batch]]
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What the model calls: what reaches its threshold, or the likeliest where exactly one target holds."""
+
+    card: Card
+
+    def targets(self, probability_NT: torch.Tensor) -> torch.Tensor:
+        if self.card.task_loss == "ce":
+            return probability_NT == probability_NT.amax(dim=1, keepdim=True)
+        return probability_NT >= self.card.target_threshold_T.to(probability_NT)
+
+    def concepts(self, probability_NK: torch.Tensor) -> torch.Tensor:
+        return probability_NK >= self.card.concept_threshold_K.to(probability_NK)
+
+    def target_thresholds(self) -> np.ndarray | None:
+        return None if self.card.task_loss == "ce" else self.card.target_threshold_T.numpy()
+
+    def notices(self) -> list[str]:
+        """What a reader must know about the thresholds."""
+        reference, told = self.card.reference, []
+        kinds = {"concept": reference.concept_threshold_K, "target": reference.target_threshold_T}
+        missing = [name for name, values in kinds.items() if values is None]
+        if self.card.task_loss == "ce":
+            missing = [name for name in missing if name != "target"]
+            told.append("Exactly one target holds: the likeliest is the one called, without a threshold.")
+        if missing:
+            told.append(
+                f"The model has no {' and '.join(missing)} thresholds from validation images: 0.5 is used."
+            )
+        return told
+
+
+def look(
+    model: CSR,
+    dataset: LabelledImages,
+    *,
+    batch_size: int,
+    plays: tuple[Play, ...] = (),
+    alpha: float = ALPHA,
+    wrap: Wrap = lambda batches, total: iter(batches),
+) -> Rows:
+    """Run the model over all images, sharded over ranks; every rank gets all rows. Collective.
+
+    Args:
+        model: in eval mode, with a card, on this rank's device.
+        dataset: the images, with boxes if there are any.
+        batch_size: per rank.
+        plays: of the simulated doctor.
+        alpha: importance outside of boxes.
+        wrap: shows progress over (batches, how many).
+
+    Returns:
+        `target` (N, T) and `concept` (N, K) probabilities, `winner` (N, K) the prototype with the highest
+        score (-1 where all were dropped); with boxes `pointing` (N, K, S); with plays `after` (N, V, T) and
+        `edited` (N, V).
+
+    Raises:
+        StoppedError: the model gives numbers that are not finite.
+    """
+    card = model.card
+    assert card is not None and not model.training
+    decisions, kept_KM = Decisions(card), model.prototypes.kept_KM
+
+    def predict(batch: Batch) -> Rows:
+        output = model(batch["image"])
+        concept_BK = output.concept_logits.sigmoid()
+        rows = {
+            "target": card.probability(output.logits), "concept": concept_BK,
+            "winner": winners(output.similarity_scores, kept_KM),
+        }  # fmt: skip
+        if "box" in batch:
+            rows["pointing"] = pointing_rows(output.cams, output.similarity_maps, batch, kept_KM=kept_KM)
+        if plays:
+            rows |= play_doctor(
+                output.similarity_maps, decisions.concepts(concept_BK), batch, plays=plays, card=card,
+                diagnose=lambda score_BKM: card.probability(model.task_head(score_BKM)), alpha=alpha,
+            )  # fmt: skip
+        return rows
+
+    device = next(model.parameters()).device
+    batches = inference.image_batches(
+        dataset, transform=card.preprocessing.transform(), batch_size=batch_size, device=device
+    )
+    with torch.no_grad():
+        rows = inference.predict_rows(predict, wrap(batches, inference.num_batches(len(dataset), batch_size)))
+    finite_N = rows["target"].isfinite().all(dim=1) & rows["concept"].isfinite().all(dim=1)
+    if not finite_N.all():
+        ids = [dataset.table.image_ids[i] for i in (~finite_N).nonzero()[:4, 0].tolist()]
+        count = int((~finite_N).sum())
+        raise StoppedError(f"the model gives no finite numbers for {count} images: {', '.join(ids)}")
+    return rows
+
+
+def measure(
+    rows: Rows,
+    dataset: LabelledImages,
+    card: Card,
+    *,
+    kept_KM: torch.Tensor,
+    bootstrap: Bootstrap,
+    groups: dict[str, np.ndarray] | None = None,
+    plays: tuple[Play, ...] = (),
+) -> dict[str, Any]:
+    """All results. Collective; the same on every rank.
+
+    Args:
+        rows: from `look`.
+        dataset: the images.
+        card: of the model.
+        kept_KM: bool, the model's prototypes that were not dropped.
+        bootstrap: of all intervals.
+        groups: value -> places of its images, from `read_groups`.
+        plays: as given to `look`.
+
+    Returns:
+        `targets` and `concepts` (see `score_labels`), `reliability`, `prototypes`, and `localisation`,
+        `groups`, `simulation`, each None where not asked for.
+    """
+    labels = {"target": dataset.table.target_NT, "concept": dataset.table.concept_NK}
+    everyone = np.arange(len(dataset.table))
+    scores = _score_both(rows, labels, everyone, card, bootstrap)
+    return {
+        **scores,
+        "reliability": {
+            "targets": _reliability(rows["target"].numpy(), labels["target"], card.target_names),
+            "concepts": _reliability(rows["concept"].numpy(), labels["concept"], card.concept_names),
+        },
+        "localisation": _localisation(rows, dataset, card, bootstrap),
+        "prototypes": count_alive(
+            rows["winner"].numpy(), labels["concept"], kept_KM=kept_KM.cpu().numpy(), names=card.concept_names
+        ),
+        "groups": None if groups is None else {
+            value: {"images": len(some_N), **_score_both(rows, labels, some_N, card, bootstrap)}
+            for value, some_N in groups.items()
+        },
+        "simulation": _simulation(rows, labels["target"], card, plays, bootstrap) if plays else None,
+    }  # fmt: skip
+
+
+def _score_both(
+    rows: Rows, labels: dict[str, np.ndarray], some_N: np.ndarray, card: Card, bootstrap: Bootstrap
+) -> dict[str, Any]:
+    """`targets` and `concepts` of some images."""
+    decisions = Decisions(card)
+    kinds = {
+        "target": (card.target_names, decisions.targets, decisions.target_thresholds()),
+        "concept": (card.concept_names, decisions.concepts, card.concept_threshold_K.numpy()),
+    }
+    return {
+        f"{kind}s": score_labels(
+            rows[kind].numpy()[some_N], labels[kind][some_N], decide(rows[kind]).numpy()[some_N], names=names,
+            threshold_L=threshold_L, bootstrap=bootstrap,
+        )
+        for kind, (names, decide, threshold_L) in kinds.items()
+    }  # fmt: skip
+
+
+def _reliability(probability_NL: np.ndarray, label_NL: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
+    """Bins of all entries (`pooled`) and of each label, as [n, mean probability, mean label]."""
+    known_NL = ~np.isnan(label_NL)
+    labels = {
+        name: reliability(probability_NL[known_N, i], label_NL[known_N, i])
+        for i, (name, known_N) in enumerate(zip(names, known_NL.T, strict=True))
+    }
+    return {"pooled": reliability(probability_NL[known_NL], label_NL[known_NL]), "labels": labels}
+
+
+def _localisation(
+    rows: Rows, dataset: LabelledImages, card: Card, bootstrap: Bootstrap
+) -> dict[str, Any] | None:
+    if dataset.boxes is None:
+        return None
+    scores = score_pointing(rows["pointing"].numpy(), names=card.concept_names, bootstrap=bootstrap)
+    pairs = np.unique(np.stack([dataset.boxes.image_R, dataset.boxes.class_R], axis=1), axis=0)
+    return {**scores, "left_out": len(pairs) - scores["n"]}
+
+
+def count_alive(
+    winner_NK: np.ndarray, concept_NK: np.ndarray, *, kept_KM: np.ndarray, names: tuple[str, ...]
+) -> dict[str, Any]:
+    """Prototypes that win (have the highest score of their concept) in at least one image with the concept.
+
+    Args:
+        winner_NK: which prototype wins, -1: none.
+        concept_NK: labels, present from 0.5.
+        kept_KM: bool; `total` does not count dropped prototypes.
+        names: of the concepts.
+
+    Returns:
+        `alive`, `total`, and `labels`: concept -> `alive`, `total`, `images` with the concept, `wins` of each
+        prototype.
+    """
+    labels = {}
+    for k, name in enumerate(names):
+        present_N = concept_NK[:, k] >= POSITIVE
+        winner_N = winner_NK[present_N, k].astype(np.int64)
+        wins_M = np.bincount(winner_N[winner_N >= 0], minlength=kept_KM.shape[1])
+        labels[name] = {
+            "alive": int(np.sum(wins_M > 0)), "total": int(kept_KM[k].sum()), "images": int(present_N.sum()),
+            "wins": wins_M.tolist(),
+        }  # fmt: skip
+    alive = sum(row["alive"] for row in labels.values())
+    return {"alive": alive, "total": int(kept_KM.sum()), "labels": labels}
+
+
+def _simulation(
+    rows: Rows, target_NT: np.ndarray, card: Card, plays: tuple[Play, ...], bootstrap: Bootstrap
+) -> dict[str, Any]:
+    decide = Decisions(card).targets
+    after_NVT = torch.stack([decide(after_NT) for after_NT in rows["after"].unbind(1)], dim=1)
+    return score_plays(
+        decide(rows["target"]).numpy(), after_NVT.numpy(), target_NT, edited_NV=rows["edited"].numpy(),
+        gap_N=top_two_gap(rows["target"]).numpy(), plays=plays, bootstrap=bootstrap,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""A model without its rejected prototypes, and its diagnoses fitted again."""

@@ -1,0 +1,330 @@
+"""`csr refine RUN --keep keep.csv`: drop rejected prototypes, re-fit the diagnoses, compare before and after."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from csr import build
+from csr.atlas.data import Source, add_source_flags, image_folder, open_images, open_source, split
+from csr.atlas.keep import read_keep
+from csr.checkpoint import save_tensors, write_atomic, write_json
+from csr.command import Parser, Whole
+from csr.config import TrainConfig, check_ranges
+from csr.data.dataset import LabelledImages
+from csr.errors import InputError
+from csr.evaluation.intervals import Bootstrap
+from csr.evaluation.measure import Decisions, Rows, look, measure
+from csr.feature_cache import FeatureOptions, frozen_features
+from csr.loading import pick_device
+from csr.metrics import multilabel_metrics
+from csr.model import CSR
+from csr.model.card import Card
+from csr.monitor import Monitor
+from csr.reference import best_f1_thresholds
+from csr.refine.fit import Fit, FitOptions, Scores, fit_head
+from csr.refine.report import count_changed, dropped_of, record_of, table_lines
+from csr.results import results_record
+from csr.stages.task import TaskStage
+
+WEIGHTS, KEEP, RESULTS = "refined_model.pth", "keep.csv", "refine.json"
+EPILOG = """examples:
+  csr refine checkpoints/csr_exp --keep atlas/keep.csv --boxes_csv boxes_test.csv
+  csr refine my_model/ --keep atlas/keep.csv --csv labels_train.csv --dir train/ \\
+      --test_csv labels_test.csv --test_dir test/ --out my_refined_model/
+The refined model is a folder that every command takes; RUN stays as it is.
+exit codes: 0 done, 1 failed, 2 bad input"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """What is needed of the data."""
+
+    train: LabelledImages
+    val: LabelledImages
+    test: LabelledImages
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line, refine, write the folder; returns the exit code.
+
+    Raises:
+        InputError: the model, keep.csv or the data cannot be used, OUT is in use or cannot be written.
+    """
+    options = _build_parser().parse_args(argv)
+    out = check_out(options)
+    monitor = Monitor(None)
+    source = open_source(options.source, checkpoint=options.checkpoint)
+    source = dataclasses.replace(source, config=_with_flags(source.config, options))
+    kept_KM = source.model.prototypes.kept_KM.numpy()
+    keep_KM = read_keep(options.keep, concept_names=source.card.concept_names, kept_KM=kept_KM)
+    source.model.to(pick_device(options.device))
+    for line in notices(source, kept_KM, keep_KM):
+        monitor.say(line)
+    with image_folder(options.image_cache or source.image_cache) as cache:
+        images = open_all(source, options, cache=cache, monitor=monitor)
+        refined, fit = refine(source, images, options, keep_KM=keep_KM, monitor=monitor)
+        before, after = (
+            look(
+                model, images.test, batch_size=options.batch_size,
+                wrap=partial(_bar, monitor, f"Test images, {when}"),
+            )
+            for model, when in ((source.model, "before"), (refined, "after"))
+        )  # fmt: skip
+    bootstrap = Bootstrap(options.bootstrap, 0)
+    results = [
+        measure(rows, images.test, _card(model), kept_KM=model.prototypes.kept_KM, bootstrap=bootstrap)
+        for rows, model in ((before, source.model), (after, refined))
+    ]
+    dropped = dropped_of(kept_KM, keep_KM, source.card.concept_names)
+    record = record_of(
+        model=source.folder.resolve().name, keep_csv=options.keep, csv=images.test.table.path,
+        dropped=dropped, kept=int(keep_KM.sum()), fit=fit, before=results[0], after=results[1],
+        changed=count_changed(_decided(before, source.model), _decided(after, refined)),
+    )  # fmt: skip
+    refined.card = _measured(_card(refined), after, images.test, record)
+    write(out, refined, options.keep, record)
+    for line in ["", *table_lines(*results), ""]:
+        monitor.say(line)
+    total = len(images.test) * len(source.card.target_names)
+    monitor.say(f"{record['changed_decisions']} of {total} decisions on test images changed.")
+    monitor.say(f"Refined model: {out} ({WEIGHTS}, {RESULTS}, ..); {options.source} is as it was.")
+    return 0
+
+
+def notices(source: Source, kept_KM: np.ndarray, keep_KM: np.ndarray) -> list[str]:
+    """What a doctor must know before the numbers."""
+    gone = int((kept_KM & ~keep_KM).sum())
+    told = [f"{gone} of {int(kept_KM.sum())} prototypes are dropped, {int(keep_KM.sum())} are left."]
+    if not gone:
+        told.append("Notice: nothing is rejected; the head is fitted again all the same.")
+    names = source.card.concept_names
+    empty = [names[k] for k in np.flatnonzero(kept_KM.any(axis=1) & ~keep_KM.any(axis=1))]
+    if empty:
+        told.append(
+            f"Notice: no prototype is left of {', '.join(empty)}: it is still named by the model, has no "
+            "similarity map any more and moves no diagnosis."
+        )
+    if not source.is_run:
+        told.append(
+            f"{source.folder} is no run: the head is fitted with the defaults of `csr train`, or what --lr, "
+            "--epochs and --effective_batch say."
+        )
+    engine, augment = source.config.engine, source.config.data.augment
+    if source.is_run and augment != "none" and (engine.cache == "off" or engine.cache_views):
+        told.append("Notice: the run fitted its head on augmented images; now it is fitted on the plain ones.")
+    return told
+
+
+def open_all(source: Source, options: argparse.Namespace, *, cache: Path, monitor: Monitor) -> Images:
+    """Training, validation and test images.
+
+    Raises:
+        InputError: something of them cannot be used.
+    """
+    data, given = source.config.data, (options.csv, options.dir, options.test_csv, options.test_dir)
+    if not source.is_run and None in given:
+        raise InputError(
+            f"{options.source}: is no run: give its data with --csv, --dir, --test_csv and --test_dir"
+        )
+    hint = "give the run's data with --csv, --dir, --test_csv and --test_dir"
+    opened = partial(
+        open_images, source, cache=cache, workers=options.workers, say=monitor.say, hint=hint
+    )
+    everything = opened(options.csv or data.train_csv, options.dir or data.train_dir, part="train", boxes_csv=None)
+    train, val = split(everything, source.config)
+    test = opened(
+        options.test_csv or data.test_csv, options.test_dir or data.test_dir, part="test",
+        boxes_csv=options.boxes_csv,
+    )
+    return Images(train, val, test)
+
+
+def refine(
+    source: Source, images: Images, options: argparse.Namespace, *, keep_KM: np.ndarray, monitor: Monitor
+) -> tuple[CSR, Fit]:
+    """The model without the rejected prototypes and with a new head, in eval mode; the old one is not changed."""
+    config, model = source.config, source.model
+    train_table = images.train.table.select(images.train.indices)
+    stage = build.build_stage("task", config=config, model=model, train=train_table, say=monitor.say)
+    assert isinstance(stage, TaskStage)
+    stage.to(next(model.parameters()).device)
+    keep_F = torch.from_numpy(keep_KM).flatten().float()
+    folder = options.cache_dir or (source.cache / "features" if source.is_run else None)
+    train, val = (
+        scores_of(stage, some, folder=folder, batch_size=options.batch_size, title=title, monitor=monitor)
+        for some, title in ((images.train, "Scores (train)"), (images.val, "Scores (validation)"))
+    )
+    began = time.perf_counter()
+    device = next(model.parameters()).device
+    stage.cpu()
+    optim = config.optim
+    fit = fit_head(
+        stage, train.without(keep_F), val.without(keep_F), names=source.card.target_names,
+        options=FitOptions(
+            epochs=optim.epochs_stage3, batch_size=options.effective_batch or source.effective_batch,
+            clip=optim.clip, seed=config.engine.seed,
+            lr_factor=partial(build.lr_factor, warmup=optim.warmup, schedule=optim.schedule),
+        ),
+    )  # fmt: skip
+    monitor.say(
+        f"Head fitted again in {time.perf_counter() - began:.1f} s: epoch {fit.epoch} of {optim.epochs_stage3} "
+        f"is the best on {len(images.val)} validation images"
+    )
+    model.to(device)
+    refined = copy.deepcopy(model)
+    refined.prototypes.drop_(torch.from_numpy(~keep_KM))
+    with torch.no_grad():
+        refined.task_head.linear.weight.copy_(fit.weight_TF)
+        refined.task_head.linear.bias.copy_(fit.bias_T)
+    refined.card = _referenced(source.card, fit, val.without(keep_F), keep_KM)
+    return refined, fit
+
+
+def scores_of(
+    stage: TaskStage, images: LabelledImages, *, folder: Path | None, batch_size: int, title: str,
+    monitor: Monitor,
+) -> Scores:  # fmt: skip
+    """Scores of all prototypes, dropped ones too: one cache serves every keep.csv."""
+    assert stage.model.card is not None
+    caching = FeatureOptions(
+        mode="memory" if folder is None else "disk", folder=folder or Path(), dtype="fp32", views=0,
+        batch_size=batch_size, precision="fp32", seed=0,
+    )  # fmt: skip
+    with torch.no_grad():
+        found = frozen_features(
+            stage.eval(), images, options=caching,
+            eval_transform=stage.model.card.preprocessing.transform(),
+            device=next(stage.parameters()).device, show=partial(_bar, monitor, title),
+        )  # fmt: skip
+    monitor.say(f"{title}: {found.source}")
+    return Scores(
+        torch.as_tensor(found.all("score")).cpu().float(),
+        torch.from_numpy(images.table.target_NT[images.indices]).float(),
+    )
+
+
+def _bar(monitor: Monitor, title: str, batches: Any, total: int) -> Any:
+    return monitor.bar(batches, total=total, title=title)
+
+
+def _card(model: CSR) -> Card:
+    assert model.card is not None
+    return model.card
+
+
+def _referenced(card: Card, fit: Fit, val: Scores, keep_KM: np.ndarray) -> Card:
+    """Thresholds of the new diagnoses, from validation images; dropped prototypes have no medians but 0."""
+    logit_NT = torch.nn.functional.linear(val.score_NF, fit.weight_TF, fit.bias_T)
+    threshold_T = best_f1_thresholds(card.probability(logit_NT).numpy(), val.target_NT.numpy())
+    keep = torch.from_numpy(keep_KM).float()
+    medians = {
+        name: None if value is None else value * keep
+        for name in ("absent_KM", "present_KM")
+        for value in [getattr(card.reference, name)]
+    }
+    reference = dataclasses.replace(
+        card.reference, target_threshold_T=torch.from_numpy(threshold_T).float(), **medians
+    )
+    return dataclasses.replace(card, reference=reference)
+
+
+def _measured(card: Card, rows: Rows, test: LabelledImages, record: dict[str, Any]) -> Card:
+    """The card with test metrics and origin of the refined model."""
+    table = test.table
+    pairs = (("concept", card.concept_names, table.concept_NK), ("target", card.target_names, table.target_NT))
+    concepts, targets = (
+        multilabel_metrics(rows[kind].numpy(), label_NL, names=names) for kind, names, label_NL in pairs
+    )
+    refined = {key: record[key] for key in ("model", "dropped", "kept", "keep_csv")}
+    return dataclasses.replace(
+        card, metrics=results_record(concepts, targets, num_images=len(test)),
+        provenance={**card.provenance, "checkpoint": WEIGHTS, "refined": refined},
+    )  # fmt: skip
+
+
+def _decided(rows: Rows, model: CSR) -> torch.Tensor:
+    return Decisions(_card(model)).targets(rows["target"])
+
+
+def write(out: Path, refined: CSR, keep_csv: Path, record: dict[str, Any]) -> None:
+    """Write the refined model and what it came from.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    refined.cpu().save_pretrained(out)
+    decisions = keep_csv.read_bytes()
+    try:
+        save_tensors(out / WEIGHTS, {k: v.contiguous() for k, v in refined.state_dict().items()})
+        write_atomic(out / KEEP, lambda file: file.write(decisions))
+        write_json(out / RESULTS, record)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
+
+
+def check_out(options: argparse.Namespace) -> Path:
+    """Where the refined model goes.
+
+    Raises:
+        InputError: the folder is that of the model, or holds something that nobody asked to replace.
+    """
+    source = Path(options.source)
+    if options.out is None and not source.is_dir():
+        raise InputError(f"{options.source}: no folder here: say where the refined model goes with --out")
+    out: Path = options.out or source.resolve().with_name(f"{source.resolve().name}_refined")
+    if out.resolve() == source.resolve():
+        raise InputError(f"--out {out}: is the model itself, which stays as it is: give another folder")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file: give a folder")
+    if out.is_dir() and any(out.iterdir()):
+        if not options.overwrite:
+            raise InputError(f"{out}: not empty: give another --out, or --overwrite to replace a refined model")
+        if not (out / RESULTS).is_file():
+            raise InputError(f"{out}: holds no refined model: give another --out")
+    return out
+
+
+def _with_flags(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
+    """The run's options with those that the user gave here."""
+    given = {"lr": options.lr, "epochs_stage3": options.epochs}
+    optim = dataclasses.replace(config.optim, **{k: v for k, v in given.items() if v is not None})
+    seed = config.engine.seed if options.seed is None else options.seed
+    config = dataclasses.replace(
+        config, optim=optim, engine=dataclasses.replace(config.engine, seed=seed)
+    )
+    check_ranges(config)
+    return config
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="csr refine", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        description="Drop the prototypes that keep.csv rejects, fit the task head again, compare.",
+    )  # fmt: skip
+    add_source_flags(parser)
+    add = parser.add_argument
+    add("--keep", metavar="CSV", type=Path, required=True, help="keep.csv of the atlas, edited")
+    add("--out", metavar="DIR", type=Path, help="folder of the refined model (default: RUN_refined)")
+    add("--overwrite", action="store_true", help="replace an earlier refined model in DIR")
+    add("--csv", help="training labels (default: the run's)")
+    add("--dir", help="folder of the training images (default: the run's)")
+    add("--test_csv", help="test labels (default: the run's)")
+    add("--test_dir", help="folder of the test images (default: the run's)")
+    add("--boxes_csv", help="boxes on the test images, for the pointing game")
+    add("--epochs", type=Whole(1, 100_000), help="of the new head (default: the run's --epochs_stage3)")
+    add("--lr", type=float, help="base learning rate (default: the run's)")
+    add("--effective_batch", type=Whole(1, 2**24), help="images per step (default: the run's)")
+    add("--seed", type=Whole(0, 2**32 - 1), help="of validation split and order (default: the run's)")
+    add("--cache_dir", metavar="DIR", type=Path, help="where scores are kept (default: the run's cache)")
+    add("--bootstrap", type=Whole(0, 100_000), default=1000, help="resamples of the intervals (default: 1000)")
+    return parser

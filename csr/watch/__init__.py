@@ -1,0 +1,1 @@
+"""Nobody waits for ever: ranks that tell each other where they are."""

@@ -1,0 +1,273 @@
+"""`csr evaluate`: numbers of the model on the images, three files, and one line for what cannot work."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import tempfile
+import xml.etree.ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_distributed import on_ranks
+from tiny_model import CONCEPTS, TARGETS, K, M, tiny_card, tiny_model, write_run
+
+import csr.evaluate
+from csr.command import run_command
+from csr.data.dataset import LabelledImages
+from csr.data.store import open_store
+from csr.data.table import read_label_table
+from csr.data.vocabulary import Vocabulary
+from csr.evaluate import main
+from csr.evaluation.files import COLUMNS
+from csr.evaluation.measure import Decisions, count_alive, look
+from csr.metrics import multilabel_metrics
+
+NUM = 18
+FILES = ["evaluation.csv", "evaluation.json", "report.html"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of several sizes, labels with masks, boxes, a column that is no label, and a model's folder."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    (folder / "images").mkdir()
+    draw = np.random.default_rng(4)
+    names = [f"image{i}" for i in range(NUM)]
+    with open(folder / "labels.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image_id", *CONCEPTS, *TARGETS, "hospital"])
+        for i, name in enumerate(names):
+            Image.fromarray(draw.integers(0, 256, (40 + i, 60), dtype=np.uint8)).save(
+                folder / f"images/{name}.png"
+            )
+            cells = [str(int(value < 0.5)) for value in draw.random(len(CONCEPTS) + len(TARGETS))]
+            cells[i % 5] = "" if i % 3 == 0 else cells[i % 5]
+            table.writerow([name, *cells, "<b>north" if i % 3 else "south"])
+    with open(folder / "boxes.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image_id", "class_name", "x_min", "y_min", "x_max", "y_max"])
+        table.writerows([name, CONCEPTS[i % K], 5, 4, 30 + i, 30] for i, name in enumerate(names))
+        table.writerow([names[0], "Rib", 5, 4, 30, 30])
+    tiny_model().save_pretrained(folder / "model")
+    write_run(folder / "run", tiny_model(), with_reference=False)
+    return folder
+
+
+def flags(data: Path, out: Path, *more: str, model: str = "model") -> list[str]:
+    return [
+        str(data / model), "--csv", str(data / "labels.csv"), "--dir", str(data / "images"), "--out", str(out),
+        "--workers", "1", "--bootstrap", "10", *more,
+    ]  # fmt: skip
+
+
+def everything(data: Path) -> list[str]:
+    return ["--boxes_csv", str(data / "boxes.csv"), "--group_by", "Hospital", "--simulate", "both"]
+
+
+@pytest.fixture(scope="module")
+def results(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("results") / "below" / "out"
+    assert main(flags(data, out, *everything(data))) == 0
+    return out
+
+
+def test_scores_are_those_of_the_models_own_output(data, results):
+    told = json.loads((results / "evaluation.json").read_text())
+    table = read_label_table(data / "labels.csv", vocabulary=Vocabulary(CONCEPTS, TARGETS))
+    store = open_store(
+        [data / f"images/{name}.png" for name in table.image_ids], size=72, cache_dir=None, workers=1
+    )
+    with torch.no_grad():
+        output = tiny_model()(tiny_card().preprocessing.transform()(store.batch(range(NUM))))
+    for kind, logits, labels, names, thresholds in (
+        ("targets", output.logits, table.target_NT, TARGETS, (0.3, 0.7)),
+        ("concepts", output.concept_logits, table.concept_NK, CONCEPTS, (0.4, 0.5, 0.6)),
+    ):
+        for i, name in enumerate(names):
+            probability = logits.sigmoid().numpy()[:, i : i + 1]
+            with np.errstate(all="ignore"):
+                expected = multilabel_metrics(
+                    probability, labels[:, i : i + 1], names=["x"], threshold=np.float32(thresholds[i])
+                )
+            row = told[kind]["labels"][name]
+            assert row["auroc"]["value"] == pytest.approx(expected.auc, abs=1e-6)
+            assert row["auprc"]["value"] == pytest.approx(expected.mean_ap, abs=1e-6)
+            assert row["f1"]["value"] == pytest.approx(expected.f1_macro, abs=1e-6)
+            assert row["threshold"] == pytest.approx(thresholds[i])
+            assert row["n"] == int(np.sum(~np.isnan(labels[:, i]))) < NUM
+            assert row["auroc"]["low"] <= row["auroc"]["value"] <= row["auroc"]["high"]
+
+
+def test_everything_asked_for_is_there(results):
+    told = json.loads((results / "evaluation.json").read_text())
+    assert sorted(p.name for p in results.iterdir()) == FILES
+    assert told["notices"] == ["Boxes of 'Rib', which is no concept, are not used: 1"]
+    assert told["data"]["images"] == NUM and told["model"] == "model"
+    assert {name: group["images"] for name, group in told["groups"].items()} == {"<b>north": 12, "south": 6}
+    pointing = told["localisation"]
+    assert 0 < pointing["n"] == NUM - pointing["left_out"]
+    assert set(told["simulation"]) == {
+        "concepts, zero", "concepts, medians", "boxes", "concepts and boxes, zero", "concepts and boxes, medians",
+    }  # fmt: skip
+    for subsets in told["simulation"].values():
+        row = subsets["all"]
+        assert row["right_after"] - row["right_before"] == row["fixed"] - row["broken"]
+        assert subsets["doubtful"]["images"] <= row["images"] <= NUM
+    assert told["prototypes"]["total"] == K * M
+
+
+def test_the_table_holds_the_numbers_of_the_json(results):
+    told = json.loads((results / "evaluation.json").read_text())
+    with open(results / "evaluation.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    found = {(row["part"], row["group"], row["label"], row["score"]): row for row in rows}
+    assert len(found) == len(rows)
+    auroc = told["groups"]["south"]["targets"]["labels"][TARGETS[0]]["auroc"]["value"]
+    cell = found["targets", "south", TARGETS[0], "auroc"]["value"]
+    assert cell == ("" if auroc is None else str(auroc))
+    assert float(found["localisation", "", "micro", "cam_hit"]["value"]) == pytest.approx(
+        told["localisation"]["micro"]["cam_hit"]["value"]
+    )
+    assert (
+        int(found["simulation", "all", "boxes", "fixed"]["value"])
+        == told["simulation"]["boxes"]["all"]["fixed"]
+    )
+
+
+def test_the_report_is_one_file_that_shows_names_as_text(results):
+    page = (results / "report.html").read_text()
+    assert "http" not in page and "<script" not in page and "url(" not in page and "<b>north" not in page
+    assert "&lt;b&gt;north" in page and "&lt;b&gt;Pleural" in page and "prefers-color-scheme: dark" in page
+    pictures = re.findall(r"<svg.*?</svg>", page, flags=re.S)
+    assert len(pictures) >= 8
+    for picture in pictures:
+        xml.etree.ElementTree.fromstring(picture)
+    assert "nan" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S).lower().replace("annotated", "")
+
+
+def test_a_run_without_thresholds_is_measured_at_one_half_and_says_so(data, tmp_path, capsys):
+    assert main(flags(data, tmp_path / "out", "--simulate", "concept", model="run")) == 0
+    told = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert "no concept and target thresholds from validation images: 0.5 is used" in told["notices"][0]
+    assert told["notices"][0] in capsys.readouterr().out
+    assert {row["threshold"] for row in told["targets"]["labels"].values()} == {0.5}
+    assert list(told["simulation"]) == ["concepts, zero"] and "zeros only" in told["notices"][1]
+    assert told["localisation"] is None and told["groups"] is None
+
+
+def test_the_batch_size_changes_nothing_and_the_seed_moves_intervals_only(data, results, tmp_path):
+    main(flags(data, tmp_path / "out", *everything(data), "--batch_size", "5", "--seed", "1"))
+    one, other = (
+        json.loads((folder / "evaluation.json").read_text()) for folder in (results, tmp_path / "out")
+    )
+    for kind in ("targets", "concepts"):
+        for a, b in zip(one[kind]["labels"].values(), other[kind]["labels"].values(), strict=True):
+            assert a["auroc"]["value"] == pytest.approx(b["auroc"]["value"])
+            assert a["brier"]["low"] != b["brier"]["low"]
+    assert (
+        one["localisation"]["micro"]["cam_hit"]["value"] == other["localisation"]["micro"]["cam_hit"]["value"]
+    )
+
+
+def test_where_exactly_one_diagnosis_holds_the_likeliest_is_called():
+    card = tiny_card()
+    chosen = Decisions(type(card)(card.concept_names, card.target_names, card.preprocessing, "ce"))
+    called = chosen.targets(torch.tensor([[0.2, 0.1], [0.4, 0.6]]))
+    assert called.tolist() == [[True, False], [False, True]]
+    assert chosen.target_thresholds() is None and "likeliest" in chosen.notices()[0]
+    assert "no concept thresholds" in chosen.notices()[1]
+
+
+def test_prototypes_are_alive_if_they_win_for_a_present_concept():
+    winner = np.array([[0, 1], [2, 1], [0, 3], [1, 0]])
+    concept = np.array([[1, np.nan], [0.5, 1], [1, 0], [0, 0]])
+    told = count_alive(winner, concept, kept_KM=np.ones((2, 4), dtype=bool), names=("a", "b"))
+    assert told["alive"] == 3 and told["total"] == 8
+    assert told["labels"]["a"] == {"alive": 2, "total": 4, "images": 3, "wins": [2, 0, 1, 0]}
+    assert told["labels"]["b"] == {"alive": 1, "total": 4, "images": 1, "wins": [0, 1, 0, 0]}
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (["--csv", "DATA/none.csv"], "none.csv': cannot be read"),
+        (["--dir", "DATA/none"], "none"),
+        (["--boxes_csv", "DATA/labels.csv"], "no column 'class_name'"),
+        (["--group_by", "scanner"], "no column 'scanner'"),
+        (["--simulate", "box"], "give --boxes_csv"),
+        (["--simulate", "all"], "--simulate"),
+        (["--bootstrap", "-1"], "--bootstrap"),
+        (["--alpha", "nan"], "--alpha"),
+        (["--checkpoint", "a.pth"], "folder of a run"),
+        (["--out", "DATA"], "is not empty"),
+        (["--out", "DATA/labels.csv/x"], "labels.csv is no folder"),
+    ],
+)
+def test_what_cannot_work_costs_one_line_and_nothing_is_written(data, tmp_path, capsys, change, told):
+    before = sorted(p.name for p in data.rglob("*"))
+    caches = set(Path(tempfile.gettempdir()).glob("csr-evaluate-*"))
+    arguments = flags(data, tmp_path / "out", *(word.replace("DATA", str(data)) for word in change))
+    assert run_command(csr.evaluate.main, arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("csr: error: ") and told in lines[0]
+    assert not (tmp_path / "out").exists() and sorted(p.name for p in data.rglob("*")) == before
+    assert set(Path(tempfile.gettempdir()).glob("csr-evaluate-*")) <= caches
+
+
+def test_an_unreadable_image_is_named_with_its_line(data, tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in (data / "images").iterdir():
+        (folder / path.name).write_bytes(b"junk" if path.stem == "image3" else path.read_bytes())
+    assert run_command(csr.evaluate.main, flags(data, tmp_path / "out", "--dir", str(folder))) == 2
+    assert "image3" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_overwrite_replaces_an_evaluation_and_nothing_else(data, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "report.html").write_text("old")
+    main(flags(data, tmp_path, "--overwrite"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "evaluation.csv",
+        "evaluation.json",
+        "notes.txt",
+        "report.html",
+    ]
+    assert (tmp_path / "notes.txt").read_text() == "mine" and "old" != (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.dist
+def test_two_ranks_see_what_one_sees(data, tmp_path):
+    table = read_label_table(data / "labels.csv", vocabulary=Vocabulary(CONCEPTS, TARGETS))
+    paths = [data / f"images/{name}.png" for name in table.image_ids]
+    store = open_store(paths, size=72, cache_dir=tmp_path, workers=1)
+
+    def body() -> dict[str, np.ndarray]:
+        rows = look(tiny_model(), LabelledImages(store, table), batch_size=4)
+        return {name: value.numpy() for name, value in rows.items()}
+
+    on_each = on_ranks(body)
+    alone = body()
+    for rows in on_each:
+        for name in ("target", "concept", "winner"):
+            np.testing.assert_allclose(rows[name], alone[name], atol=1e-6)
+
+
+@pytest.mark.dist
+def test_two_ranks_have_the_intervals_of_one():
+    from csr.evaluation.intervals import Bootstrap, estimate
+
+    def body() -> np.ndarray:
+        found = estimate(
+            lambda weight_RN: weight_RN @ np.arange(20.0), num_images=20, bootstrap=Bootstrap(7, 3)
+        )
+        return np.array([found.value, found.low, found.high])
+
+    for rows in on_ranks(body):
+        np.testing.assert_array_equal(rows, body())

@@ -1,0 +1,118 @@
+"""The simulated doctor: what is corrected, and how changes are counted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import tiny_model
+
+from csr.evaluation.intervals import Bootstrap, drawn_images
+from csr.evaluation.simulation import Play, count_changes, doctor_edits, play_doctor, plays_of, score_plays
+
+NAN = float("nan")
+CONCEPT = torch.tensor([[0.0, 1, NAN], [1, 0, 0.5]])
+CALLED = torch.tensor([[True, False, True], [True, False, True]])
+BATCH = {
+    "concept": CONCEPT,
+    "box": torch.tensor([[0.1, 0.1, 0.4, 0.5], [0.2, 0.2, 0.6, 0.6], [0.5, 0.5, 0.9, 0.9]]),
+    "box_row": torch.tensor([0, 0, 1]),
+    "box_class": torch.tensor([1, 2, 1]),
+}
+
+
+def test_a_mode_is_played_with_zeros_and_with_medians_where_there_are_some():
+    assert [p.name for p in plays_of("concept", has_medians=False)] == ["concepts, zero"]
+    assert [p.name for p in plays_of("box", has_medians=True)] == ["boxes"]
+    assert [p.name for p in plays_of("both", has_medians=True)] == [
+        "concepts, zero", "concepts, medians", "boxes", "concepts and boxes, zero", "concepts and boxes, medians",
+    ]  # fmt: skip
+    assert plays_of(None, has_medians=True) == ()
+
+
+def test_the_doctor_corrects_wrong_calls_only_and_leaves_what_is_not_annotated():
+    edits = doctor_edits(CONCEPT, CALLED, BATCH, play=Play(True, False, False))
+    assert edits.decision_BK.tolist() == [[-1, 1, 0], [0, 0, 0]] and not len(edits.box_R4)
+
+
+def test_the_doctor_draws_boxes_of_present_concepts_only():
+    edits = doctor_edits(CONCEPT, CALLED, BATCH, play=Play(False, True, False), alpha=0.5)
+    assert not edits.decision_BK.any() and edits.row_R.tolist() == [0] and edits.positive_R.all()
+    torch.testing.assert_close(edits.box_R4, BATCH["box"][:1])
+    assert edits.alpha_B.tolist() == [0.5, 0.5]
+
+
+def test_diagnoses_after_each_play_equal_a_slow_loop():
+    model = tiny_model()
+    assert model.card is not None
+    reference = model.card.reference
+    sim = torch.rand(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    plays = plays_of("both", has_medians=True)
+    with torch.no_grad():
+        told = play_doctor(
+            sim, CALLED, BATCH, plays=plays, card=model.card,
+            diagnose=lambda s: model.task_head(s).sigmoid(), alpha=0.3,
+        )  # fmt: skip
+    assert reference.absent_KM is not None and reference.present_KM is not None
+    for v, play in enumerate(plays):
+        for b in range(2):
+            maps = sim[b].clone()
+            if play.boxes and b == 0:
+                for y in range(5):
+                    for x in range(5):
+                        inside = 0.1 <= (x + 0.5) / 5 <= 0.4 and 0.1 <= (y + 0.5) / 5 <= 0.5
+                        maps[:, :, y, x] = maps[:, :, y, x].clamp(min=0) * (1.0 if inside else 0.3)
+            score = maps.flatten(2).amax(2)
+            if play.concepts and b == 0:
+                score[0] = reference.absent_KM[0] if play.medians else 0.0
+                score[1] = torch.maximum(score[1], reference.present_KM[1]) if play.medians else score[1]
+            with torch.no_grad():
+                torch.testing.assert_close(told["after"][b, v], model.task_head(score[None])[0].sigmoid())
+            assert bool(told["edited"][b, v]) == (b == 0)
+
+
+def table(*rows: list[float]) -> np.ndarray:
+    return np.array(rows)
+
+
+def test_changes_are_counted_over_annotated_decisions():
+    target = table([1, 0], [1, 1], [0, NAN], [NAN, NAN])
+    before = table([0, 0], [1, 1], [1, 1], [1, 1]).astype(bool)
+    after = table([1, 1], [1, 0], [0, 0], [0, 0]).astype(bool)
+    told = count_changes(before, after, target, np.array([True, True, False, True]), bootstrap=Bootstrap(0))
+    assert told == {
+        "images": 3, "edited": 2, "decisions": 5, "right_before": 3, "right_after": 3, "fixed": 2, "broken": 2,
+        "net": {"value": 0.0, "low": None, "high": None}, "images_right_before": 1, "images_right_after": 1,
+        "images_fixed": 1, "images_broken": 1,
+    }  # fmt: skip
+
+
+def test_the_net_share_has_the_interval_of_a_loop_over_the_same_resamples():
+    draw = np.random.default_rng(0)
+    before, after, target = (draw.random((30, 2)) < 0.5 for _ in range(3))
+    told = count_changes(before, after, target.astype(float), np.ones(30, bool), bootstrap=Bootstrap(50, 4))
+    gain = (after == target).astype(float) - (before == target)
+    slow = [gain[drawn_images(30, r, seed=4)].mean() for r in range(50)]
+    assert told["net"]["value"] == pytest.approx((told["fixed"] - told["broken"]) / told["decisions"])
+    np.testing.assert_allclose(
+        [told["net"]["low"], told["net"]["high"]], np.quantile(slow, [0.025, 0.975]), atol=1e-12
+    )
+
+
+def test_doubtful_images_are_those_with_a_gap_under_three_tenths():
+    plays = plays_of("box", has_medians=False)
+    before = np.array([[True], [False], [False]])
+    told = score_plays(
+        before, ~before[:, None], np.ones((3, 1)), edited_NV=np.ones((3, 1), bool),
+        gap_N=np.array([0.29, 0.3, 0.1]), plays=plays, bootstrap=Bootstrap(0),
+    )["boxes"]  # fmt: skip
+    assert (told["all"]["images"], told["all"]["fixed"], told["all"]["broken"]) == (3, 2, 1)
+    assert (told["doubtful"]["images"], told["doubtful"]["fixed"], told["doubtful"]["broken"]) == (2, 1, 1)
+
+
+def test_no_doubtful_image_is_no_error():
+    told = score_plays(
+        np.ones((2, 1), bool), np.ones((2, 1, 1), bool), np.ones((2, 1)), edited_NV=np.zeros((2, 1), bool),
+        gap_N=np.ones(2), plays=plays_of("box", has_medians=False), bootstrap=Bootstrap(5),
+    )  # fmt: skip
+    assert told["boxes"]["doubtful"]["images"] == 0 and told["boxes"]["doubtful"]["net"]["value"] is None
