@@ -1,0 +1,122 @@
+"""A model without its rejected prototypes: its head is fitted again on scores that are computed once.
+
+Letters: K concepts, M prototypes per concept, T targets, F = K x M.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from csr import build
+from csr.atlas.data import Source
+from csr.data.dataset import LabelledImages
+from csr.feature_cache import FeatureOptions, frozen_features
+from csr.model import CSR
+from csr.model.card import Card
+from csr.monitor import Monitor
+from csr.reference import best_f1_thresholds
+from csr.refine.fit import Fit, FitOptions, Scores, fit_head
+from csr.stages.task import TaskStage
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """What is needed of the data."""
+
+    train: LabelledImages
+    val: LabelledImages
+    test: LabelledImages
+
+
+def refine(
+    source: Source, images: Images, options: argparse.Namespace, *, keep_KM: np.ndarray, monitor: Monitor
+) -> tuple[CSR, Fit]:
+    """The model without the rejected prototypes and with a new head, in eval mode; the old one is not changed."""
+    config, model = source.config, source.model
+    train_table = images.train.table.select(images.train.indices)
+    stage = build.build_stage("task", config=config, model=model, train=train_table, say=monitor.say)
+    assert isinstance(stage, TaskStage)
+    stage.to(next(model.parameters()).device)
+    keep_F = torch.from_numpy(keep_KM).flatten().float()
+    folder = options.cache_dir or (source.cache / "features" if source.is_run else None)
+    train, val = (
+        scores_of(stage, some, folder=folder, batch_size=options.batch_size, title=title, monitor=monitor)
+        for some, title in ((images.train, "Scores (train)"), (images.val, "Scores (validation)"))
+    )
+    began = time.perf_counter()
+    device = next(model.parameters()).device
+    stage.cpu()
+    optim = config.optim
+    fit = fit_head(
+        stage, train.without(keep_F), val.without(keep_F), names=source.card.target_names,
+        options=FitOptions(
+            epochs=optim.epochs_stage3, batch_size=options.effective_batch or source.effective_batch,
+            clip=optim.clip, seed=config.engine.seed,
+            lr_factor=partial(build.lr_factor, warmup=optim.warmup, schedule=optim.schedule),
+        ),
+    )  # fmt: skip
+    monitor.say(
+        f"Head fitted again in {time.perf_counter() - began:.1f} s: epoch {fit.epoch} of {optim.epochs_stage3} "
+        f"is the best on {len(images.val)} validation images"
+    )
+    model.to(device)
+    refined = copy.deepcopy(model)
+    refined.prototypes.drop_(torch.from_numpy(~keep_KM))
+    with torch.no_grad():
+        refined.task_head.linear.weight.copy_(fit.weight_TF)
+        refined.task_head.linear.bias.copy_(fit.bias_T)
+    refined.card = _referenced(source.card, fit, val.without(keep_F), keep_KM)
+    return refined, fit
+
+
+def scores_of(
+    stage: TaskStage, images: LabelledImages, *, folder: Path | None, batch_size: int, title: str,
+    monitor: Monitor,
+) -> Scores:  # fmt: skip
+    """Scores of all prototypes, dropped ones too: one cache serves every keep.csv."""
+    assert stage.model.card is not None
+    caching = FeatureOptions(
+        mode="memory" if folder is None else "disk", folder=folder or Path(), dtype="fp32", views=0,
+        batch_size=batch_size, precision="fp32", seed=0,
+    )  # fmt: skip
+    with torch.no_grad():
+        found = frozen_features(
+            stage.eval(), images, options=caching,
+            eval_transform=stage.model.card.preprocessing.transform(),
+            device=next(stage.parameters()).device, show=partial(bar, monitor, title),
+        )  # fmt: skip
+    monitor.say(f"{title}: {found.source}")
+    return Scores(
+        torch.as_tensor(found.all("score")).cpu().float(),
+        torch.from_numpy(images.table.target_NT[images.indices]).float(),
+    )
+
+
+def _referenced(card: Card, fit: Fit, val: Scores, keep_KM: np.ndarray) -> Card:
+    """Thresholds of the new diagnoses, from validation images; dropped prototypes have no medians but 0."""
+    logit_NT = torch.nn.functional.linear(val.score_NF, fit.weight_TF, fit.bias_T)
+    threshold_T = best_f1_thresholds(card.probability(logit_NT).numpy(), val.target_NT.numpy())
+    keep = torch.from_numpy(keep_KM).float()
+    medians = {
+        name: None if value is None else value * keep
+        for name in ("absent_KM", "present_KM")
+        for value in [getattr(card.reference, name)]
+    }
+    reference = dataclasses.replace(
+        card.reference, target_threshold_T=torch.from_numpy(threshold_T).float(), **medians
+    )
+    return dataclasses.replace(card, reference=reference)
+
+
+def bar(monitor: Monitor, title: str, batches: Any, total: int) -> Any:
+    """A pass over batches as a progress bar."""
+    return monitor.bar(batches, total=total, title=title)
