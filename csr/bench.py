@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="csr bench", description="Measure this device.", allow_abbrev=False)
-    parser.add_argument("what", choices=("peak",), help="peak: FLOP/s of matrix products by precision")
+    parser.add_argument("what", choices=("peak",), metavar="peak", help="peak: FLOP/s of matrix products by precision")
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="spent on each precision and size (default: 1.0)"
     )

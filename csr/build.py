@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from csr.data import table as tables
 from csr.data.boxes import BoxTable, read_boxes
 from csr.data.dataset import LabelledImages
 from csr.data.find import find_images
+from csr.data.naming import show
 from csr.data.split import split_validation
 from csr.data.store import ImageStore, check_images, open_store
 from csr.data.table import LabelTable
@@ -78,6 +80,8 @@ def read_labels(
         InputError: the first thing wrong with them.
     """
     data = config.data
+    _check_there("train_csv", data.train_csv)
+    _check_there("test_csv", data.test_csv)
     train = tables.read_label_table(
         data.train_csv, concept_cols=data.concept_cols, target_cols=data.target_cols,
         reader_merge=data.reader_merge,
@@ -95,6 +99,14 @@ def read_labels(
     test = tables.without(test, left_out["test"])
     tables.check_disjoint(train, test)
     return train, test
+
+
+def _check_there(flag: str, path: str) -> None:
+    """A run without flags reads files that somebody may never have heard of: say which flag names them."""
+    if not os.path.exists(path):
+        raise InputError(
+            f"--{flag} {show(path, limit=400)}: cannot be read (no such file); give the path of a CSV file"
+        )
 
 
 def build_tables(
@@ -151,7 +163,7 @@ def find_both(
             problems.append(str(error))
     if problems:
         problems += [problem for paths in found for problem in check(paths)]
-        raise InputError("; ".join(problems))
+        raise unusable_images(problems, config)
     return found[0], found[1]
 
 
@@ -200,8 +212,16 @@ def build_stores(
         except InputError as error:  # of both folders, together
             problems.append(str(error))
     if problems:
-        raise InputError("; ".join(problems))
+        raise unusable_images(problems, config)
     return opened[0], opened[1]
+
+
+def unusable_images(problems: list[str], config: TrainConfig) -> InputError:
+    """One error for all images that are missing or unreadable, with the flag that leaves a few of them out."""
+    said = "; ".join(problems)
+    if config.data.on_bad_image == "quarantine" or "wrong folder?" in said:
+        return InputError(said)
+    return InputError(f"{said} (or leave up to 1 % of them out: --on_bad_image quarantine)")
 
 
 def _first_on_each_host(open_one: Callable[[], ImageStore], there: ImageStore | None) -> ImageStore:

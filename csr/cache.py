@@ -130,10 +130,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="csr cache", allow_abbrev=False,
         description="Caches of decoded images and of features: list them, or remove those long unused.",
     )  # fmt: skip
-    parser.add_argument("what", choices=("list", "prune"), help="list: sizes and days since the last use")
-    parser.add_argument("dir", type=Path, metavar="DIR", help="folder of a cache, or one above it")
-    parser.add_argument(
-        "--days", type=float, default=30.0, help="prune: remove what no run has opened for so long (default: 30)"
+    commands = parser.add_subparsers(dest="what", required=True, metavar="list|prune", parser_class=Parser)
+    told = {
+        "list": "sizes of the files, and days since their last use",
+        "prune": "remove what no run has opened for long",
+    }
+    both = [commands.add_parser(n, help=t, description=t, allow_abbrev=False) for n, t in told.items()]
+    for one in both:
+        one.add_argument("dir", type=Path, metavar="DIR", help="folder of a cache, or one above it")
+    both[1].add_argument(
+        "--days", type=float, default=30.0, help="remove what no run has opened for so long (default: 30)"
     )
-    parser.add_argument("--dry_run", action="store_true", help="prune: only say what would be removed")
+    both[1].add_argument("--dry_run", action="store_true", help="only say what would be removed")
     return parser

@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from csr import __version__
-from csr.command import exit_process, run_command
+from csr.command import did_you_mean, exit_process, run_command
 from csr.errors import InputError
 
 COMMANDS = {
@@ -42,7 +42,8 @@ def dispatch(argv: list[str] | None) -> int:
         print(__version__)
         return 0
     if arguments[0] not in COMMANDS:
-        raise InputError(f"no command {arguments[0]!r}: there are {', '.join(COMMANDS)}")
+        meant = did_you_mean(arguments[0], COMMANDS)
+        raise InputError(f"no command {arguments[0]!r}{meant or ':'} there are {', '.join(COMMANDS)}")
     module = importlib.import_module(COMMANDS[arguments[0]][0])
     return module.main(arguments[1:]) or 0
 

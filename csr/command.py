@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from csr import distributed
@@ -30,14 +31,38 @@ RANK_0_LEAVES_FIRST_S = 1.0
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaints are InputErrors, told once and not by every rank."""
+    """An ArgumentParser whose complaints are InputErrors, told once and not by every rank.
+
+    Attributes:
+        after_dashes: flags that another command reads, which stand after `--`.
+        after_whom: that command.
+    """
+
+    after_dashes: frozenset[str] = frozenset()
+    after_whom = ""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (`{self.prog} --help` lists the flags)")
+        raise InputError(f"{message}{self._advice(message)} (`{self.prog} --help` lists the flags)")
+
+    def _advice(self, message: str) -> str:
+        """What may have been meant by the first flag that is not known."""
+        if not message.startswith("unrecognized arguments: "):
+            return ""
+        words = [word.split("=")[0] for word in message.split()[2:] if word.startswith("-")]
+        if self.after_dashes.intersection(words):
+            return f": flags of {self.after_whom} stand after `--`"
+        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        return did_you_mean(words[0], known) if words else ""
 
     def print_help(self, file: object = None) -> None:
         if distributed.is_main():
             super().print_help(sys.stdout)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question with the nearest of some words, or nothing if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 class Whole:

@@ -169,7 +169,8 @@ class RunOptions:
     exp_name: str = option("csr_exp", "name of this experiment")
     overwrite: bool = option(False, "replace the results of an earlier run of this name")
     resume: str = option(
-        "auto", "auto goes on with an unfinished run of the same name and options, never refuses to; or a checkpoint"
+        "auto", "auto: goes on with an unfinished run of the same name and options; never: does not; or the path of a "
+        "checkpoint"
     )
     save_every: int = option(0, "optimizer steps between training checkpoints (0: at the end of epochs only)")
     keep_checkpoints: int = option(2, "how many of the last training checkpoints stay")
@@ -220,6 +221,11 @@ def groups() -> dict[str, type]:
     return {f.name: type(f.default) for f in dataclasses.fields(TrainConfig)}
 
 
+def flags() -> frozenset[str]:
+    """All flags of `csr train`, with their two dashes."""
+    return frozenset(f"--{f.name}" for group in groups().values() for f in dataclasses.fields(group))
+
+
 def add_arguments(parser: argparse.ArgumentParser, *, recipe: str | None = None) -> None:
     """Add one flag per option, grouped; unset flags keep the dataclass's default.
 
@@ -268,7 +274,10 @@ def _add_argument(section: argparse._ArgumentGroup, f: dataclasses.Field, *, def
 
 def int_or_auto(text: str) -> int:
     """A whole number, or `AUTO` for the word."""
-    return AUTO if text == "auto" else int(text)
+    try:
+        return AUTO if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, or auto") from None
 
 
 def from_namespace(namespace: argparse.Namespace) -> TrainConfig:

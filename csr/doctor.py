@@ -84,7 +84,8 @@ def lines_of(facts: dict[str, Any], folder: Path) -> list[tuple[str, str, str | 
     for flag, told in facts["data"].items():
         unit = "images" if flag in FOLDERS else "bytes"
         text = "cannot be used" if "problem" in told else f"{told['count']} {unit}, hash {told['hash'][:8]}"
-        lines.append((flag, text, told.get("problem")))
+        problem = f"{told['problem']}; correct --{flag}" if "problem" in told else None
+        lines.append((flag, text, problem))
     return lines
 
 

@@ -106,7 +106,7 @@ def _notices(plays: tuple[Play, ...], boxes: Any) -> list[str]:
         ignored = boxes.ignored.items()
         told += [f"Boxes of {name!r}, which is no concept, are not used: {n}" for name, n in ignored]
     if any(play.concepts for play in plays) and not any(play.medians for play in plays):
-        told.append("The model has no median scores: rejected concepts are simulated with zeros only.")
+        told.append("The model has no median scores: corrections are simulated with zeros only.")
     return told
 
 

@@ -37,9 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     assert card is not None
     neighbours: Neighbours = {}
     if options.atlas is not None:
-        neighbours = read_neighbours(
-            options.atlas, concept_names=card.concept_names, num_prototypes=model.num_prototypes_per_concept
-        )
+        neighbours = read_neighbours(options.atlas, model)
     squashed = squash_file(options.image, card.preprocessing.stored_size)
     explanation = explain(model, torch.from_numpy(squashed.pixels_CSS).unsqueeze(0))[0]
     record = {

@@ -27,13 +27,14 @@ _NO_ATLAS = "<p>To see the training regions behind the prototypes give <code>--a
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --good: #2a6fb0; --bad: #b3541e; }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 72rem; margin: 1.5rem auto; padding: 0 1rem; }
-h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+h1 { font-size: 1.3rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; } .wide { overflow-x: auto; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 tr.sum td { border-top: 2px solid var(--line); font-weight: 600; }
 figure { display: inline-block; margin: 0 .8rem .8rem 0; vertical-align: top; max-width: 320px; }
-figure img { display: block; max-width: 100%; } figcaption { font-size: .85rem; }
+figure { overflow-x: auto; } figure img { display: block; max-width: 100%; }
+figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 .bar { display: inline-block; height: .7rem; background: var(--good); vertical-align: middle; }
 .up { color: var(--good); } .down { color: var(--bad); }
 .note { border-left: 4px solid var(--bad); padding-left: .7rem; }
@@ -74,7 +75,7 @@ def framed(image_HW3: np.ndarray, box: tuple[float, float, float, float]) -> np.
 
 def neighbour_picture(neighbour: Neighbour) -> tuple[np.ndarray | None, str]:
     """A training image with its region framed, or None, and what to say about it."""
-    told = f"{neighbour.image.name}, cosine {neighbour.similarity:.2f}"
+    told = f"{neighbour.image_id or neighbour.image.name}, cosine {neighbour.similarity:.2f}"
     try:
         pixels = decode_image(neighbour.image, min_size=2 * TILE_PX).pixels
     except InputError:  # its message names a path of this machine, which a page may not carry away
@@ -164,8 +165,8 @@ def _diagnoses(e: Explanation) -> str:
     ]
     rule = "the likeliest" if e.card.task_loss == "ce" else "called"
     return (
-        "<h2>Diagnoses</h2><table><tr><th>diagnosis</th><th>probability</th><th></th><th>threshold</th>"
-        f"<th>{rule}</th></tr>{''.join(rows)}</table>"
+        '<h2>Diagnoses</h2><div class="wide"><table><tr><th>diagnosis</th><th>probability</th><th></th>'
+        f"<th>threshold</th><th>{rule}</th></tr>{''.join(rows)}</table></div>"
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from csr.command import Parser
 from csr.errors import InputError
-from csr.loading import BEST_CHECKPOINT, is_run, load_model, load_run
+from csr.loading import BEST_CHECKPOINT, is_run, load_file, load_model, load_run
 from csr.model import CSR
 from csr.model.sharing import CONFIG, README, WEIGHTS
 from csr.onnx_export import FILE_NAME as ONNX
@@ -41,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _load(folder: Path, checkpoint: str | None) -> tuple[CSR, str]:
     """The model of a run, or of a model folder such as a refined one; and which weights these are."""
+    if folder.suffix == ".pth":
+        return load_file(folder, checkpoint=checkpoint), folder.name
     if (folder / WEIGHTS).is_file() and not is_run(folder):
         return load_model(folder, checkpoint=checkpoint), WEIGHTS
     return load_run(folder, checkpoint=checkpoint or BEST_CHECKPOINT), checkpoint or BEST_CHECKPOINT
@@ -59,9 +61,11 @@ def _build_parser() -> argparse.ArgumentParser:
         prog="csr export", description="Turn a run into a folder with config.json, weights and README.md.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("run", metavar="RUN", type=Path, help="output_dir/exp_name of `csr train`, or a refined model")
+    parser.add_argument(
+        "run", metavar="RUN", type=Path, help="output_dir/exp_name of `csr train`, a .pth in it, or a refined model"
+    )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; must be empty or new")
     parser.add_argument("--checkpoint", help="name of a .pth in RUN; None: best of stage 3")
-    parser.add_argument("--onnx", action="store_true", help=f"also write {ONNX} (needs csr[onnx])")
+    parser.add_argument("--onnx", action="store_true", help=f"also write {ONNX} (needs the extra onnx)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in OUT")
     return parser

@@ -132,15 +132,29 @@ def box_cells(box_R4: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
     return inside[0].unsqueeze(2) & inside[1].unsqueeze(1)
 
 
-def edited_maps(sim_BKMHW: torch.Tensor, edits: Edits) -> torch.Tensor:
-    """Eq. 12: max(similarity, 0) x A in images with boxes; the others keep their maps as they are.
+def edited_maps(
+    sim_BKMHW: torch.Tensor, edits: Edits, *, absent_KM: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Maps weighted by importance in images with boxes; the others keep their maps as they are.
+
+    Args:
+        sim_BKMHW: the network's maps, unedited.
+        edits: of these images.
+        absent_KM: None: Eq. 12, max(similarity, 0) x A. A cosine of 0 is far from what the head saw, though, and
+            that breaks more diagnoses than it fixes. Medians over training images without the concept: what a
+            similarity exceeds them by is multiplied by A, what lies below them stays, so that a region that does
+            not count looks as one without the concept does.
 
     Returns:
         sim_BKMHW, of the edited batch.
     """
     height, width = sim_BKMHW.shape[-2:]
-    importance_BHW = importance_map(edits, height=height, width=width).to(sim_BKMHW)
-    weighted = sim_BKMHW.clamp_min(0) * importance_BHW[:, None, None]
+    importance_BHW = importance_map(edits, height=height, width=width).to(sim_BKMHW)[:, None, None]
+    if absent_KM is None:
+        weighted = sim_BKMHW.clamp_min(0) * importance_BHW
+    else:
+        usual = absent_KM.to(sim_BKMHW)[..., None, None]
+        weighted = torch.minimum(sim_BKMHW, usual + importance_BHW * (sim_BKMHW - usual))
     return torch.where(edits.has_box_B.view(-1, 1, 1, 1, 1), weighted, sim_BKMHW)
 
 
@@ -156,12 +170,13 @@ def edited_scores(
     Args:
         sim_BKMHW: the network's maps, unedited.
         edits: of these images.
-        absent_KM, present_KM: see `decide`.
+        absent_KM: see `edited_maps` and `decide`.
+        present_KM: see `decide`.
 
     Returns:
         score_BKM.
     """
-    score_BKM = edited_maps(sim_BKMHW, edits).amax(dim=(3, 4))
+    score_BKM = edited_maps(sim_BKMHW, edits, absent_KM=absent_KM).amax(dim=(3, 4))
     return decide(score_BKM, edits.decision_BK, absent_KM=absent_KM, present_KM=present_KM)
 
 
@@ -245,7 +260,7 @@ def check_safety(
         sim_BKMHW: the network's maps, unedited.
         edits: of these images.
         diagnose: score_BKM -> probability_BT, the task head and its sigmoid or softmax.
-        absent_KM, present_KM: see `decide`.
+        absent_KM, present_KM: see `edited_scores`.
         high_KM: similarity from which a prototype's map is high; None: `HIGH_SHARE` of the highest
             similarity anywhere in the image.
         max_move: change of a probability that counts as far.

@@ -71,6 +71,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         description="Train on several hosts over ssh, checked beforehand and cleaned up afterwards.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.after_dashes, parser.after_whom = options.flags(), "csr train"
     parser.add_argument("hostfile", type=Path, help="`host slots=N` lines; the first host is the master")
     add_network_arguments(parser)
     return parser.parse_args(argv[:middle]), argv[middle + 1 :]

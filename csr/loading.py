@@ -1,13 +1,16 @@
-"""A trained model from wherever it is: an exported folder, a run's folder, or the hub."""
+"""A trained model from wherever it is: an exported folder, a run's folder or one .pth in it, or the hub."""
 
 from __future__ import annotations
 
 import os
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from csr import distributed
 from csr.checkpoint import load_tensors
 from csr.errors import InputError
 from csr.model import CSR
@@ -17,6 +20,7 @@ from csr.reference import FILE_NAME as REFERENCE
 BEST_CHECKPOINT = "best_model_stage3.pth"
 # results.json and reference.json are about the best weights of stage 3, which final_model.pth holds too
 _MEASURED = (BEST_CHECKPOINT, "final_model.pth")
+_BEFORE_STAGE_3 = re.compile(r"(best_)?model_stage[12][._]")
 _DATA_FILES = ("train_csv", "test_csv", "boxes_csv")
 _DATA_OPTIONS = ("reader_merge", "drop_rare", "val_fraction", "augment")
 
@@ -25,13 +29,15 @@ def load_model(source: str | Path, *, checkpoint: str | None = None) -> CSR:
     """A model in eval mode, on the CPU, with its `card`.
 
     Args:
-        source: folder of `csr export`, folder of a run, or a hub id.
+        source: folder of `csr export`, folder of a run, a .pth with the run's config.json beside it, or a hub id.
         checkpoint: which .pth of a run; None: the best of stage 3.
 
     Raises:
         InputError: not found, or damaged; a checkpoint named for what is no run.
     """
     folder = Path(source)
+    if folder.suffix == ".pth":
+        return load_file(folder, checkpoint=checkpoint)
     if is_run(folder):
         return load_run(folder, checkpoint=checkpoint or BEST_CHECKPOINT)
     if checkpoint is not None:
@@ -42,6 +48,21 @@ def load_model(source: str | Path, *, checkpoint: str | None = None) -> CSR:
 def is_run(folder: Path) -> bool:
     """Whether a folder is one that `csr train` wrote, by its config.json."""
     return os.path.isfile(folder / CONFIG) and "options" in read_config(folder / CONFIG)
+
+
+def load_file(path: Path, *, checkpoint: str | None = None) -> CSR:
+    """The model of one .pth of a run, copied elsewhere together with the run's config.json or not.
+
+    Raises:
+        InputError: no such file, no config.json beside it, or not the checkpoint that is named besides.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if checkpoint not in (None, path.name):
+        raise InputError(f"{path}: is a checkpoint itself: leave --checkpoint {checkpoint} out")
+    if not (path.parent / CONFIG).is_file():
+        raise InputError(f"{path}: the {CONFIG} of its run must lie beside it: copy it there")
+    return load_run(path.parent, checkpoint=path.name)
 
 
 def load_run(folder: Path, *, checkpoint: str = BEST_CHECKPOINT) -> CSR:
@@ -72,6 +93,8 @@ def load_run(folder: Path, *, checkpoint: str = BEST_CHECKPOINT) -> CSR:
         raise InputError(f"{path}: not a state dict of tensors")
     card = {**config, **_notes(folder, config, options, checkpoint)}
     where = (str(config_file), str(path))
+    if _BEFORE_STAGE_3.match(checkpoint) and distributed.is_main():
+        sys.stderr.write(f"csr: notice: {path} is from before stage 3: its diagnoses mean nothing yet\n")
     return build_trained(CSR, config["model"], card=card, state=state, where=where)
 
 

@@ -1,28 +1,36 @@
 """The training regions behind prototypes (paper, Eq. 11), as an atlas lists them in its nearest.json.
 
-    {"format": "csr-nearest", "format_version": 1, "concept_names": [..], "num_prototypes": M,
-     "prototypes": [{"concept": k, "prototype": m,
+    {"format": "csr-nearest", "format_version": 2, "concept_names": [..], "num_prototypes": M,
+     "prototypes": [{"concept": k, "prototype": m, "vector": "v0123456789ab",
                      "nearest": [{"image": "train/a.png", "box": [x_min, y_min, x_max, y_max],
-                                  "similarity": 0.93}, ..]}, ..]}
+                                  "similarity": 0.93, "image_id": "a"}, ..]}, ..]}
 
+`vector` names the prototype (`vector_names`), so that an atlas of another model is told from this one's.
 `nearest` is sorted, the most similar first; boxes are fractions of the image; image paths are absolute or
 relative to the atlas's folder. Prototypes may be left out.
 
-Letters: K concepts, M prototypes per concept.
+Letters: K concepts, M prototypes per concept, D embedding.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from csr.data.naming import show, show_some
 from csr.errors import InputError
+from csr.model import CSR
 from csr.model.sharing import read_config
 
 FILE_NAME = "nearest.json"
-FORMAT, FORMAT_VERSION = "csr-nearest", 1
+FORMAT, FORMAT_VERSION = "csr-nearest", 2
+_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -33,47 +41,85 @@ class Neighbour:
         image: the training image's file; it may be gone.
         box: of the region, fractions of the image.
         similarity: cosine of the vector and the prototype.
+        image_id: of the label table; "" where the list does not say.
     """
 
     image: Path
     box: tuple[float, float, float, float]
     similarity: float
+    image_id: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return {"image": str(self.image), "box": list(self.box), "similarity": self.similarity}
+        told = {"image": str(self.image), "box": list(self.box), "similarity": self.similarity}
+        return {**told, "image_id": self.image_id} if self.image_id else told
 
 
 Neighbours = dict[tuple[int, int], list[Neighbour]]  # by (k, m), the most similar first
 
 
-def read_neighbours(folder: Path, *, concept_names: tuple[str, ...], num_prototypes: int) -> Neighbours:
+def vector_names(model: CSR) -> np.ndarray:
+    """A short name of each prototype's vector, (K, M) text; "" where it was dropped.
+
+    Refining keeps vectors, so an atlas of the model before still fits. The name is made of the stored fp32
+    values: unit vectors would come out of another device or machine with other last bits. It begins with a
+    letter because a spreadsheet turns digits, with or without an e between them, into a rounded number.
+    """
+    proto_KMD = model.prototypes.proto_KMD.detach().cpu().float().numpy().astype("<f4")
+    kept_KM = model.prototypes.kept_KM.cpu().numpy()
+    name_KM = np.full(kept_KM.shape, "", dtype=f"<U{_DIGITS + 1}")
+    for k, m in np.argwhere(kept_KM):
+        name_KM[k, m] = "v" + hashlib.sha256(proto_KMD[k, m].tobytes()).hexdigest()[:_DIGITS]
+    return name_KM
+
+
+def of_another_model(where: object, differing: Sequence[tuple[str, int]]) -> InputError:
+    """The error where vectors of some (concept, prototype) are not the model's."""
+    told = show_some([f"{show(name)} {m}" for name, m in differing], limit=4)
+    return InputError(
+        f"{where}: belongs to another model, whose prototypes have other vectors ({told}): run `csr atlas` "
+        "on this one"
+    )
+
+
+def read_neighbours(folder: Path, model: CSR) -> Neighbours:
     """Read an atlas's nearest.json.
 
     Args:
         folder: of the atlas.
-        concept_names, num_prototypes: of the model that is explained.
+        model: that is explained, with a card; prototypes that it has dropped are not compared.
 
     Raises:
         InputError: missing, damaged, or of another model.
     """
+    assert model.card is not None
+    concept_names, num_prototypes = model.card.concept_names, model.num_prototypes_per_concept
     path = folder / FILE_NAME
     value = read_config(path)
     if (value.get("format"), value.get("format_version")) != (FORMAT, FORMAT_VERSION):
-        raise InputError(f"{path}: not an atlas's list ({FORMAT} version {FORMAT_VERSION})")
+        raise InputError(
+            f"{path}: not an atlas's list ({FORMAT} version {FORMAT_VERSION}): run `csr atlas` again"
+        )
     if value.get("concept_names") != list(concept_names) or value.get("num_prototypes") != num_prototypes:
         raise InputError(f"{path}: of another model: its concepts or number of prototypes differ")
     entries = value.get("prototypes")
     if not isinstance(entries, list):
         raise InputError(f"{path}: 'prototypes' is no list")
     found: Neighbours = {}
+    differing: list[tuple[str, int]] = []
+    name_KM = vector_names(model)
     for number, entry in enumerate(entries):
         where = f"{path}: prototypes[{number}]"
         if not isinstance(entry, dict) or not isinstance(entry.get("nearest"), list):
-            raise InputError(f"{where}: needs concept, prototype and nearest")
-        key = (entry.get("concept"), entry.get("prototype"))
-        if not (_in_range(key[0], len(concept_names)) and _in_range(key[1], num_prototypes)):
+            raise InputError(f"{where}: needs concept, prototype, vector and nearest")
+        k, m = entry.get("concept"), entry.get("prototype")
+        if not (_in_range(k, len(concept_names)) and _in_range(m, num_prototypes)):
             raise InputError(f"{where}: no such prototype")
-        found[key] = [_neighbour(one, folder, where) for one in entry["nearest"]]  # type: ignore[index]
+        assert isinstance(k, int) and isinstance(m, int)
+        found[k, m] = [_neighbour(one, folder, where) for one in entry["nearest"]]
+        if name_KM[k, m] not in ("", entry.get("vector")):
+            differing.append((concept_names[k], m))
+    if differing:
+        raise of_another_model(path, differing)
     return found
 
 
@@ -90,7 +136,11 @@ def _neighbour(value: Any, folder: Path, where: str) -> Neighbour:
     x_min, y_min, x_max, y_max = map(float, box)
     if not (x_min < x_max and y_min < y_max) or not _is_finite(value.get("similarity")):
         raise InputError(f"{where}: box is empty, or similarity is no number")
-    return Neighbour(folder / value["image"], (x_min, y_min, x_max, y_max), float(value["similarity"]))
+    image_id = value.get("image_id", "")
+    if not isinstance(image_id, str):
+        raise InputError(f"{where}: image_id is no text")
+    box_4 = (x_min, y_min, x_max, y_max)
+    return Neighbour(folder / value["image"], box_4, float(value["similarity"]), image_id)
 
 
 def _is_finite(value: Any) -> bool:

@@ -36,7 +36,7 @@ def check_onnx() -> None:
     """Raise InputError unless the packages of the extra are installed."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"--onnx needs {' and '.join(missing)}: pip install 'csr[onnx]'")
+        raise InputError(f"--onnx needs {' and '.join(missing)}: pip install -e '.[onnx]' in the clone of csr")
 
 
 def export_onnx(model: CSR, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from csr.command import Parser
 from csr.data.phantom import write_phantom
 
 
@@ -33,10 +34,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="csr phantom",
         description="Draw synthetic chest radiographs with findings, in VinDr-CXR's format.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "out", metavar="OUT", type=Path, help="folder to write; must be empty or new"

@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     options = _build_parser().parse_args(argv)
     check_out(options.out, overwrite=options.overwrite)
-    paths = gather_images(options.images)
+    paths = gather_images(options.images, say=_notice)
     model = load_model(options.model, checkpoint=options.checkpoint).to(pick_device(options.device))
     unreadable: list[str] = []
     rows = predict_files(
@@ -47,6 +48,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{len(unreadable)} could not be read:")
         print("\n".join(f"  {_printable(line)}" for line in unreadable))
     return EXIT_FAILED if unreadable else EXIT_DONE
+
+
+def _notice(line: str) -> None:
+    print(f"Notice: {_printable(line)}", file=sys.stderr)
 
 
 def _printable(line: str) -> str:

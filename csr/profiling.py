@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 
 FOLDER = "profile"
+LOG_LEVEL = "KINETO_LOG_LEVEL"
 COLD = 1  # steps that are left out before the profiler warms up with one more
 Step = Callable[[], None]
 
@@ -35,6 +37,8 @@ def profiled(file: Path, *, steps: int, say: Callable[[str], None]) -> Iterator[
         profiler.export_chrome_trace(str(file))
         written.append(file)
 
+    # the profiler's own lines (of a GPU that is not there, of probes for tracers) are no news for a user
+    os.environ.setdefault(LOG_LEVEL, "99")
     # the activities are chosen by torch: the CPU, and the GPU where there is one
     with torch.profiler.profile(
         schedule=torch.profiler.schedule(wait=COLD, warmup=1, active=steps, repeat=1), on_trace_ready=write

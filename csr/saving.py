@@ -54,9 +54,9 @@ class Saver:
         # without both classes of any label in the validation images there is no AUC: the loss decides
         auc, loss = record["auc"], record["val_loss"]
         score = auc if not math.isnan(auc) else -loss
-        if score <= state.best_score:
+        if (score, -loss) <= (state.best_score, -state.best_loss):  # of equal AUCs the lower loss
             return
-        state.best_score = score
+        state.best_score, state.best_loss = score, loss
         state.best_weights = stage.model_weights(engine.state_dict())
         self._unsaved_best = f"validation loss {loss:.4f}" if math.isnan(auc) else f"AUC {auc:.4f}"
 

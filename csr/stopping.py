@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 
 from csr import distributed
-from csr.errors import PreemptedError
+from csr.errors import InputError, PreemptedError, StoppedError
 
 CAUGHT = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, n))
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -71,8 +71,9 @@ class StopRequest:
     def listening(self) -> Iterator[StopRequest]:
         """Catch the signals while the block runs. Main thread only.
 
-        A rank that leaves with an error goes on to ignore what asks it to end: a launcher asks that of all ranks
-        as soon as one has ended, and they first have to tell why.
+        A rank that leaves with an error that nobody foresaw goes on to ignore what asks it to end: a launcher asks
+        that of all ranks as soon as one has ended, and this one first has to tell why. What was foreseen all ranks
+        know, and rank 0 tells it.
         """
         before = {number: signal.signal(number, self._note) for number in CAUGHT}
         read_end, write_end = os.pipe()
@@ -83,6 +84,9 @@ class StopRequest:
         try:
             yield self
             fails = False
+        except (InputError, StoppedError, PreemptedError):
+            fails = False
+            raise
         finally:
             signal.set_wakeup_fd(wakeup_before)
             for number, handler in before.items():

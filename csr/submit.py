@@ -223,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="csr submit [options] -- [flags of csr train]",
         description="Write a SLURM job file for csr train beside the run, and print or submit it.",
     )  # fmt: skip
+    parser.after_dashes, parser.after_whom = train_options.flags(), "csr train"
     add = parser.add_argument
     add("--submit", action="store_true", help="hand it to sbatch (default: print it)")
     add("--partition", help="partition (default: the cluster's)")

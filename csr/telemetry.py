@@ -19,12 +19,13 @@ from csr.stages.base import Stage
 
 PARTS = ("compute", "data", "communication", "evaluation", "caches", "saving")
 SMALL_MFU = 0.01
+SHORT_S = 10.0  # of a shorter stage most is what happens once: no advice would help a longer one
 HINTS = {
     "data": "more --workers, a faster disk, or --image_cache",
     "communication": "a larger --batch_size or --accumulation; or a rank is slower than the others",
     "evaluation": "a smaller --val_fraction",
-    "caches": "--cache disk keeps them for the next run",
-    "saving": "a larger --save_every, or a faster disk",
+    "caches": "--cache disk, which keeps them for the next run",
+    "saving": "a faster disk",
 }
 
 
@@ -100,14 +101,26 @@ def over_ranks(told: dict[str, float]) -> dict[str, float]:
     return {**mean, "slowest_images_per_s": min(rank["images_per_s"] for rank in ranks)}
 
 
-def line_of(told: dict[str, float], *, stage_number: int) -> str:
-    """One line that says where a stage's time went, and what binds it."""
+def line_of(
+    told: dict[str, float], *, stage_number: int, save_every: int = 0, advise: bool = True
+) -> str:
+    """One line that says where a stage's time went, and what limits it.
+
+    Args:
+        told: of `over_ranks`.
+        stage_number: 1 to 3.
+        save_every: the flag; 0 already saves the least.
+        advise: False for a dry run, whose few steps say nothing of a whole one.
+    """
     shares = {name: told[f"{name}_share"] for name in PARTS}
     first = max(shares, key=lambda name: shares[name])
     listed = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items() if share >= 0.005)
     line = f"Stage {stage_number} took {told['seconds']:.1f} s: {listed}"
+    if not advise or told["seconds"] < SHORT_S:
+        return line
     if first in HINTS:
-        return f"{line}; {first} binds ({HINTS[first]})"
+        rarer = "a larger --save_every, or " if first == "saving" and save_every else ""
+        return f"{line}; most on {first} (what helps: {rarer}{HINTS[first]})"
     rate = f"{told['images_per_s']:.1f} images/s per rank"
     if told["mfu"] < SMALL_MFU:
         return f"{line}; compute binds: {rate}, in steps too small to keep the device busy"

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(given: TrainConfig, stop: StopRequest) -> int:
-    """Check everything, then run; nothing is written before all checks are passed."""
+    """Check everything, then run; the result folder is not touched before all checks are passed."""
     monitor = Monitor(None)
 
     def progress(done: int, of: int) -> None:
@@ -116,11 +116,13 @@ def train(given: TrainConfig, stop: StopRequest) -> int:
         data = build.build_data(config, found, stores[0], model)
     if not engine.started():
         engine.start(config.engine.timeout)
+    auto_reason = plan.manifest.get("batch_size_auto") if plan.manifest and kept_batch is not None else None
     if auto_batch and kept_batch is None:
-        config = with_found_batch(config, found, data, model, precision.name, monitor)
+        config, auto_reason = with_found_batch(config, found, data, model, precision.name, monitor)
         ds_config = merged_with(parsed, name, config)
     if auto_batch:
         mine["options"]["optim"] = config.to_dict()["optim"]
+        mine["batch_size_auto"] = auto_reason
     if config.engine.ds_config is not None:
         engine.check_config(ds_config, name)
     describe(config, found, model, precision, monitor)
@@ -160,8 +162,8 @@ def merged_with(parsed: dict[str, Any], name: str, config: TrainConfig) -> dict[
 
 def with_found_batch(
     config: TrainConfig, found: build.Tables, data: Data, model: CSR, precision: str, monitor: Monitor
-) -> TrainConfig:
-    """The options with the micro batch that fits all ranks. Collective."""
+) -> tuple[TrainConfig, str]:
+    """The options with the micro batch that fits all ranks, and why it is that one. Collective."""
     train = found.train.select(found.train_indices)
     stage = build.build_stage("concept", config=config, model=model, train=train, say=lambda line: None)
     device = engine.local_device()
@@ -172,7 +174,7 @@ def with_found_batch(
         f"--batch_size auto: {choice.batch_size} images per rank and {choice.accumulation} accumulation "
         f"({choice.reason})"
     )
-    return micro_batch.with_batch(config, choice.batch_size, choice.accumulation)
+    return micro_batch.with_batch(config, choice.batch_size, choice.accumulation), choice.reason
 
 
 def check_data(data: str, plan: Plan) -> None:
@@ -250,6 +252,7 @@ class Run:
         return {
             "options": self.identity["options"],
             "effective_batch": self.identity["effective_batch"],
+            "batch_size_auto": self.identity.get("batch_size_auto"),  # why it is what it is; null: it was given
             "concept_names": list(table.concept_names),
             "target_names": list(table.target_names),
             "data": data_facts(
@@ -347,7 +350,8 @@ class Run:
         probability = target_probability(rows["logit"], loss=self._task_loss)
         targets = multilabel_metrics(probability, labels["target"], names=names["target"])
         self.monitor.say("")
-        self.monitor.say(f"=== Test set: {len(self.test)} images, best model of stage 3 ===")
+        dry = " (dry run: numbers mean nothing)" if self.config.run.dry_run else ""
+        self.monitor.say(f"=== Test set: {len(self.test)} images, best model of stage 3{dry} ===")
         for line in table_lines(concepts, targets):
             self.monitor.say(line)
         return results_record(concepts, targets, num_images=len(self.test))

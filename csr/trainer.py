@@ -127,7 +127,10 @@ class Trainer:
             while state.epoch <= epochs:
                 self._epoch(engine, stage, features, val_features)
         told = telemetry.over_ranks(self._telemetry.stage())
-        self.monitor.say(telemetry.line_of(told, stage_number=STAGE_NUMBER[stage.name]))
+        self.monitor.say(telemetry.line_of(
+            told, stage_number=STAGE_NUMBER[stage.name], save_every=self.options.save_every,
+            advise=self.options.max_windows is None,
+        ))  # fmt: skip
         last = stage.model_weights(engine.close().state_dict())
         return state.best_weights or last
 

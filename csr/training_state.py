@@ -17,8 +17,8 @@ from csr.resume import STATE
 Weights = dict[str, torch.Tensor]
 STAGE_NUMBER = {"concept": 1, "prototype": 2, "task": 3}
 PLAIN = (
-    "stage", "epoch", "windows", "global_step", "streak", "best_score", "history", "record", "seconds",
-    "waited", "in_collectives",
+    "stage", "epoch", "windows", "global_step", "streak", "best_score", "best_loss", "history", "record",
+    "seconds", "waited", "in_collectives",
 )  # fmt: skip
 
 
@@ -38,7 +38,7 @@ class TrainState:
         loss_sum: of this rank's micro steps in this epoch, on the device, unread.
         images, seconds, waited, in_collectives: of this epoch on this rank.
         record: what the epoch's training gave, while its validation is still to come.
-        best_score, best_weights: of the present stage.
+        best_score, best_loss, best_weights: of the present stage.
         best_files: best models written so far, of all stages.
         history: one record for each epoch of all stages.
     """
@@ -55,6 +55,7 @@ class TrainState:
     in_collectives: float = 0.0
     record: dict[str, Any] | None = None
     best_score: float = -math.inf
+    best_loss: float = math.inf
     best_weights: Weights | None = None
     best_files: dict[str, Written] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -62,7 +63,7 @@ class TrainState:
     def begin_stage(self, name: str) -> None:
         """The next stage begins: steps, history and files go on."""
         self.stage, self.epoch, self.streak = name, 0, 0
-        self.best_score, self.best_weights = -math.inf, None
+        self.best_score, self.best_loss, self.best_weights = -math.inf, math.inf, None
         self.begin_epoch()
 
     def begin_epoch(self) -> None:

@@ -214,7 +214,7 @@ def test_of_many_missing_images_twenty_are_listed_and_the_rest_counted(refused, 
         file.unlink()
     line = refused()
     assert sum(file.stem in line for file in files[:25]) == 20
-    assert "25 image(s)" in line and "5 more" in line
+    assert "25 image(s)" in line and "5 more" in line and "--on_bad_image quarantine" in line
 
 
 def test_a_missing_image_folder_is_named(refused, tmp_path):

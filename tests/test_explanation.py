@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import re
+import struct
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +20,8 @@ from csr.errors import InputError
 from csr.explain import main
 from csr.explanation import contributions, explain, to_dict
 from csr.interaction import decide
-from csr.neighbours import read_neighbours
+from csr.model import CSR
+from csr.neighbours import read_neighbours, vector_names
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +47,14 @@ def image(tmp_path: Path) -> Path:
     return tmp_path / "<i>scan.png"
 
 
-def write_atlas(folder: Path, image: str) -> Path:
+def write_atlas(folder: Path, image: str, model: CSR) -> Path:
     folder.mkdir()
+    vector_KM = vector_names(model).tolist()
     nearest = [{"image": image, "box": [0.1, 0.2, 0.5, 0.9], "similarity": 0.93}]
-    prototypes = [{"concept": k, "prototype": m, "nearest": nearest} for k in range(K) for m in range(M)]
+    prototypes = [{"concept": k, "prototype": m, "vector": vector_KM[k][m], "nearest": nearest}
+                  for k in range(K) for m in range(M)]  # fmt: skip
     value = {
-        "format": "csr-nearest", "format_version": 1, "concept_names": list(CONCEPTS), "num_prototypes": M,
+        "format": "csr-nearest", "format_version": 2, "concept_names": list(CONCEPTS), "num_prototypes": M,
         "prototypes": prototypes,
     }  # fmt: skip
     (folder / "nearest.json").write_text(json.dumps(value))
@@ -127,9 +133,9 @@ class Addresses(HTMLParser):
         self.found += [value or "" for name, value in attrs if name in ("src", "href", "action")]
 
 
-def test_the_command_writes_json_picture_and_a_page_that_stands_alone(model_folder, image, tmp_path, capsys):
+def test_the_command_writes_json_picture_and_a_page_that_stands_alone(model, model_folder, image, tmp_path, capsys):
     out = tmp_path / "out"
-    atlas = write_atlas(tmp_path / "atlas", str(image))
+    atlas = write_atlas(tmp_path / "atlas", str(image), model)
     assert main([model_folder, str(image), "--out", str(out), "--atlas", str(atlas)]) == 0
     assert sorted(p.name for p in out.iterdir()) == ["explanation.json", "explanation.png", "index.html"]
     told = json.loads((out / "explanation.json").read_text())
@@ -146,8 +152,8 @@ def test_the_command_writes_json_picture_and_a_page_that_stands_alone(model_fold
     assert "Concepts shown" in capsys.readouterr().out
 
 
-def test_a_training_image_that_is_gone_is_told_without_its_path(model_folder, image, tmp_path):
-    atlas = write_atlas(tmp_path / "atlas", "/secret/place/gone.png")
+def test_a_training_image_that_is_gone_is_told_without_its_path(model, model_folder, image, tmp_path):
+    atlas = write_atlas(tmp_path / "atlas", "/secret/place/gone.png", model)
     assert main([model_folder, str(image), "--out", str(tmp_path / "out"), "--atlas", str(atlas)]) == 0
     page = (tmp_path / "out" / "index.html").read_text()
     assert "gone.png" in page and "/secret" not in page
@@ -162,15 +168,37 @@ def test_a_training_image_that_is_gone_is_told_without_its_path(model_folder, im
         {"prototypes": [{"concept": 0, "prototype": 0, "nearest": [{"image": "a"}]}]},
         {"prototypes": [{"concept": 0, "prototype": 0, "nearest": [
             {"image": "a", "box": [0.5, 0, 0.5, 1], "similarity": 0.5}]}]},
+        {"prototypes": [{"concept": 0, "prototype": 0, "nearest": [
+            {"image": "a", "box": [0, 0, 1, 1], "similarity": 0.5, "image_id": 7}]}]},
+        {"prototypes": [{"concept": 0, "prototype": 0, "vector": ["v"], "nearest": []}]},
+        {"prototypes": [{"concept": 0, "prototype": 0, "nearest": []}]}, {"format_version": 1},
     ],
 )  # fmt: skip
-def test_an_atlas_of_another_model_or_a_damaged_one_is_refused(tmp_path, change):
-    atlas = write_atlas(tmp_path / "atlas", "a.png")
-    assert len(read_neighbours(atlas, concept_names=CONCEPTS, num_prototypes=M)) == K * M
+def test_an_atlas_of_another_model_or_a_damaged_one_is_refused(tmp_path, model, change):
+    atlas = write_atlas(tmp_path / "atlas", "a.png", model)
+    assert len(read_neighbours(atlas, model)) == K * M
     path = atlas / "nearest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(InputError, match="nearest.json"):
-        read_neighbours(atlas, concept_names=CONCEPTS, num_prototypes=M)
+        read_neighbours(atlas, model)
+
+
+def test_an_atlas_of_another_seed_is_refused_and_one_from_before_refining_fits(tmp_path, model):
+    atlas, other = write_atlas(tmp_path / "atlas", "a.png", model), copy.deepcopy(model)
+    with torch.no_grad():
+        other.prototypes.proto_KMD[1, 2, 0] += 1e-6
+    with pytest.raises(InputError, match="nearest.json: belongs to another model.*'Nodule/Mass' 2.: run") as error:
+        read_neighbours(atlas, other)
+    assert "Cavity" not in str(error.value) and "\n" not in str(error.value)
+    other.prototypes.drop_(torch.arange(K * M).view(K, M) == M + 2)
+    assert len(read_neighbours(atlas, other)) == K * M, "what was dropped is not compared"
+
+
+def test_a_vector_is_named_by_the_digest_of_its_stored_bytes_and_no_spreadsheet_takes_it_for_a_number(model):
+    names = vector_names(model)
+    stored = model.prototypes.proto_KMD.detach()[2, 1].tolist()
+    assert names[2, 1] == "v" + hashlib.sha256(struct.pack(f"<{len(stored)}f", *stored)).hexdigest()[:12]
+    assert len(set(names.ravel())) == K * M
 
 
 def test_a_folder_in_use_and_an_unreadable_image_are_refused(model_folder, image, tmp_path):

@@ -56,6 +56,28 @@ def test_a_run_without_reference_values_is_exported_with_a_notice(tmp_path, caps
     assert "0.5 is used" in capsys.readouterr().out
 
 
+def test_a_pth_with_its_config_beside_it_becomes_a_folder(run, tmp_path, capsys):
+    lone = tmp_path / "copied"
+    lone.mkdir()
+    for name in ("best_model_stage3.pth", "config.json"):
+        shutil.copy(run / name, lone)
+    assert main([str(lone / "best_model_stage3.pth"), str(tmp_path / "out")]) == 0
+    before, after = load_model(run).state_dict(), CSR.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    (lone / "config.json").unlink()
+    with pytest.raises(InputError, match="config.json of its run must lie beside it"):
+        main([str(lone / "best_model_stage3.pth"), str(tmp_path / "other")])
+    with pytest.raises(InputError, match="no such file"):
+        main([str(lone / "nothing.pth"), str(tmp_path / "other")])
+    assert "notice" not in capsys.readouterr().err
+
+
+def test_weights_from_before_stage_3_are_told(run, tmp_path, capsys):
+    shutil.copy(run / "best_model_stage3.pth", run / "best_model_stage1.pth")
+    load_model(run, checkpoint="best_model_stage1.pth")
+    assert "before stage 3: its diagnoses mean nothing yet" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "more, told",
     [
@@ -96,7 +118,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 def test_onnx_without_its_packages_says_what_to_install(run, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"csr\[onnx\]"):
+    with pytest.raises(InputError, match=r"pip install -e '.\[onnx\]'"):
         main([str(run), str(tmp_path / "out"), "--onnx"])
     assert not (tmp_path / "out").exists()
 

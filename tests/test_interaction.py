@@ -53,15 +53,20 @@ def slow_importance(edits, b: int, h: int, w: int) -> float:
     return float(edits.alpha_B[b])
 
 
-def slow_score(sim, edits, b: int, k: int, m: int, absent: float = 0.0) -> float:
+def slow_score(sim, edits, b: int, k: int, m: int, absent: float | None = None) -> float:
     if int(edits.decision_BK[b, k]) == -1:
-        return absent
+        return absent or 0.0
     has_box = b in edits.row_R.tolist()
     values = []
     for h in range(H):
         for w in range(W):
             value = float(sim[b, k, m, h, w])
-            values.append(max(value, 0.0) * slow_importance(edits, b, h, w) if has_box else value)
+            importance = slow_importance(edits, b, h, w)
+            if has_box and absent is None:
+                value = max(value, 0.0) * importance
+            elif has_box and value > absent:
+                value = absent + importance * (value - absent)
+            values.append(value)
     return max(values)
 
 

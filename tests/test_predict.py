@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from tiny_model import CONCEPTS, TARGETS, tiny_model
 
+from csr.data.gather import gather_images
 from csr.data.store import open_store
 from csr.data.transforms import EvalTransform
 from csr.errors import InputError
@@ -89,6 +91,24 @@ def test_unreadable_images_are_listed_in_place_and_the_rest_is_predicted(
     assert list(rows[0])[5:] == [f"diagnosis {n}" for n in TARGETS] + [f"concept {n}" for n in CONCEPTS]
     printed = capsys.readouterr().out
     assert "4 images predicted" in printed and "2 could not be read" in printed and str(gone) in printed
+
+
+def test_dicom_files_without_a_suffix_are_found_and_other_files_counted(images, tmp_path, capsys):
+    said: list[str] = []
+    for name in ("IM000000", "1.2.840.5", "DICOMDIR", "below/IM1"):
+        (images / name).write_bytes(bytes(128) + b"DICM")
+    (images / "empty").write_bytes(b"")
+    os.mkfifo(images / "pipe")
+    found = gather_images([images], say=said.append)
+    names = ["1.2.840.5", "IM000000", "a.png", "b.png", "below/IM1", "below/c.JPG", "d.png"]
+    assert found == [images / name for name in names]
+    assert said == [f"4 other files in {images} left out"]
+
+
+def test_nothing_is_written_where_no_named_path_exists(model_folder, tmp_path):
+    with pytest.raises(InputError, match="nope.*; .*nada.*: no such file or folder"):
+        main([model_folder, str(tmp_path / "nope"), str(tmp_path / "nada"), "--out", str(tmp_path / "p.csv")])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_csv_and_json_lines_say_the_same(model_folder, images, tmp_path):

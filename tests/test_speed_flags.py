@@ -39,12 +39,13 @@ def test_auto_is_recorded_and_kept_when_the_run_goes_on(phantom_folder, tmp_path
     assert done.returncode == 0, done.stderr
     assert "goes on" in done.stdout and "--batch_size auto" not in done.stdout
     run = out / "csr_exp"
+    assert config_of(run)["batch_size_auto"].startswith("a step takes about"), "kept with the choice"
     optim = config_of(run)["options"]["optim"]
     assert (optim["batch_size"], optim["accumulation"], config_of(run)["effective_batch"]) == (4, 1, 4)
     shares = [sum(v for k, v in r["telemetry"].items() if k.endswith("_share")) for r in records(run)]
     assert shares == pytest.approx([1.0] * 4)
     assert all(r["telemetry"]["mfu"] > 0 for r in records(run))
-    assert done.stdout.count(" took ") == 3 and "binds" in done.stdout
+    assert done.stdout.count(" took ") == 3
     traces = sorted(p.name for p in (run / "profile").iterdir())
     assert traces[0] == "stage1-concept-rank0.pt.trace.json"
     assert all(json.loads((run / "profile" / name).read_text())["traceEvents"] for name in traces)

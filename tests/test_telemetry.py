@@ -46,18 +46,25 @@ def test_overlapping_communication_never_makes_compute_negative():
     assert spent.by_part()["compute"] == 0.0
 
 
-def line(**shares: float) -> str:
+def line(*, save_every: int = 0, advise: bool = True, seconds: float = 60.0, **shares: float) -> str:
     told = {f"{name}_share": shares.get(name, 0.0) for name in PARTS}
-    more = {"seconds": 5.0, "images_per_s": 8.0, "model_tflops": 0.5, "mfu": shares.get("mfu", 0.5)}
-    return telemetry.line_of({**told, **more}, stage_number=2)
+    more = {"seconds": seconds, "images_per_s": 8.0, "model_tflops": 0.5, "mfu": shares.get("mfu", 0.5)}
+    return telemetry.line_of({**told, **more}, stage_number=2, save_every=save_every, advise=advise)
 
 
 def test_the_line_says_what_binds():
     assert "compute binds: 8.0 images/s per rank, 0.5 TFLOP/s each, 50 %" in line(compute=0.9, data=0.1)
     assert "too small" in line(compute=0.9, mfu=0.001)
-    assert "data binds (more --workers" in line(data=0.6, compute=0.4)
+    assert "most on data (what helps: more --workers" in line(data=0.6, compute=0.4)
     told = line(communication=0.5, compute=0.499, data=0.001)
-    assert told.startswith("Stage 2 took 5.0 s: compute 50 %, communication 50 %; communication binds")
+    assert told.startswith("Stage 2 took 60.0 s: compute 50 %, communication 50 %; most on communication (")
+
+
+def test_advice_is_given_where_it_can_help():
+    assert "--save_every" not in line(saving=0.9) and "faster disk" in line(saving=0.9)
+    assert "a larger --save_every, or a faster disk" in line(saving=0.9, save_every=10)
+    for short in (line(saving=0.9, seconds=9.9), line(saving=0.9, advise=False)):
+        assert short.endswith("saving 90 %")
 
 
 def test_ranks_are_averaged_and_the_slowest_is_told(monkeypatch):
@@ -150,7 +157,7 @@ def test_where_nothing_can_be_kept_a_peak_is_measured(cache, monkeypatch):
     assert math.isfinite(peaks.peak(CPU, "fp32"))
 
 
-def test_a_profile_is_a_trace_of_warm_steps(tmp_path):
+def test_a_profile_is_a_trace_of_warm_steps(tmp_path, capfd):
     said: list[str] = []
     file = tmp_path / "profile" / "stage.pt.trace.json"
     with profiling.profiled(file, steps=2, say=said.append) as step:
@@ -162,6 +169,7 @@ def test_a_profile_is_a_trace_of_warm_steps(tmp_path):
     assert steps == {"ProfilerStep#2", "ProfilerStep#3"}
     assert sum(e.get("name") == "aten::matmul" for e in events) == 2
     assert str(file) in said[0]
+    assert capfd.readouterr() == ("", ""), "lines of the profiler itself"
 
 
 def test_too_few_steps_for_a_profile_are_told_and_none_costs_nothing(tmp_path, monkeypatch):

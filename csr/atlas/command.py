@@ -95,8 +95,8 @@ def build(
     if not bool(found.mean_KM.isfinite().all()):
         raise InputError(f"{options.source}: the model gives no finite numbers on these images")
     wanted = places_of(found)
-    sights, peaks = look_again(model, batches(wanted, "Regions"), wanted)
-    recorder = Recorder(model, images, found, sights=sights, peaks=peaks)
+    sights, cells = look_again(model, batches(wanted, "Regions"), wanted)
+    recorder = Recorder(model, images, found, sights=sights, cells=cells)
     concepts = [recorder.concept(k) for k in range(model.num_concepts)]
     atlas = recorder.summary(concepts, source=source.folder, csv=images.table.path)
     position_of = {int(row): position for position, row in enumerate(images.indices)}
@@ -173,20 +173,20 @@ def _tell(atlas: dict[str, Any], out: Path) -> None:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
-
     parser = Parser(
-        prog="csr atlas", epilog=EPILOG, formatter_class=Formatter, allow_abbrev=False,
+        prog="csr atlas", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
         description="Show every prototype with its nearest training regions, its hits and its weight.",
     )  # fmt: skip
     add_source_flags(parser)
     add = parser.add_argument
     add("--out", metavar="DIR", type=Path, required=True, help="folder to write; new or empty")
-    add("--csv", help="training labels; None: those of the run")
-    add("--dir", help="folder of the training images; None: that of the run")
-    add("--boxes_csv", help="boxes on the training images, to tell regions inside from those outside")
-    add("--top", type=Whole(1, 50), default=5, help="nearest training vectors shown of each prototype")
-    add("--similar", type=Whole(1, 1000), default=20, help="images with the highest scores that are summed up")
+    add("--csv", help="training labels (default: the run's)")
+    add("--dir", help="folder of the training images (default: the run's)")
+    add("--boxes_csv", help="boxes on the training images, to tell regions inside from those outside "
+        "(default: the run's, none with --csv)")
+    add("--top", type=Whole(1, 50), default=5, help="nearest training vectors shown of each prototype (default: 5)")
+    add("--similar", type=Whole(1, 1000), default=20,
+        help="images with the highest scores that are summed up (default: 20)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace an earlier atlas in DIR")
     return parser

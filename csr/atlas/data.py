@@ -234,8 +234,9 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that both commands have, under the same names."""
     add = parser.add_argument
     add("source", metavar="RUN", help="output_dir/exp_name of `csr train`, or folder of a model")
-    add("--checkpoint", help="name of a .pth, where RUN is a run; None: best of stage 3")
-    add("--image_cache", metavar="DIR", type=Path, help="decoded images; None: the run's, or a temporary one")
-    add("--workers", type=Whole(1, 1024), default=4, help="threads that decode images")
-    add("--batch_size", type=Whole(1, 65_536), default=32, help="images that the network sees at once")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    add("--checkpoint", help="name of a .pth, where RUN is a run (default: best of stage 3)")
+    add("--image_cache", metavar="DIR", type=Path,
+        help="decoded images (default: the run's, or a temporary one)")  # fmt: skip
+    add("--workers", type=Whole(1, 1024), default=4, help="threads that decode images (default: 4)")
+    add("--batch_size", type=Whole(1, 65_536), default=32, help="images that the network sees at once (default: 32)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")

@@ -10,7 +10,7 @@
 Numbers in names have at least three (images: six) digits and count from 0, in the order of the model. A
 prototype without any training vector (its concept is in no training image) has no crop; one that was
 dropped by `csr refine` is in neither nearest.json nor prototypes/. In nearest.json every entry also has
-`crop` (relative to the folder), and every neighbour `image_id`. Boxes are fractions of the image.
+`crop` (relative to the folder). Boxes are fractions of the image.
 
 Letters: K concepts, M prototypes per concept.
 """

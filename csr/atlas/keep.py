@@ -1,10 +1,12 @@
 """keep.csv: which prototypes a doctor keeps. An atlas writes it, a person edits the column `keep`, refine reads it.
 
-    concept,prototype,keep,wins,alive,top_weight,top_target,note
-    Cavity,0,1,31,1,0.8123,Tuberculosis,
-    Cavity,1,0,12,1,1.4021,Tuberculosis,"looks at the same place in every image, at the edge"
+    concept,prototype,keep,wins,alive,top_weight,top_target,note,vector
+    Cavity,0,1,31,1,0.8123,Tuberculosis,,v0f3a96c21d7e
+    Cavity,1,0,12,1,1.4021,Tuberculosis,"looks at the same place in every image, at the edge",v77b01c9ae452
 
-Only `concept`, `prototype` and `keep` are read. The other columns help to decide and may be changed or left out.
+`concept`, `prototype` and `keep` are needed. `vector` names the prototype's vector (`csr.neighbours`): a file of
+another model is refused by it, and read unchecked without it. The other columns help to decide; they may be
+changed or left out.
 
 Letters: K concepts, M prototypes.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,8 +24,10 @@ import numpy as np
 from csr.data.csvfile import read_header, read_rows
 from csr.data.naming import name_key, show, show_some
 from csr.errors import InputError
+from csr.neighbours import of_another_model
 
-COLUMNS = ("concept", "prototype", "keep", "wins", "alive", "top_weight", "top_target", "note")
+VECTOR = "vector"
+COLUMNS = ("concept", "prototype", "keep", "wins", "alive", "top_weight", "top_target", "note", VECTOR)
 _READ = COLUMNS[:3]
 Record = dict[str, Any]
 
@@ -37,27 +42,31 @@ def write_keep(atlas: Record) -> str:
             weight = p["weights"][p["top_target"]]["weight"]
             table.writerow([
                 concept["name"], p["prototype"], 1, p["wins"], int(p["alive"]), f"{weight:.4f}",
-                p["top_target"], "; ".join(p["hints"]),
+                p["top_target"], "; ".join(p["hints"]), p["vector"],
             ])  # fmt: skip
     return text.getvalue()
 
 
 def read_keep(
-    path: str | os.PathLike[str], *, concept_names: tuple[str, ...], kept_KM: np.ndarray
-) -> np.ndarray:
+    path: str | os.PathLike[str], *, concept_names: tuple[str, ...], kept_KM: np.ndarray,
+    vector_KM: np.ndarray, say: Callable[[str], None],
+) -> np.ndarray:  # fmt: skip
     """Read a file that a person edited.
 
     Args:
         path: the file.
         concept_names: of the model.
         kept_KM: bool, the prototypes that the model still has; every one needs a row.
+        vector_KM: their `vector_names`.
+        say: tells the user where the file does not say which model it belongs to.
 
     Returns:
         keep_KM, bool: what is left. A concept may be left without any prototype.
 
     Raises:
         InputError: no such concept or prototype, a row that is there twice or missing, a `keep` that is
-            neither 0 nor 1, a prototype that is gone already, or nothing kept at all.
+            neither 0 nor 1, a prototype that is gone already, a file of another model, or nothing kept
+            at all.
     """
     rows = read_rows(path)
     header = read_header(rows, path, required=_READ)
@@ -65,6 +74,7 @@ def read_keep(
     index = {name: k for k, name in enumerate(concept_names)}
     line_KM = np.zeros(kept_KM.shape, dtype=np.int64)
     keep_KM = np.zeros(kept_KM.shape, dtype=bool)
+    told_KM = np.full(kept_KM.shape, "", dtype=object)
     for line, cells in rows:
         where = f"{path} line {line}"
         name, prototype, keep = (cells[column[key]] for key in _READ)
@@ -89,10 +99,29 @@ def read_keep(
                 "refine the model that still has it"
             )
         line_KM[k, m], keep_KM[k, m] = line, keep == "1"
+        told_KM[k, m] = cells[column[VECTOR]] if VECTOR in column else ""
     _check_complete(path, line_KM, kept_KM, concept_names)
     if not keep_KM.any():
         raise InputError(f"{path}: rejects every prototype; keep at least one")
+    _check_vectors(path, told_KM, np.where(kept_KM, vector_KM, ""), concept_names, say)
     return keep_KM
+
+
+def _check_vectors(
+    path: str | os.PathLike[str], told_KM: np.ndarray, vector_KM: np.ndarray, names: tuple[str, ...],
+    say: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Prototypes that were dropped have no vector any more and are not compared."""
+    comparable_KM = (told_KM != "") & (vector_KM != "")
+    differing = np.argwhere(comparable_KM & (told_KM != vector_KM)).tolist()
+    if differing:
+        raise of_another_model(path, [(names[k], m) for k, m in differing])
+    unknown = int(((vector_KM != "") & (told_KM == "")).sum())
+    if unknown:
+        say(
+            f"Notice: {path}: {unknown} prototype(s) have nothing in the column '{VECTOR}': nobody can tell "
+            "whether they are this model's."
+        )
 
 
 def _whole(text: str) -> int:

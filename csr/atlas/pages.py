@@ -38,7 +38,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
   vertical-align: top; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
-td.text { max-width: 26rem; overflow-wrap: anywhere; }
+td.text { min-width: 14rem; max-width: 26rem; overflow-wrap: anywhere; }
 td img { display: inline-block; height: 48px; max-width: 72px; object-fit: contain; vertical-align: middle; }
 section { border-top: 2px solid var(--line); margin-top: 1.6rem; }
 section h2 { margin-top: .8rem; }
@@ -242,18 +242,19 @@ def _weights(record: Record) -> str:
 def _similar(atlas: Record, record: Record) -> str:
     similar = record["similar"]
     prevalence = atlas["concepts"][record["concept"]]["prevalence"]
-    rows = [["the concept", _percent(similar["concept"]), _percent(prevalence)]]
+    rows = [["the concept", _percent(similar["concept"]), "", _percent(prevalence)]]
     rows += [
-        [escaped(name), _percent(value), _percent(atlas["target_prevalence"][name])]
+        [escaped(name), _percent(value), _percent(similar["predicted"][name]),
+         _percent(atlas["target_prevalence"][name])]
         for name, value in similar["targets"].items()
-    ]
+    ]  # fmt: skip
     x, y = similar["peak_mean"]
     place = f"Highest cell on average at {x:.2f}, {y:.2f}, scattered by {similar['peak_spread']:.2f}"
     boxed = (
         f"; in the concept's boxes in {similar['in_box']:.0%} of {similar['with_boxes']}"
         if similar["with_boxes"] else ""
     )  # fmt: skip
-    heads = [f"of the {similar['images']} most similar images", "have it", "of all images"]
+    heads = [f"of the {similar['images']} most similar images", "have it", "as the concept predicts", "of all images"]
     return f'<div>{_table(heads, rows)}<p class="soft">{place}{boxed}.</p></div>'
 
 

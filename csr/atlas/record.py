@@ -1,4 +1,4 @@
-"""An atlas as plain JSON: every number of every prototype, and what a doctor should look at twice.
+"""An atlas as plain JSON: every number of every prototype.
 
 Letters: K concepts, M prototypes, T targets, N images, L places of a list.
 """
@@ -13,16 +13,16 @@ import numpy as np
 
 from csr import __version__
 from csr.atlas.format import FORMAT, FORMAT_VERSION, crop_name, image_name
-from csr.atlas.regions import Place, Point, Sight
+from csr.atlas.hints import hints
+from csr.atlas.regions import Box, Place, Sight, centre, is_in
 from csr.atlas.scan import NONE, Scan
 from csr.data.dataset import LabelledImages
 from csr.model import CSR
 from csr.neighbours import FORMAT as NEAREST_FORMAT
 from csr.neighbours import FORMAT_VERSION as NEAREST_VERSION
+from csr.neighbours import vector_names
 
 POSITIVE = 0.5
-# what a hint asks for; few images prove nothing
-MIN_IMAGES, SAME_PLACE, AT_EDGE, RARELY_IN_BOX, RARELY_CONCEPT = 5, 0.06, 0.15, 0.25, 0.5
 Record = dict[str, Any]
 
 
@@ -33,19 +33,21 @@ class Recorder:
         model: with a card.
         images: the training images that were looked at.
         scan: of them.
-        sights, peaks: of `look_again`.
+        sights, cells: of `look_again`.
     """
 
     def __init__(
         self, model: CSR, images: LabelledImages, scan: Scan, *, sights: dict[Place, Sight],
-        peaks: dict[Place, Point],
+        cells: dict[Place, Box],
     ) -> None:  # fmt: skip
         assert model.card is not None
-        self.card, self.images, self.scan, self.sights, self.peaks = model.card, images, scan, sights, peaks
+        self.card, self.images, self.scan, self.sights, self.cells = model.card, images, scan, sights, cells
         table = images.table
         self.concept_NK, self.target_NT = table.concept_NK[images.indices], table.target_NT[images.indices]
         weight_TF = model.task_head.linear.weight.detach().cpu().double()
         self.weight_TKM = weight_TF.unflatten(1, scan.kept_KM.shape)
+        self.vector_KM = vector_names(model)
+        self.given_2KT = shares_given(self.concept_NK, self.target_NT)
 
     def concept(self, k: int) -> Record:
         """Everything of one concept."""
@@ -73,14 +75,14 @@ class Recorder:
         top = max(weights, key=lambda name: abs(weights[name]["effect"]))
         nearest = self._nearest(k, m)
         record = {
-            "concept": k, "prototype": m, "alive": bool(scan.alive_KM[k, m]),
+            "concept": k, "prototype": m, "vector": str(self.vector_KM[k, m]), "alive": bool(scan.alive_KM[k, m]),
             "wins": int(scan.wins_KM[k, m]), "max_present": int(scan.max_present_KM[k, m]),
             "max_all": int(scan.max_all_KM[k, m]),
             "score": {name: known(float(value[k, m])) for name, value in mean_sd.items()},
             "weights": weights, "top_target": top, "crop": crop_name(k, m) if nearest else None,
             "nearest": nearest, "similar": self._similar(k, m),
         }  # fmt: skip
-        return {**record, "hints": hints(record, prevalence=self._prevalence)}
+        return {**record, "hints": hints(record)}
 
     def _nearest(self, k: int, m: int) -> list[Record]:
         found = []
@@ -95,41 +97,53 @@ class Recorder:
                 "image_id": table.image_ids[row], "image": image_name(row, table.image_ids[row]), "row": row,
                 "similarity": min(1.0, cosine), "score": sight.score, "box": list(sight.box),
                 "peak": list(sight.peak), "cam_peak": list(sight.cam_peak), "cam_share": sight.cam_share,
-                "in_box": self._in_box(position, k, sight.peak),
+                "in_box": self._in_box(position, k, sight.cell),
                 "targets": [n for t, n in enumerate(self.card.target_names)
                             if self.target_NT[position, t] >= POSITIVE],
             })  # fmt: skip
         return found
 
-    def _in_box(self, position: int, k: int, point: Point) -> bool | None:
-        """Whether a point lies in a box of the concept; None where there is none to lie in."""
+    def _in_box(self, position: int, k: int, cell: Box) -> bool | None:
+        """Whether a cell lies in a box of the concept; None where there is none to lie in."""
         if self.images.boxes is None or not self.concept_NK[position, k] >= POSITIVE:
             return None
         class_R, box_R4 = self.images.boxes.for_image(int(self.images.indices[position]))
         mine_R4 = box_R4[class_R == k]
-        if not len(mine_R4):
-            return None
-        x, y = point
-        inside_R = (mine_R4[:, 0] <= x) & (x <= mine_R4[:, 2]) & (mine_R4[:, 1] <= y) & (y <= mine_R4[:, 3])
-        return bool(inside_R.any())
+        return bool(is_in(cell, mine_R4).any()) if len(mine_R4) else None
 
     def _similar(self, k: int, m: int) -> Record:
         """What the images with the highest scores have in common; they may lack the concept."""
         position_L = [p for p in self.scan.scores.image_KML[k, m].tolist() if p != NONE]
-        peak_L2 = np.array([self.peaks[k, m, p] for p in position_L])
-        in_box = [self._in_box(p, k, self.peaks[k, m, p]) for p in position_L]
+        peak_L2 = np.array([centre(self.cells[k, m, p]) for p in position_L])
+        in_box = [self._in_box(p, k, self.cells[k, m, p]) for p in position_L]
         judged = [inside for inside in in_box if inside is not None]
         offset_L2 = peak_L2 - peak_L2.mean(axis=0)
+        has_L = self.concept_NK[position_L, k]
         return {
             "images": len(position_L),
             "image_ids": [self.images.table.image_ids[self.images.indices[p]] for p in position_L],
-            "concept": share(self.concept_NK[position_L, k]),
+            "concept": share(has_L), "concept_at_most": self._at_most(k, int(np.sum(~np.isnan(has_L)))),
             "targets": {name: share(self.target_NT[position_L, t])
                         for t, name in enumerate(self.card.target_names)},
+            "predicted": dict(zip(self.card.target_names, self._predicted(k, share(has_L)), strict=True)),
+            "annotated": {name: int(np.sum(~np.isnan(self.target_NT[position_L, t])))
+                          for t, name in enumerate(self.card.target_names)},
             "peak_mean": peak_L2.mean(axis=0).tolist(),
             "peak_spread": float(np.sqrt((offset_L2**2).sum(axis=1).mean())),
             "with_boxes": len(judged), "in_box": float(np.mean(judged)) if judged else None,
         }  # fmt: skip
+
+    def _at_most(self, k: int, number: int) -> float | None:
+        """The largest share with the concept that this many annotated images can have."""
+        return min(1.0, float(np.sum(self.concept_NK[:, k] >= POSITIVE)) / number) if number else None
+
+    def _predicted(self, k: int, concept: float | None) -> list[float | None]:
+        """The share with each target among images of which a share has the concept, if no more is known of them."""
+        if concept is None:
+            return [None] * len(self.card.target_names)
+        part_21 = np.array([[concept], [1 - concept]])
+        with_each_2T = np.where(part_21 > 0, part_21 * self.given_2KT[:, k], 0.0)
+        return [known(value) for value in with_each_2T.sum(axis=0).tolist()]
 
     @property
     def _prevalence(self) -> dict[str, float | None]:
@@ -151,7 +165,8 @@ def nearest_json(atlas: Record) -> Record:
     keys = ("image", "box", "similarity", "image_id")
     prototypes = [
         {
-            "concept": record["concept"], "prototype": record["prototype"], "crop": record["crop"],
+            "concept": record["concept"], "prototype": record["prototype"], "vector": record["vector"],
+            "crop": record["crop"],
             "nearest": [{key: one[key] for key in keys} for one in record["nearest"]],
         }
         for concept in atlas["concepts"]
@@ -163,34 +178,12 @@ def nearest_json(atlas: Record) -> Record:
     }  # fmt: skip
 
 
-def hints(record: Record, *, prevalence: dict[str, float | None]) -> list[str]:
-    """What makes a doctor suspicious; each may have a good reason, none rejects a prototype.
-
-    Args:
-        record: of a prototype.
-        prevalence: of every target among all images.
-    """
-    similar, found = record["similar"], []
-    if not record["alive"]:
-        found.append("dead: it never wins")
-    if similar["images"] < MIN_IMAGES:
-        return found
-    x, y = similar["peak_mean"]
-    at_edge = min(x, y, 1 - x, 1 - y) < AT_EDGE
-    if similar["peak_spread"] < SAME_PLACE:
-        where = "at the edge" if at_edge else f"at {x:.2f}, {y:.2f}"
-        found.append(f"looks at the same place in every image, {where}")
-    if similar["with_boxes"] >= MIN_IMAGES and similar["in_box"] < RARELY_IN_BOX:
-        found.append(f"looks outside of the concept's boxes ({similar['in_box']:.0%} inside)")
-    concept = similar["concept"]
-    if concept is not None and concept < RARELY_CONCEPT:
-        found.append(f"its images lack the concept ({concept:.0%} have it)")
-    shared = {name: value for name, value in similar["targets"].items() if value is not None}
-    for name, value in shared.items():
-        base = prevalence[name]
-        if concept is not None and value > concept + 0.1 and base is not None and value > base + 0.3:
-            found.append(f"its images share {name} ({value:.0%}, of all images {base:.0%}) more than the concept")
-    return found
+def shares_given(concept_NK: np.ndarray, target_NT: np.ndarray) -> np.ndarray:
+    """The share with each target among the images with and without each concept, (2, K, T); NaN without any."""
+    known_NT, positive_NT = ~np.isnan(target_NT), target_NT >= POSITIVE
+    group_2KN = np.stack([concept_NK >= POSITIVE, concept_NK < POSITIVE]).transpose(0, 2, 1).astype(float)
+    count_2KT = group_2KN @ known_NT.astype(float)
+    return np.where(count_2KT > 0, group_2KN @ positive_NT.astype(float) / count_2KT.clip(min=1), np.nan)
 
 
 def share(label_N: np.ndarray) -> float | None:

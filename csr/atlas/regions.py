@@ -5,7 +5,8 @@ map's lowest to its highest value. A local concept vector is a mean of all cells
 concept's activation map (Eq. 2): `cam_share` says how much of that weight lies in the region. Where it is small
 the vector came from elsewhere than where the map is high.
 
-Letters: B batch, K concepts, M prototypes, D embedding, H W map, L = H x W cells, R requests, P = K x M.
+Letters: B batch, K concepts, M prototypes, D embedding, H W map, L = H x W cells, R requests or boxes,
+P = K x M.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ Place = tuple[int, int, int]  # concept, prototype, position of the image
 
 # half-way, as the overlap with boxes is measured, a region on a coarse map spills over half of the image
 REACH = 0.75
+_ROUNDING = 1e-6  # of boxes, which are fp32
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ class Sight:
     """What a prototype sees in an image.
 
     Attributes:
-        peak: x, y of the centre of the highest cell, fractions of the image.
+        cell: the highest one, fractions of the image.
         score: the value there.
         box: around the region, fractions.
         map_HW: the similarity map, float16.
@@ -45,12 +47,17 @@ class Sight:
         cam_share: weight of the region's cells in the local concept vector, 0 to 1.
     """
 
-    peak: Point
+    cell: Box
     score: float
     box: Box
     map_HW: np.ndarray
     cam_peak: Point
     cam_share: float
+
+    @property
+    def peak(self) -> Point:
+        """x, y of the highest cell's centre."""
+        return centre(self.cell)
 
 
 def region_around_peak(map_HW: np.ndarray) -> np.ndarray:
@@ -71,11 +78,37 @@ def box_around(region_HW: np.ndarray) -> Box:
     )  # fmt: skip
 
 
-def peak_of(map_HW: np.ndarray) -> Point:
-    """Centre (x, y) of the highest cell (the first of equals), fractions of the image."""
+def cell_of(map_HW: np.ndarray) -> Box:
+    """The highest cell (the first of equals), fractions of the image."""
     height, width = map_HW.shape
     row, column = divmod(int(map_HW.argmax()), width)
-    return (column + 0.5) / width, (row + 0.5) / height
+    return column / width, row / height, (column + 1) / width, (row + 1) / height
+
+
+def centre(box: Box) -> Point:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def peak_of(map_HW: np.ndarray) -> Point:
+    """Centre (x, y) of the highest cell, fractions of the image."""
+    return centre(cell_of(map_HW))
+
+
+def is_in(cell: Box, box_R4: np.ndarray) -> np.ndarray:
+    """Whether a cell counts as inside of boxes: along either axis it shares half of itself or of the box,
+    whichever is shorter. bool (R,)
+
+    Why not the cell's centre, as the pointing game has it: a box that is smaller than a cell may hold no
+    centre, and every map would look outside of it. Here every box has a cell that counts, while for boxes
+    that are not smaller than a cell both rules are the same. Any touch of the two would be too little: it
+    makes large boxes a cell larger on all sides, and hides prototypes that look just beside them.
+    """
+    inside_R = np.ones(len(box_R4), dtype=bool)
+    for low, high in ((0, 2), (1, 3)):
+        shared_R = np.minimum(cell[high], box_R4[:, high]) - np.maximum(cell[low], box_R4[:, low])
+        shorter_R = np.minimum(cell[high] - cell[low], box_R4[:, high] - box_R4[:, low])
+        inside_R &= shared_R >= shorter_R / 2 - _ROUNDING
+    return inside_R
 
 
 def sight_of(map_HW: np.ndarray, attention_HW: np.ndarray) -> Sight:
@@ -87,7 +120,7 @@ def sight_of(map_HW: np.ndarray, attention_HW: np.ndarray) -> Sight:
     """
     region_HW = region_around_peak(map_HW)
     return Sight(
-        peak=peak_of(map_HW), score=float(map_HW.max()), box=box_around(region_HW),
+        cell=cell_of(map_HW), score=float(map_HW.max()), box=box_around(region_HW),
         map_HW=map_HW.astype(np.float16), cam_peak=peak_of(attention_HW),
         cam_share=float(attention_HW[region_HW].sum()),
     )  # fmt: skip
@@ -109,7 +142,7 @@ def places_of(scan: Scan) -> dict[int, list[tuple[int, int, bool]]]:
 @torch.no_grad()
 def look_again(
     model: CSR, batches: Iterable[Batch], wanted: Mapping[int, list[tuple[int, int, bool]]]
-) -> tuple[dict[Place, Sight], dict[Place, Point]]:
+) -> tuple[dict[Place, Sight], dict[Place, Box]]:
     """Maps of the wanted pairs only, image by image.
 
     Args:
@@ -118,10 +151,10 @@ def look_again(
         wanted: of `places_of`.
 
     Returns:
-        Sights of nearest vectors, and the peaks of all wanted maps.
+        Sights of nearest vectors, and the highest cells of all wanted maps.
     """
     sights: dict[Place, Sight] = {}
-    peaks: dict[Place, Point] = {}
+    cells: dict[Place, Box] = {}
     proto_PD = model.prototypes.unit().flatten(0, 1)
     num_per_concept = model.num_prototypes_per_concept
     for batch in batches:
@@ -133,10 +166,10 @@ def look_again(
             row_R = torch.tensor([k * num_per_concept + m for k, m, _ in requests], device=proto_PD.device)
             map_RHW = torch.einsum("rd,hwd->rhw", proto_PD[row_R], embed_BHWD[b]).cpu().numpy()
             for (k, m, nearest), map_HW in zip(requests, map_RHW, strict=True):
-                peaks[k, m, position] = peak_of(map_HW)
+                cells[k, m, position] = cell_of(map_HW)
                 if nearest:
                     sights[k, m, position] = sight_of(map_HW, attention_BKHW[b, k])
-    return sights, peaks
+    return sights, cells
 
 
 def chunks_of(positions: Iterable[int], size: int) -> Iterator[np.ndarray]:

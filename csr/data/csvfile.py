@@ -16,6 +16,7 @@ from csr.errors import InputError
 MAX_LINE_BYTES = 2**20
 MAX_FILE_BYTES = 2**30
 _BOM = b"\xef\xbb\xbf"
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "'|'"}
 
 
 def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
@@ -119,6 +120,7 @@ def read_header(
     """
     line, cells = next(rows)
     where = f"{path} line {line}"
+    _check_separator(cells, where)
     names = [clean_name(cell) for cell in cells]
     seen: dict[str, int] = {}
     meant = {print_key(name): name for name in (*required, *known)}
@@ -144,22 +146,24 @@ def read_header(
                 f"{where}: column {number}, {show(name)}, looks like {twin!r} but has letters of "
                 "another alphabet; type the name again"
             )
-    other_separator = len(cells) == 1 and any(sign in cells[0] for sign in ";\t|")
-    _check_required(names, where, required, other_separator)
+    _check_required(names, where, required)
     return names
 
 
-def _check_required(
-    names: list[str], where: str, required: tuple[str, ...], other_separator: bool
-) -> None:
+def _check_separator(cells: list[str], where: str) -> None:
+    """Other signs than commas stand between names; the names themselves may hold a few of either."""
+    line = ",".join(cells)
+    found = [name for sign, name in _SEPARATORS.items() if sign in cells[0] and line.count(sign) >= len(cells)]
+    if found:
+        raise InputError(
+            f"{where}: columns are separated with {found[0]}; separate columns with commas (save it as 'CSV UTF-8')"
+        )
+
+
+def _check_required(names: list[str], where: str, required: tuple[str, ...]) -> None:
     keys = {name_key(name) for name in names}
     for name in required:
         if name_key(name) in keys:
             continue
-        advice = (
-            "separate columns with commas"
-            if other_separator
-            else f"add a column {name!r} or rename one"
-        )
         found = show_some([show(name) for name in names], limit=8)
-        raise InputError(f"{where}: no column {name!r} (found: {found}); {advice}")
+        raise InputError(f"{where}: no column {name!r} (found: {found}); add a column {name!r} or rename one")

@@ -24,6 +24,10 @@ class UnusableImage(InputError):
     """An id without a file to read: missing, a link that leads nowhere, or no regular file."""
 
 
+class MissingImage(UnusableImage):
+    """An id without any file."""
+
+
 def find_image(folder: str | os.PathLike[str], image_id: str) -> Path:
     """Returns the file of an image id: the id itself, or with one of `IMAGE_SUFFIXES` in any case.
 
@@ -52,16 +56,20 @@ def find_images(
             name what is missing and what is unreadable; returns problems.
 
     Raises:
-        InputError: one for all rows without a file, up to 20 named with their lines.
+        InputError: one for all rows without a file, up to 20 named with their lines; if no row has one, it
+            asks whether the folder is the right one.
     """
     finder = _Finder(folder)
     found: list[Path] = []
     problems: list[str] = []
+    missing = 0
     for index, image_id in enumerate(table.image_ids):
         try:
             found.append(finder.find(image_id))
         except InputError as error:
+            missing += isinstance(error, MissingImage)
             problems.append(f"line {table.row_numbers[index]}: {error}")
+    _check_some(folder, table, missing)
     if problems:
         problems += check(found) if check else []
         raise InputError(
@@ -81,24 +89,36 @@ def find_present(
         table: whose `image_ids` are looked up.
 
     Raises:
-        InputError: one for all ids that are wrong in themselves: several files, a link that leaves the folder.
+        InputError: one for all ids that are wrong in themselves: several files, a link that leaves the folder;
+            or no row has a file.
     """
     finder = _Finder(folder)
     found: dict[int, Path] = {}
     unusable: dict[int, str] = {}
     problems: list[str] = []
+    missing = 0
     for index, image_id in enumerate(table.image_ids):
         try:
             found[index] = finder.find(image_id)
         except UnusableImage as error:
+            missing += isinstance(error, MissingImage)
             unusable[index] = str(error)
         except InputError as error:
             problems.append(f"line {table.row_numbers[index]}: {error}")
+    _check_some(folder, table, missing)
     if problems:
         raise InputError(
             f"{table.path}: {len(problems)} image id(s) cannot be used: {show_some(problems)}; correct them"
         )
     return found, unusable
+
+
+def _check_some(folder: str | os.PathLike[str], table: LabelTable, missing: int) -> None:
+    if missing == len(table) > 1:
+        raise InputError(
+            f"{table.path}: none of the {missing} images is in {os.fspath(folder)} "
+            f"(the first: {show(table.image_ids[0])}): wrong folder?"
+        )
 
 
 class _Finder:
@@ -122,7 +142,7 @@ class _Finder:
         if not (names and posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES):
             names = names + [n for end in IMAGE_SUFFIXES for n in listing.get(f"{name}\n{end}", [])]
         if not names:
-            raise UnusableImage(
+            raise MissingImage(
                 f"no file for image_id {show(image_id)} in {self.folder} "
                 f"(tried {' '.join(IMAGE_SUFFIXES)} and none)"
             )

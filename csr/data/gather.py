@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from csr.data.naming import IMAGE_SUFFIXES
+from csr.data.dicom import is_dicom
+from csr.data.naming import IMAGE_SUFFIXES, show, show_some
 from csr.errors import InputError
 
+_INDEX_OF_A_DISC = "DICOMDIR"  # begins as a DICOM file, and holds no picture
 
-def gather_images(given: Sequence[Path]) -> list[Path]:
+
+def gather_images(given: Sequence[Path], *, say: Callable[[str], object] = lambda line: None) -> list[Path]:
     """The files named, and all images below the folders named (hidden ones and linked folders left out).
 
     Args:
         given: files of any suffix; a missing one stays, and is told when it is read. Folders are searched
-            for files with one of `IMAGE_SUFFIXES`, sorted by path.
+            for files with one of `IMAGE_SUFFIXES` and DICOM files of any name, sorted by path.
+        say: told how many other files a folder has.
 
     Raises:
-        InputError: a folder without any image, or that cannot be listed.
+        InputError: a folder without any image, or that cannot be listed; or nothing that is named exists.
     """
+    if not any(os.path.exists(path) for path in given):
+        named = show_some([show(str(path), limit=400) for path in given], limit=4)
+        raise InputError(f"{named}: no such file or folder")
     found: dict[Path, None] = {}
     for path in given:
         if not path.is_dir():
             found.setdefault(path)
             continue
-        inside = sorted(_below(path))
+        files = sorted(_below(path))
+        inside = [file for file in files if _is_image(file)]
         if not inside:
-            raise InputError(f"{path}: no image in it ({' '.join(IMAGE_SUFFIXES)})")
+            raise InputError(f"{path}: no image in it ({' '.join(IMAGE_SUFFIXES)}, or DICOM of any name)")
+        if others := len(files) - len(inside):
+            say(f"{others} other file{'s' if others > 1 else ''} in {path} left out")
         for file in inside:
             found.setdefault(file)
     return list(found)
@@ -40,5 +50,14 @@ def _below(folder: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            if not name.startswith("."):
                 yield Path(root, name)
+
+
+def _is_image(path: Path) -> bool:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    try:  # opening a pipe would wait for a writer
+        return path.name != _INDEX_OF_A_DISC and path.is_file() and is_dicom(path)
+    except OSError:
+        return False

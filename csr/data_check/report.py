@@ -27,6 +27,7 @@ _OWN_STYLE = """
 svg.chart .cell { fill: none; stroke: var(--line); } svg.chart .heat { fill: var(--c0); }
 figure { display: inline-block; margin: .3rem .6rem .3rem 0; } figure img { display: block; max-height: 160px; }
 figcaption { font-size: .8rem; color: var(--soft); max-width: 10rem; overflow-wrap: anywhere; }
+h1, p { overflow-wrap: anywhere; }
 .group { border-top: 1px solid var(--line); padding-top: .4rem; } li { overflow-wrap: anywhere; }
 """
 

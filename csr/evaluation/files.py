@@ -134,7 +134,8 @@ def summary(results: dict[str, Any]) -> list[str]:
 
 def _extra_lines(results: dict[str, Any]) -> list[str]:
     alive = results["prototypes"]
-    lines = ["", f"Prototypes alive: {alive['alive']}/{alive['total']}"]
+    seen = f"(on these {results['data']['images']} images)"
+    lines = ["", f"Prototypes alive: {alive['alive']}/{alive['total']} {seen}"]
     found = results["localisation"]
     if found is not None:
         all_pairs = found["micro"]
@@ -144,7 +145,7 @@ def _extra_lines(results: dict[str, Any]) -> list[str]:
         chance = _number(all_pairs["chance"]["value"])
         lines.append(f"Pointing game, {found['n']} pairs: {', '.join(parts)}, chance {chance}")
     for play, subsets in (results["simulation"] or {}).items():
-        parts = [f"{subset}: {row['fixed']} fixed, {row['broken']} broken" for subset, row in subsets.items()]
+        parts = [f"{subset}: {row['fixed']} decisions fixed, {row['broken']} broken" for subset, row in subsets.items()]
         lines.append(f"Simulated doctor ({play}): {'; '.join(parts)}")
     return lines
 

@@ -3,7 +3,7 @@
 The doctor looks at what the model called. `concept`: rejects a concept that is labelled absent and was
 called present, confirms one that is labelled present and was not called; what is not annotated stays.
 `box`: draws the boxes of the concepts labelled present as positive regions. `both` does both at once. Where
-the model has medians, concepts are corrected twice: with scores of 0 as in the paper, and with medians.
+the model has medians, everything is played twice: towards 0 as in the paper, and towards medians.
 
 Letters: B batch, N images, K concepts, M prototypes, T targets, H W map, V plays, R rows of weights.
 """
@@ -33,7 +33,8 @@ class Play:
 
     Attributes:
         concepts, boxes: what the doctor corrects.
-        medians: whether rejected and confirmed concepts get medians, not 0 and what they had.
+        medians: whether rejected concepts and regions outside of boxes go to medians, not to 0, and confirmed
+            concepts are raised to theirs.
     """
 
     concepts: bool
@@ -43,7 +44,7 @@ class Play:
     @property
     def name(self) -> str:
         what = " and ".join([*["concepts"] * self.concepts, *["boxes"] * self.boxes])
-        return what if not self.concepts else f"{what}, {'medians' if self.medians else 'zero'}"
+        return f"{what}, {'medians' if self.medians else 'zero'}"
 
 
 def plays_of(mode: str | None, *, has_medians: bool) -> tuple[Play, ...]:
@@ -55,7 +56,7 @@ def plays_of(mode: str | None, *, has_medians: bool) -> tuple[Play, ...]:
     if mode in ("concept", "both"):
         plays += [Play(True, False, m) for m in medians]
     if mode in ("box", "both"):
-        plays.append(Play(False, True, False))
+        plays += [Play(False, True, m) for m in medians]
     if mode == "both":
         plays += [Play(True, True, m) for m in medians]
     return tuple(plays)

@@ -91,7 +91,7 @@ def describe_path(name: str, path: Path) -> dict[str, Any]:
             return {"hash": digest, "count": size}
         listed = listing(path)
     except OSError as error:
-        return {"problem": error.strerror or "cannot be read"}
+        return {"problem": f"{path}: {error.strerror or 'cannot be read'}"}
     return {"hash": fingerprint.hash_of(listed), "count": len(listed)}
 
 

@@ -19,7 +19,7 @@ from csr.checkpoint import write_atomic, write_json
 from csr.errors import InputError
 from csr.json_file import MAX_BYTES, read_json
 from csr.layers.concept_head import POOLS
-from csr.model import hub
+from csr.model import hub, misnamed
 from csr.model.backbones import BACKBONE_TYPES
 from csr.model.card import MAX_NAME, MAX_SIDE_PX, Card, card_from_dict, check_counts, is_count, plain_card
 from csr.model.names import FILE_SUFFIXES
@@ -198,7 +198,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         value = read_json(path)
     except FileNotFoundError:
-        raise InputError(f"{path}: not there; a model's folder has one") from None
+        raise InputError(misnamed.not_there(path)) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as JSON ({str(error)[:120]})") from None
     if not isinstance(value, dict):
@@ -210,11 +210,11 @@ def _locate(source: str | Path, revision: str | None) -> tuple[Path, Path]:
     folder = Path(source)
     if os.path.isdir(folder):  # False, and no error, for a name that cannot be one
         if not (folder / WEIGHTS).is_file():
-            raise InputError(f"{folder}: holds no {WEIGHTS}; `csr export` makes such a folder of a run")
+            raise InputError(misnamed.no_model(folder, lacks=WEIGHTS))
         return folder / CONFIG, folder / WEIGHTS
     name = str(source)
-    if os.path.lexists(folder) or name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
-        raise InputError(f"{name}: no such folder; give one that `csr export` wrote, or a hub id")
+    if (problem := misnamed.no_folder(name)) is not None:
+        raise InputError(problem)
     advice = "Give a folder that `csr export` wrote, or copy the repository to one"
     config, weights = (
         hub.fetch(name, (file,), revision=revision, advice=advice) for file in (CONFIG, WEIGHTS)

@@ -1,4 +1,4 @@
-"""`csr refine RUN --keep keep.csv`: drop rejected prototypes, re-fit the diagnoses, compare before and after."""
+"""`csr refine RUN --keep keep.csv`: drop rejected prototypes, re-fit or keep the head, compare before and after."""
 
 from __future__ import annotations
 
@@ -25,11 +25,17 @@ from csr.metrics import multilabel_metrics
 from csr.model import CSR
 from csr.model.card import Card
 from csr.monitor import Monitor
+from csr.neighbours import vector_names
 from csr.refine.refining import Images, bar, refine
+from csr.refine.reliance import reliance_lines
 from csr.refine.report import count_changed, dropped_of, record_of, table_lines
 from csr.results import results_record
 
 WEIGHTS, KEEP, RESULTS = "refined_model.pth", "keep.csv", "refine.json"
+HEADS = {
+    "refit": "fitted again on the scores that are left; thresholds chosen anew",
+    "keep": "kept, dropped scores fixed at their means of training images; thresholds chosen anew",
+}
 EPILOG = """examples:
   csr refine checkpoints/csr_exp --keep atlas/keep.csv --boxes_csv boxes_test.csv
   csr refine my_model/ --keep atlas/keep.csv --csv labels_train.csv --dir train/ \\
@@ -45,18 +51,22 @@ def main(argv: list[str] | None = None) -> int:
         InputError: the model, keep.csv or the data cannot be used, OUT is in use or cannot be written.
     """
     options = _build_parser().parse_args(argv)
+    check_head(options)
     out = check_out(options)
     monitor = Monitor(None)
     source = open_source(options.source, checkpoint=options.checkpoint)
     source = dataclasses.replace(source, config=_with_flags(source.config, options))
     kept_KM = source.model.prototypes.kept_KM.numpy()
-    keep_KM = read_keep(options.keep, concept_names=source.card.concept_names, kept_KM=kept_KM)
+    keep_KM = read_keep(
+        options.keep, concept_names=source.card.concept_names, kept_KM=kept_KM,
+        vector_KM=vector_names(source.model), say=monitor.say,
+    )  # fmt: skip
     source.model.to(pick_device(options.device))
-    for line in notices(source, kept_KM, keep_KM):
+    for line in notices(source, kept_KM, keep_KM, head=options.head):
         monitor.say(line)
     with image_folder(options.image_cache or source.image_cache) as cache:
         images = open_all(source, options, cache=cache, monitor=monitor)
-        refined, fit = refine(source, images, options, keep_KM=keep_KM, monitor=monitor)
+        refined, fit, reliance = refine(source, images, options, keep_KM=keep_KM, monitor=monitor)
         before, after = (
             look(
                 model, images.test, batch_size=options.batch_size,
@@ -72,12 +82,15 @@ def main(argv: list[str] | None = None) -> int:
     dropped = dropped_of(kept_KM, keep_KM, source.card.concept_names)
     record = record_of(
         model=source.folder.resolve().name, keep_csv=options.keep, csv=images.test.table.path,
-        dropped=dropped, kept=int(keep_KM.sum()), fit=fit, before=results[0], after=results[1],
+        dropped=dropped, kept=int(keep_KM.sum()), head=options.head, fit=fit, reliance=reliance,
+        names=source.card.concept_names, before=results[0], after=results[1],
         changed=count_changed(_decided(before, source.model), _decided(after, refined)),
     )  # fmt: skip
     refined.card = _measured(_card(refined), after, images.test, record)
     write(out, refined, options.keep, record)
-    for line in ["", *table_lines(*results), ""]:
+    for line in ["", f"Head: {HEADS[options.head]}", *table_lines(*results), ""]:
+        monitor.say(line)
+    for line in reliance_lines(reliance, head=options.head):
         monitor.say(line)
     total = len(images.test) * len(source.card.target_names)
     monitor.say(f"{record['changed_decisions']} of {total} decisions on test images changed.")
@@ -85,19 +98,23 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def notices(source: Source, kept_KM: np.ndarray, keep_KM: np.ndarray) -> list[str]:
+def notices(source: Source, kept_KM: np.ndarray, keep_KM: np.ndarray, *, head: str) -> list[str]:
     """What a doctor must know before the numbers."""
     gone = int((kept_KM & ~keep_KM).sum())
     told = [f"{gone} of {int(kept_KM.sum())} prototypes are dropped, {int(keep_KM.sum())} are left."]
     if not gone:
-        told.append("Notice: nothing is rejected; the head is fitted again all the same.")
+        what = "is fitted again all the same" if head == "refit" else "stays as it is"
+        told.append(f"Notice: nothing is rejected; the head {what}.")
     names = source.card.concept_names
     empty = [names[k] for k in np.flatnonzero(kept_KM.any(axis=1) & ~keep_KM.any(axis=1))]
     if empty:
         told.append(
             f"Notice: no prototype is left of {', '.join(empty)}: it is still named by the model, has no "
-            "similarity map any more and moves no diagnosis."
+            "similarity map any more, moves no diagnosis, and its images count as misses in the pointing game of "
+            "similarity maps."
         )
+    if head == "keep":
+        return told
     if not source.is_run:
         told.append(
             f"{source.folder} is no run: the head is fitted with the defaults of `csr train`, or what --lr, "
@@ -145,7 +162,7 @@ def _measured(card: Card, rows: Rows, test: LabelledImages, record: dict[str, An
     concepts, targets = (
         multilabel_metrics(rows[kind].numpy(), label_NL, names=names) for kind, names, label_NL in pairs
     )
-    refined = {key: record[key] for key in ("model", "dropped", "kept", "keep_csv")}
+    refined = {key: record[key] for key in ("model", "dropped", "kept", "keep_csv", "head")}
     return dataclasses.replace(
         card, metrics=results_record(concepts, targets, num_images=len(test)),
         provenance={**card.provenance, "checkpoint": WEIGHTS, "refined": refined},
@@ -194,6 +211,13 @@ def check_out(options: argparse.Namespace) -> Path:
     return out
 
 
+def check_head(options: argparse.Namespace) -> None:
+    """Raise InputError where a flag says how to fit a head that is not fitted."""
+    given = [f"--{name}" for name in ("epochs", "lr", "effective_batch") if getattr(options, name) is not None]
+    if options.head == "keep" and given:
+        raise InputError(f"{', '.join(given)}: with --head keep no head is fitted: leave it out, or --head refit")
+
+
 def _with_flags(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
     """The run's options with those that the user gave here."""
     given = {"lr": options.lr, "epochs_stage3": options.epochs}
@@ -210,7 +234,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="csr refine", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        description="Drop the prototypes that keep.csv rejects, fit the task head again, compare.",
+        description="Drop the prototypes that keep.csv rejects, fit the task head again or keep it, compare.",
     )  # fmt: skip
     add_source_flags(parser)
     add = parser.add_argument
@@ -222,6 +246,8 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--test_csv", help="test labels (default: the run's)")
     add("--test_dir", help="folder of the test images (default: the run's)")
     add("--boxes_csv", help="boxes on the test images, for the pointing game")
+    add("--head", choices=tuple(HEADS), default="refit",
+        help="refit: fit it again; keep: as it is, dropped scores fixed at their training means (default: refit)")
     add("--epochs", type=Whole(1, 100_000), help="of the new head (default: the run's --epochs_stage3)")
     add("--lr", type=float, help="base learning rate (default: the run's)")
     add("--effective_batch", type=Whole(1, 2**24), help="images per step (default: the run's)")

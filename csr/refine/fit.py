@@ -55,7 +55,8 @@ class FitOptions:
     """How the head is trained.
 
     Attributes:
-        epochs: of which the best by macro AUROC on validation images is taken.
+        epochs: of which the best by macro AUROC on validation images is taken; of equals the one with the
+            lowest validation loss.
         batch_size: images per optimizer step.
         clip: gradient norm above which gradients are scaled down; 0 is off.
         lr_factor: (step, total steps) -> factor of the learning rate.
@@ -75,13 +76,13 @@ class Fit:
 
     Attributes:
         weight_TF, bias_T: of the linear layer on raw scores.
-        epoch: the best one, from 1.
+        epoch: the best one, from 1; None of a head that was not fitted.
         history: of every epoch: train_loss, val_loss, val_auc (None where no label has both classes).
     """
 
     weight_TF: torch.Tensor
     bias_T: torch.Tensor
-    epoch: int
+    epoch: int | None
     history: list[dict[str, Any]]
 
 
@@ -101,7 +102,7 @@ def fit_head(
     base = [group["lr"] for group in optimizer.param_groups]
     sampler = WindowSampler(len(train.score_NF), micro_batch=options.batch_size, seed=options.seed)
     total, step = options.epochs * sampler.num_windows, 0
-    best: tuple[float, int, torch.Tensor, torch.Tensor] | None = None
+    best: tuple[tuple[float, float], int, torch.Tensor, torch.Tensor] | None = None
     history = []
     for epoch in range(1, options.epochs + 1):
         sampler.set_epoch(EPOCH_KEYS + epoch)
@@ -113,13 +114,29 @@ def fit_head(
             step += 1
         record = {"epoch": epoch, "train_loss": float(np.mean(losses)), **_validate(stage, val, names)}
         history.append(record)
-        score = -record["val_loss"] if record["val_auc"] is None else record["val_auc"]
+        loss, auc = record["val_loss"], record["val_auc"]
+        score = (-loss if auc is None else auc, -loss)
         if best is None or score > best[0]:
             best = score, epoch, *fold_standardisation(
                 stage.head.weight.detach(), stage.head.bias.detach(), stage.mean_F, stage.sd_F
             )
     assert best is not None, "at least one epoch"
     return Fit(best[2], best[3], best[1], history)
+
+
+def keep_head(weight_TF: torch.Tensor, bias_T: torch.Tensor, score_NF: torch.Tensor, keep_F: torch.Tensor) -> Fit:
+    """The head as it is, where dropped scores say what they say of the mean training image.
+
+    So the logits of training images keep their means: a score that is 0 instead would shift every diagnosis.
+
+    Args:
+        weight_TF, bias_T: of the old head, on raw scores.
+        score_NF: of training images, all prototypes.
+        keep_F: 1 for prototypes that are left, 0 for dropped ones.
+    """
+    dropped_TF = weight_TF.double() * (1 - keep_F.double())
+    folded_T = bias_T.double() + dropped_TF @ score_NF.double().mean(dim=0)
+    return Fit(weight_TF * keep_F, folded_T.to(bias_T.dtype), None, [])
 
 
 def _step(

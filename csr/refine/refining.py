@@ -1,4 +1,4 @@
-"""A model without its rejected prototypes: its head is fitted again on scores that are computed once.
+"""A model without its rejected prototypes: its head is fitted again, on scores that are computed once, or kept.
 
 Letters: K concepts, M prototypes per concept, T targets, F = K x M.
 """
@@ -24,7 +24,8 @@ from csr.model import CSR
 from csr.model.card import Card
 from csr.monitor import Monitor
 from csr.reference import best_f1_thresholds
-from csr.refine.fit import Fit, FitOptions, Scores, fit_head
+from csr.refine.fit import Fit, FitOptions, Scores, fit_head, keep_head
+from csr.refine.reliance import Reliance, remaining_reliance
 from csr.stages.task import TaskStage
 
 
@@ -39,8 +40,11 @@ class Images:
 
 def refine(
     source: Source, images: Images, options: argparse.Namespace, *, keep_KM: np.ndarray, monitor: Monitor
-) -> tuple[CSR, Fit]:
-    """The model without the rejected prototypes and with a new head, in eval mode; the old one is not changed."""
+) -> tuple[CSR, Fit, Reliance | None]:
+    """The model without the rejected prototypes, in eval mode, its head, and what is left of what was dropped.
+
+    The old model is not changed.
+    """
     config, model = source.config, source.model
     train_table = images.train.table.select(images.train.indices)
     stage = build.build_stage("task", config=config, model=model, train=train_table, say=monitor.say)
@@ -52,12 +56,33 @@ def refine(
         scores_of(stage, some, folder=folder, batch_size=options.batch_size, title=title, monitor=monitor)
         for some, title in ((images.train, "Scores (train)"), (images.val, "Scores (validation)"))
     )
-    began = time.perf_counter()
-    device = next(model.parameters()).device
+    if options.head == "keep":
+        linear = model.task_head.linear
+        fit = keep_head(linear.weight.detach().cpu(), linear.bias.detach().cpu(), train.score_NF, keep_F)
+    else:
+        fit = _fitted(source, stage, train.without(keep_F), val.without(keep_F), options, monitor)
+    refined = copy.deepcopy(model)
+    refined.prototypes.drop_(torch.from_numpy(~keep_KM))
+    with torch.no_grad():
+        refined.task_head.linear.weight.copy_(fit.weight_TF)
+        refined.task_head.linear.bias.copy_(fit.bias_T)
+    refined.card = _referenced(source.card, fit, val.without(keep_F), keep_KM)
+    reliance = remaining_reliance(
+        train.score_NF.numpy(), kept_KM=model.prototypes.kept_KM.cpu().numpy(), keep_KM=keep_KM,
+        seed=config.engine.seed,
+    )  # fmt: skip
+    return refined, fit, reliance
+
+
+def _fitted(
+    source: Source, stage: TaskStage, train: Scores, val: Scores, options: argparse.Namespace, monitor: Monitor
+) -> Fit:
+    """A new head on the scores that are left; the model is where it was afterwards."""
+    began, config, optim = time.perf_counter(), source.config, source.config.optim
+    device = next(source.model.parameters()).device
     stage.cpu()
-    optim = config.optim
     fit = fit_head(
-        stage, train.without(keep_F), val.without(keep_F), names=source.card.target_names,
+        stage, train, val, names=source.card.target_names,
         options=FitOptions(
             epochs=optim.epochs_stage3, batch_size=options.effective_batch or source.effective_batch,
             clip=optim.clip, seed=config.engine.seed,
@@ -66,16 +91,10 @@ def refine(
     )  # fmt: skip
     monitor.say(
         f"Head fitted again in {time.perf_counter() - began:.1f} s: epoch {fit.epoch} of {optim.epochs_stage3} "
-        f"is the best on {len(images.val)} validation images"
+        f"is the best on {len(val.score_NF)} validation images"
     )
-    model.to(device)
-    refined = copy.deepcopy(model)
-    refined.prototypes.drop_(torch.from_numpy(~keep_KM))
-    with torch.no_grad():
-        refined.task_head.linear.weight.copy_(fit.weight_TF)
-        refined.task_head.linear.bias.copy_(fit.bias_T)
-    refined.card = _referenced(source.card, fit, val.without(keep_F), keep_KM)
-    return refined, fit
+    source.model.to(device)
+    return fit
 
 
 def scores_of(

@@ -15,6 +15,7 @@ import torch
 
 from csr import __version__
 from csr.refine.fit import Fit
+from csr.refine.reliance import Reliance
 
 FORMAT, FORMAT_VERSION = "csr-refine", 1
 _PARTS = ("targets", "localisation", "prototypes")
@@ -22,8 +23,8 @@ Results = dict[str, Any]
 
 
 def record_of(
-    *, model: str, keep_csv: Path, csv: str, dropped: dict[str, list[int]], kept: int, fit: Fit,
-    before: Results, after: Results, changed: int,
+    *, model: str, keep_csv: Path, csv: str, dropped: dict[str, list[int]], kept: int, head: str, fit: Fit,
+    reliance: Reliance | None, names: tuple[str, ...], before: Results, after: Results, changed: int,
 ) -> Results:  # fmt: skip
     """Plain JSON of one refinement.
 
@@ -33,14 +34,18 @@ def record_of(
         csv: the test images.
         dropped: concept -> prototypes that went.
         kept: prototypes that are left.
-        fit: of the new head.
+        head: refit or keep: whether the head was fitted again.
+        fit: of the head.
+        reliance: of the diagnoses on what was dropped.
+        names: of the concepts.
         before, after: of `csr.evaluation.measure`.
         changed: decisions on test images that differ.
     """
     return {
         "format": FORMAT, "format_version": FORMAT_VERSION, "csr_version": __version__, "model": model,
         "keep_csv": {"name": keep_csv.name, "sha256": hashlib.sha256(keep_csv.read_bytes()).hexdigest()},
-        "test_csv": Path(csv).name, "dropped": dropped, "kept": kept,
+        "test_csv": Path(csv).name, "dropped": dropped, "kept": kept, "head": head,
+        "remaining_reliance": None if reliance is None else reliance.to_dict(names),
         "fit": {"epoch": fit.epoch, "history": fit.history}, "changed_decisions": changed,
         "before": {part: before[part] for part in _PARTS}, "after": {part: after[part] for part in _PARTS},
     }  # fmt: skip

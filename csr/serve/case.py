@@ -68,7 +68,7 @@ class Case:
         use_medians = edits.replacement == MEDIAN
         absent_KM = self.card.reference.absent_KM if use_medians else None
         present_KM = self.card.reference.present_KM if use_medians else None
-        sim_BKMHW = edited_maps(self.output.similarity_maps, chosen)
+        sim_BKMHW = edited_maps(self.output.similarity_maps, chosen, absent_KM=absent_KM)
         seen_BKM = sim_BKMHW.amax(dim=(3, 4))
         score_BKM = decide(seen_BKM, chosen.decision_BK, absent_KM=absent_KM, present_KM=present_KM)
         output = dataclasses.replace(
@@ -93,7 +93,10 @@ class Case:
         chosen = edits.tensors(self.device)
         concept, prototype = torch.tensor(places, dtype=torch.int64).view(-1, 2).unbind(1)
         some_BKMHW = self.output.similarity_maps[:, concept, prototype].unsqueeze(2)
-        return edited_maps(some_BKMHW, chosen)[0, :, 0].cpu().numpy()
+        absent_KM = self.card.reference.absent_KM if edits.replacement == MEDIAN else None
+        if absent_KM is not None:
+            absent_KM = absent_KM[concept, prototype].unsqueeze(1)
+        return edited_maps(some_BKMHW, chosen, absent_KM=absent_KM)[0, :, 0].cpu().numpy()
 
 
 def default_replacement(model: CSR) -> str:

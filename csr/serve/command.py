@@ -82,7 +82,7 @@ def check_extra() -> None:
     """Raise InputError unless the packages of the extra are installed, on a system that has what it takes."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f'csr serve needs {" and ".join(missing)}: pip install "csr[serve]"')
+        raise InputError(f'csr serve needs {" and ".join(missing)}: pip install -e ".[serve]" in the clone of csr')
     if not hasattr(os, "memfd_create"):
         raise InputError("csr serve keeps uploads in anonymous memory, which only Linux has: run it there")
 
@@ -141,10 +141,7 @@ def host_names(options: argparse.Namespace, *, local: bool) -> frozenset[str]:
 
 
 def _read_atlas(folder: Path, model: CSR) -> Neighbours:
-    assert model.card is not None
-    return read_neighbours(
-        folder, concept_names=model.card.concept_names, num_prototypes=model.num_prototypes_per_concept
-    )
+    return read_neighbours(folder, model)
 
 
 def _tell(options: argparse.Namespace, listener: socket.socket, *, token: str | None, sha256: str) -> None:

@@ -39,9 +39,9 @@ class EditSet:
         decision_K: `csr.interaction`'s REJECTED, UNTOUCHED or CONFIRMED.
         boxes: in the order they were drawn.
         alpha: importance outside of all boxes.
-        replacement: what a rejected concept's scores become: `median` (its median over training images
-            without it; a confirmed concept's are raised to its median with it) or `zero` (the paper's;
-            confirming changes nothing).
+        replacement: what a rejected concept's scores become and similarities outside of the boxes are drawn
+            to: `median` (its median over training images without it; a confirmed concept's are raised to its
+            median with it) or `zero` (the paper's, Eqs. 12-13; confirming changes nothing).
     """
 
     decision_K: tuple[int, ...]

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_model import CONCEPTS, TARGETS, K, M, tiny_model, write_run
+from tiny_model import TARGETS, K, M, tiny_model, write_run
 
 from csr.atlas.command import main
-from csr.atlas.regions import box_around, peak_of, region_around_peak, sight_of
+from csr.atlas.hints import hints
+from csr.atlas.regions import box_around, is_in, peak_of, region_around_peak, sight_of
 from csr.atlas.scan import NONE, BestImages, Counter
 from csr.data.split import split_validation
 from csr.data.squash import squash_file
@@ -206,10 +207,66 @@ def test_whether_a_peak_lies_in_a_box_is_told_where_there_are_boxes(told, data):
     found = {}
     for k, _, record in prototypes(told):
         for one in record["nearest"]:
-            found.setdefault((k, one["image_id"]), set()).add(one["in_box"])
-    expected = {"im1": {True}, "im5": {True}, "im7": {False}, "im9": {False}}
-    assert any((0, name) in found for name in expected), "some boxed image is near"
-    assert all(value == (expected.get(name, {None}) if k == 0 else {None}) for (k, name), value in found.items())
+            in_corner = max(one["peak"]) < 0.5  # of the tiny model's map of 2 x 2 cells
+            expected = {"im1": True, "im5": True, "im7": in_corner, "im9": in_corner} if k == 0 else {}
+            assert one["in_box"] == expected.get(one["image_id"])
+            found.setdefault(one["image_id"] in expected, set()).add(one["in_box"])
+    assert found[True] == {True, False} and found[False] == {None}
+
+
+def test_a_cell_is_in_a_box_as_the_pointing_game_has_it_and_no_box_is_too_small_for_any():
+    rng, size = np.random.default_rng(0), 7
+    cells = [(x / size, y / size, (x + 1) / size, (y + 1) / size) for y in range(size) for x in range(size)]
+    for _ in range(300):
+        low = rng.uniform(0, 0.95, 2)
+        box_R4 = np.array([[*low, *np.minimum(1, low + rng.choice([0.004, 0.1, 0.3], 2))]])
+        inside = np.array([is_in(cell, box_R4)[0] for cell in cells])
+        assert inside.any()
+        if (box_R4[0, 2:] - box_R4[0, :2] > 1 / size).all():
+            centres = [((x0 + x1) / 2, (y0 + y1) / 2) for x0, y0, x1, y1 in cells]
+            expected = [(box_R4[0, :2] <= c).all() and (c <= box_R4[0, 2:]).all() for c in centres]
+            assert inside.tolist() == expected
+    assert not is_in(cells[0], np.array([[1 / 7, 0.0, 0.5, 0.5]])).any(), "to touch is not enough"
+    corner = np.array([[1 / 7 - 0.01, 1 / 7 - 0.01, 1 / 7 + 0.01, 1 / 7 + 0.01]])
+    assert [i for i, cell in enumerate(cells) if is_in(cell, corner)[0]] == [0, 1, 7, 8]
+
+
+def hints_of(*, concept: float, at_most: float = 1.0, share: float = 0.0, predicted: float = 0.0) -> list[str]:
+    similar = {
+        "images": 20, "peak_mean": [0.5, 0.5], "peak_spread": 0.3, "with_boxes": 0, "in_box": None,
+        "concept": concept, "concept_at_most": at_most, "targets": {"TB": share},
+        "predicted": {"TB": predicted}, "annotated": {"TB": 20},
+    }  # fmt: skip
+    return hints({"alive": True, "similar": similar})
+
+
+def test_a_rare_concept_is_compared_with_what_its_images_can_fill():
+    assert hints_of(concept=0.2, at_most=0.2) == [] == hints_of(concept=0.1, at_most=0.2)
+    assert hints_of(concept=0.0, at_most=0.0) == [], "of no image with it nothing can be said"
+    assert hints_of(concept=0.05, at_most=0.2) == ["its images lack the concept (5% have it, at most 20% could)"]
+    assert hints_of(concept=0.45) == ["its images lack the concept (45% have it)"]
+
+
+def test_a_shared_diagnosis_is_told_where_the_concept_does_not_explain_it():
+    told = ["its images share TB (100%) more than the concept explains (50%)"]
+    assert hints_of(concept=1.0, share=1.0, predicted=0.5) == told
+    for share, predicted in ((1.0, 1.0), (1.0, 0.9), (0.75, 0.5), (0.25, 0.1), (0.5, 0.9)):
+        assert hints_of(concept=1.0, share=share, predicted=predicted) == [], "follows from the concept, or chance"
+
+
+def test_what_the_concept_predicts_of_a_diagnosis_equals_a_loop(told, seen):
+    names, labels, *_ = seen
+    label_of = dict(zip(names, labels, strict=True))
+    for k, _, record in prototypes(told):
+        similar, concept = record["similar"], record["similar"]["concept"]
+        rows = [label_of[name] for name in similar["image_ids"]]
+        known = [row for row in rows if not np.isnan(row[k])]
+        positives = sum(row[k] == 1 for row in labels)
+        assert similar["concept_at_most"] == min(positives, len(known)) / len(known)
+        for t, name in enumerate(TARGETS):
+            given = [np.mean([row[K + t] for row in labels if row[k] == value]) for value in (1, 0)]
+            assert similar["predicted"][name] == pytest.approx(concept * given[0] + (1 - concept) * given[1])
+            assert similar["annotated"][name] == 6
 
 
 def test_the_best_of_many_batches_are_the_best_of_all():
@@ -291,7 +348,8 @@ def test_crops_have_predictable_names_and_nearest_json_is_what_explain_reads(atl
     crops = sorted(str(p.relative_to(atlas)) for p in (atlas / "prototypes").iterdir())
     assert crops == sorted(f"prototypes/c{k:03d}_p{m:03d}.png" for k in range(K) for m in range(M))
     assert max(Image.open(atlas / crops[0]).size) == 160
-    found = read_neighbours(atlas, concept_names=CONCEPTS, num_prototypes=M)
+    found = read_neighbours(atlas, tiny_model())
+    assert {one.image_id for near in found.values() for one in near} >= {"im1", "sub/a&b 'x"}
     assert len(found) == K * M and all(one.image.is_file() for near in found.values() for one in near)
     assert found[0, 0][0].similarity >= found[0, 0][1].similarity
     assert "/" not in {p.name for p in (atlas / "images").iterdir()} and not list(atlas.rglob("*'*"))
@@ -304,10 +362,11 @@ def test_crops_have_predictable_names_and_nearest_json_is_what_explain_reads(atl
 
 def test_keep_csv_has_a_row_for_every_prototype_all_kept(atlas, told):
     lines = (atlas / "keep.csv").read_text().splitlines()
-    assert lines[0] == "concept,prototype,keep,wins,alive,top_weight,top_target,note"
+    assert lines[0] == "concept,prototype,keep,wins,alive,top_weight,top_target,note,vector"
     assert len(lines) == 1 + K * M
     first = next(prototypes(told))[2]
     assert lines[1].startswith(f"Cavity,0,1,{first['wins']},{int(first['alive'])},")
+    assert lines[1].endswith(f",{first['vector']}") and lines[1] != lines[2]
 
 
 def test_a_run_is_looked_at_without_its_validation_images(model, data, tmp_path, capsys):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from csr.data.images import find_image, find_images
+from csr.data.find import find_image, find_images, find_present
 from csr.errors import InputError
 
 
@@ -95,6 +95,13 @@ def test_a_pipe_is_no_image(folder):
 def test_a_missing_folder_is_named():
     with pytest.raises(InputError, match="nowhere: no such folder"):
         find_image("nowhere", "a")
+
+
+@pytest.mark.parametrize("find", [find_images, find_present])
+def test_a_folder_with_none_of_the_images_is_asked_about_in_one_short_line(folder, read, find):
+    table = read("image_id,M,COPD\nm1,1,0\nm2,1,0\n")
+    with pytest.raises(InputError, match=r"none of the 2 images is in .*images \(the first: 'm1'\): wrong folder\?$"):
+        find(folder, table)
 
 
 def test_all_rows_without_a_file_are_named_up_to_twenty(folder, read):

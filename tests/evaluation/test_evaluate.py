@@ -23,7 +23,7 @@ from csr.data.store import open_store
 from csr.data.table import read_label_table
 from csr.data.vocabulary import Vocabulary
 from csr.evaluate import main
-from csr.evaluation.files import COLUMNS
+from csr.evaluation.files import COLUMNS, summary
 from csr.evaluation.measure import Decisions, count_alive, look
 from csr.metrics import multilabel_metrics
 
@@ -112,13 +112,20 @@ def test_everything_asked_for_is_there(results):
     pointing = told["localisation"]
     assert 0 < pointing["n"] == NUM - pointing["left_out"]
     assert set(told["simulation"]) == {
-        "concepts, zero", "concepts, medians", "boxes", "concepts and boxes, zero", "concepts and boxes, medians",
+        "concepts, zero", "concepts, medians", "boxes, zero", "boxes, medians", "concepts and boxes, zero",
+        "concepts and boxes, medians",
     }  # fmt: skip
     for subsets in told["simulation"].values():
         row = subsets["all"]
         assert row["right_after"] - row["right_before"] == row["fixed"] - row["broken"]
         assert subsets["doubtful"]["images"] <= row["images"] <= NUM
     assert told["prototypes"]["total"] == K * M
+
+
+def test_what_is_printed_says_of_what_the_numbers_are(results):
+    told = "\n".join(summary(json.loads((results / "evaluation.json").read_text())))
+    assert re.search(rf"Prototypes alive: \d+/{K * M} \(on these {NUM} images\)", told)
+    assert len(re.findall(r"all: \d+ decisions fixed, \d+ broken; doubtful", told)) == told.count("Simulated doctor")
 
 
 def test_the_table_holds_the_numbers_of_the_json(results):
@@ -135,8 +142,8 @@ def test_the_table_holds_the_numbers_of_the_json(results):
         told["localisation"]["micro"]["cam_hit"]["value"]
     )
     assert (
-        int(found["simulation", "all", "boxes", "fixed"]["value"])
-        == told["simulation"]["boxes"]["all"]["fixed"]
+        int(found["simulation", "all", "boxes, zero", "fixed"]["value"])
+        == told["simulation"]["boxes, zero"]["all"]["fixed"]
     )
 
 

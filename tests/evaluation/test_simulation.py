@@ -23,9 +23,10 @@ BATCH = {
 
 def test_a_mode_is_played_with_zeros_and_with_medians_where_there_are_some():
     assert [p.name for p in plays_of("concept", has_medians=False)] == ["concepts, zero"]
-    assert [p.name for p in plays_of("box", has_medians=True)] == ["boxes"]
+    assert [p.name for p in plays_of("box", has_medians=True)] == ["boxes, zero", "boxes, medians"]
     assert [p.name for p in plays_of("both", has_medians=True)] == [
-        "concepts, zero", "concepts, medians", "boxes", "concepts and boxes, zero", "concepts and boxes, medians",
+        "concepts, zero", "concepts, medians", "boxes, zero", "boxes, medians", "concepts and boxes, zero",
+        "concepts and boxes, medians",
     ]  # fmt: skip
     assert plays_of(None, has_medians=True) == ()
 
@@ -61,7 +62,10 @@ def test_diagnoses_after_each_play_equal_a_slow_loop():
                 for y in range(5):
                     for x in range(5):
                         inside = 0.1 <= (x + 0.5) / 5 <= 0.4 and 0.1 <= (y + 0.5) / 5 <= 0.5
-                        maps[:, :, y, x] = maps[:, :, y, x].clamp(min=0) * (1.0 if inside else 0.3)
+                        here, importance = maps[:, :, y, x], 1.0 if inside else 0.3
+                        above = (here - reference.absent_KM).clamp(min=0)
+                        usual = here - (1 - importance) * above
+                        maps[:, :, y, x] = usual if play.medians else here.clamp(min=0) * importance
             score = maps.flatten(2).amax(2)
             if play.concepts and b == 0:
                 score[0] = reference.absent_KM[0] if play.medians else 0.0
@@ -105,7 +109,7 @@ def test_doubtful_images_are_those_with_a_gap_under_three_tenths():
     told = score_plays(
         before, ~before[:, None], np.ones((3, 1)), edited_NV=np.ones((3, 1), bool),
         gap_N=np.array([0.29, 0.3, 0.1]), plays=plays, bootstrap=Bootstrap(0),
-    )["boxes"]  # fmt: skip
+    )["boxes, zero"]  # fmt: skip
     assert (told["all"]["images"], told["all"]["fixed"], told["all"]["broken"]) == (3, 2, 1)
     assert (told["doubtful"]["images"], told["doubtful"]["fixed"], told["doubtful"]["broken"]) == (2, 1, 1)
 
@@ -115,4 +119,4 @@ def test_no_doubtful_image_is_no_error():
         np.ones((2, 1), bool), np.ones((2, 1, 1), bool), np.ones((2, 1)), edited_NV=np.zeros((2, 1), bool),
         gap_N=np.ones(2), plays=plays_of("box", has_medians=False), bootstrap=Bootstrap(5),
     )  # fmt: skip
-    assert told["boxes"]["doubtful"]["images"] == 0 and told["boxes"]["doubtful"]["net"]["value"] is None
+    assert told["boxes, zero"]["doubtful"]["images"] == 0 and told["boxes, zero"]["doubtful"]["net"]["value"] is None

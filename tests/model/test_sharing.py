@@ -18,7 +18,7 @@ from tiny_model import CONCEPTS, OPTIONS, SIZE, K, M, T, tiny_card, tiny_model
 from csr.errors import InputError
 from csr.model import CSR
 from csr.model import hub as hub_module
-from csr.model.sharing import CONFIG, README, WEIGHTS
+from csr.model.sharing import CONFIG, README, WEIGHTS, read_config
 
 FRESH = """
 import sys, torch
@@ -205,6 +205,41 @@ def test_pipes_are_not_waited_for(folder):
 def test_what_looks_like_a_folder_is_not_asked_of_the_hub(name, monkeypatch):
     monkeypatch.setattr(hub_module, "fetch", lambda *a, **k: pytest.fail("asked the hub"))
     assert "no such folder" in complaint(name)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub_module, "fetch", lambda *a, **k: pytest.fail("asked the hub"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("checkpoints/q1", "checkpoints/q10", "checkpoints/.cache"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("q1", "q10"):
+        (tmp_path / "checkpoints" / name / CONFIG).write_text("{}")
+    return tmp_path / "checkpoints"
+
+
+@pytest.mark.parametrize("name", ["checkpoints/q2", "checkpoint"])
+def test_a_mistyped_folder_is_not_asked_of_the_hub(runs, name):
+    told = complaint(name)
+    assert told.startswith(f"{name}: no such folder")
+    assert ("did you mean checkpoints/q1 or checkpoints/q10?" in told) == ("/" in name)
+
+
+def test_an_owner_whose_folder_is_empty_is_asked_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner").mkdir()
+    assert "from the hub" in complaint("owner/model-that-is-not-cached")
+
+
+def test_of_a_folder_of_runs_the_runs_are_named(runs):
+    assert "holds no model.safetensors; did you mean checkpoints/q1 or checkpoints/q10?" in complaint("checkpoints")
+    with pytest.raises(InputError, match="did you mean checkpoints/q1 or checkpoints/q10"):
+        read_config(Path("checkpoints", CONFIG))
+
+
+def test_a_folder_that_is_no_atlas_is_told_as_such(tmp_path):
+    with pytest.raises(InputError, match="is no atlas, it has no nearest.json; give .* `csr atlas` wrote"):
+        read_config(tmp_path / "nope" / "nearest.json")
 
 
 def test_a_hub_id_is_fetched_with_its_revision(saved, monkeypatch):

@@ -34,7 +34,7 @@ def test_a_missing_extra_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "uvicorn" else real(name, *a)
     )
-    with pytest.raises(InputError, match=r'uvicorn: pip install "csr\[serve\]"'):
+    with pytest.raises(InputError, match=r'uvicorn: pip install -e "\.\[serve\]"'):
         command.main(["model"])
 
 

@@ -121,11 +121,13 @@ def test_a_rejected_concept_still_shows_the_map_that_was_rejected(client):
     assert told["score"] != told["similarity"], "what counts is the median"
 
 
-def test_maps_are_those_after_the_boxes(client, output):
+@pytest.mark.parametrize("replacement", ["median", "zero"])
+def test_maps_are_those_after_the_boxes(client, model, output, replacement):
     session = opened(client)["session"]
+    absent = model.card.reference.absent_KM if replacement == "median" else None
     for boxes in ([], BOXES):
-        put(client, session, boxes=boxes)
-        edited = edited_maps(output.similarity_maps, edits_of({}, boxes))[0]
+        put(client, session, boxes=boxes, replacement=replacement)
+        edited = edited_maps(output.similarity_maps, edits_of({}, boxes), absent_KM=absent)[0]
         told = client.get(f"/api/sessions/{session}/maps?of=0.1&of=2.3").json()
         assert [(m["concept"], m["prototype"]) for m in told["maps"]] == [(0, 1), (2, 3)]
         for one in told["maps"]:

@@ -12,6 +12,7 @@ const SHOWN_REGIONS = 5;
 const at = (id) => document.getElementById(id);
 
 let model = null;
+let connected = null; // a promise: the model is known, or the page says why not
 let state = null;
 let target = 0; // diagnosis that contributions are shown for
 let picked = 0; // concept
@@ -63,7 +64,8 @@ function askForToken() {
 async function start() {
   takeTokenFromAddress();
   wire();
-  await connect();
+  connected = connect();
+  await connected;
 }
 
 async function connect() {
@@ -96,7 +98,9 @@ async function resume() {
 }
 
 async function open(file) {
-  if (!model || !file) return;
+  if (!file) return;
+  if (!model) await connected;
+  if (!model) return;  // why stands on the page
   hideProblem();
   if (file.size > model.max_bytes) {
     showProblem(new Error(`${file.name}: larger than ${+(model.max_bytes / 2 ** 20).toFixed(1)} MiB.`));
@@ -107,7 +111,10 @@ async function open(file) {
   const old = state?.session;
   const opened = await attempt(() => upload(file));
   document.body.classList.remove("busy");
-  if (!opened) return;
+  if (!opened) {
+    say("");
+    return;
+  }
   if (old) remove(`sessions/${old}`).catch(() => {});
   await show(opened);
   say(`Image opened. ${summary()}`);
@@ -465,7 +472,7 @@ function wire() {
     setToken(at("token").value);
     at("token").value = "";
     at("token-dialog").close();
-    connect();
+    connected = connect();
   });
   document.addEventListener("keydown", shortcut);
   wireDrop();
