@@ -41,8 +41,8 @@ class Ran:
     private_mib: float
 
 
-def run(command: list[str], *, every_s: float = 0.5) -> Ran:
-    """Run a command to its end, watching its memory.
+def run(command: list[str], *, every_s: float = 3.0) -> Ran:
+    """Run a command to its end, watching its memory (seldom: looking at it takes time from the command).
 
     Raises:
         RuntimeError: it failed; its last lines are in the message.
