@@ -8,7 +8,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from csr import __version__, build, distributed, engine, recipes
+from csr import __version__, distributed, engine, inputs, recipes
 from csr.config import TrainConfig
 from csr.engine_config import Precision
 from csr.model import CSR
@@ -16,7 +16,7 @@ from csr.monitor import Monitor
 
 
 def describe(
-    config: TrainConfig, found: build.Tables, model: CSR, precision: Precision, monitor: Monitor
+    config: TrainConfig, found: inputs.Tables, model: CSR, precision: Precision, monitor: Monitor
 ) -> None:
     """Say what is about to run, before it does."""
     train, optim, world = found.train, config.optim, distributed.world_size()

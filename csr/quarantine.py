@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from csr import build, distributed
+from csr import distributed, inputs
 from csr.checkpoint import write_atomic
 from csr.config import TrainConfig
 from csr.data.boxes import read_boxes
@@ -65,7 +65,7 @@ class Quarantine:
     stores: tuple[ImageStore, ...] = ()
 
     @property
-    def left_out(self) -> build.LeftOut:
+    def left_out(self) -> inputs.LeftOut:
         return {split: [image.image_id for image in self.images if image.split == split] for split in _NAMES}
 
     def record(self) -> list[dict[str, Any]]:
@@ -85,7 +85,7 @@ class Quarantine:
 
 
 def look_for_bad_images(
-    config: TrainConfig, say: build.Say, progress: build.Progress, *, recorded: Any = None
+    config: TrainConfig, say: inputs.Say, progress: inputs.Progress, *, recorded: Any = None
 ) -> Quarantine:
     """Decode every image and decide which ones the run leaves out. Collective; the same on every rank.
 
@@ -94,7 +94,7 @@ def look_for_bad_images(
     Args:
         config: of the run; with `--on_bad_image error` nothing is looked at and nothing left out.
         say: tells the user.
-        progress: see `build.build_tables`.
+        progress: see `inputs.build_tables`.
         recorded: of a checkpoint's manifest (`Quarantine.record`), None for a run that begins.
 
     Raises:
@@ -105,7 +105,7 @@ def look_for_bad_images(
         return Quarantine()
     with distributed.errors_agreed():
         known = _read_record(recorded)
-        train, test = build.read_labels(config, lambda line: None)
+        train, test = inputs.read_labels(config, lambda line: None)
         whole = {"train": train, "test": test}
         if config.data.boxes_csv is not None:
             read_boxes(config.data.boxes_csv, table=train)  # its mistakes too are told before hours of decoding
@@ -131,7 +131,7 @@ def look_for_bad_images(
 
 
 def _look(
-    config: TrainConfig, splits: dict[str, LabelTable], progress: build.Progress
+    config: TrainConfig, splits: dict[str, LabelTable], progress: inputs.Progress
 ) -> tuple[_Reasons, tuple[ImageStore, ...]]:
     """What this host cannot use of each split, and stores of what it can; its first rank looks for all."""
     reasons: _Reasons = {}
@@ -147,7 +147,7 @@ def _look(
             rows = list(found)
             store, problems = open_readable(
                 list(found.values()), size=stored_size(config.data.image_size),
-                cache_dir=build.image_cache(config), workers=config.data.workers, progress=progress, most=most,
+                cache_dir=inputs.image_cache(config), workers=config.data.workers, progress=progress, most=most,
             )  # fmt: skip
             stores += [] if store is None else [store]
             for place, reason in problems.items():
@@ -183,7 +183,7 @@ def _listed(bad: list[BadImage]) -> str:
     return show_some([f"{image.csv} line {image.row}: {image.file}: {image.reason}" for image in bad])
 
 
-def _tell(chosen: Quarantine, whole: dict[str, LabelTable], config: TrainConfig, say: build.Say) -> None:
+def _tell(chosen: Quarantine, whole: dict[str, LabelTable], config: TrainConfig, say: inputs.Say) -> None:
     if not chosen.images:
         return
     left = chosen.left_out

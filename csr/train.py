@@ -13,7 +13,7 @@ import torch
 
 from csr import build, cache
 from csr import config as options
-from csr import distributed, engine, fingerprint, inference, micro_batch, recipes
+from csr import distributed, engine, fingerprint, inference, inputs, micro_batch, recipes
 from csr.checkpoint import load_tensors, write_json
 from csr.command import Parser, exit_process, run_command
 from csr.config import TrainConfig
@@ -101,15 +101,15 @@ def train(given: TrainConfig, stop: StopRequest) -> int:
     quarantine = look_for_bad_images(config, monitor.say, progress, recorded=recorded)
     mine["quarantine"] = quarantine.record()
     with distributed.errors_agreed():
-        found = build.build_tables(config, monitor.say, progress, left_out=quarantine.left_out)
+        found = inputs.build_tables(config, monitor.say, progress, left_out=quarantine.left_out)
         build.task_loss_of(config, found.train)
         mine["data"] = found.fingerprint()
     check_data(mine["data"], plan)
     with distributed.errors_agreed():
         stop.check("before training")
         model = build.build_model(config, found.train, monitor.say)
-    stores = build.build_stores(config, found, progress, opened_before=quarantine.stores)
-    folder_of_images = build.image_cache(config)
+    stores = inputs.build_stores(config, found, progress, opened_before=quarantine.stores)
+    folder_of_images = inputs.image_cache(config)
     if folder_of_images is not None and (told := distributed.on_main(lambda: cache.notice(folder_of_images))):
         monitor.say(told)
     with distributed.errors_agreed():
@@ -161,7 +161,7 @@ def merged_with(parsed: dict[str, Any], name: str, config: TrainConfig) -> dict[
 
 
 def with_found_batch(
-    config: TrainConfig, found: build.Tables, data: Data, model: CSR, precision: str, monitor: Monitor
+    config: TrainConfig, found: inputs.Tables, data: Data, model: CSR, precision: str, monitor: Monitor
 ) -> tuple[TrainConfig, str]:
     """The options with the micro batch that fits all ranks, and why it is that one. Collective."""
     train = found.train.select(found.train_indices)
@@ -192,7 +192,7 @@ class Parts:
     """What a run is made of."""
 
     config: TrainConfig
-    found: build.Tables
+    found: inputs.Tables
     data: Data
     test_store: ImageStore
     model: CSR

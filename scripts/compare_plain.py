@@ -22,7 +22,7 @@ import torch
 
 from csr import build
 from csr import config as options
-from csr import inference
+from csr import inference, inputs
 from csr.command import run_command
 from csr.data.dataset import WindowSampler
 from csr.engine import start
@@ -41,8 +41,8 @@ def parse_flags(flags: list[str]) -> options.TrainConfig:
 
 def train_plain(config: options.TrainConfig) -> Metrics:
     """One plain classifier, trained and tested as `csr train` with these options would its concepts."""
-    found = build.build_tables(config, print)
-    train_store, test_store = build.build_stores(config, found)
+    found = inputs.build_tables(config, print)
+    train_store, test_store = inputs.build_stores(config, found)
     model = build.build_model(config, found.train, print)
     data = build.build_data(config, found, train_store, model)
     head = torch.nn.Linear(model.backbone.channels, len(found.train.target_names))

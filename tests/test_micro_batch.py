@@ -11,7 +11,7 @@ import pytest
 import torch
 from train_command import flags
 
-from csr import build, memory, micro_batch, train
+from csr import build, inputs, memory, micro_batch, train
 from csr.config import TrainConfig
 from csr.data.store import ImageStore
 from csr.errors import InputError
@@ -80,9 +80,9 @@ class Parts:
     def __init__(self, phantom: Path, out: Path, *more: str, **changed: Any) -> None:
         given = train.parse(flags(phantom, out, *more, **{"batch_size": "auto", **changed}))
         self.config: TrainConfig = micro_batch.provisional(given, world=1)
-        self.found = build.build_tables(self.config, lambda line: None)
+        self.found = inputs.build_tables(self.config, lambda line: None)
         self.model = build.build_model(self.config, self.found.train, lambda line: None)
-        stores: tuple[ImageStore, ImageStore] = build.build_stores(self.config, self.found)
+        stores: tuple[ImageStore, ImageStore] = inputs.build_stores(self.config, self.found)
         self.data = build.build_data(self.config, self.found, stores[0], self.model)
         table = self.found.train.select(self.found.train_indices)
         self.stage = build.build_stage(

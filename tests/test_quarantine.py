@@ -19,7 +19,7 @@ from PIL import Image
 from test_resume import STEP, ended, finished
 from train_command import contents, flags, train
 
-from csr import build, quarantine
+from csr import inputs, quarantine
 from csr.config import TrainConfig
 from csr.data import squash
 from csr.data.table import read_label_table
@@ -125,14 +125,14 @@ def test_labels_split_boxes_and_stores_see_the_kept_images_alone(data, look, cac
     boxes.write_text("image_id,class_name,x_min,y_min,x_max,y_max\n" + row("train007") + row("train001"))
     options = config(data, image_cache=cache, boxes_csv=str(boxes))
     chosen, _ = look(image_cache=cache, boxes_csv=str(boxes))
-    found = build.build_tables(options, lambda line: None, left_out=chosen.left_out)
+    found = inputs.build_tables(options, lambda line: None, left_out=chosen.left_out)
     by_hand = read_label_table(data / "labels_train.csv")
     kept = [n for n, name in enumerate(by_hand.image_ids) if name not in reasons]
     np.testing.assert_array_equal(found.train.concept_NK, by_hand.concept_NK[kept])
     assert found.train.image_ids == tuple(by_hand.image_ids[n] for n in kept)
     assert len(found.train_indices) + len(found.val_indices) == len(kept) == len(found.train_paths) == 208
     assert [found.train.image_ids[n] for n in found.boxes.image_R] == ["train001"]
-    stores = build.build_stores(options, found, opened_before=chosen.stores)
+    stores = inputs.build_stores(options, found, opened_before=chosen.stores)
     assert [len(store) for store in stores] == [208, 99]
     for store, paths in zip(stores, (found.train_paths, found.test_paths), strict=True):
         for n in (0, 7, len(store) - 1):
@@ -144,13 +144,13 @@ def test_every_image_is_decoded_once_and_later_only_the_bad_ones(data, look, mon
     damage(data)
     seen = decoded(monkeypatch)
     chosen, _ = look()
-    found = build.build_tables(config(data), lambda line: None, left_out=chosen.left_out)
-    build.build_stores(config(data), found, opened_before=chosen.stores)
+    found = inputs.build_tables(config(data), lambda line: None, left_out=chosen.left_out)
+    inputs.build_stores(config(data), found, opened_before=chosen.stores)
     assert len(seen) == len(set(seen)) == 209 + 100
     seen.clear()
     again, _ = look()
     assert sorted(seen) == ["test099.png", "train100.png"] and again.images == chosen.images
-    assert build.build_stores(config(data), found)[0].paths == chosen.stores[0].paths
+    assert inputs.build_stores(config(data), found)[0].paths == chosen.stores[0].paths
     assert len(seen) == 2
 
 
@@ -276,7 +276,7 @@ def test_a_concept_whose_only_positive_image_is_left_out_has_none(data, look):
     damage(data)
     chosen, _ = look()
     with pytest.raises(InputError, match="no positive image for 'Cavity'"):
-        build.build_tables(config(data), lambda line: None, left_out=chosen.left_out)
+        inputs.build_tables(config(data), lambda line: None, left_out=chosen.left_out)
 
 
 def test_a_run_that_goes_on_leaves_out_what_is_recorded_readable_or_not(data, look):
@@ -288,7 +288,7 @@ def test_a_run_that_goes_on_leaves_out_what_is_recorded_readable_or_not(data, lo
     after, said = look(recorded=recorded)
     assert after.images == before.images and len(said) == 1
     tables = [
-        build.build_tables(config(data), lambda line: None, left_out=chosen.left_out).fingerprint()
+        inputs.build_tables(config(data), lambda line: None, left_out=chosen.left_out).fingerprint()
         for chosen in (before, after)
     ]
     assert tables[0] == tables[1]

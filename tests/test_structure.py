@@ -23,6 +23,7 @@ ROWS = (
     ("train", "evaluate", "predict", "phantom", "data_command", "serve", "doctor", "launch", "refine"),
     ("atlas", "data_check"),
     ("build",),  # knows both sides, the trainer's too
+    ("inputs",),
     ("trainer",),
     ("stages", "engine"),
     ("model", "importers", "hosts"),

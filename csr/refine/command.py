@@ -34,6 +34,7 @@ from csr.results import results_record
 WEIGHTS, KEEP, RESULTS = "refined_model.pth", "keep.csv", "refine.json"
 HEADS = {
     "refit": "fitted again on the scores that are left; thresholds chosen anew",
+    "occlude": "fitted again with what the dropped prototypes looked at painted over, and pasted elsewhere",
     "keep": "kept, dropped scores fixed at their means of training images; thresholds chosen anew",
 }
 EPILOG = """examples:
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         vector_KM=vector_names(source.model), say=monitor.say,
     )  # fmt: skip
     source.model.to(pick_device(options.device))
+    if options.head == "occlude" and not (kept_KM & ~keep_KM).any():
+        raise InputError(f"{options.keep}: rejects no prototype: --head occlude has nothing to paint over")
     for line in notices(source, kept_KM, keep_KM, head=options.head):
         monitor.say(line)
     with image_folder(options.image_cache or source.image_cache) as cache:
@@ -247,7 +250,9 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--test_dir", help="folder of the test images (default: the run's)")
     add("--boxes_csv", help="boxes on the test images, for the pointing game")
     add("--head", choices=tuple(HEADS), default="refit",
-        help="refit: fit it again; keep: as it is, dropped scores fixed at their training means (default: refit)")
+        help="refit: fit it again; occlude: the same, on images with the regions of dropped prototypes painted over "
+             "and pasted on others (two passes through the network); keep: as it is, dropped scores fixed at their "
+             "training means (default: refit)")
     add("--epochs", type=Whole(1, 100_000), help="of the new head (default: the run's --epochs_stage3)")
     add("--lr", type=float, help="base learning rate (default: the run's)")
     add("--effective_batch", type=Whole(1, 2**24), help="images per step (default: the run's)")

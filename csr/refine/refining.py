@@ -20,11 +20,13 @@ from csr import build
 from csr.atlas.data import Source
 from csr.data.dataset import LabelledImages
 from csr.feature_cache import FeatureOptions, frozen_features
+from csr.inference import image_batches, num_batches
 from csr.model import CSR
 from csr.model.card import Card
 from csr.monitor import Monitor
 from csr.reference import best_f1_thresholds
 from csr.refine.fit import Fit, FitOptions, Scores, fit_head, keep_head
+from csr.refine.occlusion import firing_from, painted_and_pasted
 from csr.refine.reliance import Reliance, remaining_reliance
 from csr.stages.task import TaskStage
 
@@ -56,22 +58,49 @@ def refine(
         scores_of(stage, some, folder=folder, batch_size=options.batch_size, title=title, monitor=monitor)
         for some, title in ((images.train, "Scores (train)"), (images.val, "Scores (validation)"))
     )
+    fit_on, choose_on = train, val
+    if options.head == "occlude":
+        fit_on, choose_on = without_marks(source, images, train, val, options, keep_KM=keep_KM, monitor=monitor)
     if options.head == "keep":
         linear = model.task_head.linear
         fit = keep_head(linear.weight.detach().cpu(), linear.bias.detach().cpu(), train.score_NF, keep_F)
     else:
-        fit = _fitted(source, stage, train.without(keep_F), val.without(keep_F), options, monitor)
+        fit = _fitted(source, stage, fit_on.without(keep_F), choose_on.without(keep_F), options, monitor)
     refined = copy.deepcopy(model)
     refined.prototypes.drop_(torch.from_numpy(~keep_KM))
     with torch.no_grad():
         refined.task_head.linear.weight.copy_(fit.weight_TF)
         refined.task_head.linear.bias.copy_(fit.bias_T)
-    refined.card = _referenced(source.card, fit, val.without(keep_F), keep_KM)
+    refined.card = _referenced(source.card, fit, choose_on.without(keep_F), keep_KM)
     reliance = remaining_reliance(
         train.score_NF.numpy(), kept_KM=model.prototypes.kept_KM.cpu().numpy(), keep_KM=keep_KM,
         seed=config.engine.seed,
     )  # fmt: skip
     return refined, fit, reliance
+
+
+def without_marks(
+    source: Source, images: Images, train: Scores, val: Scores, options: argparse.Namespace, *,
+    keep_KM: np.ndarray, monitor: Monitor,
+) -> tuple[Scores, Scores]:  # fmt: skip
+    """Scores that tell nothing of what dropped prototypes looked at: see `csr.refine.occlusion`."""
+    model = source.model.eval()
+    dropped_KM = model.prototypes.kept_KM.cpu() & ~torch.from_numpy(keep_KM)
+    transform, size = source.card.preprocessing.transform(), options.batch_size
+    device = next(model.parameters()).device
+
+    def batches(some: LabelledImages, name: str, title: str) -> Any:
+        passed = image_batches(some, transform=transform, batch_size=size, device=device)
+        return bar(monitor, f"{name}: {title}", passed, num_batches(len(some), size))
+
+    given = partial(
+        painted_and_pasted, model, dropped_KM=dropped_KM, seed=source.config.engine.seed,
+        firing_R=firing_from(train.score_NF[:, dropped_KM.flatten()]),
+    )  # fmt: skip
+    train, marks = given(train, partial(batches, images.train, "Training images"))
+    monitor.say(f"The rejected prototypes fire in {len(marks.change_JF)} of {len(images.train)} training images.")
+    val, _ = given(val, partial(batches, images.val, "Validation images"), marks=marks)
+    return train, val
 
 
 def _fitted(

@@ -97,9 +97,9 @@ def reliance_lines(reliance: Reliance | None, *, head: str) -> list[str]:
         f"{reliance.highest:.2f} (highest)"
     ]
     if reliance.highest >= HIGH:
-        compare = "compare --head keep, or " if head == "refit" else ""
+        others = [other for other in ("occlude", "keep") if other != head]
         lines.append(
-            "Notice: the diagnoses can still use what was dropped, through the prototypes that are left: "
-            f"{compare}train again with more images without the mark."
+            "Notice: the diagnoses can still use what was dropped, through the prototypes that are left: compare "
+            f"{' and '.join(f'--head {other}' for other in others)}, or train again with more images without it."
         )
     return lines
