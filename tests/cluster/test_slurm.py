@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,7 @@ def test_a_job_goes_on_after_usr1_and_after_a_requeue_by_others(slurm, phantom_f
 
 def test_a_job_that_meets_its_time_limit_goes_on_in_a_new_start(slurm, limited, whole):
     limited.until("csr: USR1: the ranks save and stop")
+    time.sleep(5.0)  # srun passes it on meanwhile; ranks that went on before could be done first
     limited.signal("CONT")
     limited.until("csr: pre-empted and requeued")
     assert limited.end() == "COMPLETED", limited.text[-3000:]
