@@ -12,10 +12,12 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 
-def trap(place: str, number: int, what: str) -> None:
+def trap(place: str, number: int, act: Callable[[], None]) -> None:
+    """Act when `module:function` is called for the numberth time, then go on with the call."""
     module_name, path = place.split(":")
     owner: Any = importlib.import_module(module_name)
     *outer, name = path.split(".")
@@ -29,12 +31,16 @@ def trap(place: str, number: int, what: str) -> None:
         nonlocal calls
         calls += 1
         if calls == number:
-            for name in what.split("+"):
-                os.kill(os.getpid(), signal.Signals[f"SIG{name}"])
-                time.sleep(0.2)
+            act()
         return original(*args, **kwargs)
 
     setattr(owner, name, counted)
+
+
+def send(names: str) -> None:
+    for name in names.split("+"):
+        os.kill(os.getpid(), signal.Signals[f"SIG{name}"])
+        time.sleep(0.2)
 
 
 if __name__ == "__main__":
@@ -42,5 +48,5 @@ if __name__ == "__main__":
     from csr import train
     from csr.command import exit_process, run_command
 
-    trap(place, int(number), what)
+    trap(place, int(number), functools.partial(send, what))
     exit_process(run_command(train.main, flags))

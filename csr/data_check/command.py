@@ -58,8 +58,9 @@ def check_data(files: DataFiles, *, rare: int, workers: int) -> Found:
     """
     problems: list[str] = []
     splits = _read_tables(files, problems)
-    for split, folder in zip(splits, (files.folder, files.test_folder), strict=False):
-        _look(split, str(folder), workers, problems)
+    folder_of = {"train": files.folder, "test": files.test_folder}
+    for split in splits:
+        _look(split, str(folder_of[split.name]), workers, problems)
     warnings = _label_warnings(splits, rare, problems)
     copied = copies(splits)
     _judge_copies(copied, problems, warnings)

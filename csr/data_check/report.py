@@ -17,7 +17,7 @@ from csr.data_check.charts import heat_map, size_plot
 from csr.data_check.facts import Found
 from csr.data_check.text import number, verdict
 from csr.errors import InputError
-from csr.evaluation.report import STYLE, table
+from csr.report_page import page, table
 
 MAX_PICTURED_GROUPS, MAX_PICTURES, PICTURE_PX, MAX_LISTED = 8, 4, 160, 200
 _PREVALENCE_ENDS = (0.05, 0.1, 0.2, 0.5, 1.0)  # whose fifths are round
@@ -55,19 +55,11 @@ def report_page(found: Found) -> str:
         "Boxes": _boxes(found["boxes"]),
         "Copies and leaks": _copies(found),
     }
-    shown = {title: body for title, body in sections.items() if body}
-    places = {title: title.lower().replace(" ", "-") for title in shown}
-    links = "".join(f'<a href="#{place}">{title}</a>' for title, place in places.items())
-    body = "".join(f'<section id="{places[t]}"><h2>{t}</h2>{text}</section>\n' for t, text in shown.items())
     title = "Data check of " + " and ".join(split["csv"] for split in found["splits"].values())
     notes = "".join(f'<p class="bad"><b>Problem.</b> {escaped(line)}</p>' for line in found["problems"])
     notes += "".join(f'<p class="note">{escaped(line)}</p>' for line in found["warnings"])
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escaped(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}{charts.STYLE}{_OWN_STYLE}</style></head>\n<body>\n<h1>{escaped(title)}</h1>\n"
-        f"<p><b>{escaped(verdict(found))}</b></p>\n{_tiles(found)}\n<nav>{links}</nav>\n{notes}\n{body}</body></html>\n"
-    )
+    above = f"<p><b>{escaped(verdict(found))}</b></p>\n{_tiles(found)}"
+    return page(title, sections, above=above, below=notes, style=_OWN_STYLE)
 
 
 def _tiles(found: Found) -> str:
@@ -211,7 +203,7 @@ def _group(group: Found) -> str:
     told += [] if group["labels_agree"] else ["labels differ"]
     figures = "".join(
         f"<figure>{_picture(Path(path))}<figcaption>{escaped(name)}</figcaption></figure>"
-        for name, path in zip(group["images"][:MAX_PICTURES], group["files"], strict=False)
+        for name, path in zip(group["images"][:MAX_PICTURES], group["files"][:MAX_PICTURES], strict=True)
     )
     more = len(group["images"]) - MAX_PICTURES
     rest = f"<p>and {more} more</p>" if more > 0 else ""

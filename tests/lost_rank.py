@@ -7,32 +7,12 @@ in its main thread (HANG) or meets a bug (RAISE).
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import signal
 import sys
 import time
-from typing import Any
 
-
-def trap(what: str, place: str, number: int) -> None:
-    module_name, path = place.split(":")
-    owner: Any = importlib.import_module(module_name)
-    *outer, name = path.split(".")
-    for part in outer:
-        owner = getattr(owner, part)
-    original = getattr(owner, name)
-    calls = 0
-
-    @functools.wraps(original)
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == number:
-            lose(what)
-        return original(*args, **kwargs)
-
-    setattr(owner, name, counted)
+from killed_run import trap
 
 
 def lose(what: str) -> None:
@@ -51,5 +31,5 @@ if __name__ == "__main__":
     from csr.command import exit_process, run_command
 
     if os.environ["RANK"] == rank:
-        trap(what, place, int(number))
+        trap(place, int(number), functools.partial(lose, what))
     exit_process(run_command(train.main, flags))
