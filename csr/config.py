@@ -134,7 +134,9 @@ class EngineOptions:
 
     ds_config: str | None = option(None, "DeepSpeed JSON (default: the file in ds_configs/ for the precision)")
     precision: str = option(
-        "auto", "arithmetic; auto takes fp16 on GPUs, fp32 on CPUs, or what --ds_config says",
+        "auto",
+        "arithmetic; auto takes fp16 on GPUs, bf16 on CPUs that have instructions for it, fp32 on others, or what "
+        "--ds_config says",
         choices=("auto", "fp16", "bf16", "fp32"),
     )
     compile: bool = option(False, "compile the backbone's training step with torch.compile")

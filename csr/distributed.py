@@ -167,11 +167,15 @@ def new_group_of_all(timeout_min: float) -> Any:
     return dist.new_group(list(range(dist.get_world_size())), timeout=timedelta(minutes=timeout_min))
 
 
+# the older name warns where the newer one exists
+_all_gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
 def join_partitions(own: torch.Tensor, group: Any) -> torch.Tensor:
     """The equally long flat pieces of a group's ranks, one after another, on every rank."""
     full = own.new_empty(own.numel() * dist.get_world_size(group))
     with HERE:
-        dist.all_gather_into_tensor(full, own.detach().contiguous(), group=group)
+        _all_gather_flat(full, own.detach().contiguous(), group=group)
     return full
 
 

@@ -7,10 +7,10 @@ process-wide autocast flags, empty parameter groups, channels-last weights, a JI
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import SimpleNamespace
@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from csr import collective_time, distributed
+from csr import collective_time, cpu, distributed
+from csr.clipped_adamw import ClippedAdamW
 from csr.engine_config import fit_to_stage, precision_of
 from csr.engine_state import (
     State,
@@ -57,8 +58,8 @@ def start(timeout_min: float) -> None:
     distributed.adopt_launcher_environment()
     if device_kind() == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        _share_cores()
-        _keep_freed_memory()
+        cpu.share_cores(distributed.local_world_size())
+        cpu.keep_freed_memory()
     else:
         torch.cuda.set_device(local_device())
     last_min = last_resort_s(60.0 * timeout_min) / 60.0
@@ -91,24 +92,6 @@ def started() -> bool:
     return distributed.is_initialized()
 
 
-def _share_cores() -> None:
-    """Ranks that each take all cores are ten times slower; no launcher divides them."""
-    if "OMP_NUM_THREADS" not in os.environ or os.environ.get("TORCHELASTIC_RUN_ID"):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // distributed.local_world_size()))
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc reuse large blocks instead of giving them back: page faults cost a CPU step up to a third."""
-    m_trim_threshold, m_mmap_max = -1, -4
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library: only speed is lost
-        return
-    mallopt(m_mmap_max, 0)
-    mallopt(m_trim_threshold, 2**31 - 1)
-
-
 def _import_deepspeed() -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
@@ -116,6 +99,8 @@ def _import_deepspeed() -> Any:
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
+    # it calls torch's collectives by names that newer torch versions call old, at every step
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     if deepspeed.get_accelerator().device_name() == "cpu":
         # an inference-only op: compiling it takes up to two minutes, needs g++ and leaves 66 MB in /dev/shm
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -150,7 +135,10 @@ class Engine:
     ) -> None:
         groups = _trainable_only(param_groups)
         num_trainable = sum(p.numel() for g in groups for p in g["params"])
-        config = fit_to_stage(ds_config, num_trainable=num_trainable, has_batchnorm=_has_batchnorm(stage))
+        config = fit_to_stage(
+            ds_config, num_trainable=num_trainable, has_batchnorm=_has_batchnorm(stage),
+            world_size=distributed.world_size(),
+        )  # fmt: skip
         self.precision = precision_of(config)
         self._frozen_fp32 = _copies_of_frozen(stage) if self.precision == "fp16" else {}
         self._constants = _copies_of_constants(stage) if self.precision == "fp16" else {}
@@ -158,11 +146,18 @@ class Engine:
             if not parameter.is_contiguous():
                 parameter.data = parameter.data.contiguous()
         stage.to(local_device())
-        optimizer = torch.optim.AdamW(groups, fused=True)
+        self._shards = config["zero_optimization"]["stage"] > 0
+        optimizer: torch.optim.AdamW
+        if self._shards:
+            optimizer = torch.optim.AdamW(groups, fused=True)
+        else:
+            optimizer = ClippedAdamW(groups, clip=ds_config["gradient_clipping"])
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
         self._deepspeed, *_ = _import_deepspeed().initialize(
             model=stage, optimizer=optimizer, lr_scheduler=schedule, config=config
         )
+        if not self._shards:
+            self._deepspeed.enable_backward_allreduce = False  # it copies gradients even for one rank
         # with BatchNorm all buffers were cast to half; a stage's own constants stay what they were
         self._restore_constants({n: v for n, v in self._constants.items() if not n.startswith("model.")})
 
@@ -225,22 +220,27 @@ class Engine:
 
     def weights_changed(self) -> None:
         """Tell the masters that parameters were edited in place (else the next step undoes the edit)."""
-        self._deepspeed.optimizer.refresh_fp32_params()
+        if self._shards:
+            self._deepspeed.optimizer.refresh_fp32_params()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The stage's full state in fp32 on the CPU, from the masters. Collective."""
-        return self._whole_state(gather_optimizer_state(self._deepspeed, device=local_device())[0])
+        """A copy of the stage's full state in fp32 on the CPU, from the masters. Collective."""
+        masters = gather_optimizer_state(self._deepspeed, device=local_device())[0]
+        return {name: value.clone() for name, value in self._present_state(masters).items()}
 
-    def _whole_state(self, masters: State) -> dict[str, torch.Tensor]:
+    def _present_state(self, masters: State) -> dict[str, torch.Tensor]:
+        """What `state_dict` copies: where nothing has to be converted, the tensors that training goes on in."""
         full = {}
         for name, value in self.stage.state_dict().items():
             source = masters[name]["fp32"] if name in masters else self._frozen_fp32.get(name, value)
             source = source.detach().cpu()
-            full[name] = source.float().clone() if source.is_floating_point() else source.clone()
+            full[name] = source.float() if source.is_floating_point() else source
         return full
 
     def training_state(self) -> dict[str, Any]:
         """All that goes on from here, whatever the number of ranks: on rank 0, {} on the others. Collective.
+
+        To be written or copied before the next step: it may hold the tensors that training goes on in.
 
         Returns:
             `weights`, the stage's state as `state_dict` gives it; `moments` by parameter name, `scalars` and
@@ -250,7 +250,7 @@ class Engine:
         state, scalars = gather_optimizer_state(self._deepspeed, device=local_device(), keep=keep)
         if not keep:
             return {}
-        weights = self._whole_state(state)
+        weights = self._present_state(state)
         moments = {
             name: {k: v for k, v in tensors.items() if k != "fp32"} for name, tensors in state.items()
         }

@@ -142,13 +142,17 @@ def precision_of(parsed: dict[str, Any]) -> str:
     return "bf16" if parsed.get("torch_autocast", {}).get("enabled") else "fp32"
 
 
-def choose_precision(requested: str, *, ds_config: str | None, device: str) -> Precision:
+def choose_precision(
+    requested: str, *, ds_config: str | None, device: str, cpu_has_bf16: bool = False, earlier: str | None = None
+) -> Precision:
     """Settle `--precision` with the hardware and `--ds_config`.
 
     Args:
         requested: auto, fp16, bf16 or fp32.
         ds_config: path of the JSON the user gave, or None.
         device: "cuda" or "cpu".
+        cpu_has_bf16: whether the CPU has instructions for it; without, bf16 is slower there than fp32.
+        earlier: what the run that this one goes on with computes in.
 
     Raises:
         InputError: fp16 on a CPU, or a flag and a JSON that contradict each other.
@@ -163,10 +167,14 @@ def choose_precision(requested: str, *, ds_config: str | None, device: str) -> P
         chosen = Precision(in_file, f"{name} says so")
     elif requested != "auto":
         chosen = Precision(requested, "--precision says so")
+    elif earlier in ("bf16", "fp32") or (earlier == "fp16" and device == "cuda"):
+        chosen = Precision(earlier, "the unfinished run computes in it")
     elif device == "cuda":
         chosen = Precision("fp16", "there is a GPU; --precision bf16 is the alternative on Ampere and later")
+    elif cpu_has_bf16:
+        chosen = Precision("bf16", "there is no GPU, and this CPU has instructions for it; weights stay fp32")
     else:
-        chosen = Precision("fp32", "there is no GPU; --precision bf16 is faster on CPUs that have it")
+        chosen = Precision("fp32", "there is no GPU, and this CPU has no instructions for bf16")
     if chosen.name == "fp16" and device != "cuda":
         raise InputError(f"fp16 needs a GPU and this machine has none ({chosen.reason}): use --precision bf16 or fp32")
     return chosen
@@ -198,13 +206,20 @@ def merge_ds_config(
     return {**copy.deepcopy(parsed), **flags, **ours}
 
 
-def fit_to_stage(merged: dict[str, Any], *, num_trainable: int, has_batchnorm: bool) -> dict[str, Any]:
+def fit_to_stage(
+    merged: dict[str, Any], *, num_trainable: int, has_batchnorm: bool, world_size: int
+) -> dict[str, Any]:
     """The JSON for one stage: buckets near the stage's size, half-precision buffers for BatchNorm.
 
-    DeepSpeed's default bucket is 5e8 elements (2 GB), whatever the model.
+    DeepSpeed's default bucket is 5e8 elements (2 GB), whatever the model. One rank has nothing to shard: there
+    ZeRO, which copies gradients and weights to and fro for it, is left out where nothing else hangs on it (fp16
+    masters, offloading).
     """
     config = copy.deepcopy(merged)
     zero = config["zero_optimization"]
+    if world_size == 1 and precision_of(config) != "fp16" and "offload_optimizer" not in zero:
+        zero["stage"] = 0
+        config["gradient_clipping"] = 0.0  # the optimizer clips
     bucket = max(2, min(50_000_000, num_trainable + num_trainable % 2))
     zero.setdefault("reduce_bucket_size", bucket)
     zero.setdefault("allgather_bucket_size", bucket)

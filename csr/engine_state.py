@@ -1,8 +1,4 @@
-"""Masters and moments of a ZeRO optimizer by parameter name: the same on any number of ranks.
-
-DeepSpeed's own checkpoints want the same number of ranks and are not written atomically. Here each rank's
-partitions are joined into whole tensors before saving, and cut again for whatever ranks there are.
-"""
+"""What an engine goes on from, by parameter name: masters, moments, counters; the same on any number of ranks."""
 
 from __future__ import annotations
 
@@ -10,9 +6,10 @@ from typing import Any
 
 import torch
 
-from csr import distributed
+from csr import zero_state
+from csr.clipped_adamw import ClippedAdamW
+from csr.zero_state import State
 
-State = dict[str, dict[str, torch.Tensor]]
 COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
@@ -20,39 +17,30 @@ SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 def gather_optimizer_state(
     engine: Any, *, device: torch.device, keep: bool = True
 ) -> tuple[State, dict[str, float]]:
-    """Masters and moments by parameter name, on the CPU. Collective.
+    """Masters and moments by parameter name. Collective.
 
     Args:
-        engine: of DeepSpeed, ZeRO 1 or 2.
+        engine: of DeepSpeed, ZeRO 1 or 2, or with `ClippedAdamW`.
         device: that the ranks talk over.
         keep: False takes part and copies nothing, on ranks that do not need the result.
 
     Returns:
-        {parameter: {fp32, exp_avg, ...}} and the optimizer's scalars {"group.key": value}.
+        {parameter: {fp32, exp_avg, ...}} on the CPU (there perhaps the engine's own tensors) and the
+        optimizer's scalars {"group.key": value}.
     """
-    zero, state, scalars = engine.optimizer, {}, {}
-    for i, parameters in enumerate(zero.round_robin_bit16_groups):
-        master = zero.single_partition_of_fp32_groups[i]
-        whole = {"fp32": _joined(zero, i, master.data, device)}
-        for key, value in zero.optimizer.state.get(master, {}).items():
-            if torch.is_tensor(value) and value.ndim > 0:
-                whole[key] = _joined(zero, i, value, device)
-            else:
-                scalars[f"{i}.{key}"] = float(value)
-        offset = 0
-        for parameter in parameters if keep else ():
-            piece = slice(offset, offset + parameter.numel())
-            state[engine.param_names[parameter]] = {
-                key: values[piece].view(parameter.shape).cpu().clone() for key, values in whole.items()
-            }
-            offset += parameter.numel()
+    optimizer = engine.optimizer
+    if not isinstance(optimizer, ClippedAdamW):
+        return zero_state.gather(engine, device=device, keep=keep)
+    state: State = {}
+    scalars: dict[str, float] = {}
+    for i, group in enumerate(optimizer.param_groups):
+        for parameter in group["params"]:
+            own = dict(optimizer.state.get(parameter, {}))
+            if "step" in own:  # all parameters of a group take all steps
+                scalars[f"{i}.step"] = float(own.pop("step"))
+            tensors = {"fp32": parameter, **own}
+            state[engine.param_names[parameter]] = {key: value.detach().cpu() for key, value in tensors.items()}
     return state, scalars
-
-
-def _joined(zero: Any, group: int, partition: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """All ranks' partitions of one parameter group, padding stripped."""
-    full = distributed.join_partitions(partition.to(device), zero.dp_process_group)
-    return full[: sum(p.numel() for p in zero.round_robin_bit16_groups[group])]
 
 
 def scatter_optimizer_state(engine: Any, state: State, scalars: dict[str, float]) -> None:
@@ -61,55 +49,54 @@ def scatter_optimizer_state(engine: Any, state: State, scalars: dict[str, float]
     Raises:
         ValueError: the state is of other parameters.
     """
-    zero = engine.optimizer
-    names = {engine.param_names[p] for parameters in zero.round_robin_bit16_groups for p in parameters}
+    optimizer = engine.optimizer
+    alone = isinstance(optimizer, ClippedAdamW)
+    groups = [g["params"] for g in optimizer.param_groups] if alone else optimizer.round_robin_bit16_groups
+    names = {engine.param_names[p] for parameters in groups for p in parameters}
     if names != set(state):
         raise ValueError(f"the optimizer state is of other parameters: {sorted(names ^ set(state))[:4]}")
-    for i, parameters in enumerate(zero.round_robin_bit16_groups):
-        master = zero.single_partition_of_fp32_groups[i]
-        mine = [state[engine.param_names[p]] for p in parameters]
-        cut = {key: _partition(zero, master, [tensors[key] for tensors in mine]) for key in mine[0]}
-        master.data.copy_(cut.pop("fp32"))
-        own = {key: value.to(master.device, copy=True) for key, value in cut.items()}
-        for key, value in scalars.items():
-            if key.startswith(f"{i}."):  # a fused optimizer wants its step count on the device
-                own[key.split(".", 1)[1]] = torch.tensor(value, dtype=torch.float32, device=master.device)
-        if own:
-            zero.optimizer.state[master] = own
-    zero.update_lp_params()
-
-
-def _partition(zero: Any, master: torch.Tensor, tensors: list[torch.Tensor]) -> torch.Tensor:
-    """This rank's piece of one parameter group, padded as ZeRO pads it."""
-    flat = torch.cat([t.reshape(-1).float() for t in tensors])
-    rank, world = distributed.place_in(zero.dp_process_group)
-    padded = torch.cat([flat, flat.new_zeros(master.numel() * world - flat.numel())])
-    return padded[rank * master.numel() : (rank + 1) * master.numel()]
+    if not alone:
+        zero_state.scatter(engine, state, scalars)
+        return
+    for i, parameters in enumerate(groups):
+        for parameter in parameters:
+            own = dict(state[engine.param_names[parameter]])
+            parameter.data.copy_(own.pop("fp32"))
+            moments = {key: value.to(parameter.device, copy=True) for key, value in own.items()}
+            if moments:
+                step = torch.tensor(scalars[f"{i}.step"], dtype=torch.float32, device=parameter.device)
+                optimizer.state[parameter] = {"step": step, **moments}
 
 
 def counters_of(engine: Any) -> dict[str, float]:
     """What an engine counts besides the optimizer: steps, the loss scale, the schedule's step."""
     counted = {name: getattr(engine, name) for name in COUNTERS}
-    scaler = engine.optimizer.loss_scaler
-    counted |= {f"scaler.{name}": getattr(scaler, name) for name in SCALER if hasattr(scaler, name)}
+    if not isinstance(engine.optimizer, ClippedAdamW):
+        scaler = engine.optimizer.loss_scaler
+        counted |= {f"scaler.{name}": getattr(scaler, name) for name in SCALER if hasattr(scaler, name)}
     counted["schedule"] = engine.lr_scheduler.last_epoch
     return {name: float(value) for name, value in counted.items()}
 
 
 def set_counters(engine: Any, counted: dict[str, float]) -> None:
     """Put back what `counters_of` gave; learning rates follow the schedule's step."""
-    scaler, schedule = engine.optimizer.loss_scaler, engine.lr_scheduler
     for name in COUNTERS:
         setattr(engine, name, int(counted[name]))
     # saved between windows: with another accumulation as many windows are other micro steps
     engine.micro_steps = engine.global_steps * engine.gradient_accumulation_steps()
-    for name in SCALER:
-        if f"scaler.{name}" in counted and hasattr(scaler, name):
-            kind = float if name == "cur_scale" else int
-            setattr(scaler, name, kind(counted[f"scaler.{name}"]))
+    if not isinstance(engine.optimizer, ClippedAdamW):
+        _set_scaler(engine.optimizer.loss_scaler, counted)
+    schedule = engine.lr_scheduler
     schedule.last_epoch = int(counted["schedule"])
     rules = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
     rates = [base * rule(schedule.last_epoch) for base, rule in rules]
     for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     schedule._last_lr = rates
+
+
+def _set_scaler(scaler: Any, counted: dict[str, float]) -> None:
+    for name in SCALER:
+        if f"scaler.{name}" in counted and hasattr(scaler, name):
+            kind = float if name == "cur_scale" else int
+            setattr(scaler, name, kind(counted[f"scaler.{name}"]))

@@ -77,6 +77,17 @@ def identity(config: TrainConfig, *, ds_config: dict[str, Any], precision: str, 
     }
 
 
+def earlier_precision(config: TrainConfig) -> str | None:
+    """What an unfinished run that goes on by itself computes in, None where there is none."""
+    run = config.run
+    if run.overwrite or run.dry_run or run.resume != "auto" or (config.folder / RESULTS).exists():
+        return None
+    try:
+        return str(read_json(config.folder / CONFIG)["precision"]["name"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None  # what is wrong with it is said when the run is planned
+
+
 class RunFolder:
     """The folder of one run.
 

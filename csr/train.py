@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from csr import build, cache
+from csr import build, cache, cpu
 from csr import config as options
 from csr import distributed, engine, fingerprint, inference, inputs, micro_batch, recipes
 from csr.checkpoint import load_tensors, write_json
@@ -31,7 +31,7 @@ from csr.quarantine import Quarantine, look_for_bad_images
 from csr.reference import measure_reference
 from csr.results import results_record, table_lines, target_probability
 from csr.resume import CheckpointFolder
-from csr.run_folder import Plan, RunFolder, identity
+from csr.run_folder import Plan, RunFolder, earlier_precision, identity
 from csr.snapshots import cam_figure, similarity_figure
 from csr.stages.base import Stage
 from csr.stages.runner import StageRunner
@@ -76,19 +76,21 @@ def train(given: TrainConfig, stop: StopRequest) -> int:
         HERE.now(f"image {done} of {of}")
         stop.check(f"at image {done} of {of}, before training")
 
-    precision = choose_precision(
-        given.engine.precision, ds_config=given.engine.ds_config, device=engine.device_kind()
-    )
+    precision = precision_for(given)
     parsed, name = load_ds_config(given.engine.ds_config, precision.name)
     auto_batch = micro_batch.is_asked(given)
     if auto_batch:
         given = micro_batch.provisional(given, world=distributed.world_size())
-    ds_config = merged_with(parsed, name, given)
+    merged_with(parsed, name, given)  # a contradiction is told before any rank waits for another
     if distributed.world_size() > 1:
         engine.start(given.engine.timeout)
         flags = {k: v for group in given.to_dict().values() for k, v in group.items()}
         fingerprint.agree("their options", flags)
         fingerprint.agree("the version of csr: install the same one everywhere", fingerprint.of_code())
+    precision = precision_for(given, earlier=distributed.on_main(lambda: earlier_precision(given)))
+    fingerprint.agree("the precision that suits their hardware: give --precision", precision.name)
+    parsed, name = load_ds_config(given.engine.ds_config, precision.name)
+    ds_config = merged_with(parsed, name, given)
     mine = identity(given, ds_config=ds_config, precision=precision.name, world=distributed.world_size())
     folder = RunFolder(given, mine=mine, say=monitor.say)
     plan = distributed.on_main(folder.plan)
@@ -151,6 +153,13 @@ def train(given: TrainConfig, stop: StopRequest) -> int:
     finally:
         folder.close()
     return 0
+
+
+def precision_for(given: TrainConfig, *, earlier: str | None = None) -> Precision:
+    return choose_precision(
+        given.engine.precision, ds_config=given.engine.ds_config, device=engine.device_kind(),
+        cpu_has_bf16=cpu.computes_bf16(), earlier=earlier,
+    )  # fmt: skip
 
 
 def merged_with(parsed: dict[str, Any], name: str, config: TrainConfig) -> dict[str, Any]:

@@ -36,6 +36,19 @@ def started() -> Iterator[None]:
     yield
 
 
+@pytest.fixture(params=[False, True], ids=["whole", "sharded"])
+def sharded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether ZeRO is used, as several ranks do, or left out, as one rank does."""
+    if request.param:
+        shard(monkeypatch)
+    return request.param
+
+
+def shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = engines.fit_to_stage
+    monkeypatch.setattr(engines, "fit_to_stage", lambda merged, **sizes: fit(merged, **{**sizes, "world_size": 2}))
+
+
 def ds_config(precision: str = "fp32", accumulation: int = 1) -> dict[str, Any]:
     parsed, name = load_ds_config(None, precision)
     return merge_ds_config(
@@ -106,7 +119,7 @@ def begun(stage: Stage) -> Stage:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_three_stages_on_one_model_follow_plain_adamw_and_leave_nothing(backbone):
+def test_three_stages_on_one_model_follow_plain_adamw_and_leave_nothing(backbone, sharded):
     model = model_of(backbone)
     runner = StageRunner(model, lambda name: build(name, model))
     gone = []
@@ -114,8 +127,10 @@ def test_three_stages_on_one_model_follow_plain_adamw_and_leave_nothing(backbone
         stage = begun(runner.open(name))
         expected = plain_torch(stage, 10 * number)
         engine = opened(stage)
+        assert engine._deepspeed.zero_optimization() is sharded
         for step in range(10 * number, 10 * number + STEPS):
             engine.micro_step(batch_of(step))
+        assert engine.steps == STEPS and engine.skipped_steps == 0 and 0 <= engine.gradient_norm < 1e3
         gone.append(weakref.ref(engine._deepspeed))
         assert engine.close() is stage
         del engine
@@ -135,7 +150,7 @@ def test_three_stages_on_one_model_follow_plain_adamw_and_leave_nothing(backbone
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("name", StageRunner.ORDER)
-def test_a_training_state_goes_on_with_the_same_bits(name, backbone, precision):
+def test_a_training_state_goes_on_with_the_same_bits(name, backbone, precision, sharded):
     def fresh() -> Stage:
         model = model_of(backbone)
         runner = StageRunner(model, lambda n: build(n, model))
@@ -164,7 +179,59 @@ def test_a_training_state_goes_on_with_the_same_bits(name, backbone, precision):
     assert all(value.dtype == torch.float32 for value in got.values() if value.is_floating_point())
 
 
-def test_with_another_accumulation_the_windows_stay_whole():
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("first", ["whole", "sharded"])
+def test_a_state_of_one_rank_goes_on_in_shards_and_back(first, precision, monkeypatch):
+    def steps(stage: Stage, kind: str, numbers: range, saved: dict | None = None) -> tuple[dict, dict]:
+        with monkeypatch.context() as patch:
+            if kind == "sharded":
+                shard(patch)
+            engine = opened(stage, precision=precision)
+            if saved is not None:
+                engine.load_training_state(saved)
+            for step in numbers:
+                engine.micro_step(batch_of(step))
+            told = engine.state_dict(), copy.deepcopy(engine.training_state())
+            engine.close()
+        return told
+
+    expected, _ = steps(begun(build_open("concept")), first, range(2 * STEPS))
+    _, saved = steps(begun(build_open("concept")), first, range(STEPS))
+    stage = begun(build_open("concept"))
+    stage.load_state_dict(saved["weights"])
+    other = {"whole": "sharded", "sharded": "whole"}[first]
+    got, _ = steps(stage, other, range(STEPS, 2 * STEPS), saved)
+    for key, value in expected.items():
+        torch.testing.assert_close(got[key], value, rtol=0, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gradient_that_is_not_finite_skips_the_step_and_its_learning_rate(precision, sharded):
+    engine = opened(begun(build_open("concept")), precision=precision)
+    engine.micro_step(batch_of(0))
+    before, rates = engine.state_dict(), engine.learning_rates
+    bad = batch_of(1)
+    bad["scale"] = {"concept": float("inf")}
+    engine.micro_step(bad)
+    after = engine.state_dict()
+    assert (engine.steps, engine.skipped_steps, engine.learning_rates) == (2, 1, rates)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    engine.micro_step(batch_of(2))
+    assert (engine.steps, engine.skipped_steps) == (3, 1) and engine.learning_rates != rates
+    engine.close()
+
+
+def test_what_is_kept_of_an_engine_does_not_move_with_it(sharded):
+    engine = opened(begun(build_open("concept")))
+    engine.micro_step(batch_of(0))
+    kept = engine.state_dict()
+    copies = {key: value.clone() for key, value in kept.items()}
+    engine.micro_step(batch_of(1))
+    assert all(torch.equal(kept[key], copies[key]) for key in kept)
+    engine.close()
+
+
+def test_with_another_accumulation_the_windows_stay_whole(sharded):
     """Three windows of one micro step are no whole number of windows of two."""
     stage = begun(build_open("concept"))
     engine = opened(stage)
@@ -188,7 +255,7 @@ def build_open(name: str) -> Stage:
     return runner.open(name)
 
 
-def test_a_state_of_another_stage_is_refused():
+def test_a_state_of_another_stage_is_refused(sharded):
     engine = opened(begun(build_open("prototype")))
     engine.micro_step(batch_of(0))
     saved = engine.training_state()
@@ -199,13 +266,17 @@ def test_a_state_of_another_stage_is_refused():
     engine.close()
 
 
-def test_weights_edited_in_place_stay_edited():
+def test_weights_edited_in_place_stay_edited(sharded):
     stage = begun(build_open("prototype"))
     engine = opened(stage)
     engine.micro_step(batch_of(0))
+    wanted = torch.randn(K, M, 8, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
-        stage.model.prototypes.proto_KMD.copy_(torch.ones(K, M, 8))
+        stage.model.prototypes.proto_KMD.copy_(wanted)
     engine.weights_changed()
     edited = engine.state_dict()["model.prototypes.proto_KMD"]
-    assert torch.equal(edited, torch.ones(K, M, 8))
+    assert torch.equal(edited, wanted)
+    engine.micro_step(batch_of(1))
+    moved = engine.state_dict()["model.prototypes.proto_KMD"]
+    assert 0 < (moved - wanted).abs().max() < 0.01, "the next step starts from the edit"
     engine.close()

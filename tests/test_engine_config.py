@@ -55,12 +55,31 @@ def test_without_a_json_the_precision_names_the_shipped_file(precision):
 
 
 @pytest.mark.parametrize(
-    "requested, device, expected",
-    [("auto", "cpu", "fp32"), ("auto", "cuda", "fp16"), ("bf16", "cpu", "bf16"), ("fp16", "cuda", "fp16")],
-)
-def test_precision_follows_flag_then_hardware(requested, device, expected):
-    chosen = choose_precision(requested, ds_config=None, device=device)
+    "requested, device, cpu_has_bf16, expected",
+    [
+        ("auto", "cpu", False, "fp32"), ("auto", "cpu", True, "bf16"), ("auto", "cuda", True, "fp16"),
+        ("bf16", "cpu", False, "bf16"), ("fp32", "cpu", True, "fp32"), ("fp16", "cuda", False, "fp16"),
+    ],
+)  # fmt: skip
+def test_precision_follows_flag_then_hardware(requested, device, cpu_has_bf16, expected):
+    chosen = choose_precision(requested, ds_config=None, device=device, cpu_has_bf16=cpu_has_bf16)
     assert chosen.name == expected and chosen.reason
+
+
+@pytest.mark.parametrize(
+    "earlier, device, cpu_has_bf16, expected",
+    [
+        ("bf16", "cpu", False, "bf16"), ("fp32", "cpu", True, "fp32"), ("bf16", "cuda", False, "bf16"),
+        ("fp16", "cuda", False, "fp16"), ("fp16", "cpu", False, "fp32"), ("nonsense", "cpu", True, "bf16"),
+    ],
+)  # fmt: skip
+def test_auto_goes_on_in_what_a_run_was_begun_in_where_the_device_can(earlier, device, cpu_has_bf16, expected):
+    """A job that is requeued may land on another kind of node."""
+    chosen = choose_precision(
+        "auto", ds_config=None, device=device, cpu_has_bf16=cpu_has_bf16, earlier=earlier
+    )
+    assert chosen.name == expected
+    assert choose_precision("fp32", ds_config=None, device=device, earlier=earlier).name == "fp32"
 
 
 def test_fp16_on_a_cpu_is_refused_and_names_the_alternative():
@@ -129,8 +148,21 @@ def test_a_json_that_agrees_with_the_flags_is_accepted(tmp_path):
 
 
 def test_buckets_are_even_and_near_the_stage_and_batchnorm_buffers_follow_fp16(tmp_path):
-    config = fit_to_stage(merged(written(tmp_path)), num_trainable=1001, has_batchnorm=True)
+    sizes = {"num_trainable": 1001, "has_batchnorm": True, "world_size": 3}
+    config = fit_to_stage(merged(written(tmp_path)), **sizes)
     assert config["zero_optimization"]["reduce_bucket_size"] == 1002
     assert "data_types" not in config
     half = merged(written(tmp_path, fp16={"enabled": True}))
-    assert fit_to_stage(half, num_trainable=10, has_batchnorm=True)["data_types"]["buffer_dtype"] == "fp16"
+    assert fit_to_stage(half, **sizes)["data_types"]["buffer_dtype"] == "fp16"
+
+
+@pytest.mark.parametrize("name, world_size, stage, clip", [
+    ("zero2_fp32.json", 1, 0, 0.0), ("zero2_bf16.json", 1, 0, 0.0), ("zero1_bf16.json", 1, 0, 0.0),
+    ("zero2_fp16.json", 1, 2, 1.0), ("zero2_offload.json", 1, 2, 1.0),
+    ("zero2_fp32.json", 2, 2, 1.0), ("zero1_bf16.json", 2, 1, 1.0),
+])  # fmt: skip
+def test_one_rank_shards_nothing_unless_masters_or_offloading_need_it(name, world_size, stage, clip):
+    whole = merged(str(FOLDER / name))
+    config = fit_to_stage(whole, num_trainable=10, has_batchnorm=False, world_size=world_size)
+    assert config["zero_optimization"]["stage"] == stage and config["gradient_clipping"] == clip
+    assert whole["zero_optimization"]["stage"] > 0, "what is written down stays what was given"

@@ -12,7 +12,7 @@ import pytest
 from csr.config import TrainConfig
 from csr.errors import InputError
 from csr.resume import CheckpointFolder
-from csr.run_folder import MAY_DIFFER, RunFolder, identity
+from csr.run_folder import MAY_DIFFER, RunFolder, earlier_precision, identity
 
 DS = {"zero_optimization": {"stage": 2}, "train_batch_size": 16, "gradient_clipping": 1.0}
 
@@ -70,6 +70,14 @@ def test_other_options_are_refused_and_all_listed(unfinished):
 def test_the_precision_that_comes_of_the_options_is_compared(unfinished):
     with pytest.raises(InputError, match="--precision was fp32, now bf16"):
         plan(unfinished, precision="bf16")
+
+
+def test_the_precision_of_an_unfinished_run_is_known_where_it_goes_on_by_itself(unfinished, tmp_path):
+    assert earlier_precision(config(unfinished)) == "fp32"
+    for changed in ({"overwrite": True}, {"resume": "never"}, {"dry_run": True}, {"exp_name": "other"}):
+        assert earlier_precision(config(unfinished, **changed)) is None
+    (unfinished / "run" / "config.json").write_text("[]")
+    assert earlier_precision(config(unfinished)) is None
 
 
 def test_options_that_change_no_number_may_differ(unfinished):

@@ -12,6 +12,7 @@ from pathlib import Path
 SMALL = {
     "backbone_type": "timm", "model_name": "test_resnet", "image_size": "64", "batch_size": "16",
     "epochs_stage1": "2", "epochs_stage2": "5", "epochs_stage3": "2", "lr": "1e-3", "workers": "1",
+    "precision": "fp32",  # the same on every CPU
 }  # fmt: skip
 
 
@@ -22,6 +23,8 @@ def flags(data: Path, out: Path, *more: str, **changed: str | Path | None) -> li
         "train_dir": data / "train", "test_dir": data / "test", "output_dir": out,
         "image_cache": out.parent / "image-cache", **SMALL, **changed,
     }  # fmt: skip
+    if "--ds_config" in more or "ds_config" in changed:
+        del values["precision"]  # the JSON decides
     given = {name: str(value) for name, value in values.items() if value is not None}
     pairs = [word for name, value in given.items() for word in (f"--{name}", value)]
     pretrained = [] if "--pretrained" in more or "backbone_weights" in changed else ["--no_pretrained"]

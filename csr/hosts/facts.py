@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from csr import __version__, fingerprint
+from csr import __version__, cpu, fingerprint
 from csr.checkpoint import hash_file
 from csr.data.naming import IMAGE_SUFFIXES
 
@@ -60,19 +60,8 @@ def devices() -> dict[str, Any]:
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
         gpus.append({"name": properties.name, "mib": properties.total_memory // MIB})
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    bf16 = torch.cuda.is_bf16_supported() if gpus else bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
-    return {"gpus": gpus, "cores": cores, "bf16": bf16, "fp16": bool(gpus)}
-
-
-def cpu_flags() -> set[str]:
-    """Instruction sets of the first processor, as Linux calls them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return set()
-    found = (line.split(":", 1)[1] for line in lines if line.startswith(("flags", "Features")) and ":" in line)
-    return set(next(found, "").split())
+    bf16 = torch.cuda.is_bf16_supported() if gpus else cpu.computes_bf16()
+    return {"gpus": gpus, "cores": cpu.cores(), "bf16": bf16, "fp16": bool(gpus)}
 
 
 def free_mib(folder: Path) -> int | None:

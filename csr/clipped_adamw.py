@@ -1,0 +1,45 @@
+"""AdamW that clips, and skips what is not finite: the optimizer of an engine whose one rank has nothing to shard.
+
+ZeRO flattens gradients, keeps masters beside fp32 weights and copies them back. That is the price of sharding; on one
+rank it buys nothing. DeepSpeed asks its optimizers for `overflow` and `_global_grad_norm` after a step: so it may ask
+this one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+
+class ClippedAdamW(torch.optim.AdamW):
+    """torch's fused AdamW on fp32 parameters.
+
+    Args:
+        groups: dicts with params, lr, weight_decay.
+        clip: gradient norm above which gradients are scaled down; 0 is off.
+
+    Attributes:
+        overflow: whether the last step was skipped because its gradient was not finite.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, clip: float) -> None:
+        super().__init__(groups, fused=True)
+        self._clip = clip
+        self.overflow = False
+        self._global_grad_norm: float | None = None
+        self.grad_scale: torch.Tensor | None = None  # the fused kernel divides gradients by it on its way
+
+    def step(self, closure: Any = None) -> None:
+        """One step, or none; reads one number from the device: the norm decides."""
+        assert closure is None, "gradients are there when the engine steps"
+        gradients = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        self.overflow = not math.isfinite(norm)
+        if self.overflow:
+            return
+        self._global_grad_norm = norm
+        too_long = (norm + 1e-6) / self._clip if self._clip else 0.0
+        self.grad_scale = gradients[0].new_tensor(too_long) if too_long > 1.0 else None
+        super().step()

@@ -1,0 +1,76 @@
+"""Masters and moments of a ZeRO optimizer by parameter name: the same on any number of ranks.
+
+DeepSpeed's own checkpoints want the same number of ranks and are not written atomically. Here each rank's
+partitions are joined into whole tensors before saving, and cut again for whatever ranks there are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from csr import distributed
+
+State = dict[str, dict[str, torch.Tensor]]
+
+
+def gather(engine: Any, *, device: torch.device, keep: bool = True) -> tuple[State, dict[str, float]]:
+    """Masters and moments by parameter name, on the CPU. Collective.
+
+    Args:
+        engine: of DeepSpeed, ZeRO 1 or 2.
+        device: that the ranks talk over.
+        keep: False takes part and copies nothing, on ranks that do not need the result.
+
+    Returns:
+        {parameter: {fp32, exp_avg, ...}} and the optimizer's scalars {"group.key": value}.
+    """
+    zero, state, scalars = engine.optimizer, {}, {}
+    for i, parameters in enumerate(zero.round_robin_bit16_groups):
+        master = zero.single_partition_of_fp32_groups[i]
+        whole = {"fp32": _joined(zero, i, master.data, device)}
+        for key, value in zero.optimizer.state.get(master, {}).items():
+            if torch.is_tensor(value) and value.ndim > 0:
+                whole[key] = _joined(zero, i, value, device)
+            else:
+                scalars[f"{i}.{key}"] = float(value)
+        offset = 0
+        for parameter in parameters if keep else ():
+            piece = slice(offset, offset + parameter.numel())
+            state[engine.param_names[parameter]] = {
+                key: values[piece].view(parameter.shape).cpu().clone() for key, values in whole.items()
+            }
+            offset += parameter.numel()
+    return state, scalars
+
+
+def _joined(zero: Any, group: int, partition: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """All ranks' partitions of one parameter group, padding stripped."""
+    full = distributed.join_partitions(partition.to(device), zero.dp_process_group)
+    return full[: sum(p.numel() for p in zero.round_robin_bit16_groups[group])]
+
+
+def scatter(engine: Any, state: State, scalars: dict[str, float]) -> None:
+    """Put what `gather` gave into an engine, on any number of ranks; weights follow masters."""
+    zero = engine.optimizer
+    for i, parameters in enumerate(zero.round_robin_bit16_groups):
+        master = zero.single_partition_of_fp32_groups[i]
+        mine = [state[engine.param_names[p]] for p in parameters]
+        cut = {key: _partition(zero, master, [tensors[key] for tensors in mine]) for key in mine[0]}
+        master.data.copy_(cut.pop("fp32"))
+        own = {key: value.to(master.device, copy=True) for key, value in cut.items()}
+        for key, value in scalars.items():
+            if key.startswith(f"{i}."):  # a fused optimizer wants its step count on the device
+                own[key.split(".", 1)[1]] = torch.tensor(value, dtype=torch.float32, device=master.device)
+        if own:
+            zero.optimizer.state[master] = own
+    zero.update_lp_params()
+
+
+def _partition(zero: Any, master: torch.Tensor, tensors: list[torch.Tensor]) -> torch.Tensor:
+    """This rank's piece of one parameter group, padded as ZeRO pads it."""
+    flat = torch.cat([t.reshape(-1).float() for t in tensors])
+    rank, world = distributed.place_in(zero.dp_process_group)
+    padded = torch.cat([flat, flat.new_zeros(master.numel() * world - flat.numel())])
+    return padded[rank * master.numel() : (rank + 1) * master.numel()]
