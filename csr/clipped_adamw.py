@@ -31,7 +31,7 @@ class ClippedAdamW(torch.optim.AdamW):
         self._global_grad_norm: float | None = None
         self.grad_scale: torch.Tensor | None = None  # the fused kernel divides gradients by it on its way
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step, or none; reads one number from the device: the norm decides."""
         assert closure is None, "gradients are there when the engine steps"
         gradients = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from csr import build, cache, cpu
+from csr import build, cache
 from csr import config as options
-from csr import distributed, engine, fingerprint, inference, inputs, micro_batch, recipes
+from csr import cpu, distributed, engine, fingerprint, inference, inputs, micro_batch, recipes
 from csr.checkpoint import load_tensors, write_json
 from csr.command import Parser, exit_process, run_command
 from csr.config import TrainConfig

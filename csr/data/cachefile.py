@@ -16,6 +16,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from csr.data.parts import PartIndex, read_index, read_planes, replaced_file, wr
 from csr.errors import InputError
 
 DECODER_VERSION = 1  # raise it whenever the same file would decode to other pixels
+DECODERS = ("pillow", "pydicom")  # another version of one may give other pixels
 HEADER_BYTES = 32
 _MAGIC = b"csrimg01"
 _HEADER = struct.Struct("<8sqqq")
@@ -128,15 +130,19 @@ def _modified(file: Path) -> float:
 
 
 def cache_key(paths: Sequence[Path], size: int) -> str:
-    """Returns a hash of all that decides the file's content."""
-    digest = hashlib.sha256(f"{DECODER_VERSION} {size} {len(paths)}\n".encode())
+    """Returns a hash of all that decides the file's content.
+
+    The time of the last change of the inode counts too: what writes into a file can set the other one back.
+    """
+    decoders = " ".join(metadata.version(name) for name in DECODERS)
+    digest = hashlib.sha256(f"{DECODER_VERSION} {decoders} {size} {len(paths)}\n".encode())
     for path in paths:
         try:
             status = os.stat(path)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); check the file") from None
-        line = f"{os.path.realpath(path)}\0{status.st_size}\0{status.st_mtime_ns}\n"
-        digest.update(line.encode(errors="surrogateescape"))
+        told = (os.path.realpath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        digest.update(("\0".join(map(str, told)) + "\n").encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]
 
 

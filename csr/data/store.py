@@ -2,7 +2,7 @@
 
 Letters: N images, B batch, C channels (1 if all images are grey, else 3), S stored side.
 
-The file's name is a hash of the images' paths, sizes and times, of S and of the decoder's version,
+The file's name is a hash of the images' paths, sizes and times, of S and of the decoders' versions,
 so a file that exists under the name is right, whoever wrote it.
 """
 

@@ -123,7 +123,7 @@ def scale_features(report: Report, options: argparse.Namespace) -> None:
     epochs = 3
     if options.quick:
         base["num_images"], steps, epochs = 64, {"num_images": (64, 128), "num_concepts": (14, 16)}, 1
-    report.say("Cached stages, s per epoch (batch 16, one rank, ZeRO-2 fp32)")
+    report.say("Cached stages, s per epoch (batch 16, one rank, fp32)")
     report.say(f"{'N':>8} {'K':>5} {'M':>5} {'prototype':>12} {'task':>12}")
     found = report.numbers["growth"] = []
     grown = [{**base, name: value} for name, values in steps.items() for value in values]

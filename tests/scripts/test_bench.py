@@ -141,7 +141,7 @@ def test_a_command_that_fails_is_an_error_with_its_last_lines(bench):
 
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize("script", ["compare.py", "scaling.py"])
+@pytest.mark.parametrize("script", ["compare.py", "scaling.py", "startup.py"])
 def test_a_quick_run_writes_its_results(script, tmp_path):
     done = subprocess.run(
         [sys.executable, str(BENCH / script), "--quick", "--results", str(tmp_path)],
@@ -149,6 +149,7 @@ def test_a_quick_run_writes_its_results(script, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / script.replace(".py", ".json")).read_text())
-    wanted = {"compare.py": {"runs", "loader", "overhead"}, "scaling.py": {"ranks", "growth", "loss"}}
+    wanted = {"compare.py": {"runs", "loader", "overhead"}, "scaling.py": {"ranks", "growth", "loss"},
+              "startup.py": {"imports", "first_step"}}  # fmt: skip
     assert wanted[script] <= set(found)
     assert (tmp_path / script.replace(".py", ".txt")).read_text()
