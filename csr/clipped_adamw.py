@@ -37,9 +37,9 @@ class ClippedAdamW(torch.optim.AdamW):
         gradients = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         self.overflow = not math.isfinite(norm)
+        self._global_grad_norm = math.inf if self.overflow else norm
         if self.overflow:
             return
-        self._global_grad_norm = norm
         too_long = (norm + 1e-6) / self._clip if self._clip else 0.0
         self.grad_scale = gradients[0].new_tensor(too_long) if too_long > 1.0 else None
         super().step()

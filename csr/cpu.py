@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from functools import lru_cache
@@ -48,3 +49,9 @@ def keep_freed_memory() -> None:
         return
     mallopt(m_mmap_max, 0)
     mallopt(m_trim_threshold, -1)  # read as unsigned, the largest there is: never
+
+
+def give_back_memory() -> None:
+    """Return to the system what `keep_freed_memory` kept: what comes next may need less, or another process more."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library keeps nothing of the kind
+        ctypes.CDLL(None).malloc_trim(0)

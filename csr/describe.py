@@ -7,17 +7,19 @@ import shutil
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from csr import __version__, distributed, engine, inputs, recipes
 from csr.config import TrainConfig
-from csr.engine_config import Precision
+from csr.engine_config import Precision, zero_stage_of
 from csr.model import CSR
 from csr.monitor import Monitor
 
 
 def describe(
-    config: TrainConfig, found: inputs.Tables, model: CSR, precision: Precision, monitor: Monitor
-) -> None:
+    config: TrainConfig, found: inputs.Tables, model: CSR, precision: Precision, monitor: Monitor, *,
+    ds_config: dict[str, Any],
+) -> None:  # fmt: skip
     """Say what is about to run, before it does."""
     train, optim, world = found.train, config.optim, distributed.world_size()
     if config.run.recipe is not None:
@@ -35,6 +37,9 @@ def describe(
         f"M = {config.model.num_prototypes} prototypes"
     )
     monitor.say(f"Precision: {precision.name} ({precision.reason})")
+    zero = zero_stage_of(ds_config, world_size=world)
+    sharding = f"ZeRO-{zero}" if zero else "without ZeRO: one rank has nothing to shard"
+    monitor.say(f"Engine: DeepSpeed, {sharding}")
     monitor.say(
         f"Batch: {optim.batch_size} per rank x {world} rank{'s' * (world > 1)} x {optim.accumulation} "
         f"accumulation = {optim.batch_size * world * optim.accumulation} effective, on {engine.device_kind()}"

@@ -123,6 +123,7 @@ class Engine:
         param_groups: dicts with params, lr, weight_decay; frozen parameters and empty groups are dropped.
         ds_config: merged JSON of this run.
         lr_factor: optimizer step -> factor on every group's lr.
+        always_shards: keeps ZeRO where one rank would do without.
     """
 
     def __init__(
@@ -132,12 +133,13 @@ class Engine:
         param_groups: list[dict[str, Any]],
         ds_config: dict[str, Any],
         lr_factor: Callable[[int], float],
+        always_shards: bool = False,
     ) -> None:
         groups = _trainable_only(param_groups)
         num_trainable = sum(p.numel() for g in groups for p in g["params"])
         config = fit_to_stage(
             ds_config, num_trainable=num_trainable, has_batchnorm=_has_batchnorm(stage),
-            world_size=distributed.world_size(),
+            world_size=2 if always_shards else distributed.world_size(),
         )  # fmt: skip
         self.precision = precision_of(config)
         self._frozen_fp32 = _copies_of_frozen(stage) if self.precision == "fp16" else {}
@@ -193,7 +195,7 @@ class Engine:
 
     @property
     def gradient_norm(self) -> float:
-        """Norm before clipping of the last applied step; NaN while there is none. Syncs with the device."""
+        """Norm before clipping of the last step, infinite if it was skipped; NaN while there is none. Syncs."""
         norm = self._deepspeed.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
 
@@ -289,6 +291,7 @@ class Engine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        cpu.give_back_memory()
         return stage
 
 
@@ -302,16 +305,24 @@ def check_config(ds_config: dict[str, Any], name: str) -> None:
     Raises:
         InputError: what DeepSpeed says.
     """
+    from deepspeed.runtime.config import DeepSpeedConfigError
     from deepspeed.runtime.zero.utils import ZeRORuntimeException
 
+    refusals = (
+        DeepSpeedConfigError, ZeRORuntimeException, NotImplementedError, ZeroDivisionError, ValueError, TypeError,
+        AssertionError, AttributeError, KeyError,
+    )  # fmt: skip
     tiny = _TinyStage()
     groups = [{"params": list(tiny.parameters()), "lr": 1e-3, "weight_decay": 0.0}]
     try:
-        engine = Engine(tiny, param_groups=groups, ds_config=ds_config, lr_factor=lambda step: 1.0)
+        # what ZeRO alone would refuse is told on one rank too: there a JSON is tried before it goes to a cluster
+        engine = Engine(
+            tiny, param_groups=groups, ds_config=ds_config, lr_factor=lambda step: 1.0, always_shards=True
+        )
         for _ in range(ds_config["gradient_accumulation_steps"]):
             engine.micro_step(torch.ones(1, 4, device=local_device()))
         engine.close()
-    except (ZeRORuntimeException, ValueError, TypeError, AssertionError, AttributeError, KeyError) as error:
+    except refusals as error:
         lines = [line.strip() for line in str(error).splitlines() if "errors.pydantic.dev" not in line]
         raise InputError(f"{name}: DeepSpeed refuses it: {' '.join(lines)[:300]}") from error
 

@@ -172,9 +172,9 @@ def choose_precision(
     elif device == "cuda":
         chosen = Precision("fp16", "there is a GPU; --precision bf16 is the alternative on Ampere and later")
     elif cpu_has_bf16:
-        chosen = Precision("bf16", "there is no GPU, and this CPU has instructions for it; weights stay fp32")
+        chosen = Precision("bf16", "there is no GPU, and the CPU has instructions for it; weights stay fp32")
     else:
-        chosen = Precision("fp32", "there is no GPU, and this CPU has no instructions for bf16")
+        chosen = Precision("fp32", "there is no GPU, and the CPU has neither AVX512-BF16 nor AMX")
     if chosen.name == "fp16" and device != "cuda":
         raise InputError(f"fp16 needs a GPU and this machine has none ({chosen.reason}): use --precision bf16 or fp32")
     return chosen
@@ -206,19 +206,31 @@ def merge_ds_config(
     return {**copy.deepcopy(parsed), **flags, **ours}
 
 
+def zero_stage_of(merged: dict[str, Any], *, world_size: int) -> int:
+    """The ZeRO stage that an engine runs with.
+
+    One rank has nothing to shard: there ZeRO, which copies gradients and weights to and fro for it, is left out (0)
+    where nothing else hangs on it: fp16 masters, offloading, gradients kept in half precision.
+    """
+    zero = merged["zero_optimization"]
+    needs_it = (
+        precision_of(merged) == "fp16" or bool(zero.get("offload_optimizer")) or bool(zero.get("cpu_offload"))
+        or merged.get("data_types", {}).get("grad_accum_dtype") not in (None, "fp32")
+    )  # fmt: skip
+    return int(zero["stage"]) if needs_it or world_size > 1 else 0
+
+
 def fit_to_stage(
     merged: dict[str, Any], *, num_trainable: int, has_batchnorm: bool, world_size: int
 ) -> dict[str, Any]:
     """The JSON for one stage: buckets near the stage's size, half-precision buffers for BatchNorm.
 
-    DeepSpeed's default bucket is 5e8 elements (2 GB), whatever the model. One rank has nothing to shard: there
-    ZeRO, which copies gradients and weights to and fro for it, is left out where nothing else hangs on it (fp16
-    masters, offloading).
+    DeepSpeed's default bucket is 5e8 elements (2 GB), whatever the model.
     """
     config = copy.deepcopy(merged)
     zero = config["zero_optimization"]
-    if world_size == 1 and precision_of(config) != "fp16" and "offload_optimizer" not in zero:
-        zero["stage"] = 0
+    zero["stage"] = zero_stage_of(merged, world_size=world_size)
+    if not zero["stage"]:
         config["gradient_clipping"] = 0.0  # the optimizer clips
     bucket = max(2, min(50_000_000, num_trainable + num_trainable % 2))
     zero.setdefault("reduce_bucket_size", bucket)

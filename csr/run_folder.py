@@ -78,11 +78,19 @@ def identity(config: TrainConfig, *, ds_config: dict[str, Any], precision: str, 
 
 
 def earlier_precision(config: TrainConfig) -> str | None:
-    """What an unfinished run that goes on by itself computes in, None where there is none."""
+    """What the run that would be gone on with computes in, None where there is none.
+
+    Raises:
+        InputError: --resume PATH holds no whole checkpoint.
+    """
     run = config.run
-    if run.overwrite or run.dry_run or run.resume != "auto" or (config.folder / RESULTS).exists():
+    if run.overwrite or run.dry_run or run.resume == "never":
         return None
     try:
+        if run.resume != "auto":
+            return str(resume.named_by_user(Path(run.resume), say=lambda line: None)[1]["precision"])
+        if (config.folder / RESULTS).exists():
+            return None
         return str(read_json(config.folder / CONFIG)["precision"]["name"])
     except (OSError, ValueError, LookupError, TypeError):
         return None  # what is wrong with it is said when the run is planned

@@ -22,7 +22,13 @@ from csr.data.store import ImageStore
 from csr.data.transforms import stored_size
 from csr.data_facts import data_facts
 from csr.describe import describe, git_revision, versions
-from csr.engine_config import Precision, choose_precision, load_ds_config, merge_ds_config
+from csr.engine_config import (
+    Precision,
+    choose_precision,
+    load_ds_config,
+    merge_ds_config,
+    zero_stage_of,
+)
 from csr.errors import InputError, StoppedError
 from csr.metrics import multilabel_metrics
 from csr.model import CSR
@@ -76,7 +82,7 @@ def train(given: TrainConfig, stop: StopRequest) -> int:
         HERE.now(f"image {done} of {of}")
         stop.check(f"at image {done} of {of}, before training")
 
-    precision = precision_for(given)
+    precision = precision_for(given, cpu_has_bf16=cpu.computes_bf16())
     parsed, name = load_ds_config(given.engine.ds_config, precision.name)
     auto_batch = micro_batch.is_asked(given)
     if auto_batch:
@@ -87,8 +93,11 @@ def train(given: TrainConfig, stop: StopRequest) -> int:
         flags = {k: v for group in given.to_dict().values() for k, v in group.items()}
         fingerprint.agree("their options", flags)
         fingerprint.agree("the version of csr: install the same one everywhere", fingerprint.of_code())
-    precision = precision_for(given, earlier=distributed.on_main(lambda: earlier_precision(given)))
-    fingerprint.agree("the precision that suits their hardware: give --precision", precision.name)
+    (lacks_bf16,) = distributed.host_max([int(not cpu.computes_bf16())])  # all ranks compute in the same
+    precision = precision_for(
+        given, cpu_has_bf16=not lacks_bf16, earlier=distributed.on_main(lambda: earlier_precision(given))
+    )
+    fingerprint.agree("what suits their hardware: give --precision", {"precision": precision.name})
     parsed, name = load_ds_config(given.engine.ds_config, precision.name)
     ds_config = merged_with(parsed, name, given)
     mine = identity(given, ds_config=ds_config, precision=precision.name, world=distributed.world_size())
@@ -127,7 +136,7 @@ def train(given: TrainConfig, stop: StopRequest) -> int:
         mine["batch_size_auto"] = auto_reason
     if config.engine.ds_config is not None:
         engine.check_config(ds_config, name)
-    describe(config, found, model, precision, monitor)
+    describe(config, found, model, precision, monitor, ds_config=ds_config)
     with distributed.errors_agreed():
         stop.check("before training")
         saved = None
@@ -155,10 +164,10 @@ def train(given: TrainConfig, stop: StopRequest) -> int:
     return 0
 
 
-def precision_for(given: TrainConfig, *, earlier: str | None = None) -> Precision:
+def precision_for(given: TrainConfig, *, cpu_has_bf16: bool, earlier: str | None = None) -> Precision:
     return choose_precision(
         given.engine.precision, ds_config=given.engine.ds_config, device=engine.device_kind(),
-        cpu_has_bf16=cpu.computes_bf16(), earlier=earlier,
+        cpu_has_bf16=cpu_has_bf16, earlier=earlier,
     )  # fmt: skip
 
 
@@ -232,6 +241,7 @@ class Run:
         self.config, self.folder, self.found, self.model = parts.config, folder, parts.found, parts.model
         self.precision, self.identity, self.stop, self._saved = parts.precision, parts.identity, stop, saved
         self.data = parts.data
+        self._zero_stage = zero_stage_of(parts.ds_config, world_size=distributed.world_size())
         self.test = LabelledImages(parts.test_store, parts.found.test)
         if self.config.run.dry_run:
             self.test = LabelledImages(parts.test_store, parts.found.test, indices=self.test.indices[:8])
@@ -274,6 +284,7 @@ class Run:
             },
             "task_loss": self._task_loss,
             "precision": self.precision._asdict(),
+            "zero_stage": self._zero_stage,
             "world_size": distributed.world_size(),
             "versions": versions(),
             "git_revision": git_revision(),

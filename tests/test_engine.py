@@ -6,6 +6,7 @@ import copy
 import gc
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from csr import engine as engines
 from csr.engine import Engine
 from csr.engine_config import load_ds_config, merge_ds_config
+from csr.errors import InputError
 from csr.features import build_feature_table
 from csr.model import CSR
 from csr.stages.base import Stage
@@ -22,7 +24,7 @@ from csr.stages.prototype import PrototypeStage
 from csr.stages.runner import StageRunner
 from csr.stages.task import TaskStage
 
-K, T, M, B, STEPS, CLIP = 3, 2, 4, 4, 4, 0.5
+K, T, M, B, STEPS, CLIP = 3, 2, 4, 4, 4, 0.02
 BACKBONES = ("test_resnet", "test_vit")
 
 
@@ -39,14 +41,8 @@ def started() -> Iterator[None]:
 @pytest.fixture(params=[False, True], ids=["whole", "sharded"])
 def sharded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether ZeRO is used, as several ranks do, or left out, as one rank does."""
-    if request.param:
-        shard(monkeypatch)
+    monkeypatch.setattr(engines, "Engine", partial(Engine, always_shards=request.param))
     return request.param
-
-
-def shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    fit = engines.fit_to_stage
-    monkeypatch.setattr(engines, "fit_to_stage", lambda merged, **sizes: fit(merged, **{**sizes, "world_size": 2}))
 
 
 def ds_config(precision: str = "fp32", accumulation: int = 1) -> dict[str, Any]:
@@ -90,7 +86,7 @@ def factor(step: int) -> float:
 
 
 def opened(stage: Stage, **options: Any) -> Engine:
-    return Engine(stage, param_groups=stage.param_groups(), ds_config=ds_config(**options), lr_factor=factor)
+    return engines.Engine(stage, param_groups=stage.param_groups(), ds_config=ds_config(**options), lr_factor=factor)
 
 
 def plain_torch(stage: Stage, first: int) -> dict[str, torch.Tensor]:
@@ -185,16 +181,14 @@ def test_a_training_state_goes_on_with_the_same_bits(name, backbone, precision, 
 @pytest.mark.parametrize("first", ["whole", "sharded"])
 def test_a_state_of_one_rank_goes_on_in_shards_and_back(first, precision, monkeypatch):
     def steps(stage: Stage, kind: str, numbers: range, saved: dict | None = None) -> tuple[dict, dict]:
-        with monkeypatch.context() as patch:
-            if kind == "sharded":
-                shard(patch)
-            engine = opened(stage, precision=precision)
-            if saved is not None:
-                engine.load_training_state(saved)
-            for step in numbers:
-                engine.micro_step(batch_of(step))
-            told = engine.state_dict(), copy.deepcopy(engine.training_state())
-            engine.close()
+        monkeypatch.setattr(engines, "Engine", partial(Engine, always_shards=kind == "sharded"))
+        engine = opened(stage, precision=precision)
+        if saved is not None:
+            engine.load_training_state(saved)
+        for step in numbers:
+            engine.micro_step(batch_of(step))
+        told = engine.state_dict(), copy.deepcopy(engine.training_state())
+        engine.close()
         return told
 
     expected, _ = steps(begun(build_open("concept")), first, range(2 * STEPS))
@@ -217,9 +211,29 @@ def test_a_gradient_that_is_not_finite_skips_the_step_and_its_learning_rate(prec
     engine.micro_step(bad)
     after = engine.state_dict()
     assert (engine.steps, engine.skipped_steps, engine.learning_rates) == (2, 1, rates)
+    assert engine.gradient_norm == float("inf")
     assert all(torch.equal(before[key], after[key]) for key in before)
     engine.micro_step(batch_of(2))
     assert (engine.steps, engine.skipped_steps) == (3, 1) and engine.learning_rates != rates
+    engine.close()
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_window_is_one_step_on_the_mean_of_its_micro_steps(accumulation, sharded):
+    stage = begun(build_open("concept"))
+    plain = copy.deepcopy(stage)
+    for step in range(accumulation):
+        (plain(batch_of(step)).loss / accumulation).backward()
+    norm = torch.nn.utils.clip_grad_norm_([p for p in plain.parameters() if p.requires_grad], CLIP)
+    optimizer = torch.optim.AdamW(plain.param_groups())
+    assert norm > 2 * CLIP, "it is clipped"
+    optimizer.step()
+    engine = opened(stage, accumulation=accumulation)
+    for step in range(accumulation):
+        engine.micro_step(batch_of(step))
+    assert engine.steps == 1 and engine.gradient_norm == pytest.approx(float(norm), rel=1e-4)
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(engine.state_dict()[key], value, rtol=0, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
     engine.close()
 
 
@@ -265,6 +279,32 @@ def test_a_state_of_another_stage_is_refused(sharded):
     engine = opened(begun(build_open("task")))
     with pytest.raises((ValueError, KeyError)):
         engine.load_training_state(saved)
+    engine.close()
+
+
+@pytest.mark.parametrize("content", [
+    {"prescale_gradients": "x"}, {"prescale_gradients": True, "gradient_predivide_factor": 0},
+    {"zero_optimization": {"stage": 2, "zenflow": {"overlap_step": True}}}, {"steps_per_print": 0},
+    {"zero_optimization": {"stage": 2, "reduce_bucket_size": "x"}},
+])  # fmt: skip
+def test_what_zero_refuses_in_a_json_is_told_on_one_rank_too(content):
+    with pytest.raises(InputError, match="^own.json: DeepSpeed refuses it: "):
+        engines.check_config({**ds_config(), **content}, "own.json")
+
+
+@pytest.mark.parametrize("content", [
+    {"data_types": {"grad_accum_dtype": "bf16"}}, {"zero_optimization": {"stage": 2, "cpu_offload": True}},
+    {"zero_optimization": {"stage": 1, "overlap_comm": True}}, {"steps_per_print": 5},
+])  # fmt: skip
+def test_what_a_json_may_ask_for_trains_on_one_rank(content):
+    config = {**ds_config(), **content}
+    engines.check_config(config, "own.json")
+    stage = begun(build_open("concept"))
+    engine = Engine(stage, param_groups=stage.param_groups(), ds_config=config, lr_factor=factor)
+    before = engine.state_dict()
+    engine.micro_step(batch_of(0))
+    after = engine.state_dict()
+    assert engine.steps == 1 and any(not torch.equal(before[key], after[key]) for key in before)
     engine.close()
 
 

@@ -14,6 +14,7 @@ from csr.engine_config import (
     load_ds_config,
     merge_ds_config,
     precision_of,
+    zero_stage_of,
 )
 from csr.errors import InputError
 
@@ -166,3 +167,13 @@ def test_one_rank_shards_nothing_unless_masters_or_offloading_need_it(name, worl
     config = fit_to_stage(whole, num_trainable=10, has_batchnorm=False, world_size=world_size)
     assert config["zero_optimization"]["stage"] == stage and config["gradient_clipping"] == clip
     assert whole["zero_optimization"]["stage"] > 0, "what is written down stays what was given"
+
+
+@pytest.mark.parametrize("content, stage", [
+    ({"zero_optimization": {"stage": 2, "cpu_offload": True}}, 2),
+    ({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}}, 1),
+    ({"zero_optimization": {"stage": 2, "offload_optimizer": None, "cpu_offload": False}}, 0),
+    ({"data_types": {"grad_accum_dtype": "bf16"}}, 2), ({"data_types": {"grad_accum_dtype": "fp32"}}, 0),
+])  # fmt: skip
+def test_one_rank_keeps_zero_for_what_only_zero_does(tmp_path, content, stage):
+    assert zero_stage_of(merged(written(tmp_path, **content)), world_size=1) == stage

@@ -201,19 +201,6 @@ def test_two_builds_of_one_cache_at_the_same_time_do_no_harm(paths, tmp_path):
         np.testing.assert_array_equal(store.batch(range(7))[:, 0], wanted)
 
 
-def test_an_image_rewritten_in_place_is_decoded_again_though_size_and_time_are_as_before(paths, tmp_path):
-    side = Image.open(paths[0]).size
-    paths = [*paths, tmp_path / "plain.bmp"]
-    Image.new("L", side, 10).save(paths[-1])
-    before = paths[-1].stat()
-    assert (open_store(paths, size=SIZE, cache_dir=tmp_path / "c")[7] == 10).all()
-    Image.new("L", side, 200).save(paths[-1])
-    os.utime(paths[-1], ns=(before.st_atime_ns, before.st_mtime_ns))
-    after = paths[-1].stat()
-    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-    assert (open_store(paths, size=SIZE, cache_dir=tmp_path / "c")[7] == 200).all()
-
-
 @pytest.mark.parametrize("package", ["pillow", "pydicom"])
 def test_another_version_of_a_decoder_decodes_anew(package, paths, monkeypatch):
     before = cachefile.cache_key(paths, SIZE)
