@@ -78,11 +78,7 @@ def identity(config: TrainConfig, *, ds_config: dict[str, Any], precision: str, 
 
 
 def earlier_precision(config: TrainConfig) -> str | None:
-    """What the run that would be gone on with computes in, None where there is none.
-
-    Raises:
-        InputError: --resume PATH holds no whole checkpoint.
-    """
+    """What the run that would be gone on with computes in, None where there is none or it cannot be read."""
     run = config.run
     if run.overwrite or run.dry_run or run.resume == "never":
         return None
