@@ -71,6 +71,29 @@ def ahead(items: Iterator[T], *, depth: int = 2, clock: Clock | None = None) -> 
         thread.join()
 
 
+def arriving(items: Iterator[T], *, cached: bool, device: torch.device, clock: Clock) -> Iterator[T]:
+    """Batches as training takes them, from images ahead of it in a thread.
+
+    Those of cached features cost next to nothing. On a CPU a thread for them takes a core from the step, whose other
+    cores wait for it: there they are produced when they are asked for.
+    """
+    if cached and device.type == "cpu":
+        return _in_turn(items, clock)
+    return ahead(items, clock=clock)
+
+
+def _in_turn(items: Iterator[T], clock: Clock) -> Iterator[T]:
+    while True:
+        began = time.perf_counter()
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        finally:
+            clock.add("data", time.perf_counter() - began)
+        yield item
+
+
 def pinned(batch: Batch, device: torch.device) -> Batch:
     """CPU tensors in pinned memory if they go to a GPU; in a loader thread that costs the step nothing."""
     if device.type != "cuda":

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from csr import distributed
-from csr.batches import Batch, Clock, Load, ahead, cached_loader, pinned, to_device
+from csr.batches import Batch, Clock, Load, arriving, cached_loader, pinned, to_device
 from csr.data.dataset import WindowSampler
 from csr.data.transforms import box_masks
 from csr.features import FeatureViews
@@ -44,7 +44,7 @@ class Feeder:
     def batches(
         self, stage: Stage, features: FeatureViews | None, *, epoch_key: int, first_window: int, clock: Clock
     ) -> Iterator[tuple[Batch, bool]]:
-        """(batch, is the last of its window) of an epoch from a window on, loaded ahead in a thread.
+        """(batch, is the last of its window) of an epoch from a window on, loaded ahead or in turn.
 
         Args:
             stage: counts the entries of each loss term in a global window.
@@ -54,7 +54,10 @@ class Feeder:
             clock: is told the time waited.
         """
         load = self._loader(features, epoch_key)
-        return ahead(self._load(stage, load, epoch_key, first_window), clock=clock)
+        return arriving(
+            self._load(stage, load, epoch_key, first_window), cached=features is not None, device=self.device,
+            clock=clock,
+        )  # fmt: skip
 
     def example(self, stage: Stage, features: FeatureViews | None, *, num_images: int) -> Batch:
         """The first images as a training batch on the device, again and again if there are fewer."""

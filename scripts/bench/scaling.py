@@ -27,7 +27,7 @@ from measuring import RESULTS, Report, median
 from torch.nn import functional as F
 
 from csr import distributed
-from csr.batches import Clock, ahead, cached_loader, to_device
+from csr.batches import Clock, arriving, cached_loader, to_device
 from csr.data.sampler import WindowSampler
 from csr.engine import Engine, local_device, start
 from csr.engine_config import load_ds_config, merge_ds_config
@@ -102,9 +102,10 @@ def epoch_seconds(
     for epoch in range(epochs + 1):
         began = time.perf_counter()
         sampler.set_epoch(epoch)
-        for batch, all_ranks in ahead(
-            ((load(p, v), sampler.window_positions(i)) for i, (p, v) in enumerate(sampler)), clock=clock
-        ):
+        for batch, all_ranks in arriving(
+            ((load(p, v), sampler.window_positions(i)) for i, (p, v) in enumerate(sampler)), cached=True,
+            device=local_device(), clock=clock,
+        ):  # fmt: skip
             counts = stage.counts({k: values[all_ranks] for k, values in labels.items()})
             batch["scale"] = {k: 1.0 / max(count, 1.0) for k, count in counts.items()}
             engine.micro_step(to_device(batch, local_device()))
