@@ -46,6 +46,7 @@ def test_auto_takes_what_the_cpu_is_made_for_and_a_flag_wins(has_bf16, name, tol
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 @pytest.mark.parametrize("has_bf16, name", [(True, "bf16"), (False, "fp32")])
 def test_an_unfinished_run_goes_on_in_its_precision_on_another_kind_of_cpu(has_bf16, name, told, tmp_path):
     assert told(has_bf16=has_bf16, exp_name="run")[0] == 0
