@@ -1,0 +1,100 @@
+"""Losses of 20 optimizer steps a stage, on one CPU rank in fp32, are those of losses.json.
+
+A change that is meant to leave numbers alone leaves this file alone; one that is meant to change them writes it
+anew and explains why in its commit:
+
+    python tests/golden/test_golden.py --write
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+HERE = Path(__file__).resolve().parent
+if __name__ == "__main__":
+    sys.path[:0] = [str(HERE.parent), str(HERE.parent / "helpers")]
+
+from train_command import flags, train  # noqa: E402
+
+EXPECTED = HERE / "losses.json"
+CONCEPTS, TARGETS = ("Bright", "Dark", "Stripes", "Spot"), ("Pneumonia", "COPD", "No finding")
+NUM_TRAIN, NUM_TEST, SIZE, STEPS = 48, 12, 64, 20
+NETWORKS = {
+    "resnet": {"model_name": "test_resnet"},
+    "vit": {"model_name": "test_vit2", "augment": "none"},
+}
+STAGES = ("concept", "prototype", "task")
+
+
+def picture(generator: np.random.Generator, label_K: np.ndarray) -> np.ndarray:
+    """Grey noise with what its labels name, (H, W) uint8."""
+    image_HW = generator.normal(110, 18, (SIZE, SIZE))
+    y, x = generator.integers(8, SIZE - 24, 2)
+    if label_K[0]:
+        image_HW[y : y + 16, x : x + 16] += 90
+    if label_K[1]:
+        image_HW[-y - 16 : -y, -x - 16 : -x] -= 90
+    if label_K[2]:
+        image_HW[::4] += 40
+    if label_K[3]:
+        image_HW[SIZE // 2 - 3 : SIZE // 2 + 3, SIZE // 2 - 3 : SIZE // 2 + 3] = 255
+    return image_HW.clip(0, 255).astype(np.uint8)
+
+
+def draw_data(folder: Path) -> Path:
+    """Two label tables and two image folders whose bytes no other part of the project decides."""
+    generator = np.random.default_rng(20)
+    for part, number in (("train", NUM_TRAIN), ("test", NUM_TEST)):
+        (folder / part).mkdir(parents=True)
+        rows = [f"image_id,{','.join((*CONCEPTS, *TARGETS))}"]
+        for i in range(number):
+            label_K = generator.random(len(CONCEPTS)) < 0.4
+            target_T = (label_K[0] and label_K[2], label_K[1] or label_K[3], not label_K.any())
+            Image.fromarray(picture(generator, label_K)).save(folder / part / f"{part}{i:03d}.png")
+            rows.append(",".join([f"{part}{i:03d}", *(str(int(v)) for v in (*label_K, *target_T))]))
+        (folder / f"labels_{part}.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def losses(folder: Path, network: str) -> dict[str, list[float]]:
+    """The loss of every optimizer step, by stage, from the run's TensorBoard board."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    epochs = {f"epochs_stage{i}": "5" for i in (1, 2, 3)}
+    data = draw_data(folder / "data")
+    done = train(*flags(
+        data, folder / "out", "--log_every", "1", batch_size="11", **epochs, **NETWORKS[network]
+    ))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (board,) = (folder / "out" / "csr_exp" / "tensorboard").iterdir()
+    events = EventAccumulator(str(board))
+    events.Reload()
+    return {stage: [e.value for e in events.Scalars(f"{stage}/loss")] for stage in STAGES}
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("network", NETWORKS)
+def test_losses_are_the_committed_ones(network: str, tmp_path: Path) -> None:
+    expected: dict[str, Any] = json.loads(EXPECTED.read_text())[network]
+    found = losses(tmp_path, network)
+    for stage in STAGES:
+        assert len(found[stage]) == STEPS
+        # processors round otherwise; Adam's first steps amplify it
+        np.testing.assert_allclose(found[stage], expected[stage], rtol=2e-3, atol=2e-4, err_msg=stage)
+
+
+if __name__ == "__main__":
+    assert sys.argv[1:] == ["--write"], __doc__
+    table = {}
+    for name in NETWORKS:
+        with tempfile.TemporaryDirectory() as place:
+            table[name] = losses(Path(place), name)
+    EXPECTED.write_text(json.dumps(table, indent=1) + "\n")
