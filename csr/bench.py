@@ -11,8 +11,8 @@ import torch
 from csr import peaks
 from csr.command import Parser
 from csr.engine import local_device
-from csr.errors import InputError
 from csr.flops import measured_peaks
+from csr.runtime.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> int:

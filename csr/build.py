@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from csr import distributed
 from csr.config import TrainConfig
 from csr.data import table as tables
 from csr.data.dataset import LabelledImages
@@ -17,13 +16,14 @@ from csr.data.store import ImageStore
 from csr.data.table import LabelTable
 from csr.data.transforms import EvalTransform, TrainTransform
 from csr.engine import local_device
-from csr.errors import InputError
 from csr.feature_cache import FeatureOptions
 from csr.inputs import Say, Tables
 from csr.layers import sync_norm
 from csr.model import CSR
 from csr.model.compiling import check_compiler
 from csr.model.weights import fetch_architecture, load_backbone_weights
+from csr.runtime import distributed
+from csr.runtime.errors import InputError
 from csr.stages.base import Stage
 from csr.stages.concept import ConceptStage, positive_weights
 from csr.stages.prototype import PrototypeStage

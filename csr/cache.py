@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csr.command import Parser
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 PATTERNS = {
     "images": ("images-*.bin", "images-*.unreadable.json", "images-*.part", "images-*.tmp"),

@@ -7,7 +7,7 @@ import sys
 
 from csr import __version__
 from csr.command import did_you_mean, exit_process, run_command
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 COMMANDS = {
     "train": ("csr.train", "train the three stages and test the result"),

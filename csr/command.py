@@ -11,8 +11,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
-from csr import distributed
-from csr.errors import (
+from csr.runtime import distributed
+from csr.runtime.errors import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
     EXIT_FAILED,
@@ -22,8 +22,8 @@ from csr.errors import (
     StoppedError,
     line_of,
 )
-from csr.watch import watchdog
-from csr.whereabouts import HERE, described
+from csr.runtime.progress import HERE, described
+from csr.runtime.watchdog import watchdog
 
 Main = Callable[["list[str] | None"], "int | None"]
 RANK_0_SPEAKS_FIRST_S = 20.0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from csr import recipes
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 AUTO = -(2**63)  # of a number that is found by measuring; nobody gives it by accident
 

@@ -12,9 +12,9 @@ from csr.data.readers import READER_MERGES
 from csr.data_check.command import DataFiles, check_data
 from csr.data_check.report import write_page
 from csr.data_check.text import text_lines
-from csr.errors import EXIT_BAD_INPUT, EXIT_DONE, InputError
 from csr.importers import imported, isic2017, tbx11k, vindr
 from csr.importers.output import IMAGE_MODES, Output
+from csr.runtime.errors import EXIT_BAD_INPUT, EXIT_DONE, InputError
 
 IMPORTERS: dict[str, ModuleType] = {module.NAME: module for module in (vindr, tbx11k, isic2017)}
 EPILOG = """examples:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from csr.command import Parser
-from csr.errors import InputError
 from csr.hosts.arguments import add_network_arguments
 from csr.hosts.comparison import LOW_DISK_MIB
 from csr.hosts.facts import FOLDERS, TABLES, gather
 from csr.hosts.hostfile import read_hostfile
 from csr.hosts.preflight import check_hosts, paths_of
 from csr.hosts.report import existing_parent
+from csr.runtime.errors import InputError
 
 EPILOG = """examples:
   csr doctor

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from csr import collective_time, cpu, distributed
+from csr import cpu
 from csr.clipped_adamw import ClippedAdamW
 from csr.engine_config import fit_to_stage, precision_of
 from csr.engine_state import (
@@ -28,10 +28,11 @@ from csr.engine_state import (
     scatter_optimizer_state,
     set_counters,
 )
-from csr.errors import InputError, StoppedError
-from csr.watch import watchdog
-from csr.watch.heartbeat import last_resort_s
-from csr.whereabouts import HERE
+from csr.runtime import collective_time, distributed
+from csr.runtime.errors import InputError, StoppedError
+from csr.runtime.progress import HERE
+from csr.runtime.watchdog import watchdog
+from csr.runtime.watchdog.heartbeat import last_resort_s
 
 JOINED_WITHIN_MIN = 1.0  # interpreters of ranks start within this, however short the time-out is
 

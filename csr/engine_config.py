@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from csr.errors import InputError
-from csr.json_file import parse_json, read_text
+from csr.runtime.errors import InputError
+from csr.runtime.json_file import parse_json, read_text
 
 DEFAULT_FILES = {"fp16": "zero2_fp16.json", "bf16": "zero2_bf16.json", "fp32": "zero2_fp32.json"}
 

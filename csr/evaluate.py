@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from csr import distributed, engine
+from csr import engine
 from csr.command import Parser, Whole, exit_process, run_command
 from csr.config import EngineOptions
 from csr.data.boxes import read_boxes
@@ -21,7 +21,6 @@ from csr.data.readers import READER_MERGES
 from csr.data.store import ImageStore, open_store
 from csr.data.table import LabelTable, read_label_table
 from csr.data.vocabulary import Vocabulary
-from csr.errors import InputError
 from csr.evaluation.files import check_folder, summary, write_files
 from csr.evaluation.intervals import Bootstrap
 from csr.evaluation.measure import Decisions, look, measure
@@ -30,7 +29,9 @@ from csr.evaluation.subgroups import read_groups
 from csr.interaction import ALPHA
 from csr.loading import load_model
 from csr.model import CSR
-from csr.monitor import Monitor
+from csr.runtime import distributed
+from csr.runtime.errors import InputError
+from csr.runtime.monitor import Monitor
 
 EPILOG = """examples:
   csr evaluate checkpoints/csr_exp --csv labels_test.csv --dir test/ --out evaluation/

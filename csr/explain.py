@@ -10,16 +10,16 @@ from typing import Any
 import torch
 
 from csr import __version__
-from csr.checkpoint import write_atomic, write_json
 from csr.command import Parser
 from csr.data.images import decode_image
 from csr.data.squash import squash_file
-from csr.errors import InputError
 from csr.explanation import Explanation, explain, to_dict
 from csr.explanation_page import TILE_PX, draw_sheet, picture_of, png_bytes, write_page
 from csr.export import check_out
 from csr.loading import load_model, pick_device
 from csr.neighbours import Neighbours, read_neighbours
+from csr.runtime.errors import InputError
+from csr.runtime.files import write_atomic, write_json
 
 JSON, PICTURE, PAGE = "explanation.json", "explanation.png", "index.html"
 

@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from csr.data.images import decode_image
-from csr.errors import InputError
 from csr.explanation import Explanation, map_range
 from csr.interaction import DOCTOR_GAP
 from csr.neighbours import Neighbour, Neighbours
 from csr.pictures import captioned, column, heat_colours, overlay, row
+from csr.runtime.errors import InputError
 
 TILE_PX = 320  # longest side of a picture
 _BOX_COLOUR = (0, 200, 255)

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 
 from csr.command import Parser
-from csr.errors import InputError
 from csr.loading import BEST_CHECKPOINT, is_run, load_file, load_model, load_run
 from csr.model import CSR
 from csr.model.sharing import CONFIG, README, WEIGHTS
 from csr.onnx_export import FILE_NAME as ONNX
 from csr.onnx_export import check_onnx, export_onnx
+from csr.runtime.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> int:

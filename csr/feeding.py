@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from csr import distributed
 from csr.batches import Batch, Clock, Load, arriving, cached_loader, pinned, to_device
 from csr.data.dataset import WindowSampler
 from csr.data.transforms import box_masks
 from csr.features import FeatureViews
+from csr.runtime import distributed
 from csr.stages.base import Stage
 from csr.training_data import Data, labels_of
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr import distributed
 from csr.batches import ahead, pinned, to_device
 from csr.data.dataset import EvalSampler, LabelledImages
 from csr.data.transforms import EvalTransform
 from csr.features import FeatureTable, build_feature_table
 from csr.metrics import RowAccumulator
+from csr.runtime import distributed
 
 Batch = dict[str, Any]
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from csr import distributed
 from csr.config import TrainConfig
 from csr.data import table as tables
 from csr.data.boxes import BoxTable, read_boxes
@@ -23,8 +22,9 @@ from csr.data.split import split_validation
 from csr.data.store import ImageStore, check_images, open_store
 from csr.data.table import LabelTable
 from csr.data.transforms import stored_size
-from csr.errors import InputError
-from csr.fingerprint import file_sizes, hash_of
+from csr.runtime import distributed
+from csr.runtime.errors import InputError
+from csr.runtime.fingerprint import file_sizes, hash_of
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from importlib import resources
 
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 _BODY_BEGINS = "set -euo pipefail\n"
 _PLAIN = re.compile(r"[\w.,:;/@%+=&|*()\[\]!~^-]+", re.ASCII)

@@ -14,7 +14,6 @@ from pathlib import Path
 from csr import config as options
 from csr.command import Parser, exit_process, run_command
 from csr.config import TrainConfig
-from csr.errors import EXIT_FAILED, InputError, StoppedError
 from csr.hosts import rank
 from csr.hosts.arguments import add_network_arguments
 from csr.hosts.environment import check_plain, deepspeed_file, environment_for_hosts
@@ -23,6 +22,7 @@ from csr.hosts.hostfile import Host, read_hostfile
 from csr.hosts.preflight import Preflight, check_hosts, paths_of
 from csr.hosts.run_processes import RUN
 from csr.hosts.running import HostsRun, keep_alive
+from csr.runtime.errors import EXIT_FAILED, InputError, StoppedError
 
 EPILOG = """examples:
   csr launch hostfiles/two_nodes_of_4 -- --train_csv labels_train.csv --train_dir train/ --batch_size 32

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from csr import distributed
-from csr.checkpoint import load_tensors
-from csr.errors import InputError
 from csr.model import CSR
 from csr.model.sharing import CONFIG, build_trained, read_config
 from csr.reference import FILE_NAME as REFERENCE
+from csr.runtime import distributed
+from csr.runtime.errors import InputError
+from csr.runtime.files import load_tensors
 
 BEST_CHECKPOINT = "best_model_stage3.pth"
 # results.json and reference.json are about the best weights of stage 3, which final_model.pth holds too

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from csr import distributed
+from csr.runtime import distributed
 
 
 @dataclass(frozen=True)

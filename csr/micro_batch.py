@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from csr import distributed, memory
+from csr import memory
 from csr.config import AUTO, TrainConfig
-from csr.errors import InputError
 from csr.feeding import Feeder
+from csr.runtime import distributed
+from csr.runtime.errors import InputError
 from csr.stages.base import Stage
 from csr.training_data import Data
 

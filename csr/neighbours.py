@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from csr.data.naming import show, show_some
-from csr.errors import InputError
 from csr.model import CSR
 from csr.model.sharing import read_config
+from csr.runtime.errors import InputError
 
 FILE_NAME = "nearest.json"
 FORMAT, FORMAT_VERSION = "csr-nearest", 2

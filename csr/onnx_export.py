@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from csr.errors import InputError
 from csr.model import CSR
+from csr.runtime.errors import InputError
 
 FILE_NAME = "model.onnx"
 OUTPUTS = ("logits", "similarity_scores", "similarity_maps", "cams", "concept_logits")

@@ -14,11 +14,11 @@ from csr.engine import Engine, inference_precision
 from csr.feature_cache import FeatureOptions, frozen_features
 from csr.features import FeatureViews
 from csr.metrics import multilabel_metrics
-from csr.monitor import Monitor
+from csr.runtime.monitor import Monitor
+from csr.runtime.progress import HERE
+from csr.runtime.signals import StopRequest
 from csr.stages.base import Stage
-from csr.stopping import StopRequest
 from csr.training_data import Data, labels_of
-from csr.whereabouts import HERE
 
 
 class Passes:

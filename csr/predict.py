@@ -13,15 +13,15 @@ from typing import IO, Any
 
 import torch
 
-from csr.checkpoint import write_atomic
 from csr.command import Parser
 from csr.data.gather import gather_images
 from csr.data.squash import squash_files
-from csr.errors import EXIT_DONE, EXIT_FAILED, InputError
 from csr.interaction import DOCTOR_GAP, top_two_gap
 from csr.loading import load_model, pick_device
 from csr.model import CSR
 from csr.model.card import Card
+from csr.runtime.errors import EXIT_DONE, EXIT_FAILED, InputError
+from csr.runtime.files import write_atomic
 
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".csv")

@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from csr import distributed, inputs
-from csr.checkpoint import write_atomic
+from csr import inputs
 from csr.config import TrainConfig
 from csr.data.boxes import read_boxes
 from csr.data.find import find_present
@@ -23,7 +22,9 @@ from csr.data.naming import show_some
 from csr.data.store import ImageStore, open_readable
 from csr.data.table import LabelTable, without
 from csr.data.transforms import stored_size
-from csr.errors import InputError
+from csr.runtime import distributed
+from csr.runtime.errors import InputError
+from csr.runtime.files import write_atomic
 
 FILE = "quarantine.csv"
 ALLOWED_PERCENT = 1

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 FILE_NAME = "reference.json"
 

@@ -8,7 +8,7 @@ import torch
 
 from csr.engine import Engine
 from csr.metrics import Metrics
-from csr.monitor import Monitor
+from csr.runtime.monitor import Monitor
 from csr.stages.base import Stage, StageOutput
 
 

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from csr.checkpoint import Written, hash_file, save_tensors, sync_folder, write_json
-from csr.errors import InputError
-from csr.json_file import read_json
+from csr.runtime.errors import InputError
+from csr.runtime.files import Written, hash_file, save_tensors, sync_folder, write_json
+from csr.runtime.json_file import read_json
 
 FORMAT = 1
 FOLDER, PREFIX, STATE, MANIFEST, POINTER = (

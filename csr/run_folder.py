@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from csr import profiling, resume
-from csr.checkpoint import write_atomic
 from csr.config import TrainConfig
-from csr.errors import InputError
-from csr.json_file import read_json
-from csr.monitor import BOARD, METRICS, json_line
+from csr.runtime.errors import InputError
+from csr.runtime.files import write_atomic
+from csr.runtime.json_file import read_json
+from csr.runtime.monitor import BOARD, METRICS, json_line
 from csr.training_state import Saved
 
 CONFIG, RESULTS, LOCK = "config.json", "results.json", ".lock"

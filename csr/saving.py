@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from csr import distributed
-from csr.checkpoint import Written, save_tensors
 from csr.engine import Engine
-from csr.errors import StoppedError
-from csr.monitor import Monitor
 from csr.resume import CheckpointFolder
+from csr.runtime import distributed
+from csr.runtime.errors import StoppedError
+from csr.runtime.files import Written, save_tensors
+from csr.runtime.monitor import Monitor
 from csr.stages.base import Stage
 from csr.training_state import STAGE_NUMBER, TrainState, Weights, best_file_of
 

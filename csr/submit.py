@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from csr import config as train_options
-from csr.checkpoint import write_atomic
 from csr.command import Parser
 from csr.config import TrainConfig
-from csr.errors import InputError
 from csr.job_file import Job, Site, job_text, numbers_of, plain_name
+from csr.runtime.errors import InputError
+from csr.runtime.files import write_atomic
 
 EPILOG = """examples:
   csr submit --partition gpu --gpus_per_node 4 --time 12:00:00 -- --train_csv train.csv --exp_name run1

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import torch
 
-from csr import distributed, flops, peaks
+from csr import flops, peaks
 from csr.features import FeatureViews
 from csr.feeding import Feeder
+from csr.runtime import distributed
 from csr.stages.base import Stage
 
 PARTS = ("compute", "data", "communication", "evaluation", "caches", "saving")

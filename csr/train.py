@@ -13,8 +13,7 @@ import torch
 
 from csr import build, cache
 from csr import config as options
-from csr import cpu, distributed, engine, fingerprint, inference, inputs, micro_batch, recipes
-from csr.checkpoint import load_tensors, write_json
+from csr import cpu, engine, inference, inputs, micro_batch, recipes
 from csr.command import Parser, exit_process, run_command
 from csr.config import TrainConfig
 from csr.data.dataset import LabelledImages
@@ -29,22 +28,24 @@ from csr.engine_config import (
     merge_ds_config,
     zero_stage_of,
 )
-from csr.errors import InputError, StoppedError
 from csr.metrics import multilabel_metrics
 from csr.model import CSR
-from csr.monitor import Monitor
 from csr.quarantine import Quarantine, look_for_bad_images
 from csr.reference import measure_reference
 from csr.results import results_record, table_lines, target_probability
 from csr.resume import CheckpointFolder
 from csr.run_folder import Plan, RunFolder, earlier_precision, identity
+from csr.runtime import distributed, fingerprint
+from csr.runtime.errors import InputError, StoppedError
+from csr.runtime.files import load_tensors, write_json
+from csr.runtime.monitor import Monitor
+from csr.runtime.progress import HERE
+from csr.runtime.signals import StopRequest
 from csr.snapshots import cam_figure, similarity_figure
 from csr.stages.base import Stage
 from csr.stages.runner import StageRunner
-from csr.stopping import StopRequest
 from csr.trainer import STAGE_NUMBER, Data, Trainer, Weights, labels_of
 from csr.training_state import Saved, load_saved
-from csr.whereabouts import HERE
 
 EPILOG = """examples:
   csr train --train_csv labels_train.csv --train_dir train/ --test_csv labels_test.csv --test_dir test/

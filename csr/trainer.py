@@ -12,23 +12,25 @@ from typing import Any, NoReturn
 
 import torch
 
-from csr import distributed, telemetry
+from csr import telemetry
 from csr.batches import Clock
-from csr.collective_time import IN_COLLECTIVES
 from csr.engine import Engine, local_device
-from csr.errors import PreemptedError, StoppedError
 from csr.feature_cache import FeatureOptions
 from csr.features import FeatureViews
 from csr.feeding import Feeder
 from csr.guard import StepGuard
-from csr.monitor import Monitor
 from csr.passes import Passes
 from csr.profiling import FOLDER, profiled
 from csr.reporting import report_epoch, step_values
 from csr.resume import CheckpointFolder
+from csr.runtime import distributed
+from csr.runtime.collective_time import IN_COLLECTIVES
+from csr.runtime.errors import PreemptedError, StoppedError
+from csr.runtime.monitor import Monitor
+from csr.runtime.progress import HERE
+from csr.runtime.signals import StopRequest
 from csr.saving import Saver
 from csr.stages.base import Stage
-from csr.stopping import StopRequest
 from csr.telemetry import Spent
 from csr.training_data import Data, labels_of
 from csr.training_state import (
@@ -39,7 +41,6 @@ from csr.training_state import (
     seed_generators,
     set_generators,
 )
-from csr.whereabouts import HERE
 
 __all__ = ["STAGE_NUMBER", "Data", "Trainer", "TrainerOptions", "Weights", "labels_of"]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from csr import distributed
-from csr.checkpoint import Written, load_tensors
-from csr.errors import InputError
 from csr.resume import STATE
+from csr.runtime import distributed
+from csr.runtime.errors import InputError
+from csr.runtime.files import Written, load_tensors
 
 Weights = dict[str, torch.Tensor]
 STAGE_NUMBER = {"concept": 1, "prototype": 2, "task": 3}

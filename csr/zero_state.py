@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from csr import distributed
+from csr.runtime import distributed
 
 State = dict[str, dict[str, torch.Tensor]]
 

@@ -17,7 +17,7 @@ from train_command import contents, flags, train
 import csr.train
 from csr import command
 from csr.command import run_command
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 Refused = Callable[..., str]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from csr import cache
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 DAY = 24 * 3600
 

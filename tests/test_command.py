@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from csr import cache, cli
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from csr import config as options
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 CONTRACT = {
     "train_csv": "labels_train.csv", "test_csv": "labels_test.csv", "train_dir": "train/", "test_dir": "test/",

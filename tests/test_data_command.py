@@ -15,7 +15,7 @@ from PIL import Image
 
 from csr.data.table import read_label_table
 from csr.data_command import main
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 
 @pytest.fixture

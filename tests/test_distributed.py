@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from csr import distributed
-from csr.errors import InputError
 from csr.metrics import RowAccumulator
+from csr.runtime import distributed
+from csr.runtime.errors import InputError
 
 
 def free_port() -> int:

@@ -8,9 +8,9 @@ import os
 import pytest
 
 from csr import doctor, launch
-from csr.errors import InputError
 from csr.hosts import facts
 from csr.hosts.rank import decode
+from csr.runtime.errors import InputError
 
 
 def test_this_machine_is_described_in_a_line_for_each_thing(phantom_folder, tmp_path, capsys):

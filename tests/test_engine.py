@@ -15,9 +15,9 @@ import torch
 from csr import engine as engines
 from csr.engine import Engine
 from csr.engine_config import load_ds_config, merge_ds_config
-from csr.errors import InputError
 from csr.features import build_feature_table
 from csr.model import CSR
+from csr.runtime.errors import InputError
 from csr.stages.base import Stage
 from csr.stages.concept import ConceptStage
 from csr.stages.prototype import PrototypeStage
@@ -31,7 +31,7 @@ BACKBONES = ("test_resnet", "test_vit")
 @pytest.fixture(scope="module", autouse=True)
 def started() -> Iterator[None]:
     if not engines.started():
-        from csr.distributed import adopt_launcher_environment
+        from csr.runtime.distributed import adopt_launcher_environment
 
         adopt_launcher_environment()
         engines.start(1.0)

@@ -16,7 +16,7 @@ from csr.engine_config import (
     precision_of,
     zero_stage_of,
 )
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 FOLDER = Path(__file__).resolve().parent.parent / "ds_configs"
 EXPECTED = {

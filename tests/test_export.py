@@ -11,10 +11,10 @@ import pytest
 import torch
 from tiny_model import SIZE, tiny_card, tiny_model, write_run
 
-from csr.errors import InputError
 from csr.export import main
 from csr.loading import load_model
 from csr.model import CSR
+from csr.runtime.errors import InputError
 
 
 @pytest.fixture

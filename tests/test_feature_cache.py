@@ -16,10 +16,10 @@ from csr.data.dataset import LabelledImages
 from csr.data.store import open_store
 from csr.data.table import read_label_table
 from csr.data.transforms import EvalTransform, TrainTransform
-from csr.errors import InputError
 from csr.feature_cache import AugmentedView, FeatureOptions, PlainView, build_on_disk, frozen_features, key_of
 from csr.feature_store import FeatureStore
 from csr.model import CSR
+from csr.runtime.errors import InputError
 from csr.stages.base import Stage
 from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage
@@ -273,7 +273,7 @@ def test_ranks_share_the_work_and_hosts_without_a_common_folder_send_each_other_
     segments = [range(a, min(a + 2, 7)) for a in range(0, 7, 2)]
 
     def body():
-        from csr import distributed
+        from csr.runtime import distributed
 
         if not shared:
             import os

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from csr import feature_store
-from csr.errors import InputError
 from csr.feature_store import FeatureStore, read_arrays
+from csr.runtime.errors import InputError
 
 KEY, N = "k" * 64, 5
 COUNT = np.array([2, 0, 1, 3, 0])

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from csr import bench, flops
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 
 class Tiny(nn.Module):

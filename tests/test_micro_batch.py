@@ -14,8 +14,8 @@ from train_command import flags
 from csr import build, inputs, memory, micro_batch, train
 from csr.config import TrainConfig
 from csr.data.store import ImageStore
-from csr.errors import InputError
 from csr.micro_batch import Trial, largest
+from csr.runtime.errors import InputError
 
 MIB = 2**20
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from csr.errors import InputError
 from csr.phantom import main
+from csr.runtime.errors import InputError
 
 
 def test_the_command_names_the_four_flags_of_training(

@@ -16,8 +16,8 @@ from tiny_model import CONCEPTS, TARGETS, tiny_model
 from csr.data.gather import gather_images
 from csr.data.store import open_store
 from csr.data.transforms import EvalTransform
-from csr.errors import InputError
 from csr.predict import main, predict_files
+from csr.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from csr import inputs, quarantine
 from csr.config import TrainConfig
 from csr.data import squash
 from csr.data.table import read_label_table
-from csr.errors import InputError
 from csr.quarantine import Quarantine, look_for_bad_images
+from csr.runtime.errors import InputError
 
 NUM = {"train": 210, "test": 100}
 COLUMNS = "image_id,Cavity,Nodule,COPD,Pneumonia\n"

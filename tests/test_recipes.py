@@ -11,8 +11,8 @@ import pytest
 from csr import config as options
 from csr import recipes
 from csr.describe import recipe_line
-from csr.errors import InputError
 from csr.run_folder import RunFolder, identity
+from csr.runtime.errors import InputError
 from csr.train import parse
 
 PAPER = {

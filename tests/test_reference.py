@@ -9,7 +9,6 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from csr.errors import InputError
 from csr.reference import (
     Reference,
     best_f1_thresholds,
@@ -17,6 +16,7 @@ from csr.reference import (
     measure_reference,
     reference_from_dict,
 )
+from csr.runtime.errors import InputError
 
 NAMES = {"concept_names": ("a", "b"), "target_names": ("t",)}
 

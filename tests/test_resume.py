@@ -15,8 +15,8 @@ import torch
 from train_command import flags, start, train
 
 from csr import resume
-from csr.errors import InputError
 from csr.resume import CheckpointFolder
+from csr.runtime.errors import InputError
 
 KILLED_RUN = Path(__file__).with_name("killed_run.py")
 STEP = "csr.trainer:Trainer._between_steps"

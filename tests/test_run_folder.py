@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from csr.config import TrainConfig
-from csr.errors import InputError
 from csr.resume import CheckpointFolder
 from csr.run_folder import MAY_DIFFER, RunFolder, earlier_precision, identity
+from csr.runtime.errors import InputError
 
 DS = {"zero_optimization": {"stage": 2}, "train_batch_size": 16, "gradient_clipping": 1.0}
 

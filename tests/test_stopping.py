@@ -10,10 +10,10 @@ import time
 import pytest
 from test_distributed import on_ranks
 
-from csr import distributed, stopping
 from csr.command import run_command
-from csr.errors import InputError, PreemptedError
-from csr.stopping import CAUGHT, StopRequest
+from csr.runtime import distributed, signals
+from csr.runtime.errors import InputError, PreemptedError
+from csr.runtime.signals import CAUGHT, StopRequest
 
 
 @pytest.mark.parametrize("number", CAUGHT)
@@ -50,7 +50,7 @@ def test_a_launcher_that_repeats_an_interrupt_is_no_second_one(monkeypatch):
     clock = iter([10.0, 10.3, 14.0])
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     stop = StopRequest()
-    monkeypatch.setattr(stopping.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(signals.time, "monotonic", lambda: next(clock))
     assert [stop._is_second() for _ in range(3)] == [False, False, True]
 
 
@@ -86,7 +86,7 @@ def test_a_rank_that_leaves_a_pass_early_takes_the_others_along():
 
 @pytest.mark.dist
 def test_ranks_with_other_options_data_or_code_are_named():
-    from csr import fingerprint
+    from csr.runtime import fingerprint
 
     def body() -> str:
         options = {"lr": 0.1, "seed": distributed.rank()}
@@ -104,7 +104,7 @@ def test_ranks_with_other_options_data_or_code_are_named():
 def test_hashes_depend_on_what_they_are_of():
     import numpy as np
 
-    from csr.fingerprint import hash_of, of_code
+    from csr.runtime.fingerprint import hash_of, of_code
 
     assert hash_of(np.zeros(3), ["a"]) == hash_of(np.zeros(3), ["a"])
     others = {hash_of(np.zeros((3, 1)), ["a"]), hash_of(np.zeros(3, np.float32), ["a"]), hash_of(np.zeros(3), ["b"])}

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from csr import submit
-from csr.errors import InputError
 from csr.job_file import numbers_of, plain_name, seconds_of
+from csr.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = (

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from csr import collective_time, flops, peaks, profiling, telemetry
-from csr.collective_time import CollectiveClock
+from csr import flops, peaks, profiling, telemetry
+from csr.runtime import collective_time
+from csr.runtime.collective_time import CollectiveClock
 from csr.telemetry import PARTS, Spent, StageTelemetry
 
 EPOCH = Spent(

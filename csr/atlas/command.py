@@ -18,14 +18,14 @@ from csr.atlas.pictures import write_pictures
 from csr.atlas.record import Recorder, nearest_json
 from csr.atlas.regions import chunks_of, look_again, places_of
 from csr.atlas.scan import scan
-from csr.checkpoint import write_atomic
 from csr.command import Parser, Whole
 from csr.data.dataset import LabelledImages
-from csr.errors import InputError
 from csr.inference import Batch, stored_batches
 from csr.loading import pick_device
 from csr.model.sharing import MAX_CONFIG_BYTES
-from csr.monitor import Monitor
+from csr.runtime.errors import InputError
+from csr.runtime.files import write_atomic
+from csr.runtime.monitor import Monitor
 
 OLD_KEEP = "keep_old.csv"
 EPILOG = """examples:

@@ -27,12 +27,12 @@ from csr.data.split import split_validation
 from csr.data.store import open_store
 from csr.data.table import read_label_table, without
 from csr.data.vocabulary import Vocabulary
-from csr.errors import InputError
 from csr.loading import is_run, load_model
 from csr.model import CSR
 from csr.model.card import Card
 from csr.model.sharing import CONFIG, read_config
 from csr.quarantine import FILE as QUARANTINE
+from csr.runtime.errors import InputError
 
 Say = Callable[[str], None]
 

@@ -23,8 +23,8 @@ import numpy as np
 
 from csr.data.csvfile import read_header, read_rows
 from csr.data.naming import name_key, show, show_some
-from csr.errors import InputError
 from csr.neighbours import of_another_model
+from csr.runtime.errors import InputError
 
 VECTOR = "vector"
 COLUMNS = ("concept", "prototype", "keep", "wins", "alive", "top_weight", "top_target", "note", VECTOR)

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from csr.checkpoint import write_atomic
 from csr.data.images import decode_image
 from csr.pictures import heat_colours
+from csr.runtime.files import write_atomic
 
 SIDE_PX, CROP_PX = 320, 160  # longest sides
 MAP_ALPHA = 0.55

@@ -16,7 +16,7 @@ import numpy as np
 from csr.data.csvfile import read_header, read_rows
 from csr.data.naming import image_key, name_key, show, show_some
 from csr.data.table import LabelTable
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 _SIDES = ("x_min", "y_min", "x_max", "y_max")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from csr.data.parts import PartIndex, read_index, read_planes, replaced_file, write_part
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 DECODER_VERSION = 1  # raise it whenever the same file would decode to other pixels
 DECODERS = ("pillow", "pydicom")  # another version of one may give other pixels

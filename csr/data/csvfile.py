@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 
 from csr.data.naming import MAX_NAME_LENGTH, clean_name, name_key, print_key, show, show_some
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 MAX_LINE_BYTES = 2**20
 MAX_FILE_BYTES = 2**30

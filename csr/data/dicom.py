@@ -17,7 +17,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from csr.errors import InputError, TooLargeError
+from csr.runtime.errors import InputError, TooLargeError
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from csr.data.naming import IMAGE_SUFFIXES, id_problem, show, show_some
 from csr.data.table import LabelTable
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 _Listing = dict[str, list[str]]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from csr.data.dicom import is_dicom
 from csr.data.naming import IMAGE_SUFFIXES, show, show_some
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 _INDEX_OF_A_DISC = "DICOMDIR"  # begins as a DICOM file, and holds no picture
 

@@ -18,7 +18,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from csr.data.dicom import is_dicom, read_dicom
 from csr.data.find import find_image, find_images
-from csr.errors import InputError, TooLargeError
+from csr.runtime.errors import InputError, TooLargeError
 
 __all__ = ["DecodedImage", "decode_image", "find_image", "find_images", "read_image"]
 

@@ -22,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 
 from csr.data.squash import squash_files
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 _TAIL = struct.Struct("<q8s")
 _MAGIC = b"csrpart1"

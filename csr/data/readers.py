@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from csr.data.naming import id_problem, image_key, show
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 READER_MERGES = ("any", "majority", "soft")
 _MISSING = 2

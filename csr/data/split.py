@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from csr.data.table import POSITIVE, LabelTable
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 MIN_GROUPS_FOR_BOTH = 3  # a label with fewer positive groups goes to training alone
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from csr.data.images import decode_image
 from csr.data.naming import show_some
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from csr.data.squash import (
     squash_file,
     survey_images,
 )
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 __all__ = ["ImageStore", "check_images", "list_unreadable", "open_readable", "open_store"]
 

@@ -22,7 +22,7 @@ from csr.data.vocabulary import (
     choose_columns,
     match_columns,
 )
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 POSITIVE = 0.5  # a merged label counts as positive from here on; only `soft` gives fractions
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from csr.data.naming import name_key, print_key, show, show_some
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 RESERVED_COLUMNS = ("image_id", "rad_id", "patient_id")
 DEFAULT_TARGETS = (

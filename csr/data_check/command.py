@@ -26,7 +26,7 @@ from csr.data_check.facts import (
 )
 from csr.data_check.images import MIN_CONTRAST, Scanned, scan
 from csr.data_check.readers import agreement, read_reads
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 VAL_FRACTION = 0.1  # the default of `csr train`
 

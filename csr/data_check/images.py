@@ -17,8 +17,8 @@ from pydicom import dcmread
 
 from csr.data.dicom import is_dicom
 from csr.data.squash import squash_file
-from csr.errors import InputError
-from csr.parallel import mapped
+from csr.runtime.errors import InputError
+from csr.runtime.thread_map import mapped
 
 THUMBNAIL_PX, HASH_PX = 32, 16
 # (of 480 bits, correlation of the thumbnails): re-saving, scaling and windowing flip up to 36 bits and leave the

@@ -11,13 +11,13 @@ from PIL import Image
 
 from csr import charts
 from csr.charts import Mark, escaped
-from csr.checkpoint import write_atomic
 from csr.data.images import read_image
 from csr.data_check.charts import heat_map, size_plot
 from csr.data_check.facts import Found
 from csr.data_check.text import number, verdict
-from csr.errors import InputError
 from csr.report_page import page, table
+from csr.runtime.errors import InputError
+from csr.runtime.files import write_atomic
 
 MAX_PICTURED_GROUPS, MAX_PICTURES, PICTURE_PX, MAX_LISTED = 8, 4, 160, 200
 _PREVALENCE_ENDS = (0.05, 0.1, 0.2, 0.5, 1.0)  # whose fifths are round

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from csr.checkpoint import write_atomic, write_json
-from csr.errors import InputError
 from csr.evaluation import label_scores, pointing
 from csr.evaluation.report import write_report
+from csr.runtime.errors import InputError
+from csr.runtime.files import write_atomic, write_json
 
 JSON, TABLE, REPORT = "evaluation.json", "evaluation.csv", "report.html"
 COLUMNS = ("part", "group", "label", "score", "value", "low", "high", "n", "positives")

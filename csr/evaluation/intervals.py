@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from csr import distributed
+from csr.runtime import distributed
 
 LEVEL = 0.95
 MAX_CELLS = 2**22  # numbers in one array of a chunk: 32 MiB

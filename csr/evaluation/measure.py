@@ -14,7 +14,6 @@ import torch
 
 from csr import inference
 from csr.data.dataset import LabelledImages
-from csr.errors import StoppedError
 from csr.evaluation.calibration import reliability
 from csr.evaluation.intervals import Bootstrap
 from csr.evaluation.label_scores import POSITIVE, score_labels
@@ -24,6 +23,7 @@ from csr.interaction import ALPHA, top_two_gap
 from csr.layers.prototypes import winners
 from csr.model import CSR
 from csr.model.card import Card
+from csr.runtime.errors import StoppedError
 
 Batch = dict[str, Any]
 Rows = dict[str, torch.Tensor]

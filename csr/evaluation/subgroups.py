@@ -9,7 +9,7 @@ import numpy as np
 from csr.data.csvfile import read_header, read_rows
 from csr.data.naming import image_key, name_key, show, show_some
 from csr.data.table import LabelTable
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 MAX_GROUPS = 50
 NOT_GIVEN = "(not given)"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 # what changes numbers, speed or the network; DeepSpeed itself passes PYTHON* and NCCL* on
 PREFIXES = ("CSR_", "DS_", "GLOO_", "HF_", "KMP_", "MALLOC_", "MKL_", "NCCL_", "OMP_", "TORCH_", "TRANSFORMERS_")

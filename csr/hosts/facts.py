@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from csr import __version__, cpu, fingerprint
-from csr.checkpoint import hash_file
+from csr import __version__, cpu
 from csr.data.naming import IMAGE_SUFFIXES
+from csr.runtime import fingerprint
+from csr.runtime.files import hash_file
 
 MIB = 2**20
 TABLES = ("train_csv", "test_csv", "boxes_csv")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 # no option, no user@, no list, no pattern: pdsh would expand node[1-3], ssh would take -oX as an option
 NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z")

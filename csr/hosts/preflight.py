@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from csr.errors import InputError
 from csr.hosts.comparison import Checked, compare, meeting_place
 from csr.hosts.hostfile import Host
 from csr.hosts.ssh import Conversation, UnreachableError
+from csr.runtime.errors import InputError
 
 LIMIT_S = 120.0
 AT_ONCE = 64

@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
-from csr.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED
 from csr.hosts.hostfile import Host
 from csr.hosts.ssh import Conversation, UnreachableError
+from csr.runtime.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED
 
 ENDED = re.compile(rb"pdsh@\S+: (?P<host>\S+): ssh exited with exit code (?P<code>\d+)")
 # a rank that is not listening yet answers SIGINT with a traceback, SIGTERM with silence

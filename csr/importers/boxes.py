@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from csr.data.boxes import EDGE_TOLERANCE_PX
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 
 class Box(NamedTuple):

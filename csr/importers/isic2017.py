@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 
 from csr.data.naming import show
-from csr.errors import InputError
 from csr.importers.imported import SPLITS, Imported
 from csr.importers.isic2017_features import FEATURES, Lesion, read_lesion
 from csr.importers.output import BOX_COLUMNS, Output
 from csr.importers.raw import ImageFiles, Raw, open_raw, read_table
-from csr.parallel import mapped
+from csr.runtime.errors import InputError
+from csr.runtime.thread_map import mapped
 
 NAME, DATASET = "isic2017", "ISIC 2017"
 HELP = "ISIC 2017, parts 2 and 3: dermoscopic features of superpixels, melanoma, keratosis, nevus"

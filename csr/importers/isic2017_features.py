@@ -14,9 +14,9 @@ from scipy import ndimage
 
 from csr.data.images import MAX_PIXELS
 from csr.data.naming import show
-from csr.errors import InputError
 from csr.importers.boxes import Box
 from csr.importers.raw import read_json
+from csr.runtime.errors import InputError
 
 FEATURES = ("pigment_network", "negative_network", "milia_like_cyst", "streaks")
 _CORNERS_TOUCH = np.ones((3, 3), dtype=bool)

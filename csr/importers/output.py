@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from csr.data_facts import ORIGIN_FILE, ORIGIN_FORMAT
-from csr.errors import InputError
-from csr.parallel import mapped
+from csr.runtime.errors import InputError
+from csr.runtime.thread_map import mapped
 
 TABLES = ("labels_train.csv", "labels_test.csv", "boxes_train.csv", "boxes_test.csv")
 IMAGE_MODES = ("link", "copy", "none")

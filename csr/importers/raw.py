@@ -11,7 +11,7 @@ from typing import Any
 
 from csr.data.csvfile import read_header, read_rows
 from csr.data.naming import id_problem, name_key, show, show_some
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 MAX_JSON_BYTES = 2**28
 _LABEL_CELLS = {"0": "0", "1": "1", "0.0": "0", "1.0": "1", "": ""}

@@ -16,11 +16,11 @@ from collections import Counter
 from pathlib import Path
 
 from csr.data.naming import show
-from csr.errors import InputError
 from csr.importers.imported import SPLITS, Imported
 from csr.importers.output import BOX_COLUMNS, Output
 from csr.importers.raw import ImageFiles, Raw, open_raw
 from csr.importers.tbx11k_boxes import LESIONS, Lesions, read_coco, read_voc
+from csr.runtime.errors import InputError
 
 NAME, DATASET = "tbx11k", "TBX11K"
 HELP = "TBX11K: healthy, sick but not TB, active and latent TB; COCO or VOC boxes"

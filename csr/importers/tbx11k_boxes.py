@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from csr.data.naming import show
-from csr.errors import InputError
 from csr.importers.boxes import Box, checked_box
 from csr.importers.raw import read_json
+from csr.runtime.errors import InputError
 
 LESIONS = ("ActiveTuberculosis", "ObsoletePulmonaryTuberculosis", "PulmonaryTuberculosis")
 MAX_XML_BYTES = 2**20

@@ -17,11 +17,11 @@ from collections import Counter
 from pathlib import Path
 
 from csr.data.naming import name_key, show
-from csr.errors import InputError
 from csr.importers.boxes import checked_box
 from csr.importers.imported import SPLITS, Imported
 from csr.importers.output import BOX_COLUMNS, Output
 from csr.importers.raw import ImageFiles, Raw, label_cell, open_raw, read_table
+from csr.runtime.errors import InputError
 
 NAME, DATASET = "vindr", "VinDr-CXR 1.0.0"
 HELP = "VinDr-CXR (PhysioNet): DICOM, three readers, 22 findings and 6 diagnoses, boxes"

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from csr import distributed
 from csr.layers.precision import full, no_autocast
+from csr.runtime import distributed
 
 
 class SyncBatchNorm(nn.BatchNorm2d):

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from csr.errors import InputError
 from csr.layers.recompute import count_batches_once
 from csr.model.compiling import Maps, compiled, leave_out_collectives
+from csr.runtime.errors import InputError
 
 
 class Backbone(nn.Module):

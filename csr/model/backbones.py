@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from csr.errors import InputError
 from csr.model.backbone import Backbone
 from csr.model.names import split_name
 from csr.model.timm_backbone import build_timm
 from csr.model.vit_backbone import build_vit
+from csr.runtime.errors import InputError
 
 BACKBONE_TYPES = ("medmae", "resnet50", "vit", "timm")
 

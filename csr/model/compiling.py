@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from csr.errors import InputError
 from csr.layers.sync_norm import SyncBatchNorm
+from csr.runtime.errors import InputError
 
 Maps = Callable[[torch.Tensor], torch.Tensor]
 

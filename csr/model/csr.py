@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from csr.errors import InputError
 from csr.layers.concept_head import POOLS, ConceptHead, pool_cams
 from csr.layers.local_concept import local_concept_vectors
 from csr.layers.projector import Projector
@@ -22,6 +21,7 @@ from csr.layers.prototypes import Prototypes
 from csr.layers.task_head import TaskHead
 from csr.model.backbones import build_backbone
 from csr.model.sharing import Shareable
+from csr.runtime.errors import InputError
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
 

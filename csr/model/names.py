@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 DEFAULT_NAME = "facebook/vit-mae-base"
 FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")

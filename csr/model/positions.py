@@ -10,7 +10,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 
 def resize_positions(pos_1NC: torch.Tensor, *, num_prefix: int, grid: tuple[int, int]) -> torch.Tensor:

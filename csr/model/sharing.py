@@ -15,9 +15,6 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from csr.checkpoint import write_atomic, write_json
-from csr.errors import InputError
-from csr.json_file import MAX_BYTES, read_json
 from csr.layers.concept_head import POOLS
 from csr.model import hub, misnamed
 from csr.model.backbones import BACKBONE_TYPES
@@ -30,7 +27,10 @@ from csr.model.vit_architecture import (
     architecture_of_tensors,
     architecture_problem,
 )
-from csr.torch_file import not_finite, of_another_type
+from csr.runtime.errors import InputError
+from csr.runtime.files import write_atomic, write_json
+from csr.runtime.json_file import MAX_BYTES, read_json
+from csr.runtime.torch_file import not_finite, of_another_type
 
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
 FORMAT, FORMAT_VERSION = "csr", 1

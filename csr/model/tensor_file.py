@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from csr.errors import InputError
-from csr.torch_file import DAMAGED, read_torch_file
+from csr.runtime.errors import InputError
+from csr.runtime.torch_file import DAMAGED, read_torch_file
 
 _WRAPPERS = ("model", "state_dict", "module")
 

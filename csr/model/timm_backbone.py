@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from csr.errors import InputError
 from csr.model.backbone import Backbone
+from csr.runtime.errors import InputError
 
 
 class TimmBackbone(Backbone):

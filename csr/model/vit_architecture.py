@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from csr.errors import InputError
-from csr.json_file import read_json
 from csr.model.names import is_weights_file
 from csr.model.tensor_file import read_tensors
 from csr.model.vit_keys import canonical_state
+from csr.runtime.errors import InputError
+from csr.runtime.json_file import read_json
 
 ARCHITECTURE_KEYS = (
     "hidden_size",

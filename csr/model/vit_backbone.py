@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from csr.errors import InputError
 from csr.model.backbone import Backbone
 from csr.model.positions import resize_positions
 from csr.model.vit_architecture import ARCHITECTURE_KEYS, find_architecture
 from csr.model.vit_keys import canonical_key
+from csr.runtime.errors import InputError
 
 POSITIONS = "embeddings.position_embeddings"
 

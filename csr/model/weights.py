@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from csr.errors import InputError
 from csr.model import hub
 from csr.model.backbone import Backbone
 from csr.model.names import is_weights_file, split_name
@@ -27,7 +26,8 @@ from csr.model.vit_architecture import (
     find_architecture,
 )
 from csr.model.vit_keys import canonical_key, canonical_state, is_encoder
-from csr.torch_file import not_finite, of_another_type
+from csr.runtime.errors import InputError
+from csr.runtime.torch_file import not_finite, of_another_type
 
 State = dict[str, torch.Tensor]
 _SHOWN = 4  # names of weights in an error

@@ -13,23 +13,23 @@ import torch
 
 from csr.atlas.data import Source, add_source_flags, image_folder, open_images, open_source, split
 from csr.atlas.keep import read_keep
-from csr.checkpoint import save_tensors, write_atomic, write_json
 from csr.command import Parser, Whole
 from csr.config import TrainConfig, check_ranges
 from csr.data.dataset import LabelledImages
-from csr.errors import InputError
 from csr.evaluation.intervals import Bootstrap
 from csr.evaluation.measure import Decisions, Rows, look, measure
 from csr.loading import pick_device
 from csr.metrics import multilabel_metrics
 from csr.model import CSR
 from csr.model.card import Card
-from csr.monitor import Monitor
 from csr.neighbours import vector_names
 from csr.refine.refining import Images, bar, refine
 from csr.refine.reliance import reliance_lines
 from csr.refine.report import count_changed, dropped_of, record_of, table_lines
 from csr.results import results_record
+from csr.runtime.errors import InputError
+from csr.runtime.files import save_tensors, write_atomic, write_json
+from csr.runtime.monitor import Monitor
 
 WEIGHTS, KEEP, RESULTS = "refined_model.pth", "keep.csv", "refine.json"
 HEADS = {

@@ -23,11 +23,11 @@ from csr.feature_cache import FeatureOptions, frozen_features
 from csr.inference import image_batches, num_batches
 from csr.model import CSR
 from csr.model.card import Card
-from csr.monitor import Monitor
 from csr.reference import best_f1_thresholds
 from csr.refine.fit import Fit, FitOptions, Scores, fit_head, keep_head
 from csr.refine.occlusion import firing_from, painted_and_pasted
 from csr.refine.reliance import Reliance, remaining_reliance
+from csr.runtime.monitor import Monitor
 from csr.stages.task import TaskStage
 
 

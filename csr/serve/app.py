@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from csr import __version__
-from csr.errors import InputError, TooLargeError
+from csr.runtime.errors import InputError, TooLargeError
 from csr.serve import schemas
 from csr.serve.access import Access, App, Shield
 from csr.serve.case import default_replacement

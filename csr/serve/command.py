@@ -14,10 +14,10 @@ from pathlib import Path
 
 from csr.command import Parser
 from csr.data.images import MAX_FILE_BYTES, MAX_PIXELS
-from csr.errors import InputError
 from csr.loading import load_model, pick_device
 from csr.model import CSR
 from csr.neighbours import Neighbours, read_neighbours
+from csr.runtime.errors import InputError
 from csr.serve.limits import Limits
 
 TOKEN_VARIABLE = "CSR_SERVE_TOKEN"

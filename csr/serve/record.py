@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from csr import __version__
-from csr.fingerprint import hash_of
 from csr.model import CSR
+from csr.runtime.fingerprint import hash_of
 from csr.serve.session import Session, utc_now
 
 FORMAT, FORMAT_VERSION = "csr-session", 1

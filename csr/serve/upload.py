@@ -19,8 +19,8 @@ from PIL import Image
 
 from csr.data.images import decode_image
 from csr.data.squash import squash_file
-from csr.errors import InputError, TooLargeError
 from csr.explanation_page import png_bytes
+from csr.runtime.errors import InputError, TooLargeError
 from csr.serve.limits import MAX_NAME
 
 VIEW_PX = 1400  # longest side of what the page shows

@@ -30,10 +30,10 @@ import torch
 from compare import draw, torchrun
 from measuring import LAUNCHER, RESULTS, ROOT, Report
 
-from csr import distributed
 from csr.engine import Engine, start
 from csr.engine_config import load_ds_config, merge_ds_config
 from csr.model import CSR
+from csr.runtime import distributed
 from csr.stages.base import Stage
 from csr.stages.concept import ConceptStage
 from csr.stages.prototype import PrototypeStage

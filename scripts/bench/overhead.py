@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from measuring import median
 
-from csr import distributed
 from csr.engine import Engine, local_device, start
 from csr.engine_config import load_ds_config, merge_ds_config
 from csr.model import CSR
+from csr.runtime import distributed
 from csr.stages.concept import ConceptStage
 
 K, CLIP = 14, 1.0

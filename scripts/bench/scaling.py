@@ -26,7 +26,6 @@ from compare import draw, run_csr, training_flags
 from measuring import RESULTS, Report, median
 from torch.nn import functional as F
 
-from csr import distributed
 from csr.batches import Clock, arriving, cached_loader, to_device
 from csr.data.sampler import WindowSampler
 from csr.engine import Engine, local_device, start
@@ -34,6 +33,7 @@ from csr.engine_config import load_ds_config, merge_ds_config
 from csr.features import build_feature_table
 from csr.losses import contrastive, prototype_similarity
 from csr.model import CSR
+from csr.runtime import distributed
 from csr.stages.base import Stage
 from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage

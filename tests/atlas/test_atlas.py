@@ -21,10 +21,10 @@ from csr.atlas.scan import NONE, BestImages, Counter
 from csr.data.split import split_validation
 from csr.data.squash import squash_file
 from csr.data.table import read_label_table
-from csr.errors import InputError
 from csr.explain import main as explain
 from csr.layers.prototypes import winners
 from csr.neighbours import read_neighbours
+from csr.runtime.errors import InputError
 
 N = 12
 

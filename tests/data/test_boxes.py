@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from csr.data.boxes import read_boxes
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 HEADER = "image_id,rad_id,class_name,x_min,y_min,x_max,y_max\n"
 SIZES = np.array([[20, 10], [40, 40], [8, 8]])

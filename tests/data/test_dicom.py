@@ -14,7 +14,7 @@ from pydicom.uid import (
 
 from csr.data.dicom import display_values
 from csr.data.images import read_image
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 RAMP = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from csr.data.find import find_image, find_images, find_present
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 
 @pytest.fixture

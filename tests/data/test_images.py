@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from csr.data.images import decode_image, read_image
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (13, 11), dtype=np.uint8)

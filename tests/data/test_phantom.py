@@ -19,7 +19,7 @@ from csr.data.phantom.readers import read_case
 from csr.data.phantom.rules import Plan, apply_rules, label, rng_for
 from csr.data.phantom.scene import Scene
 from csr.data.phantom.writer import encode, image_id_for
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 DRAWN_LATER = [
     name for name in PAINTERS if name not in ("Cardiomegaly", "Aortic enlargement", "Emphysema")

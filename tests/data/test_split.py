@@ -5,7 +5,7 @@ import pytest
 
 from csr.data.split import split_validation
 from csr.data.table import LabelTable
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 
 def make_table(label_NL, patients=None) -> LabelTable:

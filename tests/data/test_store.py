@@ -12,7 +12,7 @@ from PIL import Image
 from csr.data import cachefile
 from csr.data.images import find_images
 from csr.data.store import check_images, list_unreadable, open_store
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 SIZE = 6
 

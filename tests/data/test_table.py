@@ -14,7 +14,7 @@ from csr.data.table import (
     shared_patients,
 )
 from csr.data.vocabulary import Vocabulary
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 
 def test_columns_become_concepts_and_targets_by_name(read):

@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance
 
 from csr.data.squash import squash_file
 from csr.data_check.images import NEAR_LIMITS, difference_signs, groups_of, kind_of, near_duplicates, scan
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 
 def thumbnail(path: Path) -> np.ndarray:

@@ -8,8 +8,8 @@ import pytest
 
 from csr.data.table import LabelTable, read_label_table
 from csr.data.vocabulary import Vocabulary
-from csr.errors import InputError
 from csr.evaluation.subgroups import MAX_GROUPS, NOT_GIVEN, read_groups
+from csr.runtime.errors import InputError
 
 
 def written(folder: Path, rows: list[str]) -> tuple[Path, LabelTable]:

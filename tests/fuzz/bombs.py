@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from csr.checkpoint import load_tensors
 from csr.data.images import read_image
 from csr.data.table import read_label_table
 from csr.engine_config import load_ds_config
-from csr.errors import InputError
 from csr.model import CSR
 from csr.model.tensor_file import read_tensors
+from csr.runtime.errors import InputError
+from csr.runtime.files import load_tensors
 
 READERS: dict[str, Callable[[Path], object]] = {
     "image": read_image,

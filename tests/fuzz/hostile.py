@@ -14,7 +14,7 @@ from typing import Any
 from train_command import contents
 
 from csr.command import run_command
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 HEADER = "image_id,rad_id,Cavity,Nodule,COPD,Pneumonia"
 SECONDS = 60.0  # far above what any case takes: a case that hangs fails, a loaded machine does not

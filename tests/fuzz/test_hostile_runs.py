@@ -16,10 +16,10 @@ from weight_files import ONE, STATE
 
 from csr import config as options
 from csr import resume
-from csr.checkpoint import save_tensors
 from csr.config import TrainConfig
 from csr.resume import CheckpointFolder
 from csr.run_folder import RunFolder, identity
+from csr.runtime.files import save_tensors
 from csr.training_state import load_saved
 
 

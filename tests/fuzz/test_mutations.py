@@ -19,7 +19,6 @@ from safetensors.torch import save
 from test_hostile_models import HF
 from weight_files import STATE, torch_bytes
 
-from csr.checkpoint import load_tensors
 from csr.data.boxes import read_boxes
 from csr.data.cachefile import is_complete
 from csr.data.images import decode_image
@@ -30,6 +29,7 @@ from csr.model import CSR
 from csr.model.tensor_file import read_tensors
 from csr.model.vit_architecture import architecture_of_config
 from csr.resume import DamagedError, verified
+from csr.runtime.files import load_tensors
 
 ROUNDS = 25  # changes of one file in one case
 SEEDS = range(4)

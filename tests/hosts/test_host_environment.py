@@ -8,10 +8,10 @@ import subprocess
 
 import pytest
 
-from csr.errors import InputError
 from csr.hosts import rank
 from csr.hosts.environment import check_plain, deepspeed_file, environment_for_hosts, read_environment_file
 from csr.hosts.ssh import ssh_command
+from csr.runtime.errors import InputError
 
 HOSTILE = [
     "plain", "", "two words", "$(touch hacked)", "`id`", 'a"b', "it's", "back\\slash", "a;id", "$HOME", "%h %n %%",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from csr.errors import InputError
 from csr.hosts.hostfile import Host, read_hostfile
+from csr.runtime.errors import InputError
 
 
 def test_hosts_come_in_order_without_comments_and_empty_lines(tmp_path):

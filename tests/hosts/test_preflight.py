@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from csr.errors import InputError
 from csr.hosts import report, ssh
 from csr.hosts.comparison import Checked, compare, meeting_place
 from csr.hosts.hostfile import Host
 from csr.hosts.preflight import Preflight, check_hosts
+from csr.runtime.errors import InputError
 
 FACTS: dict[str, Any] = {
     "host": "x", "csr": "0.1.0", "code": "c0de" * 16, "python": "3.11.2", "torch": "2.9.0", "deepspeed": "0.18.0",

@@ -12,8 +12,8 @@ import raw_sets
 from PIL import Image
 
 from csr.data.table import read_label_table
-from csr.errors import InputError
 from csr.importers.isic2017_features import regions
+from csr.runtime.errors import InputError
 
 TARGETS = ("melanoma", "seborrheic_keratosis", "nevus")
 FIRST = "ISIC-2017_Training_Data/ISIC_0000001"

@@ -13,8 +13,8 @@ import raw_sets
 from train_command import SMALL, contents, train
 
 from csr.data_command import main
-from csr.errors import InputError
 from csr.importers.boxes import Box, checked_box
+from csr.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

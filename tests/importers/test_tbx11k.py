@@ -12,7 +12,7 @@ import raw_sets
 from PIL import Image
 
 from csr.data.table import read_label_table
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 TARGETS = ("healthy", "sick but not TB", "active TB", "latent TB")
 

@@ -14,8 +14,8 @@ from csr.data.boxes import read_boxes
 from csr.data.find import find_images
 from csr.data.images import read_image
 from csr.data.table import read_label_table
-from csr.errors import InputError
 from csr.importers.vindr import DIAGNOSES, FINDINGS
+from csr.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

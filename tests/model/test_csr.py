@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from csr.errors import InputError
 from csr.model import CSR, CSROutput
+from csr.runtime.errors import InputError
 
 TINY_VIT = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from csr.errors import InputError
 from csr.layers import sync_norm
 from csr.model import CSR, compiling
 from csr.model.backbone import Backbone
 from csr.model.backbones import build_backbone
+from csr.runtime.errors import InputError
 
 TINY_VIT = {
     "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 16,

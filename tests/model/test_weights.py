@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from csr.errors import InputError
 from csr.model import CSR
 from csr.model.backbones import build_backbone
 from csr.model.positions import resize_positions
 from csr.model.vit_keys import canonical_key
 from csr.model.weights import fetch_architecture, load_backbone_weights
+from csr.runtime.errors import InputError
 
 WIDTH, LAYERS, PATCH, SIDE = 32, 2, 8, 4
 

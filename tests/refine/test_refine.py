@@ -21,7 +21,6 @@ from train_command import contents, flags, train
 from csr.atlas.command import main as atlas
 from csr.atlas.keep import read_keep, write_keep
 from csr.data.squash import squash_file
-from csr.errors import InputError
 from csr.evaluate import main as evaluate
 from csr.evaluation.measure import count_alive
 from csr.evaluation.pointing import SCORES, pointing_rows
@@ -35,6 +34,7 @@ from csr.predict import main as predict
 from csr.refine.command import main
 from csr.refine.fit import FitOptions, Scores, fit_head, keep_head
 from csr.refine.reliance import reliance_lines, remaining_reliance
+from csr.runtime.errors import InputError
 from csr.stages.task import TaskStage
 
 ALL = np.ones((K, M), dtype=bool)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import pytest
 from tiny_model import tiny_model
 
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 from csr.serve import command
 
 TOKEN = "correct-horse-battery"

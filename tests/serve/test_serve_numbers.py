@@ -163,7 +163,7 @@ def test_dropped_prototypes_are_not_shown_and_a_concept_without_any_has_no_map(s
 
 
 def test_a_model_without_medians_starts_with_zero_and_refuses_medians(stored):
-    from csr.errors import InputError
+    from csr.runtime.errors import InputError
     from csr.serve.case import default_replacement
     from csr.serve.payload import EditsIn
 

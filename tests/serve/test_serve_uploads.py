@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 from serving import BINARY, opened, png, saved, sent
 
 from csr.data.images import decode_image
-from csr.errors import InputError, TooLargeError
+from csr.runtime.errors import InputError, TooLargeError
 from csr.serve.limits import MAX_NAME, Limits
 from csr.serve.upload import in_memory, read_upload, shown_name
 

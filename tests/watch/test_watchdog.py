@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 from train_command import flags
 
-from csr.watch import keeper
-from csr.watch.heartbeat import GONE_S, LEAVE_S, Beat, Ending, Peer, Verdict, judge
-from csr.watch.hub import Hub, Line, Lines, encoded
-from csr.watch.processes import Process, this_process
-from csr.whereabouts import Whereabouts, described
+from csr.runtime.progress import Whereabouts, described
+from csr.runtime.watchdog import keeper
+from csr.runtime.watchdog.heartbeat import GONE_S, LEAVE_S, Beat, Ending, Peer, Verdict, judge
+from csr.runtime.watchdog.hub import Hub, Line, Lines, encoded
+from csr.runtime.watchdog.processes import Process, this_process
 
 ELSEWHERE = Process(4711, 1, "another machine")
 TIMEOUT_S = 60.0

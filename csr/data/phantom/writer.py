@@ -15,7 +15,7 @@ from csr.data.phantom.draw import Case, draw_case
 from csr.data.phantom.readers import Reading, read_case
 from csr.data.phantom.rules import DIAGNOSES, FINDINGS, SPLITS, rng_for
 from csr.data.phantom.scene import Box
-from csr.errors import InputError
+from csr.runtime.errors import InputError
 
 FILES = ("labels_train.csv", "labels_test.csv", "boxes_train.csv", "boxes_test.csv")
 PIXEL_FORMATS = ("grey8", "grey8", "grey16", "rgb")

@@ -11,8 +11,8 @@ from typing import IO, Any, NamedTuple, cast
 
 import torch
 
-from csr.errors import InputError
-from csr.torch_file import DAMAGED, read_torch_file
+from csr.runtime.errors import InputError
+from csr.runtime.torch_file import DAMAGED, read_torch_file
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -12,8 +12,8 @@ import threading
 import time
 from collections.abc import Iterator
 
-from csr import distributed
-from csr.errors import InputError, PreemptedError, StoppedError
+from csr.runtime import distributed
+from csr.runtime.errors import InputError, PreemptedError, StoppedError
 
 CAUGHT = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, n))
 EXIT_INTERRUPTED = 128 + signal.SIGINT

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from csr.errors import EXIT_FAILED
-from csr.watch.processes import Process
-from csr.whereabouts import described
+from csr.runtime.errors import EXIT_FAILED
+from csr.runtime.progress import described
+from csr.runtime.watchdog.processes import Process
 
 GONE_S = 3.0  # a broken connection that does not come back within this was a process that ended
 LEAVE_S = 15.0  # ranks that leave on what all know leave within this

@@ -1,6 +1,6 @@
 """How long this rank is in collectives: seconds on a CPU, events on the stream of a GPU; nothing waits for it.
 
-It covers what DeepSpeed does in a step and what `csr.distributed` does there; waiting for slower ranks is part
+It covers what DeepSpeed does in a step and what `csr.runtime.distributed` does there; waiting for slower ranks is part
 of it. Collectives that run beside a backward pass (`overlap_comm`) count in full, though they cost less.
 """
 

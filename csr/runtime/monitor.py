@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from csr import distributed
-from csr.whereabouts import HERE
+from csr.runtime import distributed
+from csr.runtime.progress import HERE
 
 T = TypeVar("T")
 PLAIN_LINE_EVERY_S = 30.0

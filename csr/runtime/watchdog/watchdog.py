@@ -17,13 +17,13 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from csr import distributed
-from csr.errors import EXIT_DONE, EXIT_FAILED, line_of
-from csr.watch import keeper
-from csr.watch.heartbeat import Beat, Ending, Peer, Verdict, judge
-from csr.watch.hub import Hub, Line, Message
-from csr.watch.processes import network, this_process
-from csr.whereabouts import HERE
+from csr.runtime import distributed
+from csr.runtime.errors import EXIT_DONE, EXIT_FAILED, line_of
+from csr.runtime.progress import HERE
+from csr.runtime.watchdog import keeper
+from csr.runtime.watchdog.heartbeat import Beat, Ending, Peer, Verdict, judge
+from csr.runtime.watchdog.hub import Hub, Line, Message
+from csr.runtime.watchdog.processes import network, this_process
 
 BEAT_S = 1.0
 COMPUTES_SHARE = 0.05  # of a core: more than this thread and idle ones take

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from csr import distributed
-from csr.errors import InputError
+from csr.runtime import distributed
+from csr.runtime.errors import InputError
 
 
 def hash_of(*parts: Any) -> str:

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from csr.collective_time import IN_COLLECTIVES
-from csr.errors import InputError, PreemptedError, StoppedError
-from csr.whereabouts import HERE
+from csr.runtime.collective_time import IN_COLLECTIVES
+from csr.runtime.errors import InputError, PreemptedError, StoppedError
+from csr.runtime.progress import HERE
 
 T = TypeVar("T")
 _SRUN_NAMES = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
