@@ -17,7 +17,7 @@ from csr.data.images import decode_image
 from csr.explanation import Explanation, map_range
 from csr.interaction import DOCTOR_GAP
 from csr.neighbours import Neighbour, Neighbours
-from csr.pictures import captioned, column, heat_colours, overlay, row
+from csr.report.pictures import captioned, column, heat_colours, overlay, row
 from csr.runtime.errors import InputError
 
 TILE_PX = 320  # longest side of a picture

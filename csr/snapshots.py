@@ -11,7 +11,7 @@ import torch
 from csr.data.dataset import LabelledImages
 from csr.data.transforms import EvalTransform
 from csr.model import CSR
-from csr.pictures import captioned, column, overlay, row, to_rgb
+from csr.report.pictures import captioned, column, overlay, row, to_rgb
 
 NUM_IMAGES, NUM_CONCEPTS = 6, 3
 

@@ -14,7 +14,7 @@ import numpy as np
 from csr.atlas.format import INDEX, KEEP, NUMBERS, page_name
 from csr.atlas.pictures import map_address
 from csr.atlas.regions import Place, Sight
-from csr.charts import escaped
+from csr.report.charts import escaped
 
 Record = dict[str, Any]
 _FIRST_LOOKS = 60

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from csr.data.images import decode_image
-from csr.pictures import heat_colours
+from csr.report.pictures import heat_colours
 from csr.runtime.files import write_atomic
 
 SIDE_PX, CROP_PX = 320, 160  # longest sides

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from csr import charts
-from csr.charts import Mark, escaped
 from csr.data.images import read_image
-from csr.data_check.charts import heat_map, size_plot
 from csr.data_check.facts import Found
 from csr.data_check.text import number, verdict
-from csr.report_page import page, table
+from csr.report import charts
+from csr.report.charts import Mark, escaped
+from csr.report.check_charts import heat_map, size_plot
+from csr.report.page import page, table
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
 

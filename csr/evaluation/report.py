@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from csr import charts
-from csr.charts import Mark, escaped
 from csr.interaction import DOCTOR_GAP
-from csr.report_page import page, table
+from csr.report import charts
+from csr.report.charts import Mark, escaped
+from csr.report.page import page, table
 
 Results = dict[str, Any]
 _HEADS = {

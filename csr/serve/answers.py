@@ -12,7 +12,7 @@ import numpy as np
 from csr.explanation import Explanation
 from csr.interaction import ALPHA, DOCTOR_GAP, SafetyReport
 from csr.model import CSR
-from csr.pictures import heat_colours
+from csr.report.pictures import heat_colours
 from csr.serve.case import Case, Outcome, default_replacement
 from csr.serve.edits import MEDIAN, ZERO
 from csr.serve.limits import MAX_BOXES, Limits

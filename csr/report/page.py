@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from csr import charts
-from csr.charts import escaped
+from csr.report import charts
+from csr.report.charts import escaped
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1b1e23; --soft: #5c6570; --line: #d9dde2;

@@ -1,11 +1,11 @@
-"""Charts of the data report: label co-occurrence as a heat map, image sizes as discs. See csr.charts."""
+"""Charts of the data report: label co-occurrence as a heat map, image sizes as discs. See csr.report.charts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from csr.charts import MAX_LABEL, escaped, svg
+from csr.report.charts import MAX_LABEL, escaped, svg
 
 CELL_PX, NAME_PX = 22, 190
 SIDE_PX, LEFT_PX, TOP_PX = 320, 60, 10

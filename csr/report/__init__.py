@@ -1,0 +1,1 @@
+"""How results look: pages, charts, pictures with heat maps."""
