@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from csr import peaks
 from csr.command import Parser
-from csr.engine import local_device
-from csr.flops import measured_peaks
+from csr.engine import matmul_peak
+from csr.engine.engine import local_device
+from csr.engine.flops import measured_peaks
 from csr.runtime.errors import InputError
 
 
@@ -25,13 +25,13 @@ def main(argv: list[str] | None = None) -> int:
     if not 0 < options.seconds <= 600:
         raise InputError(f"--seconds {options.seconds:g}: give a number above 0, up to 600")
     device = local_device()
-    name = peaks.device_name(device)
+    name = matmul_peak.device_name(device)
     print(f"{name}, torch {torch.__version__}: fastest square matrix product")
     rates = measured_peaks(device, seconds=options.seconds)
     for precision, rate in rates.items():
         print(f"{precision:<6} {rate / 1e12:10.3f} TFLOP/s")
-    peaks.keep(device, rates)
-    print(f"kept in {peaks.file()}: training runs measure their MFU against it")
+    matmul_peak.keep(device, rates)
+    print(f"kept in {matmul_peak.file()}: training runs measure their MFU against it")
     if options.json is not None:
         result = {"device": name, "torch": torch.__version__, "peak_flops_per_s": rates}
         try:

@@ -15,7 +15,7 @@ from csr.data.dataset import LabelledImages
 from csr.data.store import ImageStore
 from csr.data.table import LabelTable
 from csr.data.transforms import EvalTransform, TrainTransform
-from csr.engine import local_device
+from csr.engine.engine import local_device
 from csr.feature_cache import FeatureOptions
 from csr.inputs import Say, Tables
 from csr.layers import sync_norm

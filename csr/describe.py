@@ -9,9 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from csr import __version__, engine, inputs, recipes
+from csr import __version__, inputs, recipes
 from csr.config import TrainConfig
-from csr.engine_config import Precision, zero_stage_of
+from csr.engine import engine
+from csr.engine.ds_config import Precision, zero_stage_of
 from csr.model import CSR
 from csr.runtime import distributed
 from csr.runtime.monitor import Monitor

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from csr import engine
 from csr.command import Parser, Whole, exit_process, run_command
 from csr.config import EngineOptions
 from csr.data.boxes import read_boxes
@@ -21,6 +20,7 @@ from csr.data.readers import READER_MERGES
 from csr.data.store import ImageStore, open_store
 from csr.data.table import LabelTable, read_label_table
 from csr.data.vocabulary import Vocabulary
+from csr.engine import engine
 from csr.evaluation.files import check_folder, summary, write_files
 from csr.evaluation.intervals import Bootstrap
 from csr.evaluation.measure import Decisions, look, measure

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from csr import memory
 from csr.config import AUTO, TrainConfig
+from csr.engine import memory
 from csr.feeding import Feeder
 from csr.runtime import distributed
 from csr.runtime.errors import InputError

@@ -10,7 +10,7 @@ import torch
 from csr import inference
 from csr.batches import Batch
 from csr.data.dataset import LabelledImages
-from csr.engine import Engine, inference_precision
+from csr.engine.engine import Engine, inference_precision
 from csr.feature_cache import FeatureOptions, frozen_features
 from csr.features import FeatureViews
 from csr.metrics import multilabel_metrics

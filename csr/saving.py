@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from csr.engine import Engine
+from csr.engine.engine import Engine
 from csr.resume import CheckpointFolder
 from csr.runtime import distributed
 from csr.runtime.errors import StoppedError

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from csr import flops, peaks
+from csr.engine import flops, matmul_peak
 from csr.features import FeatureViews
 from csr.feeding import Feeder
 from csr.runtime import distributed
@@ -151,4 +151,4 @@ def begin(
     counted = flops.training_flops(stage, feeder.example(stage, features, num_images=num_images))
     if recomputes:
         backbone.recompute_activations()
-    return StageTelemetry(flops_per_image=counted / num_images, peak=peaks.peak(device, precision))
+    return StageTelemetry(flops_per_image=counted / num_images, peak=matmul_peak.peak(device, precision))

@@ -13,7 +13,7 @@ import torch
 
 from csr import build, cache
 from csr import config as options
-from csr import cpu, engine, inference, inputs, micro_batch, recipes
+from csr import inference, inputs, micro_batch, recipes
 from csr.command import Parser, exit_process, run_command
 from csr.config import TrainConfig
 from csr.data.dataset import LabelledImages
@@ -21,7 +21,8 @@ from csr.data.store import ImageStore
 from csr.data.transforms import stored_size
 from csr.data_facts import data_facts
 from csr.describe import describe, git_revision, versions
-from csr.engine_config import (
+from csr.engine import cpu, engine
+from csr.engine.ds_config import (
     Precision,
     choose_precision,
     load_ds_config,

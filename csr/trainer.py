@@ -14,7 +14,7 @@ import torch
 
 from csr import telemetry
 from csr.batches import Clock
-from csr.engine import Engine, local_device
+from csr.engine.engine import Engine, local_device
 from csr.feature_cache import FeatureOptions
 from csr.features import FeatureViews
 from csr.feeding import Feeder

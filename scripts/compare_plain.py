@@ -25,7 +25,7 @@ from csr import config as options
 from csr import inference, inputs
 from csr.command import run_command
 from csr.data.dataset import WindowSampler
-from csr.engine import start
+from csr.engine.engine import start
 from csr.metrics import Metrics, multilabel_metrics
 from csr.stages.concept import positive_weights
 from csr.stages.task import choose_task_loss

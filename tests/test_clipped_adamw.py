@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from csr.clipped_adamw import ClippedAdamW
+from csr.engine.clipped_adamw import ClippedAdamW
 
 
 def network() -> nn.Module:

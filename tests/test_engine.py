@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from csr import engine as engines
-from csr.engine import Engine
-from csr.engine_config import load_ds_config, merge_ds_config
+from csr.engine import engine as engines
+from csr.engine.ds_config import load_ds_config, merge_ds_config
+from csr.engine.engine import Engine
 from csr.features import build_feature_table
 from csr.model import CSR
 from csr.runtime.errors import InputError

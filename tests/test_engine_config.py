@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from csr.engine_config import (
+from csr.engine.ds_config import (
     DEFAULT_FILES,
     choose_precision,
     fit_to_stage,

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from csr import bench, flops
+from csr import bench
+from csr.engine import flops
 from csr.runtime.errors import InputError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from csr import engine
-from csr.engine_config import load_ds_config, merge_ds_config
+from csr.engine import engine
+from csr.engine.ds_config import load_ds_config, merge_ds_config
 from csr.model import CSR
 from csr.stages.concept import ConceptStage
 from csr.stages.prototype import PrototypeStage

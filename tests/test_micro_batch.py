@@ -11,9 +11,10 @@ import pytest
 import torch
 from train_command import flags
 
-from csr import build, inputs, memory, micro_batch, train
+from csr import build, inputs, micro_batch, train
 from csr.config import TrainConfig
 from csr.data.store import ImageStore
+from csr.engine import memory
 from csr.micro_batch import Trial, largest
 from csr.runtime.errors import InputError
 

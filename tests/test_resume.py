@@ -126,7 +126,7 @@ def test_kills_in_the_middle_of_writing_and_between_stages_change_no_bit(phantom
         ("KILL", "csr.resume:write_json", 3), ("KILL", "csr.resume:write_json", 4),
         ("KILL", "csr.passes:Passes.validate", 1), ("KILL", "csr.stages.prototype:PrototypeStage.begin", 1),
         ("KILL", "csr.resume:CheckpointFolder._prune", 1), ("KILL", "csr.passes:Passes.features", 1),
-        ("KILL", "csr.resume:remove", 1), ("KILL", "csr.engine:Engine.close", 1), ("KILL", STEP, 3),
+        ("KILL", "csr.resume:remove", 1), ("KILL", "csr.engine.engine:Engine.close", 1), ("KILL", STEP, 3),
         ("KILL", "csr.train:Run._check_reload", 1),
     ]  # fmt: skip
     assert_same(disturbed(phantom_folder, out, "often", ends, "--save_every", "2"), whole)

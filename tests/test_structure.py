@@ -34,7 +34,7 @@ ROWS = (
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 # the one file that may import a heavy or delicate package, and whether only inside functions
 ONLY_IN = {
-    "deepspeed": "csr/engine.py", "torch.distributed": "csr/runtime/distributed.py",
+    "deepspeed": "csr/engine/engine.py", "torch.distributed": "csr/runtime/distributed.py",
     "transformers": "csr/model/vit_backbone.py", "timm": "csr/model/timm_backbone.py",
 }  # fmt: skip
 PRINTING = {

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from csr import flops, peaks, profiling, telemetry
+from csr import profiling, telemetry
+from csr.engine import flops, matmul_peak
 from csr.runtime import collective_time
 from csr.runtime.collective_time import CollectiveClock
 from csr.telemetry import PARTS, Spent, StageTelemetry
@@ -124,9 +125,9 @@ def test_a_backends_collectives_are_timed_and_give_what_they_gave():
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CSR_CACHE_DIR", str(tmp_path / "caches"))
-    peaks.peak.cache_clear()
+    matmul_peak.peak.cache_clear()
     yield tmp_path / "caches"
-    peaks.peak.cache_clear()
+    matmul_peak.peak.cache_clear()
 
 
 CPU = torch.device("cpu")
@@ -134,12 +135,12 @@ CPU = torch.device("cpu")
 
 def test_the_best_peak_of_all_runs_counts(cache, monkeypatch):
     rates = iter([5e9, 2e9, 7e9])
-    monkeypatch.setattr(peaks, "matmul_rate", lambda *args, **kwargs: next(rates))
+    monkeypatch.setattr(matmul_peak, "matmul_rate", lambda *args, **kwargs: next(rates))
     for expected in (5e9, 5e9, 7e9):
-        assert peaks.peak(CPU, "fp32") == expected
-        assert peaks.peak(CPU, "fp32") == expected, "measured once in a process"
-        peaks.peak.cache_clear()
-    (key,) = json.loads(peaks.file().read_text())
+        assert matmul_peak.peak(CPU, "fp32") == expected
+        assert matmul_peak.peak(CPU, "fp32") == expected, "measured once in a process"
+        matmul_peak.peak.cache_clear()
+    (key,) = json.loads(matmul_peak.file().read_text())
     assert f"{torch.get_num_threads()} threads" in key and torch.__version__ in key
     assert [p.name for p in cache.iterdir()] == ["matmul-peaks.json"]
 
@@ -147,15 +148,15 @@ def test_the_best_peak_of_all_runs_counts(cache, monkeypatch):
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"x": 3}', '{"%s": {"fp32": "fast"}}'])
 def test_a_damaged_file_of_peaks_is_no_reason_to_stop(cache, monkeypatch, text):
     cache.mkdir()
-    peaks.file().write_text(text.replace("%s", peaks._key(CPU)))
-    monkeypatch.setattr(peaks, "matmul_rate", lambda *args, **kwargs: 5e9)
-    assert peaks.peak(CPU, "fp32") == 5e9
+    matmul_peak.file().write_text(text.replace("%s", matmul_peak._key(CPU)))
+    monkeypatch.setattr(matmul_peak, "matmul_rate", lambda *args, **kwargs: 5e9)
+    assert matmul_peak.peak(CPU, "fp32") == 5e9
 
 
 def test_where_nothing_can_be_kept_a_peak_is_measured(cache, monkeypatch):
     cache.write_text("no folder")
     monkeypatch.setattr(flops, "CPU_SIDES", (32,))
-    assert math.isfinite(peaks.peak(CPU, "fp32"))
+    assert math.isfinite(matmul_peak.peak(CPU, "fp32"))
 
 
 def test_a_profile_is_a_trace_of_warm_steps(tmp_path, capfd):

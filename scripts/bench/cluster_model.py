@@ -26,7 +26,7 @@ from measuring import RESULTS
 from torch import nn
 
 from csr.data.transforms import stored_size
-from csr.flops import count_flops
+from csr.engine.flops import count_flops
 
 GPUS = (1, 8, 16, 64, 256, 1024)
 BACKWARD = 2  # times the FLOPs of forward

@@ -30,8 +30,8 @@ import torch
 from compare import draw, torchrun
 from measuring import LAUNCHER, RESULTS, ROOT, Report
 
-from csr.engine import Engine, start
-from csr.engine_config import load_ds_config, merge_ds_config
+from csr.engine.ds_config import load_ds_config, merge_ds_config
+from csr.engine.engine import Engine, start
 from csr.model import CSR
 from csr.runtime import distributed
 from csr.stages.base import Stage

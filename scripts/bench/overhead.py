@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from measuring import median
 
-from csr.engine import Engine, local_device, start
-from csr.engine_config import load_ds_config, merge_ds_config
+from csr.engine.ds_config import load_ds_config, merge_ds_config
+from csr.engine.engine import Engine, local_device, start
 from csr.model import CSR
 from csr.runtime import distributed
 from csr.stages.concept import ConceptStage

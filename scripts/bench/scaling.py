@@ -28,8 +28,8 @@ from torch.nn import functional as F
 
 from csr.batches import Clock, arriving, cached_loader, to_device
 from csr.data.sampler import WindowSampler
-from csr.engine import Engine, local_device, start
-from csr.engine_config import load_ds_config, merge_ds_config
+from csr.engine.ds_config import load_ds_config, merge_ds_config
+from csr.engine.engine import Engine, local_device, start
 from csr.features import build_feature_table
 from csr.losses import contrastive, prototype_similarity
 from csr.model import CSR

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from csr.data.images import read_image
 from csr.data.table import read_label_table
-from csr.engine_config import load_ds_config
+from csr.engine.ds_config import load_ds_config
 from csr.model import CSR
 from csr.model.tensor_file import read_tensors
 from csr.runtime.errors import InputError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hostile import refuse
 
-from csr.engine_config import load_ds_config, merge_ds_config
+from csr.engine.ds_config import load_ds_config, merge_ds_config
 
 GOOD_DS = '{"zero_optimization": {"stage": 2}}'
 DS_TEXTS = {

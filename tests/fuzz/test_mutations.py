@@ -24,7 +24,7 @@ from csr.data.cachefile import is_complete
 from csr.data.images import decode_image
 from csr.data.parts import read_index, read_noted, write_noted, write_part
 from csr.data.table import read_label_table
-from csr.engine_config import load_ds_config, merge_ds_config
+from csr.engine.ds_config import load_ds_config, merge_ds_config
 from csr.model import CSR
 from csr.model.tensor_file import read_tensors
 from csr.model.vit_architecture import architecture_of_config

@@ -287,7 +287,7 @@ def test_a_broken_connection_is_made_anew(listening):
 # real runs
 
 LOST_RANK = Path(__file__).resolve().parents[1] / "lost_rank.py"
-STEP, FEATURES = "csr.engine:Engine.micro_step", "csr.stages.prototype:PrototypeStage.inputs"
+STEP, FEATURES = "csr.engine.engine:Engine.micro_step", "csr.stages.prototype:PrototypeStage.inputs"
 FEW = {"epochs_stage1": "2", "epochs_stage2": "2", "epochs_stage3": "2", "batch_size": "8"}  # 3 steps an epoch
 TIMEOUT_MIN = 0.2
 LAUNCHERS = ("torchrun", "deepspeed", "plain")

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from csr import zero_state
-from csr.clipped_adamw import ClippedAdamW
-from csr.zero_state import State
+from csr.engine import zero_partitions
+from csr.engine.clipped_adamw import ClippedAdamW
+from csr.engine.zero_partitions import State
 
 COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
@@ -30,7 +30,7 @@ def gather_optimizer_state(
     """
     optimizer = engine.optimizer
     if not isinstance(optimizer, ClippedAdamW):
-        return zero_state.gather(engine, device=device, keep=keep)
+        return zero_partitions.gather(engine, device=device, keep=keep)
     state: State = {}
     scalars: dict[str, float] = {}
     for i, group in enumerate(optimizer.param_groups):
@@ -56,7 +56,7 @@ def scatter_optimizer_state(engine: Any, state: State, scalars: dict[str, float]
     if names != set(state):
         raise ValueError(f"the optimizer state is of other parameters: {sorted(names ^ set(state))[:4]}")
     if not alone:
-        zero_state.scatter(engine, state, scalars)
+        zero_partitions.scatter(engine, state, scalars)
         return
     for i, parameters in enumerate(groups):
         for parameter in parameters:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from csr.flops import DTYPES, matmul_rate, sides_of
+from csr.engine.flops import DTYPES, matmul_rate, sides_of
 
 QUICK_S = 0.05  # per size: a fraction of a second in all
 

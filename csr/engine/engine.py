@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from csr import cpu
-from csr.clipped_adamw import ClippedAdamW
-from csr.engine_config import fit_to_stage, precision_of
-from csr.engine_state import (
+from csr.engine import cpu
+from csr.engine.clipped_adamw import ClippedAdamW
+from csr.engine.ds_config import fit_to_stage, precision_of
+from csr.engine.optimizer_state import (
     State,
     counters_of,
     gather_optimizer_state,
