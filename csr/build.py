@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from csr.config import TrainConfig
+from csr.config.options import TrainConfig
 from csr.data import table as tables
 from csr.data.dataset import LabelledImages
 from csr.data.store import ImageStore

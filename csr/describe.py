@@ -9,8 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from csr import __version__, inputs, recipes
-from csr.config import TrainConfig
+from csr import __version__, inputs
+from csr.config import recipes
+from csr.config.options import TrainConfig
 from csr.engine import engine
 from csr.engine.ds_config import Precision, zero_stage_of
 from csr.model import CSR

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from csr.command import Parser, Whole, exit_process, run_command
-from csr.config import EngineOptions
+from csr.config.options import EngineOptions
 from csr.data.boxes import read_boxes
 from csr.data.dataset import LabelledImages
 from csr.data.find import find_images

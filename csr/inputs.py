@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from csr.config import TrainConfig
+from csr.config.options import TrainConfig
 from csr.data import table as tables
 from csr.data.boxes import BoxTable, read_boxes
 from csr.data.find import find_images

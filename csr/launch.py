@@ -11,9 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from csr import config as options
 from csr.command import Parser, exit_process, run_command
-from csr.config import TrainConfig
+from csr.config import options
+from csr.config.options import TrainConfig
 from csr.hosts import rank
 from csr.hosts.arguments import add_network_arguments
 from csr.hosts.environment import check_plain, deepspeed_file, environment_for_hosts

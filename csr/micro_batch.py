@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from csr.config import AUTO, TrainConfig
+from csr.config.options import AUTO, TrainConfig
 from csr.engine import memory
 from csr.feeding import Feeder
 from csr.runtime import distributed

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from csr import inputs
-from csr.config import TrainConfig
+from csr.config.options import TrainConfig
 from csr.data.boxes import read_boxes
 from csr.data.find import find_present
 from csr.data.naming import show_some

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from csr import profiling, resume
-from csr.config import TrainConfig
+from csr.config.options import TrainConfig
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
 from csr.runtime.json_file import read_json

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
-from csr import build, cache
-from csr import config as options
-from csr import inference, inputs, micro_batch, recipes
+from csr import build, cache, inference, inputs, micro_batch
 from csr.command import Parser, exit_process, run_command
-from csr.config import TrainConfig
+from csr.config import options, recipes
+from csr.config.options import TrainConfig
 from csr.data.dataset import LabelledImages
 from csr.data.store import ImageStore
 from csr.data.transforms import stored_size

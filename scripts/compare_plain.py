@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr import build
-from csr import config as options
-from csr import inference, inputs
+from csr import build, inference, inputs
 from csr.command import run_command
+from csr.config import options
 from csr.data.dataset import WindowSampler
 from csr.engine.engine import start
 from csr.metrics import Metrics, multilabel_metrics

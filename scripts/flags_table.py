@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Print the README's table of flags from csr/config.py, where they are defined."""
+"""Print the README's table of flags from csr/config/options.py, where they are defined."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from csr.config import groups
+from csr.config.options import groups
 
 
 def flags_table() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from csr import config as options
+from csr.config import options
 from csr.runtime.errors import InputError
 
 CONTRACT = {

@@ -12,7 +12,7 @@ import torch
 from train_command import flags
 
 from csr import build, inputs, micro_batch, train
-from csr.config import TrainConfig
+from csr.config.options import TrainConfig
 from csr.data.store import ImageStore
 from csr.engine import memory
 from csr.micro_batch import Trial, largest

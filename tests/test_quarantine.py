@@ -20,7 +20,7 @@ from test_resume import STEP, ended, finished
 from train_command import contents, flags, train
 
 from csr import inputs, quarantine
-from csr.config import TrainConfig
+from csr.config.options import TrainConfig
 from csr.data import squash
 from csr.data.table import read_label_table
 from csr.quarantine import Quarantine, look_for_bad_images

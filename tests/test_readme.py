@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from csr import config as options
+from csr.config import options
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

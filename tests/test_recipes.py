@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from csr import config as options
-from csr import recipes
+from csr.config import options, recipes
 from csr.describe import recipe_line
 from csr.run_folder import RunFolder, identity
 from csr.runtime.errors import InputError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from csr.config import TrainConfig
+from csr.config.options import TrainConfig
 from csr.resume import CheckpointFolder
 from csr.run_folder import MAY_DIFFER, RunFolder, earlier_precision, identity
 from csr.runtime.errors import InputError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from csr import config as options
+from csr.config import options
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "csr").rglob("*.py"))

@@ -18,7 +18,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from train_command import contents, flags, start, train
 
 import csr.train
-from csr import config as options
+from csr.config import options
 from csr.data.find import find_images
 from csr.data.store import open_store
 from csr.data.table import read_label_table

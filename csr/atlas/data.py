@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from csr.command import Whole
-from csr.config import TrainConfig, check_ranges, groups
+from csr.config.options import TrainConfig, check_ranges, groups
 from csr.data.boxes import read_boxes
 from csr.data.csvfile import read_header, read_rows
 from csr.data.dataset import LabelledImages

@@ -14,7 +14,7 @@ import torch
 from csr.atlas.data import Source, add_source_flags, image_folder, open_images, open_source, split
 from csr.atlas.keep import read_keep
 from csr.command import Parser, Whole
-from csr.config import TrainConfig, check_ranges
+from csr.config.options import TrainConfig, check_ranges
 from csr.data.dataset import LabelledImages
 from csr.evaluation.intervals import Bootstrap
 from csr.evaluation.measure import Decisions, Rows, look, measure

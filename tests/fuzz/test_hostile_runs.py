@@ -14,9 +14,9 @@ from hostile import refuse
 from train_command import SMALL
 from weight_files import ONE, STATE
 
-from csr import config as options
 from csr import resume
-from csr.config import TrainConfig
+from csr.config import options
+from csr.config.options import TrainConfig
 from csr.resume import CheckpointFolder
 from csr.run_folder import RunFolder, identity
 from csr.runtime.files import save_tensors

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from csr import recipes
+from csr.config import recipes
 from csr.runtime.errors import InputError
 
 AUTO = -(2**63)  # of a number that is found by measuring; nobody gives it by accident
