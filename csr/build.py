@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from csr.config.options import TrainConfig
-from csr.data import table as tables
 from csr.data.dataset import LabelledImages
-from csr.data.store import ImageStore
-from csr.data.table import LabelTable
+from csr.data.image_cache.store import ImageStore
+from csr.data.labels import table as tables
+from csr.data.labels.table import LabelTable
 from csr.data.transforms import EvalTransform, TrainTransform
 from csr.engine.engine import local_device
 from csr.feature_cache import FeatureOptions

@@ -8,12 +8,12 @@ from pathlib import Path
 from types import ModuleType
 
 from csr.command import Parser
-from csr.data.readers import READER_MERGES
-from csr.data_check.command import DataFiles, check_data
-from csr.data_check.report import write_page
-from csr.data_check.text import text_lines
-from csr.importers import imported, isic2017, tbx11k, vindr
-from csr.importers.output import IMAGE_MODES, Output
+from csr.data.check.check import DataFiles, check_data
+from csr.data.check.page import write_page
+from csr.data.check.text import text_lines
+from csr.data.importers import isic2017, summary, tbx11k, vindr
+from csr.data.importers.output import IMAGE_MODES, Output
+from csr.data.labels.reader_merge import READER_MERGES
 from csr.runtime.errors import EXIT_BAD_INPUT, EXIT_DONE, InputError
 
 IMPORTERS: dict[str, ModuleType] = {module.NAME: module for module in (vindr, tbx11k, isic2017)}
@@ -72,7 +72,7 @@ def bring_in(importer: ModuleType, options: argparse.Namespace) -> int:
     with output.open():
         found = importer.run(options.raw, output, options)
         output.finish(found.origin)
-    for line in imported.summary(found, options.out):
+    for line in summary.summary(found, options.out):
         print(line)
     return EXIT_DONE
 

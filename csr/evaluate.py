@@ -13,13 +13,13 @@ from typing import Any
 
 from csr.command import Parser, Whole, exit_process, run_command
 from csr.config.options import EngineOptions
-from csr.data.boxes import read_boxes
 from csr.data.dataset import LabelledImages
-from csr.data.find import find_images
-from csr.data.readers import READER_MERGES
-from csr.data.store import ImageStore, open_store
-from csr.data.table import LabelTable, read_label_table
-from csr.data.vocabulary import Vocabulary
+from csr.data.image_cache.store import ImageStore, open_store
+from csr.data.images.find import find_images
+from csr.data.labels.boxes import read_boxes
+from csr.data.labels.reader_merge import READER_MERGES
+from csr.data.labels.table import LabelTable, read_label_table
+from csr.data.labels.vocabulary import Vocabulary
 from csr.engine import engine
 from csr.evaluation.files import check_folder, summary, write_files
 from csr.evaluation.intervals import Bootstrap

@@ -11,8 +11,8 @@ import torch
 
 from csr import __version__
 from csr.command import Parser
-from csr.data.images import decode_image
-from csr.data.squash import squash_file
+from csr.data.images.decode import decode_image
+from csr.data.images.resize import squash_file
 from csr.explanation import Explanation, explain, to_dict
 from csr.explanation_page import TILE_PX, draw_sheet, picture_of, png_bytes, write_page
 from csr.export import check_out

@@ -98,7 +98,7 @@ def explain(model: CSR, image_BCSS: torch.Tensor) -> list[Explanation]:
 
     Args:
         model: in eval mode, with a card.
-        image_BCSS: from `csr.data.squash`, at the card's stored size.
+        image_BCSS: from `csr.data.images.resize`, at the card's stored size.
     """
     card = model.card
     assert card is not None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from csr.data.images import decode_image
+from csr.data.images.decode import decode_image
 from csr.explanation import Explanation, map_range
 from csr.interaction import DOCTOR_GAP
 from csr.neighbours import Neighbour, Neighbours

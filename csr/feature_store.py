@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr.data.parts import replaced_file
+from csr.data.image_cache.parts import replaced_file
 from csr.features import FeatureTable
 from csr.runtime.errors import InputError
 

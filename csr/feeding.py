@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from csr.batches import Batch, Clock, Load, arriving, cached_loader, pinned, to_device
 from csr.data.dataset import WindowSampler
+from csr.data.prefetch import Batch, Clock, Load, arriving, cached_loader, pinned, to_device
 from csr.data.transforms import box_masks
 from csr.features import FeatureViews
 from csr.runtime import distributed

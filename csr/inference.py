@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr.batches import ahead, pinned, to_device
 from csr.data.dataset import EvalSampler, LabelledImages
+from csr.data.prefetch import ahead, pinned, to_device
 from csr.data.transforms import EvalTransform
 from csr.features import FeatureTable, build_feature_table
 from csr.metrics import RowAccumulator

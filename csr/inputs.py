@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from csr.config.options import TrainConfig
-from csr.data import table as tables
-from csr.data.boxes import BoxTable, read_boxes
-from csr.data.find import find_images
-from csr.data.naming import show
-from csr.data.split import split_validation
-from csr.data.store import ImageStore, check_images, open_store
-from csr.data.table import LabelTable
+from csr.data.image_cache.store import ImageStore, check_images, open_store
+from csr.data.images.find import find_images
+from csr.data.labels import table as tables
+from csr.data.labels.boxes import BoxTable, read_boxes
+from csr.data.labels.names import show
+from csr.data.labels.table import LabelTable
+from csr.data.labels.validation_split import split_validation
 from csr.data.transforms import stored_size
 from csr.runtime import distributed
 from csr.runtime.errors import InputError

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from csr.data.naming import show, show_some
+from csr.data.labels.names import show, show_some
 from csr.model import CSR
 from csr.model.sharing import read_config
 from csr.runtime.errors import InputError

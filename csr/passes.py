@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from csr import inference
-from csr.batches import Batch
 from csr.data.dataset import LabelledImages
+from csr.data.prefetch import Batch
 from csr.engine.engine import Engine, inference_precision
 from csr.feature_cache import FeatureOptions, frozen_features
 from csr.features import FeatureViews

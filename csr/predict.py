@@ -14,8 +14,8 @@ from typing import IO, Any
 import torch
 
 from csr.command import Parser
-from csr.data.gather import gather_images
-from csr.data.squash import squash_files
+from csr.data.images.collect import gather_images
+from csr.data.images.resize import squash_files
 from csr.interaction import DOCTOR_GAP, top_two_gap
 from csr.loading import load_model, pick_device
 from csr.model import CSR

@@ -16,11 +16,11 @@ from typing import Any
 
 from csr import inputs
 from csr.config.options import TrainConfig
-from csr.data.boxes import read_boxes
-from csr.data.find import find_present
-from csr.data.naming import show_some
-from csr.data.store import ImageStore, open_readable
-from csr.data.table import LabelTable, without
+from csr.data.image_cache.store import ImageStore, open_readable
+from csr.data.images.find import find_present
+from csr.data.labels.boxes import read_boxes
+from csr.data.labels.names import show_some
+from csr.data.labels.table import LabelTable, without
 from csr.data.transforms import stored_size
 from csr.runtime import distributed
 from csr.runtime.errors import InputError

@@ -16,9 +16,9 @@ from csr.command import Parser, exit_process, run_command
 from csr.config import options, recipes
 from csr.config.options import TrainConfig
 from csr.data.dataset import LabelledImages
-from csr.data.store import ImageStore
+from csr.data.image_cache.store import ImageStore
+from csr.data.labels.summary import data_facts
 from csr.data.transforms import stored_size
-from csr.data_facts import data_facts
 from csr.describe import describe, git_revision, versions
 from csr.engine import cpu, engine
 from csr.engine.ds_config import (

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import torch
 
 from csr import telemetry
-from csr.batches import Clock
+from csr.data.prefetch import Clock
 from csr.engine.engine import Engine, local_device
 from csr.feature_cache import FeatureOptions
 from csr.features import FeatureViews

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from csr.batches import Clock, arriving
+from csr.data.prefetch import Clock, arriving
 
 CPU = torch.device("cpu")
 

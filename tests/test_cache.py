@@ -71,7 +71,7 @@ def test_a_file_that_a_process_has_mapped_or_open_stays(caches, tmp_path, capsys
 def test_an_image_cache_that_a_run_opens_is_used_now(tmp_path):
     from PIL import Image
 
-    from csr.data.store import open_store
+    from csr.data.image_cache.store import open_store
 
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     for _ in range(2):

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from csr.data.table import read_label_table
+from csr.data.labels.table import read_label_table
 from csr.data_command import main
 from csr.runtime.errors import InputError
 

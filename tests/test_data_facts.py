@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny_model import tiny_model, write_run
 
-from csr.data.table import read_label_table
-from csr.data_facts import data_facts, read_origin
+from csr.data.labels.summary import data_facts, read_origin
+from csr.data.labels.table import read_label_table
 from csr.loading import load_run
 from csr.model.readme import write_readme
 

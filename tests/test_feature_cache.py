@@ -13,8 +13,8 @@ from PIL import Image
 
 from csr import feature_cache
 from csr.data.dataset import LabelledImages
-from csr.data.store import open_store
-from csr.data.table import read_label_table
+from csr.data.image_cache.store import open_store
+from csr.data.labels.table import read_label_table
 from csr.data.transforms import EvalTransform, TrainTransform
 from csr.feature_cache import AugmentedView, FeatureOptions, PlainView, build_on_disk, frozen_features, key_of
 from csr.feature_store import FeatureStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from csr.data.masks import box_masks
+from csr.data.box_masks import box_masks
 from csr.data.transforms import identity_theta
 from csr.interaction import (
     box_cells,

@@ -13,7 +13,7 @@ from train_command import flags
 
 from csr import build, inputs, micro_batch, train
 from csr.config.options import TrainConfig
-from csr.data.store import ImageStore
+from csr.data.image_cache.store import ImageStore
 from csr.engine import memory
 from csr.micro_batch import Trial, largest
 from csr.runtime.errors import InputError

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from tiny_model import CONCEPTS, TARGETS, tiny_model
 
-from csr.data.gather import gather_images
-from csr.data.store import open_store
+from csr.data.image_cache.store import open_store
+from csr.data.images.collect import gather_images
 from csr.data.transforms import EvalTransform
 from csr.predict import main, predict_files
 from csr.runtime.errors import InputError

@@ -21,8 +21,8 @@ from train_command import contents, flags, train
 
 from csr import inputs, quarantine
 from csr.config.options import TrainConfig
-from csr.data import squash
-from csr.data.table import read_label_table
+from csr.data.images import resize
+from csr.data.labels.table import read_label_table
 from csr.quarantine import Quarantine, look_for_bad_images
 from csr.runtime.errors import InputError
 
@@ -91,13 +91,13 @@ def look(data: Path) -> Callable[..., tuple[Quarantine, list[str]]]:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are decoded from now on."""
     seen: list[str] = []
-    original = squash.squash_file
+    original = resize.squash_file
 
     def counted(path: Path, size: int) -> Any:
         seen.append(path.name)
         return original(path, size)
 
-    monkeypatch.setattr(squash, "squash_file", counted)
+    monkeypatch.setattr(resize, "squash_file", counted)
     return seen
 
 
@@ -136,7 +136,7 @@ def test_labels_split_boxes_and_stores_see_the_kept_images_alone(data, look, cac
     assert [len(store) for store in stores] == [208, 99]
     for store, paths in zip(stores, (found.train_paths, found.test_paths), strict=True):
         for n in (0, 7, len(store) - 1):
-            wanted = squash.squash_file(paths[n], store.size).pixels_CSS
+            wanted = resize.squash_file(paths[n], store.size).pixels_CSS
             np.testing.assert_array_equal(store[n], wanted)
 
 
@@ -156,7 +156,7 @@ def test_every_image_is_decoded_once_and_later_only_the_bad_ones(data, look, mon
 
 def test_what_a_new_decoder_can_read_is_used_again(data, look, monkeypatch):
     damage(data)
-    original = squash.decode_image
+    original = resize.decode_image
 
     def without_decoder(path: Path, **options: Any) -> Any:
         if path.name == "train050.png":
@@ -165,7 +165,7 @@ def test_what_a_new_decoder_can_read_is_used_again(data, look, monkeypatch):
 
     (data / "train" / "train007.png").write_bytes((data / "train" / "train008.png").read_bytes())
     with monkeypatch.context() as patch:
-        patch.setattr(squash, "decode_image", without_decoder)
+        patch.setattr(resize, "decode_image", without_decoder)
         before, _ = look()
     assert [image.image_id for image in before.images] == ["train050", "train100", "test099"]
     assert before.images[0].reason == "no decoder"

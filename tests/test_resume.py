@@ -136,7 +136,7 @@ def test_kills_in_the_middle_of_writing_and_between_stages_change_no_bit(phantom
 @pytest.mark.slow
 def test_signals_while_images_are_decoded_and_in_validation_exit_75(phantom_folder, out, whole, tmp_path):
     fresh = ("--image_cache", str(tmp_path / "images"))
-    ends = [("TERM", "csr.data.squash:squash_file", 9), ("TERM", "csr.passes:Passes.validate", 2)]
+    ends = [("TERM", "csr.data.images.resize:squash_file", 9), ("TERM", "csr.passes:Passes.validate", 2)]
     assert_same(disturbed(phantom_folder, out, "early", ends, *fresh), whole)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 from train_command import flags, start
 
-from csr.batches import to_device
+from csr.data.prefetch import to_device
 from csr.model.backbones import build_backbone
 
 COUNTED = Path(__file__).with_name("counted_reads.py")

@@ -66,7 +66,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def part(dotted: str) -> str:
-    """csr.data.table.read_label_table -> data"""
+    """csr.data.labels.table.read_label_table -> data"""
     return dotted.split(".")[1] if "." in dotted else ""
 
 
@@ -188,7 +188,7 @@ def test_no_exception_is_swallowed(path):
         if ast.unparse(node.type) in ("Exception", "BaseException"):
             handed_on = any(isinstance(n, ast.Raise) for n in ast.walk(node))
             # the command tells it and ends; the loader's thread hands it to the thread that uses the batch
-            assert handed_on or short(path) in ("csr/command.py", "csr/batches.py"), where
+            assert handed_on or short(path) in ("csr/command.py", "csr/data/prefetch.py"), where
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=short)

@@ -19,9 +19,9 @@ from train_command import contents, flags, start, train
 
 import csr.train
 from csr.config import options
-from csr.data.find import find_images
-from csr.data.store import open_store
-from csr.data.table import read_label_table
+from csr.data.image_cache.store import open_store
+from csr.data.images.find import find_images
+from csr.data.labels.table import read_label_table
 from csr.data.transforms import EvalTransform, stored_size
 from csr.model import CSR
 

@@ -19,14 +19,14 @@ import numpy as np
 
 from csr.command import Whole
 from csr.config.options import TrainConfig, check_ranges, groups
-from csr.data.boxes import read_boxes
-from csr.data.csvfile import read_header, read_rows
 from csr.data.dataset import LabelledImages
-from csr.data.find import find_images
-from csr.data.split import split_validation
-from csr.data.store import open_store
-from csr.data.table import read_label_table, without
-from csr.data.vocabulary import Vocabulary
+from csr.data.image_cache.store import open_store
+from csr.data.images.find import find_images
+from csr.data.labels.boxes import read_boxes
+from csr.data.labels.csv_file import read_header, read_rows
+from csr.data.labels.table import read_label_table, without
+from csr.data.labels.validation_split import split_validation
+from csr.data.labels.vocabulary import Vocabulary
 from csr.loading import is_run, load_model
 from csr.model import CSR
 from csr.model.card import Card

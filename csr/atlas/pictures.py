@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from csr.data.images import decode_image
+from csr.data.images.decode import decode_image
 from csr.report.pictures import heat_colours
 from csr.runtime.files import write_atomic
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from csr.data.boxes import BoxTable
+from csr.data.image_cache.store import ImageStore
+from csr.data.labels.boxes import BoxTable
+from csr.data.labels.table import LabelTable
 from csr.data.sampler import EvalSampler, Positions, WindowSampler
-from csr.data.store import ImageStore
-from csr.data.table import LabelTable
 
 __all__ = ["EvalSampler", "LabelledImages", "Positions", "WindowSampler", "keep_batch"]
 

@@ -14,8 +14,8 @@ from functools import lru_cache
 import torch
 from torch.nn import functional as F
 
-from csr.data.draws import uniform_draws
-from csr.data.masks import box_masks, transform_boxes
+from csr.data.box_masks import box_masks, transform_boxes
+from csr.data.random_draws import uniform_draws
 
 __all__ = [
     "EvalTransform",

@@ -6,9 +6,9 @@ import os
 
 import numpy as np
 
-from csr.data.csvfile import read_header, read_rows
-from csr.data.naming import image_key, name_key, show, show_some
-from csr.data.table import LabelTable
+from csr.data.labels.csv_file import read_header, read_rows
+from csr.data.labels.names import image_key, name_key, show, show_some
+from csr.data.labels.table import LabelTable
 from csr.runtime.errors import InputError
 
 MAX_GROUPS = 50

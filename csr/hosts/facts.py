@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from csr import __version__
-from csr.data.naming import IMAGE_SUFFIXES
+from csr.data.labels.names import IMAGE_SUFFIXES
 from csr.engine import cpu
 from csr.runtime import fingerprint
 from csr.runtime.files import hash_file

@@ -37,7 +37,7 @@ class Preprocessing:
         return {**sizes, "mean": list(self.mean), "std": list(self.std)}
 
     def transform(self) -> EvalTransform:
-        """What follows the squashing (see `csr.data.squash`), for a batch at once."""
+        """What follows the squashing (see `csr.data.images.resize`), for a batch at once."""
         return EvalTransform(self.image_size, mean=self.mean, std=self.std)
 
 

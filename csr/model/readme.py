@@ -167,7 +167,7 @@ def _input(card: Card) -> str:
         "(bilinear, antialiased, aspect not kept), "
         f"resized to {pre.image_size} x {pre.image_size}, scaled to 0..1, "
         f"minus {list(pre.mean)}, divided by {list(pre.std)}; grey images have three equal channels. "
-        "`csr.data.squash.squash_file` and `model.card.preprocessing.transform()` do just this."
+        "`csr.data.images.resize.squash_file` and `model.card.preprocessing.transform()` do just this."
     )
 
 

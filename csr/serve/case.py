@@ -39,7 +39,7 @@ class Case:
 
     Args:
         model: in eval mode, with a card; shared by all cases.
-        pixels_CSS: uint8, from `csr.data.squash`.
+        pixels_CSS: uint8, from `csr.data.images.resize`.
     """
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from csr.command import Parser
-from csr.data.images import MAX_FILE_BYTES, MAX_PIXELS
+from csr.data.images.decode import MAX_FILE_BYTES, MAX_PIXELS
 from csr.loading import load_model, pick_device
 from csr.model import CSR
 from csr.neighbours import Neighbours, read_neighbours

@@ -17,10 +17,10 @@ from measuring import Report, median
 from PIL import Image
 from reference import Images, make_loader
 
-from csr.batches import ahead
 from csr.data.dataset import LabelledImages, WindowSampler
-from csr.data.store import open_store
-from csr.data.table import LabelTable, read_label_table
+from csr.data.image_cache.store import open_store
+from csr.data.labels.table import LabelTable, read_label_table
+from csr.data.prefetch import ahead
 from csr.data.transforms import TrainTransform, stored_size
 
 KINDS = (("png", 512), ("png", 1024), ("png", 2048), ("jpg", 1024), ("jpg", 2048), ("dcm", 2048))

@@ -36,10 +36,10 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision.transforms import v2
 
 from csr.build import lr_factor
-from csr.data.dicom import read_dicom
-from csr.data.find import find_images
-from csr.data.split import split_validation
-from csr.data.table import LabelTable, read_label_table
+from csr.data.images.dicom import read_dicom
+from csr.data.images.find import find_images
+from csr.data.labels.table import LabelTable, read_label_table
+from csr.data.labels.validation_split import split_validation
 from csr.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,

@@ -26,7 +26,7 @@ from compare import draw, run_csr, training_flags
 from measuring import RESULTS, Report, median
 from torch.nn import functional as F
 
-from csr.batches import Clock, arriving, cached_loader, to_device
+from csr.data.prefetch import Clock, arriving, cached_loader, to_device
 from csr.data.sampler import WindowSampler
 from csr.engine.ds_config import load_ds_config, merge_ds_config
 from csr.engine.engine import Engine, local_device, start

@@ -18,9 +18,9 @@ from csr.atlas.command import main
 from csr.atlas.hints import hints
 from csr.atlas.regions import box_around, is_in, peak_of, region_around_peak, sight_of
 from csr.atlas.scan import NONE, BestImages, Counter
-from csr.data.split import split_validation
-from csr.data.squash import squash_file
-from csr.data.table import read_label_table
+from csr.data.images.resize import squash_file
+from csr.data.labels.table import read_label_table
+from csr.data.labels.validation_split import split_validation
 from csr.explain import main as explain
 from csr.layers.prototypes import winners
 from csr.neighbours import read_neighbours

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from csr.data.table import LabelTable, read_label_table
+from csr.data.labels.table import LabelTable, read_label_table
 
 
 @pytest.fixture

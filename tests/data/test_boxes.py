@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from csr.data.boxes import read_boxes
+from csr.data.labels.boxes import read_boxes
 from csr.runtime.errors import InputError
 
 HEADER = "image_id,rad_id,class_name,x_min,y_min,x_max,y_max\n"
@@ -89,8 +89,8 @@ def test_boxes_over_the_edge_are_cut_below_a_pixel_and_refused_above(boxes_of):
 
 
 def test_the_real_boxes_lie_in_their_images(real_images):
-    from csr.data.images import decode_image, find_images
-    from csr.data.table import read_label_table
+    from csr.data.images.decode import decode_image, find_images
+    from csr.data.labels.table import read_label_table
 
     targets = ["malignant", "cyst", "fibroadenoma"]
     table = read_label_table(real_images / "labels_test.csv", target_cols=targets)

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from csr.data.boxes import read_boxes
 from csr.data.dataset import EvalSampler, LabelledImages, WindowSampler, keep_batch
-from csr.data.store import open_store
+from csr.data.image_cache.store import open_store
+from csr.data.labels.boxes import read_boxes
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from csr.data.dicom import display_values
-from csr.data.images import read_image
+from csr.data.images.decode import read_image
+from csr.data.images.dicom import display_values
 from csr.runtime.errors import InputError
 
 RAMP = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from csr.data.draws import uniform_draws
+from csr.data.random_draws import uniform_draws
 
 WORD = 2**64
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from csr.data.find import find_image, find_images, find_present
+from csr.data.images.find import find_image, find_images, find_present
 from csr.runtime.errors import InputError
 
 

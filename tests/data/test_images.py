@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from csr.data.images import decode_image, read_image
+from csr.data.images.decode import decode_image, read_image
 from csr.runtime.errors import InputError
 
 RNG = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from csr.data.masks import box_masks, invert_theta, transform_boxes
+from csr.data.box_masks import box_masks, invert_theta, transform_boxes
 from csr.data.transforms import draw_theta, identity_theta
 
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from csr.data.naming import clean_name, id_problem, image_key, name_key, print_key, show, show_some
+from csr.data.labels.names import clean_name, id_problem, image_key, name_key, print_key, show, show_some
 
 
 def test_width_case_invisible_characters_and_composition_do_not_make_a_new_name():

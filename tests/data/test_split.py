@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from csr.data.split import split_validation
-from csr.data.table import LabelTable
+from csr.data.labels.table import LabelTable
+from csr.data.labels.validation_split import split_validation
 from csr.runtime.errors import InputError
 
 

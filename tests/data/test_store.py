@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from csr.data import cachefile
-from csr.data.images import find_images
-from csr.data.store import check_images, list_unreadable, open_store
+from csr.data.image_cache import cache_file
+from csr.data.image_cache.store import check_images, list_unreadable, open_store
+from csr.data.images.decode import find_images
 from csr.runtime.errors import InputError
 
 SIZE = 6
@@ -159,7 +159,7 @@ def test_an_interrupted_build_leaves_nothing_that_is_served(paths, tmp_path, mon
         open_store(paths, progress=lambda done, of: stop() if done == 3 else None, **options)
     assert not list((tmp_path / "c").iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr(cachefile, "read_planes", stop)
+        patch.setattr(cache_file, "read_planes", stop)
         with pytest.raises(KeyboardInterrupt):
             open_store(paths, **options)
     assert [path.suffix for path in (tmp_path / "c").iterdir()] == [".part"]
@@ -203,10 +203,10 @@ def test_two_builds_of_one_cache_at_the_same_time_do_no_harm(paths, tmp_path):
 
 @pytest.mark.parametrize("package", ["pillow", "pydicom"])
 def test_another_version_of_a_decoder_decodes_anew(package, paths, monkeypatch):
-    before = cachefile.cache_key(paths, SIZE)
-    known = cachefile.metadata.version
-    monkeypatch.setattr(cachefile.metadata, "version", lambda n: "0.0" if n == package else known(n))
-    assert cachefile.cache_key(paths, SIZE) != before
+    before = cache_file.cache_key(paths, SIZE)
+    known = cache_file.metadata.version
+    monkeypatch.setattr(cache_file.metadata, "version", lambda n: "0.0" if n == package else known(n))
+    assert cache_file.cache_key(paths, SIZE) != before
 
 
 def test_files_that_a_killed_run_left_are_removed_when_they_are_old(paths, tmp_path):
@@ -228,21 +228,21 @@ def test_a_store_travels_to_worker_processes_without_its_pixels(paths, tmp_path)
 
 def test_a_part_that_another_run_completes_meanwhile_is_left_to_it(paths, tmp_path, monkeypatch):
     file = tmp_path / "c" / "images-x.bin"
-    ours, theirs = (cachefile.CacheBuild(file, paths, SIZE, (0, 1)) for _ in range(2))
-    real_index, real_write = cachefile.read_index, cachefile.write_part
+    ours, theirs = (cache_file.CacheBuild(file, paths, SIZE, (0, 1)) for _ in range(2))
+    real_index, real_write = cache_file.read_index, cache_file.write_part
 
     def look_before_they_write(part):
-        monkeypatch.setattr(cachefile, "read_index", real_index)
+        monkeypatch.setattr(cache_file, "read_index", real_index)
         found = real_index(part)
         assert theirs.write_own_part(1, None) is None
-        monkeypatch.setattr(cachefile, "write_part", write_while_they_join)
+        monkeypatch.setattr(cache_file, "write_part", write_while_they_join)
         return found
 
     def write_while_they_join(part, *args, **options):
-        assert theirs.join() == ({}, None) and cachefile.is_complete(file, len(paths), SIZE)
+        assert theirs.join() == ({}, None) and cache_file.is_complete(file, len(paths), SIZE)
         real_write(part, *args, **options)
 
-    monkeypatch.setattr(cachefile, "read_index", look_before_they_write)
+    monkeypatch.setattr(cache_file, "read_index", look_before_they_write)
     assert ours.write_own_part(1, None) is None
     assert ours.join() == ({}, None)
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from csr.data.table import (
+from csr.data.labels.table import (
     check_disjoint,
     check_positives,
     count_positives,
@@ -13,7 +13,7 @@ from csr.data.table import (
     read_label_table,
     shared_patients,
 )
-from csr.data.vocabulary import Vocabulary
+from csr.data.labels.vocabulary import Vocabulary
 from csr.runtime.errors import InputError
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from csr.data.squash import squash_file
-from csr.data_check.images import NEAR_LIMITS, difference_signs, groups_of, kind_of, near_duplicates, scan
+from csr.data.check.image_scan import NEAR_LIMITS, difference_signs, groups_of, kind_of, near_duplicates, scan
+from csr.data.images.resize import squash_file
 from csr.runtime.errors import InputError
 
 
@@ -67,7 +67,7 @@ def test_blocks_find_what_a_loop_over_pairs_finds(monkeypatch):
                 wanted.append((a, b))
     assert wanted, "the case is not empty"
     for entries in (2**24, 100):
-        monkeypatch.setattr("csr.data_check.images._BLOCK_ENTRIES", entries)
+        monkeypatch.setattr("csr.data.check.image_scan._BLOCK_ENTRIES", entries)
         assert [(a, b) for a, b, _ in near_duplicates(thumbnails)] == wanted
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from csr.data.table import read_label_table
-from csr.data_check.readers import agreement, cohen_kappa, fleiss_kappa, read_reads
+from csr.data.check.reader_agreement import agreement, cohen_kappa, fleiss_kappa, read_reads
+from csr.data.labels.table import read_label_table
 
 Rows = list[tuple[str, str, tuple[str, ...]]]
 LABELS = ("Opacity", "Nodule", "Pneumonia")

@@ -19,9 +19,9 @@ from tiny_model import CONCEPTS, TARGETS, K, M, tiny_card, tiny_model, write_run
 import csr.evaluate
 from csr.command import run_command
 from csr.data.dataset import LabelledImages
-from csr.data.store import open_store
-from csr.data.table import read_label_table
-from csr.data.vocabulary import Vocabulary
+from csr.data.image_cache.store import open_store
+from csr.data.labels.table import read_label_table
+from csr.data.labels.vocabulary import Vocabulary
 from csr.evaluate import main
 from csr.evaluation.files import COLUMNS, summary
 from csr.evaluation.measure import Decisions, count_alive, look

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from csr.data.table import LabelTable, read_label_table
-from csr.data.vocabulary import Vocabulary
+from csr.data.labels.table import LabelTable, read_label_table
+from csr.data.labels.vocabulary import Vocabulary
 from csr.evaluation.subgroups import MAX_GROUPS, NOT_GIVEN, read_groups
 from csr.runtime.errors import InputError
 

@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from csr.data.images import read_image
-from csr.data.table import read_label_table
+from csr.data.images.decode import read_image
+from csr.data.labels.table import read_label_table
 from csr.engine.ds_config import load_ds_config
 from csr.model import CSR
 from csr.model.tensor_file import read_tensors

@@ -24,7 +24,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from csr.data.images import read_image
+from csr.data.images.decode import read_image
 
 FRAMES = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
 GOOD = {

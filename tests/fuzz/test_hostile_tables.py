@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hostile import HEADER, refuse
 
-from csr.data.boxes import read_boxes
-from csr.data.table import read_label_table
+from csr.data.labels.boxes import read_boxes
+from csr.data.labels.table import read_label_table
 
 ROWS = [f"train{n},R1,{n & 1},{n >> 1 & 1},{int(n % 3 == 0)},{int(n % 4 == 0)}" for n in range(12)]
 GOOD = "\n".join([HEADER, *ROWS]) + "\n"

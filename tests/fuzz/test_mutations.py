@@ -19,11 +19,11 @@ from safetensors.torch import save
 from test_hostile_models import HF
 from weight_files import STATE, torch_bytes
 
-from csr.data.boxes import read_boxes
-from csr.data.cachefile import is_complete
-from csr.data.images import decode_image
-from csr.data.parts import read_index, read_noted, write_noted, write_part
-from csr.data.table import read_label_table
+from csr.data.image_cache.cache_file import is_complete
+from csr.data.image_cache.parts import read_index, read_noted, write_noted, write_part
+from csr.data.images.decode import decode_image
+from csr.data.labels.boxes import read_boxes
+from csr.data.labels.table import read_label_table
 from csr.engine.ds_config import load_ds_config, merge_ds_config
 from csr.model import CSR
 from csr.model.tensor_file import read_tensors

@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from csr.importers.vindr import DIAGNOSES, FINDINGS
+from csr.data.importers.vindr import DIAGNOSES, FINDINGS
 
 VINDR_LABELS = {
     "train": (*FINDINGS, *(name.replace("Other disease", "Other diseases") for name in DIAGNOSES)),

@@ -11,8 +11,8 @@ import pytest
 import raw_sets
 from PIL import Image
 
-from csr.data.table import read_label_table
-from csr.importers.isic2017_features import regions
+from csr.data.importers.isic2017_features import regions
+from csr.data.labels.table import read_label_table
 from csr.runtime.errors import InputError
 
 TARGETS = ("melanoma", "seborrheic_keratosis", "nevus")

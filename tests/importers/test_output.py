@@ -12,8 +12,8 @@ import pytest
 import raw_sets
 from train_command import SMALL, contents, train
 
+from csr.data.importers.boxes import Box, checked_box
 from csr.data_command import main
-from csr.importers.boxes import Box, checked_box
 from csr.runtime.errors import InputError
 
 

@@ -11,7 +11,7 @@ import pytest
 import raw_sets
 from PIL import Image
 
-from csr.data.table import read_label_table
+from csr.data.labels.table import read_label_table
 from csr.runtime.errors import InputError
 
 TARGETS = ("healthy", "sick but not TB", "active TB", "latent TB")

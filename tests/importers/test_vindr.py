@@ -10,11 +10,11 @@ import pytest
 import raw_sets
 from pydicom import dcmread
 
-from csr.data.boxes import read_boxes
-from csr.data.find import find_images
-from csr.data.images import read_image
-from csr.data.table import read_label_table
-from csr.importers.vindr import DIAGNOSES, FINDINGS
+from csr.data.images.decode import read_image
+from csr.data.images.find import find_images
+from csr.data.importers.vindr import DIAGNOSES, FINDINGS
+from csr.data.labels.boxes import read_boxes
+from csr.data.labels.table import read_label_table
 from csr.runtime.errors import InputError
 
 

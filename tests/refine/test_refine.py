@@ -20,7 +20,7 @@ from train_command import contents, flags, train
 
 from csr.atlas.command import main as atlas
 from csr.atlas.keep import read_keep, write_keep
-from csr.data.squash import squash_file
+from csr.data.images.resize import squash_file
 from csr.evaluate import main as evaluate
 from csr.evaluation.measure import count_alive
 from csr.evaluation.pointing import SCORES, pointing_rows

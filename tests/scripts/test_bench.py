@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from csr.data.images import read_image
+from csr.data.images.decode import read_image
 from csr.data.transforms import stored_size
 from csr.layers.projector import Projector
 from csr.losses import contrastive, prototype_similarity

@@ -10,7 +10,7 @@ import torch
 from serving import box, opened, png, put
 from tiny_model import CONCEPTS, TARGETS, K, M, tiny_model
 
-from csr.data.squash import squash_file
+from csr.data.images.resize import squash_file
 from csr.explanation import contributions, explain, to_dict
 from csr.interaction import check_safety, edited_maps, edited_scores, make_edits
 from csr.reference import Reference

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 from serving import BINARY, opened, png, saved, sent
 
-from csr.data.images import decode_image
+from csr.data.images.decode import decode_image
 from csr.runtime.errors import InputError, TooLargeError
 from csr.serve.limits import MAX_NAME, Limits
 from csr.serve.upload import in_memory, read_upload, shown_name

@@ -1,0 +1,146 @@
+"""What is found in label tables and their images, as plain JSON; what to think of it is for `csr.data.check`.
+
+Letters: N images, L labels, R boxes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from csr.data.check.image_scan import Scanned, groups_of, near_duplicates
+from csr.data.labels.boxes import read_boxes
+from csr.data.labels.names import image_key
+from csr.data.labels.table import POSITIVE, LabelTable, count_positives
+
+Found = dict[str, Any]
+
+
+@dataclass(eq=False)
+class Split:
+    """A table and what its images are.
+
+    Attributes:
+        scanned: readable images by row.
+        missing, unreadable: why there is no file or no picture, by row.
+    """
+
+    name: str
+    table: LabelTable
+    paths: dict[int, Path] = field(default_factory=dict)
+    scanned: dict[int, Scanned] = field(default_factory=dict)
+    missing: dict[int, str] = field(default_factory=dict)
+    unreadable: dict[int, str] = field(default_factory=dict)
+
+    def label(self, row: int) -> str:
+        return f"{self.name}:{self.table.image_ids[row]}"
+
+
+def labels_of(table: LabelTable) -> tuple[tuple[tuple[str, ...], np.ndarray], ...]:
+    """Names and values of the concepts, then of the targets."""
+    return (table.concept_names, table.concept_NK), (table.target_names, table.target_NT)
+
+
+def split_facts(split: Split) -> Found:
+    table, scanned = split.table, [*split.scanned.values()]
+    sizes = Counter((one.width, one.height) for one in scanned)
+    sides = np.asarray([(one.width, one.height) for one in scanned], dtype=np.int64).reshape(-1, 2)
+    patients = None if table.patient_ids is None else len({*table.patient_ids} - {""})
+    readers = Counter(table.num_readers_N.tolist())
+    return {
+        "csv": Path(table.path).name, "images": len(table), "patients": patients,
+        "readers_per_image": {str(number): count for number, count in sorted(readers.items())},
+        "readable": len(scanned),
+        "missing": [*split.missing.values()], "unreadable": [*split.unreadable.values()],
+        "kinds": dict(Counter(one.kind for one in scanned).most_common()),
+        "sizes": [[width, height, count] for (width, height), count in sizes.most_common()],
+        "width": _spread(sides[:, 0]), "height": _spread(sides[:, 1]),
+    }  # fmt: skip
+
+
+def _spread(side_N: np.ndarray) -> Found | None:
+    if not len(side_N):
+        return None
+    return {"min": int(side_N.min()), "median": float(np.median(side_N)), "max": int(side_N.max())}
+
+
+def label_facts(splits: list[Split]) -> Found:
+    """Images with each label, and those where it is annotated, by split."""
+    facts: Found = {}
+    for split in splits:
+        for kind, (names, label_NL) in zip(("concept", "target"), labels_of(split.table), strict=True):
+            annotated_L = np.count_nonzero(~np.isnan(label_NL), axis=0)
+            for name, positive, annotated in zip(names, count_positives(label_NL), annotated_L, strict=True):
+                row = facts.setdefault(name, {"kind": kind})
+                row[split.name] = {"positive": int(positive), "annotated": int(annotated)}
+    return facts
+
+
+def cooccurrence(table: LabelTable) -> Found:
+    """Images that have both of two labels, of the training table: `counts[i][j]`, on the diagonal those with one."""
+    positive_NL = np.concatenate([table.concept_NK, table.target_NT], axis=1) >= POSITIVE
+    count_LL = positive_NL.T.astype(np.int64) @ positive_NL.astype(np.int64)
+    return {"names": [*table.concept_names, *table.target_names], "counts": count_LL.tolist()}
+
+
+def copies(splits: list[Split]) -> Found:
+    """Images with the same bytes, and images that look the same, as `split:image_id`."""
+    places = [(split, row) for split in splits for row in split.scanned]
+    by_hash: dict[str, list[int]] = {}
+    for place, (split, row) in enumerate(places):
+        by_hash.setdefault(split.scanned[row].sha256, []).append(place)
+    exact = [group for group in by_hash.values() if len(group) > 1]
+    firsts = [group[0] for group in by_hash.values()]
+    near: list[list[int]] = []
+    if firsts:
+        thumbnails = np.stack([places[p][0].scanned[places[p][1]].thumbnail_SS for p in firsts])
+        near = [[firsts[i] for i in group] for group in groups_of(near_duplicates(thumbnails))]
+    return {
+        "exact_duplicates": [_group(group, places) for group in exact],
+        "near_duplicates": [_group(group, places) for group in near],
+    }
+
+
+def _group(group: list[int], places: list[tuple[Split, int]]) -> Found:
+    members = [places[place] for place in group]
+    labels = [np.concatenate([s.table.concept_NK[row], s.table.target_NT[row]]) for s, row in members]
+    return {
+        "images": [split.label(row) for split, row in members],
+        "files": [str(split.paths[row]) for split, row in members],
+        "leak": len({split.name for split, _ in members}) > 1,
+        "same_id": len({image_key(split.table.image_ids[row]) for split, row in members}) == 1,
+        "labels_agree": all(np.array_equal(one, labels[0], equal_nan=True) for one in labels),
+    }
+
+
+def box_facts(path: str, split: Split) -> Found:
+    """Boxes by class, and how many are on images that do not have the finding.
+
+    Raises:
+        InputError: the file cannot be read, or boxes lie outside of their images.
+    """
+    boxes = read_boxes(path, table=split.table)
+    size_N2 = np.full((len(split.table), 2), 2**31, dtype=np.int64)  # of images that cannot be read
+    for row, one in split.scanned.items():
+        size_N2[row] = one.height, one.width
+    boxes = boxes.check_inside(size_N2)
+    present_R = split.table.concept_NK[boxes.image_R, boxes.class_R] >= POSITIVE
+    area_R = np.prod((boxes.pixel_R4[:, 2:] - boxes.pixel_R4[:, :2]) / size_N2[boxes.image_R][:, ::-1], axis=1)
+    classes = {}
+    for place, name in enumerate(split.table.concept_names):
+        mine = boxes.class_R == place
+        positive_N = split.table.concept_NK[:, place] >= POSITIVE
+        classes[name] = {
+            "boxes": int(mine.sum()), "images": int(len(np.unique(boxes.image_R[mine]))),
+            "positive_without": int(np.setdiff1d(np.flatnonzero(positive_N), boxes.image_R[mine]).size),
+            "on_absent": int((mine & ~present_R).sum()),
+            "median_area": float(np.median(area_R[mine])) if mine.any() else None,
+        }  # fmt: skip
+    return {
+        "csv": Path(path).name, "boxes": len(boxes), "images": int(len(np.unique(boxes.image_R))),
+        "classes": classes, "ignored": boxes.ignored,
+    }  # fmt: skip

@@ -1,0 +1,160 @@
+"""How far the readers of a label table agree: Cohen's kappa of every two, Fleiss' kappa of three and more.
+
+Letters: R reads (image and reader), P pairs of readers, L labels, N images, C categories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from csr.data.labels.csv_file import read_header, read_rows
+from csr.data.labels.names import image_key, name_key
+from csr.data.labels.table import LabelTable
+
+MIN_READERS_FLEISS = 3
+_CODES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0}
+MISSING = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Reads:
+    """What each reader said of each image, sorted by image and reader, one entry for both.
+
+    Attributes:
+        image_R, reader_R: int64, places in the table and among `readers`.
+        value_RL: int8, 1, 0 or `MISSING`; concepts, then targets.
+        readers: names of `rad_id`.
+        labels: names.
+    """
+
+    image_R: np.ndarray
+    reader_R: np.ndarray
+    value_RL: np.ndarray
+    readers: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+def read_reads(table: LabelTable) -> Reads | None:
+    """The rows behind a table, or None if its file tells no readers apart.
+
+    The file was checked when `table` was read from it.
+    """
+    rows = read_rows(table.path)
+    header = [name_key(name) for name in read_header(rows, table.path, required=("image_id",))]
+    if "rad_id" not in header:
+        return None
+    labels = (*table.concept_names, *table.target_names)
+    columns = [header.index(name_key(name)) for name in labels]
+    image_at, reader_at = header.index("image_id"), header.index("rad_id")
+    place_of = {image_key(name): place for place, name in enumerate(table.image_ids)}
+    number_of: dict[str, int] = {}
+    image, reader, codes = [], [], bytearray()
+    for _, cells in rows:
+        image.append(place_of[image_key(cells[image_at])])
+        reader.append(number_of.setdefault(cells[reader_at], len(number_of)))
+        codes.extend(_CODES.get(cells[column], MISSING) & 0xFF for column in columns)
+    value_RL = np.frombuffer(codes, np.int8).reshape(len(image), len(labels))
+    image_R, reader_R = np.asarray(image, dtype=np.int64), np.asarray(reader, dtype=np.int64)
+    key_R, inverse_R = np.unique(image_R * len(number_of) + reader_R, return_inverse=True)
+    merged_RL = np.full((len(key_R), len(labels)), MISSING, dtype=np.int8)
+    np.maximum.at(merged_RL, inverse_R, value_RL)
+    return Reads(key_R // len(number_of), key_R % len(number_of), merged_RL, tuple(number_of), labels)
+
+
+def agreement(reads: Reads) -> dict[str, Any] | None:
+    """Kappas of each label and their means; None if no image has two readers.
+
+    `cohen` is the mean over all pairs of readers for whom it exists (Light 1971), on the images that both read;
+    `fleiss` (1971) is taken over the images with the most common number of reads, three or more. Both are None
+    where chance alone explains everything: all reads are the same.
+    """
+    first_P, second_P = _pairs(reads.image_R)
+    if not len(first_P):
+        return None
+    labels = {
+        name: {**_cohen_of(reads, first_P, second_P, place), **_fleiss_of(reads, place)}
+        for place, name in enumerate(reads.labels)
+    }
+    return {
+        "readers": len(reads.readers),
+        "images": int(len(np.unique(reads.image_R[first_P]))),
+        "labels": labels,
+        "mean": {key: _mean([row[key] for row in labels.values()]) for key in ("agree", "cohen", "fleiss")},
+    }
+
+
+def _pairs(image_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every two reads of one image: places (reads are sorted by image)."""
+    first, second = [], []
+    largest = int(np.bincount(image_R).max()) if len(image_R) else 0
+    for step in range(1, largest):
+        place = np.arange(len(image_R) - step)
+        same = image_R[place] == image_R[place + step]
+        first.append(place[same])
+        second.append(place[same] + step)
+    empty = np.zeros(0, dtype=np.int64)
+    return np.concatenate([empty, *first]), np.concatenate([empty, *second])
+
+
+def _cohen_of(reads: Reads, first_P: np.ndarray, second_P: np.ndarray, label: int) -> dict[str, Any]:
+    a_P, b_P = reads.value_RL[first_P, label], reads.value_RL[second_P, label]
+    both_P = (a_P != MISSING) & (b_P != MISSING)
+    a_P, b_P = a_P[both_P].astype(np.int64), b_P[both_P].astype(np.int64)
+    who_P = reads.reader_R[first_P[both_P]] * len(reads.readers) + reads.reader_R[second_P[both_P]]
+    pair, place_P = np.unique(who_P, return_inverse=True)
+    count_P4 = np.bincount(place_P * 4 + a_P * 2 + b_P, minlength=4 * len(pair)).reshape(-1, 2, 2)
+    kappas = [cohen_kappa(count) for count in count_P4]
+    return {
+        "agree": float((a_P == b_P).mean()) if len(a_P) else None,
+        "cohen": _mean(kappas),
+        "pairs": sum(kappa is not None for kappa in kappas),
+    }
+
+
+def cohen_kappa(count_CC: np.ndarray) -> float | None:
+    """Cohen's kappa of two readers.
+
+    Args:
+        count_CC: images by the category of the one and of the other reader.
+    """
+    total = count_CC.sum()
+    if not total:
+        return None
+    share_CC = count_CC / total
+    seen, chance = np.trace(share_CC), float(share_CC.sum(0) @ share_CC.sum(1))
+    return None if np.isclose(chance, 1.0, rtol=0, atol=1e-12) else float((seen - chance) / (1 - chance))
+
+
+def _fleiss_of(reads: Reads, label: int) -> dict[str, Any]:
+    value_R = reads.value_RL[:, label]
+    told = value_R != MISSING
+    num_images = int(reads.image_R.max()) + 1
+    reads_N = np.bincount(reads.image_R[told], minlength=num_images)
+    yes_N = np.bincount(reads.image_R[told], weights=value_R[told], minlength=num_images)
+    enough = reads_N[reads_N >= MIN_READERS_FLEISS]
+    if not len(enough):
+        return {"fleiss": None, "fleiss_images": 0}
+    usual = int(np.bincount(enough).argmax())
+    used = reads_N == usual
+    count_NC = np.stack([yes_N[used], usual - yes_N[used]], axis=1)
+    return {"fleiss": fleiss_kappa(count_NC), "fleiss_images": int(used.sum())}
+
+
+def fleiss_kappa(count_NC: np.ndarray) -> float | None:
+    """Fleiss' kappa of images that the same number of readers put into categories.
+
+    Args:
+        count_NC: how many readers put an image into a category; the sum of each row is the same.
+    """
+    reads = count_NC.sum(axis=1)[0]
+    seen = ((count_NC**2).sum(axis=1) - reads).mean() / (reads * (reads - 1))
+    chance = float(((count_NC.sum(axis=0) / count_NC.sum()) ** 2).sum())
+    return None if np.isclose(chance, 1.0, rtol=0, atol=1e-12) else float((seen - chance) / (1 - chance))
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

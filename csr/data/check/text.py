@@ -1,0 +1,98 @@
+"""What `csr data check` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from csr.data.check.facts import Found
+
+MAX_KINDS = 6
+
+
+def text_lines(found: Found) -> list[str]:
+    """Lines for a terminal: counts, labels, readers, images, copies, then warnings and problems."""
+    lines = [line for name, split in found["splits"].items() for line in _split_lines(name, split)]
+    lines += ["", *_label_lines(found), *_agreement_lines(found), *_box_lines(found["boxes"]), *_copy_lines(found)]
+    lines += ["", *(f"Warning: {line}" for line in found["warnings"])]
+    lines += [f"Problem: {line}" for line in found["problems"]]
+    return [*lines, verdict(found)]
+
+
+def many(count: int, noun: str) -> str:
+    """1 image, 2 images."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def verdict(found: Found) -> str:
+    """One sentence: can this data be trained on?"""
+    if found["problems"]:
+        return f"Not usable for training: {many(len(found['problems']), 'problem')}."
+    warned = f", with {many(len(found['warnings']), 'warning')}" if found["warnings"] else ""
+    return f"Usable for training{warned}."
+
+
+def _split_lines(name: str, split: Found) -> Iterator[str]:
+    readers = ", ".join(f"{count} by {number}" for number, count in split["readers_per_image"].items())
+    told = f"{split['images']} images in {split['csv']}"
+    told += "" if readers == f"{split['images']} by 1" else f" (readers: {readers})"
+    told += "" if split["patients"] is None else f", {split['patients']} patients"
+    yield f"{name}: {told}; {split['readable']} readable"
+    kinds = [f"{count} {kind}" for kind, count in split["kinds"].items()]
+    if kinds:
+        more = f", {len(kinds) - MAX_KINDS} other kinds" if len(kinds) > MAX_KINDS else ""
+        yield f"  {', '.join(kinds[:MAX_KINDS])}{more}"
+        width, height = split["width"], split["height"]
+        yield (
+            f"  width {width['min']} to {width['max']} (median {width['median']:g}), "
+            f"height {height['min']} to {height['max']} (median {height['median']:g}) pixels"
+        )
+
+
+def _label_lines(found: Found) -> Iterator[str]:
+    splits, agreed = [*found["splits"]], found["agreement"]
+    width = max(map(len, found["labels"])) + 2
+    head = "".join(f"{split:>18}" for split in splits)
+    yield f"{'images with':<{width}}{head}{'kappa':>8}{'Fleiss':>8}" if agreed else f"{'images with':<{width}}{head}"
+    for kind in ("concept", "target"):
+        for name, row in found["labels"].items():
+            if row["kind"] == kind:
+                cells = "".join(f"{_share(row.get(split)):>18}" for split in splits)
+                kappas = agreed["labels"][name] if agreed else {}
+                scores = "".join(f"{number(kappas[key]):>8}" for key in ("cohen", "fleiss") if agreed)
+                yield f"{name:<{width}}{cells}{scores}"
+        yield ""
+
+
+def _share(counts: Found | None) -> str:
+    if counts is None or not counts["annotated"]:
+        return "-"
+    return f"{counts['positive']} of {counts['annotated']} {counts['positive'] / counts['annotated']:>5.1%}"
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _agreement_lines(found: Found) -> Iterator[str]:
+    agreed = found["agreement"]
+    if agreed is None:
+        return
+    mean = agreed["mean"]
+    yield (
+        f"Readers: {agreed['readers']}, {agreed['images']} images with two or more; mean over labels: they agree on "
+        f"{number(mean['agree'])}, Cohen's kappa {number(mean['cohen'])}, Fleiss' kappa {number(mean['fleiss'])}"
+    )
+
+
+def _box_lines(boxes: Found | None) -> Iterator[str]:
+    if boxes is None:
+        return
+    absent = sum(row["on_absent"] for row in boxes["classes"].values())
+    yield f"Boxes: {boxes['boxes']} on {boxes['images']} images; {absent} on images without that finding are not used"
+    for name, count in boxes["ignored"].items():
+        yield f"  {count} of {name!r}, which is no concept, are not used"
+
+
+def _copy_lines(found: Found) -> Iterator[str]:
+    exact, near = (many(len(found[f"{kind}_duplicates"]), "group") for kind in ("exact", "near"))
+    yield f"Copies: {exact} of files with the same bytes, {near} of images that look the same"

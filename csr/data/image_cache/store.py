@@ -1,0 +1,249 @@
+"""The decoded-image cache: every image decoded and squashed once, then read from one mapped file.
+
+Letters: N images, B batch, C channels (1 if all images are grey, else 3), S stored side.
+
+The file's name is a hash of the images' paths, sizes and times, of S and of the decoders' versions,
+so a file that exists under the name is right, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from csr.data.image_cache.cache_file import HEADER_BYTES, CacheBuild, cache_key, is_complete, read_sizes
+from csr.data.image_cache.parts import read_noted, write_noted
+from csr.data.images.resize import (
+    check_images,
+    list_unreadable,
+    raise_unreadable,
+    squash_file,
+    survey_images,
+)
+from csr.runtime.errors import InputError
+
+__all__ = ["ImageStore", "check_images", "list_unreadable", "open_readable", "open_store"]
+
+
+class ImageStore:
+    """Squashed images by position, as tensors.
+
+    Attributes:
+        paths: the image files.
+        channels, size: C and S.
+        identity: a hash of paths, sizes and times of the files whose pixels it serves.
+        original_sizes_N2: int64 height and width of each original as displayed.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        channels: int,
+        size: int,
+        original_sizes_N2: np.ndarray,
+        file: Path | None,
+        workers: int = 1,
+    ) -> None:
+        self.paths, self.channels, self.size, self._file = tuple(paths), channels, size, file
+        self.original_sizes_N2, self._workers = original_sizes_N2, workers
+        self._pool: ThreadPoolExecutor | None = None
+        self._pixels: np.ndarray | None = None
+        self._map()
+
+    def _map(self) -> None:
+        if self._file is not None:
+            shape = (len(self.paths), self.channels, self.size, self.size)
+            self._pixels = np.memmap(self._file, np.uint8, "r", HEADER_BYTES, shape)
+            with suppress(OSError):
+                os.utime(self._file)  # used now, see `csr cache prune`; somebody else's file may refuse
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes map the file again; sending its pixels would copy all of them.
+        return {**self.__dict__, "_pixels": None, "_pool": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.batch([index])[0]
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Returns uint8 (B, C, S, S), a copy; decodes the files again if there is no cache."""
+        index_B = np.asarray(indices, dtype=np.int64)
+        if self._pixels is not None:
+            return torch.from_numpy(np.asarray(self._pixels[index_B]))
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="csr-decode")
+        shape = (len(index_B), self.channels, self.size, self.size)
+        image_BCSS = np.empty(shape, dtype=np.uint8)
+
+        def decode(place: int) -> None:
+            image_BCSS[place] = squash_file(self.paths[index_B[place]], self.size).pixels_CSS
+
+        # list: an unreadable file raises here
+        list(self._pool.map(decode, range(len(index_B))))
+        return torch.from_numpy(image_BCSS)
+
+    @property
+    def identity(self) -> str:
+        # cached pixels stay what they were when the cache was opened, files read on demand may change
+        return cache_key(self.paths, self.size) if self._file is None else self._file.stem
+
+
+def open_store(
+    paths: Sequence[Path],
+    *,
+    size: int,
+    cache_dir: str | os.PathLike[str] | None,
+    workers: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+    shard: tuple[int, int] = (0, 1),
+    barrier: Callable[[], None] = lambda: None,
+    where: Callable[[int], str] | None = None,
+) -> ImageStore:
+    """Opens the cache of some images, building it first if it is not there.
+
+    Every rank calls it with the same images. Each rank decodes its share into a part of its own,
+    rank 0 joins the parts; interrupted and simultaneous builds do no harm (`csr.data.image_cache.cache_file`).
+
+    Args:
+        paths: image files, in the order of the label table.
+        size: S; images are resized (bilinear, antialiased) to S x S without keeping their aspect.
+        cache_dir: folder for the file, made if missing; None: check all images now, decode on
+            demand (then every rank checks all of them).
+        workers: threads that decode.
+        progress: called as `progress(done, of)` while this rank decodes.
+        shard: this rank and how many share the folder.
+        barrier: waits until all ranks have called it.
+        where: names an image's line for messages, e.g. `LabelTable.where`.
+
+    Raises:
+        InputError: one for all unreadable images, up to 20 named; the same on all ranks. Or the
+            folder cannot be written.
+    """
+    paths = [Path(path) for path in paths]
+    assert size >= 1 and workers >= 1 and 0 <= shard[0] < shard[1]
+    if cache_dir is None:
+        sizes_N2, channels = check_images(
+            paths, size=size, workers=workers, progress=progress, where=where
+        )
+        return ImageStore(
+            paths,
+            channels=channels,
+            size=size,
+            original_sizes_N2=sizes_N2,
+            file=None,
+            workers=workers,
+        )
+    build = CacheBuild(Path(cache_dir) / f"images-{cache_key(paths, size)}.bin", paths, size, shard)
+    # Every rank passes both barriers whatever happens to it, or the others would wait for ever.
+    failure = build.write_own_part(workers, progress)
+    barrier()
+    problems, join_failure = build.join()
+    barrier()
+    build.clean_up()
+    raise_unreadable(problems, where=where)
+    if not is_complete(build.file, len(paths), size):
+        reason = (
+            failure or join_failure or "another rank could not write, or does not see this folder"
+        )
+        raise _unwritable(cache_dir, reason)
+    channels, size_N2 = read_sizes(build.file, len(paths))
+    return ImageStore(
+        paths, channels=channels, size=size, original_sizes_N2=size_N2, file=build.file
+    )
+
+
+def _unwritable(cache_dir: str | os.PathLike[str], reason: str) -> InputError:
+    return InputError(
+        f"{cache_dir}: the image cache cannot be written ({reason}); free space there or "
+        "choose another folder"
+    )
+
+
+def open_readable(
+    paths: Sequence[Path],
+    *,
+    size: int,
+    cache_dir: str | os.PathLike[str] | None,
+    most: int,
+    workers: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[ImageStore | None, dict[int, str]]:
+    """Opens a store of those images that can be read; for one process, the others then `open_store` it.
+
+    With a cache the images are decoded once, and what could not be read is noted beside it: the next
+    call looks at those alone, which a newly installed decoder may have made readable.
+
+    Args:
+        paths, size, cache_dir, workers, progress: as for `open_store`.
+        most: how many may be left out.
+
+    Returns:
+        The store of the others (None if more than `most` cannot be read) and what is wrong with which.
+
+    Raises:
+        InputError: the folder cannot be written, or a file vanished.
+    """
+    paths = [Path(path) for path in paths]
+    if cache_dir is None:
+        size_N2, channels, problems = survey_images(
+            paths, size=size, workers=workers, progress=progress
+        )
+        good = [index for index in range(len(paths)) if index not in problems]
+        if len(problems) > most or not good:
+            return None, problems
+        return (
+            ImageStore(
+                [paths[index] for index in good],
+                channels=channels,
+                size=size,
+                original_sizes_N2=size_N2[good],
+                file=None,
+                workers=workers,
+            ),
+            problems,
+        )
+    file = Path(cache_dir) / f"images-{cache_key(paths, size)}.bin"
+    noted = read_noted(file, len(paths))
+    if noted is None:
+        problems = _fill_cache(CacheBuild(file, paths, size, (0, 1)), workers, progress, most=most)
+    else:
+        some = survey_images([paths[index] for index in noted], size=1, workers=workers)[2]
+        problems = {noted[place]: text for place, text in some.items()}
+    good_paths = [path for index, path in enumerate(paths) if index not in problems]
+    if len(problems) > most or not good_paths:
+        return None, problems
+    return (
+        open_store(good_paths, size=size, cache_dir=cache_dir, workers=workers, progress=progress),
+        problems,
+    )
+
+
+def _fill_cache(
+    build: CacheBuild, workers: int, progress: Callable[[int, int], None] | None, *, most: int
+) -> dict[int, str]:
+    """Decodes all images into the cache file of the readable ones; returns what is wrong with the others."""
+    failure = build.write_own_part(workers, progress)
+    problems, join_failure = build.join()
+    if not failure and not join_failure and 0 < len(problems) <= most < len(build.paths):
+        good_paths = [path for index, path in enumerate(build.paths) if index not in problems]
+        key = cache_key(good_paths, build.size)
+        join_failure = build.join_others(build.file.with_name(f"images-{key}.bin"))
+        write_noted(build.file, list(problems))
+    build.clean_up()
+    if failure or join_failure:
+        raise _unwritable(build.file.parent, failure or join_failure or "")
+    return problems

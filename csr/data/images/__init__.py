@@ -1,0 +1,1 @@
+"""Image files: found by id, decoded to what a viewer shows, resized."""

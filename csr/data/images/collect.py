@@ -1,0 +1,63 @@
+"""Image files out of what a user names: files and folders, in a stable order, each once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from csr.data.images.dicom import is_dicom
+from csr.data.labels.names import IMAGE_SUFFIXES, show, show_some
+from csr.runtime.errors import InputError
+
+_INDEX_OF_A_DISC = "DICOMDIR"  # begins as a DICOM file, and holds no picture
+
+
+def gather_images(given: Sequence[Path], *, say: Callable[[str], object] = lambda line: None) -> list[Path]:
+    """The files named, and all images below the folders named (hidden ones and linked folders left out).
+
+    Args:
+        given: files of any suffix; a missing one stays, and is told when it is read. Folders are searched
+            for files with one of `IMAGE_SUFFIXES` and DICOM files of any name, sorted by path.
+        say: told how many other files a folder has.
+
+    Raises:
+        InputError: a folder without any image, or that cannot be listed; or nothing that is named exists.
+    """
+    if not any(os.path.exists(path) for path in given):
+        named = show_some([show(str(path), limit=400) for path in given], limit=4)
+        raise InputError(f"{named}: no such file or folder")
+    found: dict[Path, None] = {}
+    for path in given:
+        if not path.is_dir():
+            found.setdefault(path)
+            continue
+        files = sorted(_below(path))
+        inside = [file for file in files if _is_image(file)]
+        if not inside:
+            raise InputError(f"{path}: no image in it ({' '.join(IMAGE_SUFFIXES)}, or DICOM of any name)")
+        if others := len(files) - len(inside):
+            say(f"{others} other file{'s' if others > 1 else ''} in {path} left out")
+        for file in inside:
+            found.setdefault(file)
+    return list(found)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be listed ({error.strerror})")
+
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith("."):
+                yield Path(root, name)
+
+
+def _is_image(path: Path) -> bool:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    try:  # opening a pipe would wait for a writer
+        return path.name != _INDEX_OF_A_DISC and path.is_file() and is_dicom(path)
+    except OSError:
+        return False

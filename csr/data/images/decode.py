@@ -1,0 +1,180 @@
+"""Image files to the 8-bit pixels that a viewer shows.
+
+Colour profiles and gamma chunks are not applied: what is stored is taken for display values.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from csr.data.images.dicom import is_dicom, read_dicom
+from csr.data.images.find import find_image, find_images
+from csr.runtime.errors import InputError, TooLargeError
+
+__all__ = ["DecodedImage", "decode_image", "find_image", "find_images", "read_image"]
+
+MAX_PIXELS = 2**26  # 67 million: above any radiograph or mammogram, below Pillow's own limit
+MAX_FILE_BYTES = 2**30
+# Only what doctors' images come in: Pillow's other readers are no use here and start programs.
+_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP")
+_EXIF_ORIENTATION = 0x0112
+_TIFF_PHOTOMETRIC = 262
+# All that Pillow's and pydicom's readers raise on damaged files: none of it is our bug.
+DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+    EOFError,
+    MemoryError,
+    Warning,
+    BytesLengthException,
+    InvalidDicomError,
+    zlib.error,
+    struct.error,
+)
+# Without a handler Python prints Pillow's complaints about a file, which become our own line below.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedImage:
+    """Pixels as displayed, and the size of the original, which `min_size` may have reduced.
+
+    Attributes:
+        pixels: uint8 (H, W) grey or (H, W, 3) RGB.
+        height, width: of the original as displayed, in pixels.
+    """
+
+    pixels: np.ndarray
+    height: int
+    width: int
+
+
+def read_image(path: str | os.PathLike[str], *, min_size: int | None = None) -> np.ndarray:
+    """Returns the pixels of `decode_image`: uint8 (H, W) for grey files, else (H, W, 3)."""
+    return decode_image(path, min_size=min_size).pixels
+
+
+def decode_image(
+    path: str | os.PathLike[str], *, min_size: int | None = None, max_pixels: int = MAX_PIXELS
+) -> DecodedImage:
+    """Decodes one image file by its content, whatever its suffix.
+
+    16-bit grey is scaled by 1/257; transparency is put on black; palettes, CMYK and bilevel are
+    converted; the EXIF orientation is applied; DICOM see `csr.data.images.dicom`.
+
+    Args:
+        path: PNG, JPEG, DICOM, also TIFF, BMP, GIF, WebP and JPEG 2000 under another suffix.
+        min_size: a JPEG may be decoded at a half, quarter or eighth as long as both sides keep this
+            many pixels (much faster); None decodes in full.
+        max_pixels: an image of more is refused before it is decoded.
+
+    Raises:
+        InputError: names the file, what is wrong and what to do: damaged, no image, animated or
+            multi-page, floating point; a TooLargeError for too many pixels.
+    """
+    try:
+        _check_file(path)
+        if is_dicom(path):
+            pixels = read_dicom(path, max_pixels=max_pixels)
+            return DecodedImage(pixels, *pixels.shape[:2])
+        return _decode_picture(path, min_size, max_pixels)
+    except InputError:
+        raise
+    except UnidentifiedImageError:
+        raise InputError(
+            f"{path}: is no image that can be read (PNG, JPEG, DICOM); export it again"
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise TooLargeError(
+            f"{path}: has far too many pixels for a radiograph; scale it down"
+        ) from None
+    except DECODE_ERRORS as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(
+            f"{path}: is damaged or not supported ({reason}); export it again"
+        ) from None
+
+
+def _check_file(path: str | os.PathLike[str]) -> None:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: is not a regular file; give an image")
+    if not status.st_size:
+        raise InputError(f"{path}: the file is empty; copy it again")
+    if status.st_size > MAX_FILE_BYTES:
+        raise InputError(f"{path}: is larger than 1 GiB; give one image and not a series")
+
+
+def _decode_picture(
+    path: str | os.PathLike[str], min_size: int | None, max_pixels: int
+) -> DecodedImage:
+    with Image.open(path, formats=_FORMATS) as picture:
+        check_pixels(path, *picture.size, limit=max_pixels)
+        # The second picture of a JPEG (MPO) is a preview; elsewhere it may be the one meant.
+        if picture.format != "MPO" and getattr(picture, "is_animated", False):
+            raise InputError(f"{path}: has several frames or pages; export the one that is meant")
+        width, height = picture.size
+        reduced = min_size is not None and picture.draft(None, (min_size, min_size)) is not None
+        turned = picture.getexif().get(_EXIF_ORIENTATION)
+        shown = ImageOps.exif_transpose(picture) if turned in range(2, 9) else picture
+        pixels = _to_uint8(path, shown, picture)
+        if not reduced:
+            height, width = pixels.shape[:2]
+        elif turned in range(5, 9):
+            height, width = width, height
+        return DecodedImage(pixels, height, width)
+
+
+def _to_uint8(path: str | os.PathLike[str], shown: Image.Image, opened: Image.Image) -> np.ndarray:
+    """Returns the displayed pixels of `shown`, which came from the file `opened`."""
+    mode = shown.mode
+    if mode.startswith("I;16") or (mode == "I" and opened.format == "PNG"):
+        return _from_16_bit(shown, opened)
+    if mode in ("F", "I"):
+        raise InputError(
+            f"{path}: has floating-point or 32-bit pixels, which have no fixed display range; "
+            "export it with 8 or 16 bits"
+        )
+    is_grey = mode in ("1", "L", "LA", "La")
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in shown.info:
+        above = shown.convert("RGBA")
+        shown = Image.alpha_composite(Image.new("RGBA", above.size, (0, 0, 0, 255)), above)
+    return np.array(shown.convert("RGB").getchannel(0) if is_grey else shown.convert("RGB"))
+
+
+def _from_16_bit(shown: Image.Image, opened: Image.Image) -> np.ndarray:
+    value = np.asarray(shown).astype(np.uint32)
+    if opened.format == "TIFF" and opened.getexif().get(_TIFF_PHOTOMETRIC) == 0:
+        value = 65535 - value  # 'white is zero', which Pillow inverts for 8 bits only
+    if isinstance(shown.info.get("transparency"), int):
+        value[value == shown.info["transparency"]] = 0
+    # 65535 / 255 = 257 exactly, so this is round(value / 257).
+    return ((value + 128) // 257).astype(np.uint8)
+
+
+def check_pixels(path: str | os.PathLike[str], width: int, height: int, *, limit: int) -> None:
+    """Raises a TooLargeError on sizes that would take the memory of the machine."""
+    if width < 1 or height < 1 or width * height > limit:
+        raise TooLargeError(
+            f"{path}: {width} x {height} pixels, allowed are 1 to {limit // 10**6} million; "
+            "scale it down"
+        )

@@ -1,0 +1,152 @@
+"""Images squashed to one size, many at a time.
+
+Letters: N images, C channels, S side of the square.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from csr.data.images.decode import decode_image
+from csr.data.labels.names import show_some
+from csr.runtime.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Squashed:
+    """One image as it is stored.
+
+    Attributes:
+        pixels_CSS: uint8, one channel if the image has no colour.
+        height, width: of the original as displayed.
+    """
+
+    pixels_CSS: np.ndarray
+    height: int
+    width: int
+
+
+def squash_file(path: Path, size: int) -> Squashed:
+    """Decodes an image and resizes it to size x size, bilinear, antialiased, aspect not kept."""
+    # Twice the size: what a JPEG then leaves out is finer than what the resize lets through.
+    image = decode_image(path, min_size=2 * size)
+    small = np.array(Image.fromarray(image.pixels).resize((size, size), Image.Resampling.BILINEAR))
+    if small.ndim == 3 and (small == small[:, :, :1]).all():
+        small = small[:, :, 0]
+    pixels_CSS = small[None] if small.ndim == 2 else np.ascontiguousarray(small.transpose(2, 0, 1))
+    return Squashed(pixels_CSS, image.height, image.width)
+
+
+def squash_files(
+    paths: Sequence[Path],
+    *,
+    size: int,
+    workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Squashed | InputError]:
+    """Yields each image squashed, or the error why not, in order; memory does not grow with N.
+
+    Threads suffice: Pillow lets go of the interpreter lock while it decodes and resizes.
+    """
+
+    def attempt(path: Path) -> Squashed | InputError:
+        try:
+            return squash_file(path, size)
+        except InputError as error:
+            return error
+
+    todo = iter(paths)
+    waiting: deque[Future[Squashed | InputError]] = deque()
+    # Warnings about files that we report ourselves are noise; filters are set here, once, because
+    # setting them inside of threads is not safe.
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        warnings.simplefilter("ignore")
+        waiting.extend(pool.submit(attempt, path) for path in islice(todo, 2 * workers))
+        done = 0
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(attempt, path) for path in islice(todo, 1))
+            done += 1
+            if progress is not None:
+                progress(done, len(paths))
+            yield result
+
+
+def check_images(
+    paths: Sequence[Path],
+    *,
+    size: int = 32,
+    workers: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+    where: Callable[[int], str] | None = None,
+) -> tuple[np.ndarray, int]:
+    """Decodes every image once.
+
+    Args:
+        paths: the files.
+        size: at which colour is looked for.
+        workers: threads that decode.
+        progress: called as `progress(done, of)`.
+        where: names the line of an image for messages.
+
+    Returns:
+        Height and width of each original, int64 (N, 2), and the channels of the set (1 or 3).
+
+    Raises:
+        InputError: one for all unreadable images, up to 20 named.
+    """
+    size_N2, channels, problems = survey_images(paths, size=size, workers=workers, progress=progress)
+    raise_unreadable(problems, where=where)
+    return size_N2, channels
+
+
+def survey_images(
+    paths: Sequence[Path],
+    *,
+    size: int,
+    workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[np.ndarray, int, dict[int, str]]:
+    """As `check_images`, but returns what is wrong with which image, whose height and width are 0."""
+    size_N2 = np.zeros((len(paths), 2), dtype=np.int64)
+    channels = 1
+    problems: dict[int, str] = {}
+    results = squash_files(paths, size=size, workers=workers, progress=progress)
+    for index, result in enumerate(results):
+        if isinstance(result, InputError):
+            problems[index] = str(result)
+        else:
+            size_N2[index] = result.height, result.width
+            channels = max(channels, len(result.pixels_CSS))
+    return size_N2, channels, problems
+
+
+def list_unreadable(paths: Sequence[Path], *, limit: int = 256) -> list[str]:
+    """Says what is wrong with which of the first `limit` files; for `find_images(check=...)`.
+
+    Where files are missing nothing will be cached, so this looks at a bounded number only.
+    """
+    results = squash_files(paths[:limit], size=1, workers=4)
+    return [str(result) for result in results if isinstance(result, InputError)]
+
+
+def raise_unreadable(
+    problems: dict[int, str], *, where: Callable[[int], str] | None = None
+) -> None:
+    """Raises one InputError for all problems, in the order of the images; none: returns."""
+    if not problems:
+        return
+    said = [
+        f"{where(index)}: {problems[index]}" if where else problems[index]
+        for index in sorted(problems)
+    ]
+    raise InputError(f"{len(said)} image(s) cannot be read: {show_some(said)}")

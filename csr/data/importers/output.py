@@ -1,0 +1,142 @@
+"""The folder that an import writes: tables appear together at the end, images are linked or copied."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from csr.data.labels.summary import ORIGIN_FILE, ORIGIN_FORMAT
+from csr.runtime.errors import InputError
+from csr.runtime.thread_map import mapped
+
+TABLES = ("labels_train.csv", "labels_test.csv", "boxes_train.csv", "boxes_test.csv")
+IMAGE_MODES = ("link", "copy", "none")
+BOX_COLUMNS = ("class_name", "x_min", "y_min", "x_max", "y_max")
+COPY_THREADS = 4
+
+
+class Output:
+    """Collects tables beside their final place; `finish` puts them there.
+
+    Args:
+        folder: OUT.
+        raw: RAW, which OUT must not touch.
+        overwrite: replace the tables and links of an earlier import.
+        images: `link` makes one link to each image folder, `copy` copies the images that the tables name,
+            `none` leaves them where they are.
+
+    Raises:
+        InputError: OUT is in use, is a part of RAW, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, *, raw: Path, overwrite: bool, images: str) -> None:
+        self.folder, self.images = folder, images
+        self._staging = folder / f".import-{os.getpid()}"
+        self._made = not folder.exists()
+        here, there = folder.resolve(), raw.resolve()
+        if there in (here, *here.parents):
+            raise InputError(f"{folder}: lies in {raw}; give an OUT outside of it: RAW is never written to")
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: is a file; give a folder as OUT")
+        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+            raise InputError(
+                f"{folder}: is not empty; give another OUT, or --overwrite to replace its tables"
+            )
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Within it tables are written; an exception leaves OUT as it was."""
+        try:
+            self._staging.mkdir(parents=True)
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{self.folder}: cannot be written ({reason}); give another OUT") from None
+        finally:
+            shutil.rmtree(self._staging, ignore_errors=True)
+            if self._made and self.folder.is_dir() and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+    @contextlib.contextmanager
+    def table(self, name: str, columns: Sequence[str]) -> Iterator[Any]:
+        """A csv writer of a table; its header is written."""
+        assert name in TABLES
+        with open(self._staging / name, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            yield writer
+
+    def place_images(self, name: str, source: Path, files: Iterable[str]) -> Path:
+        """Make the images of a folder available; returns the folder to name in `csr train`.
+
+        Args:
+            name: of the folder in OUT.
+            source: the image folder in RAW.
+            files: names below `source` that the tables use.
+        """
+        if self.images == "none":
+            return source
+        target = self.folder / name
+        if self.images == "copy":
+            if target.is_symlink():  # writing through a link of an earlier import would write into RAW
+                target.unlink()
+            self._copy(source, target, sorted(set(files)))
+            return target
+        if target.is_dir() and not target.is_symlink():
+            raise InputError(f"{target}: is a folder of copied images; remove it, or give --images copy")
+        link = self._staging / "link"
+        try:
+            link.symlink_to(source.resolve(), target_is_directory=True)
+        except OSError as error:
+            raise InputError(
+                f"{target}: a link cannot be made there ({error.strerror}); give --images copy or none"
+            ) from None
+        os.replace(link, target)
+        return target
+
+    def _copy(self, source: Path, target: Path, names: list[str]) -> None:
+        wanted = [name for name in names if not _same(source / name, target / name)]
+        size = sum((source / name).stat().st_size for name in wanted)
+        free = shutil.disk_usage(self.folder).free
+        if size > free:
+            raise InputError(
+                f"{target}: the images take {size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; "
+                "give --images link or none"
+            )
+
+        def copy(name: str) -> None:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            beside = (target / name).with_name(f".{Path(name).name}.{os.getpid()}.tmp")
+            try:
+                shutil.copy2(source / name, beside)
+                os.replace(beside, target / name)
+            finally:
+                beside.unlink(missing_ok=True)
+
+        title = f"Copying {target.name}"
+        for _ in mapped(copy, wanted, workers=COPY_THREADS, total=len(wanted), title=title):
+            pass
+
+    def finish(self, origin: dict[str, str]) -> None:
+        """Put the tables into place, and what the data set is beside them."""
+        told = json.dumps({"format": ORIGIN_FORMAT, **origin}, indent=2) + "\n"
+        (self._staging / ORIGIN_FILE).write_text(told, encoding="utf-8")
+        for name in (*TABLES, ORIGIN_FILE):
+            if (self._staging / name).is_file():
+                os.replace(self._staging / name, self.folder / name)
+            else:  # of an earlier import
+                (self.folder / name).unlink(missing_ok=True)
+
+
+def _same(source: Path, target: Path) -> bool:
+    """Whether a copy is there already, so that a copy that was stopped goes on."""
+    if not target.is_file() or target.is_symlink():
+        return False
+    there, here = source.stat(), target.stat()
+    return (there.st_size, there.st_mtime_ns) == (here.st_size, here.st_mtime_ns)

@@ -1,0 +1,177 @@
+"""Files of a published data set, read strictly: what is missing or odd is one line with file and fix."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from csr.data.labels.csv_file import read_header, read_rows
+from csr.data.labels.names import id_problem, name_key, show, show_some
+from csr.runtime.errors import InputError
+
+MAX_JSON_BYTES = 2**28
+_LABEL_CELLS = {"0": "0", "1": "1", "0.0": "0", "1.0": "1", "": ""}
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A folder that holds a published data set.
+
+    Attributes:
+        folder: as the user gave it.
+        dataset: its name, for messages.
+    """
+
+    folder: Path
+    dataset: str
+
+    def file(self, *names: str) -> Path:
+        """The first of these that is a file.
+
+        Raises:
+            InputError: none is.
+        """
+        for name in names:
+            if (self.folder / name).is_file():
+                return self.folder / name
+        others = f" (nor {', '.join(names[1:])})" if len(names) > 1 else ""
+        raise InputError(
+            f"{self.folder / names[0]}: no such file{others}: it is part of {self.dataset}; give the folder "
+            "that holds the whole data set, unpacked, as RAW"
+        )
+
+    def subfolder(self, *names: str) -> Path:
+        """The first of these that is a folder.
+
+        Raises:
+            InputError: none is.
+        """
+        for name in names:
+            if (self.folder / name).is_dir():
+                return self.folder / name
+        others = f" (nor {', '.join(names[1:])})" if len(names) > 1 else ""
+        raise InputError(
+            f"{self.folder / names[0]}: no such folder{others}: it is part of {self.dataset}; give the "
+            "folder that holds the whole data set, unpacked, as RAW"
+        )
+
+
+def open_raw(folder: Path, dataset: str) -> Raw:
+    """Raises an InputError if there is no such folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the folder that {dataset} was unpacked into")
+    return Raw(folder, dataset)
+
+
+class ImageFiles:
+    """The files of a folder by name, each checked to stay inside of it.
+
+    Args:
+        folder: listed once; a name may have one folder in front of it.
+        suffixes: that an image may have, lower case.
+    """
+
+    def __init__(self, folder: Path, suffixes: tuple[str, ...]) -> None:
+        self.folder, self.suffixes = folder, suffixes
+        self._root = folder.resolve()
+        self._names: dict[str, set[str]] = {}
+
+    def find(self, stem: str, *, where: str) -> str:
+        """The name of the image file of a stem, relative to the folder.
+
+        Args:
+            stem: file name without its suffix, `/` between folders.
+            where: file and line that names it.
+
+        Raises:
+            InputError: no such file, or a name or a link that leaves the folder.
+        """
+        problem = id_problem(stem)
+        if problem:
+            raise InputError(f"{where}: image name {show(stem)} {problem}")
+        below, _, name = stem.rpartition("/")
+        if below not in self._names:
+            self._names[below] = _listed(self.folder / below)
+        for suffix in self.suffixes:
+            if f"{name}{suffix}" in self._names[below]:
+                return self._checked(f"{stem}{suffix}", where)
+        tried = " ".join(self.suffixes)
+        raise InputError(f"{where}: image {show(stem)} is not in {self.folder} ({tried}); download it again")
+
+    def _checked(self, name: str, where: str) -> str:
+        path = self.folder / name
+        real = Path(os.path.realpath(path))
+        if self._root not in real.parents or not real.is_file():
+            raise InputError(
+                f"{where}: {path} is a link out of {self.folder} or no file; put the file itself there"
+            )
+        return name
+
+
+def _listed(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except OSError:
+        return set()
+
+
+def read_table(
+    path: Path, *, columns: Collection[str], optional: Collection[str] = (), more: bool = False
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields where a row stands (`file line 7`) and its cells by the names of `columns`.
+
+    Args:
+        path: a CSV file.
+        columns: that must be there, in any order and case.
+        optional: that may be there; '' where they are not.
+        more: further columns are passed over and no error.
+
+    Raises:
+        InputError: see `csr.data.labels.csv_file`; columns that the published file does not have.
+    """
+    rows = read_rows(path)
+    header = read_header(rows, path, required=tuple(columns))
+    place = {name_key(name): number for number, name in enumerate(header)}
+    known = {name_key(name): name for name in (*columns, *optional)}
+    extra = [show(name) for name in header if name_key(name) not in known]
+    if extra and not more:
+        raise InputError(f"{path} line 1: the published file has no column {show_some(extra)}; remove it")
+    for line, cells in rows:
+        yield f"{path} line {line}", {
+            name: cells[place[key]] if key in place else "" for key, name in known.items()
+        }
+
+
+def label_cell(text: str, *, where: str, column: str) -> str:
+    """0, 1 or '' (not annotated) of a label cell.
+
+    Raises:
+        InputError: anything else.
+    """
+    if text not in _LABEL_CELLS:
+        raise InputError(
+            f"{where}, column {show(column)}: {show(text)} is not 0, 1 or empty; download the file again"
+        )
+    return _LABEL_CELLS[text]
+
+
+def read_json(path: Path) -> Any:
+    """Parsed JSON.
+
+    Raises:
+        InputError: larger than `MAX_JSON_BYTES`, not UTF-8 or not JSON.
+    """
+    try:
+        if path.stat().st_size <= MAX_JSON_BYTES:
+            return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: is not JSON ({reason}); download it again") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file") from None
+    raise InputError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB; the published file is not")

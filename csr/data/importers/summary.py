@@ -1,0 +1,85 @@
+"""What an import found, and the commands that come next."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from csr.data.labels.boxes import read_boxes
+from csr.data.labels.csv_file import read_rows
+from csr.data.labels.table import LabelTable, check_disjoint, count_positives, read_label_table
+
+SPLITS = ("train", "test")
+
+
+@dataclass
+class Imported:
+    """The result of one importer.
+
+    Attributes:
+        origin: dataset, source and citation, for the model's card.
+        folders: image folder by split.
+        target_cols: to name in `csr train`; None: they are found by name.
+        notices: what a user should know about the data.
+    """
+
+    origin: dict[str, str]
+    folders: dict[str, Path] = field(default_factory=dict)
+    target_cols: tuple[str, ...] | None = None
+    notices: list[str] = field(default_factory=list)
+
+
+def summary(found: Imported, out: Path) -> list[str]:
+    """Lines for the user: counts of what was written, read back by csr's own reader, and what comes next.
+
+    Raises:
+        InputError: csr cannot read what was written.
+    """
+    tables = {"train": read_label_table(out / "labels_train.csv", target_cols=found.target_cols)}
+    train = tables["train"]
+    tables["test"] = read_label_table(
+        out / "labels_test.csv", target_cols=found.target_cols, vocabulary=train
+    )
+    check_disjoint(train, tables["test"])
+    lines = [f"{found.origin['dataset']}: {out}"]
+    for split, table in tables.items():
+        boxes = _count_boxes(out / f"boxes_{split}.csv", table)
+        mean = table.num_readers_N.mean()
+        readers = f", {mean:.2g} readers each" if mean > 1 else ""
+        lines.append(f"{split}: {len(table)} images{readers}, {boxes} boxes, images in {found.folders[split]}")
+    lines += _label_lines(tables)
+    rare = [n for n, count in zip(train.concept_names, count_positives(train.concept_NK)) if not count]
+    lines += [f"Notice: {line}" for line in found.notices]
+    return [*lines, "", *_commands(found, out, drop_rare=bool(rare))]
+
+
+def _count_boxes(path: Path, table: LabelTable) -> int:
+    return len(read_boxes(path, table=table)) if sum(1 for _ in read_rows(path)) > 1 else 0
+
+
+def _label_lines(tables: dict[str, LabelTable]) -> list[str]:
+    train, test = tables["train"], tables["test"]
+    names = (*train.concept_names, *train.target_names)
+    width = max(map(len, names)) + 2
+    counts = [
+        [*count_positives(t.concept_NK).tolist(), *count_positives(t.target_NT).tolist()] for t in (train, test)
+    ]
+    lines = [f"{'images with':<{width}} {'train':>7} {'test':>7}"]
+    lines += [f"{name:<{width}} {a:>7} {b:>7}" for name, a, b in zip(names, *counts, strict=True)]
+    return lines
+
+
+def _commands(found: Imported, out: Path, *, drop_rare: bool) -> list[str]:
+    columns = ["--target_cols", *found.target_cols] if found.target_cols else []
+    check = [
+        "csr", "data", "check", str(out / "labels_train.csv"), str(found.folders["train"]),
+        "--test_csv", str(out / "labels_test.csv"), "--test_dir", str(found.folders["test"]),
+        "--boxes_csv", str(out / "boxes_train.csv"), *columns,
+    ]  # fmt: skip
+    train = [
+        "csr", "train", "--recipe", "paper", "--train_csv", str(out / "labels_train.csv"),
+        "--train_dir", str(found.folders["train"]), "--test_csv", str(out / "labels_test.csv"),
+        "--test_dir", str(found.folders["test"]), *columns, *(["--drop_rare", "1"] if drop_rare else []),
+    ]  # fmt: skip
+    return ["Look at the data:", f"  {shlex.join(check)}", "Train on it:", f"  {shlex.join(train)}"]

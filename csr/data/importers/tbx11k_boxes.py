@@ -1,0 +1,165 @@
+"""Boxes of TBX11K, from either of the two published forms."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from csr.data.importers.boxes import Box, checked_box
+from csr.data.importers.raw import read_json
+from csr.data.labels.names import show
+from csr.runtime.errors import InputError
+
+LESIONS = ("ActiveTuberculosis", "ObsoletePulmonaryTuberculosis", "PulmonaryTuberculosis")
+MAX_XML_BYTES = 2**20
+Lesions = list[tuple[str, Box]]
+
+
+def read_coco(
+    path: Path, stem_of: dict[str, str], *, files: dict[str, str], images: Path
+) -> dict[str, Lesions]:
+    """Boxes by image id of a COCO file: bbox is x, y, width, height.
+
+    Args:
+        path: the JSON file.
+        stem_of: image id by the file name without folder and suffix.
+        files: name below `images` of each image id.
+        images: folder of the images, whose size must be the one that the file tells.
+
+    Raises:
+        InputError: names the entry that is not as in the published file.
+    """
+    told = read_json(path)
+    parts = [told.get(key) if isinstance(told, dict) else None for key in ("images", "annotations", "categories")]
+    if not all(isinstance(part, list) and all(isinstance(e, dict) for e in part) for part in parts):
+        raise InputError(f"{path}: lacks lists of images, annotations and categories; give the published file")
+    names = {_entry(path, "categories", i, e, "id"): e.get("name") for i, e in enumerate(parts[2] or [])}
+    entries = {_entry(path, "images", i, e, "id"): (i, e) for i, e in enumerate(parts[0] or [])}
+    lesions: dict[str, Lesions] = {}
+    for number, entry in enumerate(parts[1] or []):
+        where = f"{path} annotations[{number}]"
+        image_id, category = (
+            _entry(path, "annotations", number, entry, key) for key in ("image_id", "category_id")
+        )
+        if image_id not in entries or names.get(category) not in LESIONS:
+            raise InputError(
+                f"{where}: image {image_id!r} or category {category!r} is not in the file; download it again"
+            )
+        place, image = entries[image_id]
+        stem, size = _coco_image(f"{path} images[{place}]", image, stem_of, files, images)
+        sides = entry.get("bbox")
+        if not isinstance(sides, list) or len(sides) != 4 or not all(_is_number(s) for s in sides):
+            raise InputError(f"{where}: bbox {show(sides)} is not [x, y, width, height]; correct it")
+        x, y, width, height = sides
+        box = checked_box((x, y, x + width, y + height), where=where, size=size)
+        lesions.setdefault(stem, []).append((str(names[category]), box))
+    return lesions
+
+
+def _entry(path: Path, part: str, number: int, entry: dict[str, Any], key: str) -> int:
+    value = entry.get(key)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputError(f"{path} {part}[{number}]: {key} is {show(value)}; give a whole number")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _coco_image(
+    where: str, entry: dict[str, Any], stem_of: dict[str, str], files: dict[str, str], images: Path
+) -> tuple[str, tuple[int, int]]:
+    name = str(entry.get("file_name")).rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    if name not in stem_of:
+        raise InputError(
+            f"{where}: {show(entry.get('file_name'))} is not in the list of this split; give both as published"
+        )
+    stem = stem_of[name]
+    size = image_size(images / files[stem])
+    if (entry.get("width"), entry.get("height")) != size:
+        raise InputError(
+            f"{where}: boxes are in pixels of {show(entry.get('width'))} x {show(entry.get('height'))}, but "
+            f"{images / files[stem]} has {size[0]} x {size[1]}; give the published images"
+        )
+    return stem, size
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height from the header of an image."""
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            return image.size
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError):
+        raise InputError(f"{path}: is no PNG or JPEG that can be read; download it again") from None
+
+
+def read_voc(
+    folder: Path, stems: Iterable[str], *, files: dict[str, str], images: Path
+) -> tuple[dict[str, Lesions], int]:
+    """Boxes by image id of VOC files, scaled from the original radiographs to the published images.
+
+    Pixels of VOC count from 1, and the last one belongs to the box.
+
+    Args:
+        folder: of the XML files; an image without one has no boxes.
+        stems: image ids.
+        files, images: see `read_coco`.
+
+    Returns:
+        The boxes, and how many were left out because they are marked difficult.
+
+    Raises:
+        InputError: names the file that is not as published.
+    """
+    lesions: dict[str, Lesions] = {}
+    difficult = 0
+    for stem in stems:
+        path = folder / f"{stem.rsplit('/', 1)[-1]}.xml"
+        if not path.is_file():
+            continue
+        root = _parse(path)
+        to_width, to_height = image_size(images / files[stem])
+        across = to_width / _number(path, root, "size/width")
+        down = to_height / _number(path, root, "size/height")
+        for number, found in enumerate(root.findall("object"), 1):
+            where = f"{path} object {number}"
+            name = (found.findtext("name") or "").strip()
+            if name not in LESIONS:
+                raise InputError(f"{where}: {show(name)} is none of {', '.join(LESIONS)}")
+            if (found.findtext("difficult") or "0").strip() not in ("", "0"):
+                difficult += 1
+                continue
+            x_min, y_min, x_max, y_max = (
+                _number(path, found, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")
+            )
+            edges = ((x_min - 1) * across, (y_min - 1) * down, x_max * across, y_max * down)
+            box = checked_box(edges, where=where, size=(to_width, to_height))
+            lesions.setdefault(stem, []).append((name, box))
+    return lesions, difficult
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_XML_BYTES + 1)
+        if len(text) <= MAX_XML_BYTES and b"<!" not in text:  # entities can grow without limit
+            return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, OSError, ValueError) as error:
+        raise InputError(f"{path}: is no XML that can be read ({str(error)[:80]}); download it again") from None
+    raise InputError(f"{path}: is not as published (a document type or more than 1 MiB); download it again")
+
+
+def _number(path: Path, root: ElementTree.Element, name: str) -> float:
+    text = (root.findtext(name) or "").strip()
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e6:
+        raise InputError(f"{path}: {name} is {show(text)}; give pixels above 0")
+    return value

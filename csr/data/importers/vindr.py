@@ -1,0 +1,125 @@
+"""VinDr-CXR 1.0.0 as PhysioNet publishes it (doi 10.13026/3akn-b287).
+
+    RAW/annotations/image_labels_train.csv   image_id, rad_id, 22 findings, 6 diagnoses; three readers an image
+    RAW/annotations/image_labels_test.csv    the same without rad_id: the consensus of five
+    RAW/annotations/annotations_train.csv    image_id, rad_id, class_name, x_min, y_min, x_max, y_max
+    RAW/annotations/annotations_test.csv     the same without rad_id
+    RAW/train/*.dicom  RAW/test/*.dicom
+
+Findings (local labels) are concepts, diagnoses (global labels) are targets. The column 'Other diseases' of the
+training file is 'Other disease' in the test file: one name is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from csr.data.importers.boxes import checked_box
+from csr.data.importers.output import BOX_COLUMNS, Output
+from csr.data.importers.raw import ImageFiles, Raw, label_cell, open_raw, read_table
+from csr.data.importers.summary import SPLITS, Imported
+from csr.data.labels.names import name_key, show
+from csr.runtime.errors import InputError
+
+NAME, DATASET = "vindr", "VinDr-CXR 1.0.0"
+HELP = "VinDr-CXR (PhysioNet): DICOM, three readers, 22 findings and 6 diagnoses, boxes"
+FINDINGS = (
+    "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Clavicle fracture", "Consolidation",
+    "Edema", "Emphysema", "Enlarged PA", "ILD", "Infiltration", "Lung Opacity", "Lung cavity", "Lung cyst",
+    "Mediastinal shift", "Nodule/Mass", "Pleural effusion", "Pleural thickening", "Pneumothorax",
+    "Pulmonary fibrosis", "Rib fracture", "Other lesion",
+)  # fmt: skip
+NOTHING = "No finding"
+DIAGNOSES = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other disease", NOTHING)
+READERS = {"train": 3, "test": 1}
+ORIGIN = {
+    "dataset": DATASET,
+    "source": "https://doi.org/10.13026/3akn-b287",
+    "citation": "Nguyen et al., VinDr-CXR: An open dataset of chest X-rays with radiologist's annotations, "
+    "Scientific Data 2022",
+}
+Reading = tuple[str, str]  # image and reader
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No flags of its own."""
+
+
+def run(folder: Path, output: Output, options: argparse.Namespace) -> Imported:
+    """Read RAW, write the four tables, place the images.
+
+    Raises:
+        InputError: a file is missing or not as published.
+    """
+    raw, found = open_raw(folder, DATASET), Imported(dict(ORIGIN))
+    sources = {split: raw.subfolder(split) for split in SPLITS}
+    files: dict[str, dict[str, str]] = {}
+    for split in SPLITS:
+        images = ImageFiles(sources[split], (".dicom", ".dcm"))
+        files[split], findings = _labels(raw, split, images, output, found)
+        both = files["train"].keys() & files["test"].keys() if split == "test" else set()
+        if both:
+            raise InputError(f"{folder}: image {show(min(both))} is in the training and in the test labels")
+        _boxes(raw, split, findings, output, found)
+    for split in SPLITS:
+        found.folders[split] = output.place_images(split, sources[split], files[split].values())
+    return found
+
+
+def _labels(
+    raw: Raw, split: str, images: ImageFiles, output: Output, found: Imported
+) -> tuple[dict[str, str], dict[Reading, frozenset[str]]]:
+    """Write the labels of a split; returns its image files by id, and what each reader found on each image."""
+    path = raw.file(f"annotations/image_labels_{split}.csv")
+    keys = ("image_id", "rad_id") if split == "train" else ("image_id",)
+    files: dict[str, str] = {}
+    findings: dict[Reading, frozenset[str]] = {}
+    readers: Counter[str] = Counter()
+    with output.table(f"labels_{split}.csv", (*keys, *FINDINGS, *DIAGNOSES)) as table:
+        for where, row in read_table(path, columns=(*keys, *FINDINGS, *DIAGNOSES), optional=("rad_id",)):
+            image = row["image_id"]
+            reading = (image, row["rad_id"] if "rad_id" in keys else "")
+            if reading in findings:
+                raise InputError(f"{where}: image {show(image)} and reader {show(reading[1])} stand there twice")
+            if image not in files:
+                files[image] = images.find(image, where=where)
+            cells = {n: label_cell(row[n], where=where, column=n) for n in (*FINDINGS, *DIAGNOSES)}
+            findings[reading] = frozenset(n for n in FINDINGS if cells[n] == "1")
+            readers[image] += 1
+            table.writerow([*(row[key] for key in keys), *cells.values()])
+    if not files:
+        raise InputError(f"{path}: no rows below the header; download it again")
+    odd = sum(count != READERS[split] for count in readers.values())
+    if odd:
+        found.notices.append(f"{odd} {split} images do not have {READERS[split]} reader(s)")
+    return files, findings
+
+
+def _boxes(
+    raw: Raw, split: str, findings: dict[Reading, frozenset[str]], output: Output, found: Imported
+) -> None:
+    """Write the boxes of a split; rows of 'No finding' have none."""
+    path = raw.file(f"annotations/annotations_{split}.csv")
+    keys = ("image_id", "rad_id") if split == "train" else ("image_id",)
+    name_of = {name_key(name): name for name in (*FINDINGS, NOTHING)}
+    denied = 0
+    with output.table(f"boxes_{split}.csv", (*keys, *BOX_COLUMNS)) as table:
+        for where, row in read_table(path, columns=(*keys, *BOX_COLUMNS), more=True):
+            reading = (row["image_id"], row["rad_id"] if "rad_id" in keys else "")
+            if reading not in findings:
+                who = f"image {show(reading[0])}" + (f" and reader {show(reading[1])}" if reading[1] else "")
+                raise InputError(f"{where}: {who} has no row in image_labels_{split}.csv; download both again")
+            name = name_of.get(name_key(row["class_name"]))
+            if name is None:
+                raise InputError(f"{where}: class_name {show(row['class_name'])} is no finding of {DATASET}")
+            edges = (row["x_min"], row["y_min"], row["x_max"], row["y_max"])
+            if name == NOTHING:
+                if any(edges):
+                    raise InputError(f"{where}: a box of {NOTHING!r}; remove its coordinates")
+                continue
+            denied += name not in findings[reading]
+            table.writerow([*(row[key] for key in keys), name, *checked_box(edges, where=where)])
+    if denied:
+        found.notices.append(f"{denied} {split} boxes show a finding that the same reader's label denies")

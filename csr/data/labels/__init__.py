@@ -1,0 +1,1 @@
+"""Label and box tables: ids, names, readers, the validation split."""

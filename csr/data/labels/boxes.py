@@ -1,0 +1,216 @@
+"""Boxes around findings: the CSV, its checks, and boxes by image as fractions of its size.
+
+Letters: N images, R boxes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from csr.data.labels.csv_file import read_header, read_rows
+from csr.data.labels.names import image_key, name_key, show, show_some
+from csr.data.labels.table import LabelTable
+from csr.runtime.errors import InputError
+
+_SIDES = ("x_min", "y_min", "x_max", "y_max")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+EDGE_TOLERANCE_PX = 1.0  # annotation tools round: less than a pixel over the edge is cut off
+
+
+@dataclass(frozen=True, eq=False)
+class BoxTable:
+    """Boxes of the images of a label table, sorted by image.
+
+    Attributes:
+        path: the CSV file, for messages.
+        table: the label table.
+        image_R: int64, each box's row in the label table, ascending.
+        class_R: int64, its concept.
+        pixel_R4: float64, x_min, y_min, x_max, y_max in pixels of the original image as displayed.
+        line_R: int64, its line in the file.
+        ignored: classes that are no concept of the table, with how many boxes each had.
+        num_unknown: boxes on images that are not in the table (with `allow_unknown`).
+        size_N2: int64 height and width of each original image, or None until `check_inside`.
+    """
+
+    path: str
+    table: LabelTable
+    image_R: np.ndarray
+    class_R: np.ndarray
+    pixel_R4: np.ndarray
+    line_R: np.ndarray
+    ignored: dict[str, int]
+    num_unknown: int = 0
+    size_N2: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_R)
+
+    def check_inside(self, size_N2: np.ndarray) -> BoxTable:
+        """Returns the table with sizes known and boxes cut at the edge.
+
+        Args:
+            size_N2: height and width of each image of the label table, in pixels.
+
+        Raises:
+            InputError: boxes that reach a pixel or more over the edge of their image.
+        """
+        size_N2 = np.asarray(size_N2, dtype=np.int64)
+        assert size_N2.shape == (len(self.table), 2), "one height and width for each image"
+        limit_R4 = size_N2[self.image_R][:, [1, 0, 1, 0]]
+        over_R4 = self.pixel_R4 - limit_R4
+        bad_R = (over_R4 >= EDGE_TOLERANCE_PX).any(1) | (over_R4[:, :2] >= 0).any(1)
+        if bad_R.any():
+            self._report_outside(np.flatnonzero(bad_R), limit_R4)
+        return dataclasses.replace(
+            self, pixel_R4=np.minimum(self.pixel_R4, limit_R4), size_N2=size_N2
+        )
+
+    def _report_outside(self, rows: np.ndarray, limit_R4: np.ndarray) -> None:
+        said = [
+            f"line {self.line_R[r]}: {self.pixel_R4[r].round(1).tolist()} on image "
+            f"{show(self.table.image_ids[self.image_R[r]])} of {limit_R4[r, 0]}x{limit_R4[r, 1]} "
+            "pixels"
+            for r in rows[np.argsort(self.line_R[rows])]
+        ]
+        raise InputError(
+            f"{self.path}: {len(said)} box(es) outside their image: {show_some(said, limit=5)}; "
+            "give x_min,y_min,x_max,y_max in pixels of the original image"
+        )
+
+    def for_batch(
+        self, index_B: Sequence[int] | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the boxes of some images, once sizes are known.
+
+        Args:
+            index_B: rows of the label table, in any order, also repeated.
+
+        Returns:
+            `row_R` int64, each box's place in `index_B`; `class_R` int64; `box_R4` float32, x_min,
+            y_min, x_max, y_max as fractions of the image in [0, 1].
+        """
+        assert self.size_N2 is not None, "check_inside comes first"
+        index = np.asarray(index_B, dtype=np.int64)
+        first_B = np.searchsorted(self.image_R, index, side="left")
+        count_B = np.searchsorted(self.image_R, index, side="right") - first_B
+        row_R = np.repeat(np.arange(len(index)), count_B)
+        at_R = np.repeat(first_B - (np.cumsum(count_B) - count_B), count_B) + np.arange(len(row_R))
+        size_R4 = self.size_N2[self.image_R[at_R]][:, [1, 0, 1, 0]]
+        box_R4 = (self.pixel_R4[at_R] / size_R4).astype(np.float32)
+        return row_R, self.class_R[at_R], box_R4
+
+    def for_image(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `class_R` and `box_R4` (see `for_batch`) of one image."""
+        _, class_R, box_R4 = self.for_batch([index])
+        return class_R, box_R4
+
+
+def read_boxes(
+    path: str | os.PathLike[str],
+    *,
+    table: LabelTable,
+    allow_unknown: bool = False,
+    left_out: Collection[str] = (),
+) -> BoxTable:
+    """Reads `image_id[,rad_id],class_name,x_min,y_min,x_max,y_max`, pixels of the original image.
+
+    Pixels are those of the image as displayed, edges count from 0 to width. A row whose four
+    coordinates are empty means 'no box' (VinDr-CXR's 'No finding') and is passed over. Boxes of
+    classes that are no concept of the table are left out and counted in `ignored`. Further columns
+    are not read; the boxes of several readers all stay.
+
+    Args:
+        path: the CSV file.
+        table: the label table whose images and concepts are meant.
+        allow_unknown: leave out boxes on images that are not in the table instead of refusing them.
+        left_out: ids of images that are not in the table on purpose; their boxes are passed over.
+
+    Raises:
+        InputError: names file, line and what to do: a coordinate that is no number, negative or
+            reversed, an unknown image, no row, no class that is a concept.
+    """
+    rows = read_rows(path)
+    header = read_header(rows, path, required=("image_id", "class_name", *_SIDES))
+    column = {name_key(name): number for number, name in enumerate(header)}
+    image_of = {image_key(name): number for number, name in enumerate(table.image_ids)}
+    class_of = {name_key(name): number for number, name in enumerate(table.concept_names)}
+    passed_over = {image_key(name) for name in left_out}
+    found: list[tuple[int, int, int]] = []
+    pixels: list[list[float]] = []
+    ignored: dict[str, int] = {}
+    num_rows = num_unknown = 0
+    for line, cells in rows:
+        num_rows += 1
+        where = f"{path} line {line}"
+        box = _read_box(where, [cells[column[side]] for side in _SIDES])
+        key = image_key(cells[column["image_id"]])
+        if key in passed_over:
+            continue
+        image = image_of.get(key)
+        if image is None and not allow_unknown:
+            raise InputError(
+                f"{where}: image_id {show(cells[column['image_id']])} is not in {table.path}; "
+                "give the boxes of that file's images"
+            )
+        if box is None:
+            continue
+        name = cells[column["class_name"]]
+        if not name:
+            raise InputError(f"{where}: class_name is empty; name the concept that the box shows")
+        if image is None:
+            num_unknown += 1
+        elif name_key(name) not in class_of:
+            ignored[name] = ignored.get(name, 0) + 1
+        else:
+            found.append((image, class_of[name_key(name)], line))
+            pixels.append(box)
+    _check_found(path, table, found, ignored, num_rows)
+    found_R3 = np.asarray(found, dtype=np.int64).reshape(-1, 3)
+    order = np.argsort(found_R3[:, 0], kind="stable")
+    image_R, class_R, line_R = np.ascontiguousarray(found_R3[order].T)
+    pixel_R4 = np.asarray(pixels, dtype=np.float64).reshape(-1, 4)[order]
+    return BoxTable(str(path), table, image_R, class_R, pixel_R4, line_R, ignored, num_unknown)
+
+
+def _read_box(where: str, cells: list[str]) -> list[float] | None:
+    """Returns the four numbers of a row, checked, or None where all cells are empty."""
+    if not any(cells):
+        return None
+    for side, cell in zip(_SIDES, cells):
+        if not _NUMBER.fullmatch(cell) or not np.isfinite(float(cell)):
+            raise InputError(f"{where}, column {side}: {show(cell)} is not a number; give pixels")
+        if float(cell) < 0:
+            raise InputError(
+                f"{where}, column {side}: {show(cell)} is negative; give pixels inside"
+            )
+    x_min, y_min, x_max, y_max = (float(cell) for cell in cells)
+    for axis, low, high in (("x", x_min, x_max), ("y", y_min, y_max)):
+        if not low < high:
+            raise InputError(
+                f"{where}: {axis}_max {high:g} is not greater than {axis}_min {low:g}; give the "
+                "smaller value first"
+            )
+    return [x_min, y_min, x_max, y_max]
+
+
+def _check_found(
+    path: str | os.PathLike[str],
+    table: LabelTable,
+    found: list[tuple[int, int, int]],
+    ignored: dict[str, int],
+    num_rows: int,
+) -> None:
+    if not num_rows:
+        raise InputError(f"{path}: no rows below the header; give boxes or leave the file out")
+    if ignored and not found:
+        classes = show_some([show(name) for name in ignored], limit=8)
+        raise InputError(
+            f"{path}: no class_name ({classes}) is a concept of {table.path}; use its column names"
+        )

@@ -1,0 +1,214 @@
+"""The label table: one row per image and reader in, one row per image out (VinDr-CXR's format).
+
+Letters: N images, K concepts, T targets, L labels (K+T).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from csr.data.labels.csv_file import read_header, read_rows
+from csr.data.labels.names import image_key, name_key, show, show_some
+from csr.data.labels.reader_merge import READER_MERGES, ReaderRows
+from csr.data.labels.vocabulary import (
+    DEFAULT_TARGETS,
+    RESERVED_COLUMNS,
+    Vocabulary,
+    choose_columns,
+    match_columns,
+)
+from csr.runtime.errors import InputError
+
+POSITIVE = 0.5  # a merged label counts as positive from here on; only `soft` gives fractions
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTable:
+    """Labels of N images, readers merged, in the order in which images first appear in the file.
+
+    Attributes:
+        path: the CSV file, for messages.
+        image_ids: as written in the file.
+        concept_names, target_names: the columns, in order.
+        concept_NK, target_NT: float32 in [0, 1]; NaN where nobody annotated.
+        row_numbers: the first line of each image in the file (the header is line 1).
+        patient_ids: one per image, '' where unknown; None if the file has no such column.
+        num_readers_N: int64, how many readers saw each image (1 without a rad_id column).
+        ignored_names: label columns left out on purpose.
+    """
+
+    path: str
+    image_ids: tuple[str, ...]
+    concept_names: tuple[str, ...]
+    target_names: tuple[str, ...]
+    concept_NK: np.ndarray
+    target_NT: np.ndarray
+    row_numbers: tuple[int, ...]
+    patient_ids: tuple[str, ...] | None
+    num_readers_N: np.ndarray
+    ignored_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The names alone, as they are stored with a model."""
+        return Vocabulary(self.concept_names, self.target_names, self.ignored_names)
+
+    def where(self, index: int) -> str:
+        """Names an image's line for a message: `labels.csv line 7 (image 'abc')`."""
+        return f"{self.path} line {self.row_numbers[index]} (image {show(self.image_ids[index])})"
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> LabelTable:
+        """Returns the table of some images, in the order of `indices`."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        patients = self.patient_ids
+        return dataclasses.replace(
+            self,
+            image_ids=tuple(self.image_ids[i] for i in chosen),
+            concept_NK=self.concept_NK[chosen],
+            target_NT=self.target_NT[chosen],
+            row_numbers=tuple(self.row_numbers[i] for i in chosen),
+            patient_ids=None if patients is None else tuple(patients[i] for i in chosen),
+            num_readers_N=self.num_readers_N[chosen],
+        )
+
+
+def without(table: LabelTable, image_ids: Collection[str]) -> LabelTable:
+    """Returns the table without some images, named as in the file."""
+    gone = {image_key(name) for name in image_ids}
+    kept = [n for n, name in enumerate(table.image_ids) if not gone or image_key(name) not in gone]
+    return table if len(kept) == len(table) else table.select(kept)
+
+
+def read_label_table(
+    path: str | os.PathLike[str],
+    *,
+    concept_cols: Sequence[str] | None = None,
+    target_cols: Sequence[str] | None = None,
+    reader_merge: str = "any",
+    vocabulary: LabelTable | Vocabulary | None = None,
+) -> LabelTable:
+    """Reads a CSV of labels: `image_id`, optional `rad_id` and `patient_id`, then 0/1 columns.
+
+    Column names match without regard to case, width and invisible characters, and 'Other diseases'
+    is 'Other disease'. Label cells are 0, 1, 0.0, 1.0 or empty (not annotated).
+
+    Args:
+        path: the file, UTF-8 with or without a byte order mark, comma separated.
+        concept_cols, target_cols: the columns to use. With neither, a column is a target if its
+            name is one of `DEFAULT_TARGETS`, else a concept. With `target_cols` alone all others
+            are concepts; with `concept_cols` alone targets are found by name. With both, further
+            columns are neither read nor checked.
+        reader_merge: how readers of one image are merged, empty cells left out: `any` (1 if one of
+            them says 1), `majority` (1 if more than half say 1, so a tie is 0), `soft` (the mean).
+        vocabulary: the training table or what is stored with a model. Its names and order then
+            hold, `concept_cols` and `target_cols` are not used, and the file must have the same
+            columns.
+
+    Raises:
+        InputError: anything wrong with the file, with its name, line, column and value.
+    """
+    if reader_merge not in READER_MERGES:
+        raise InputError(
+            f"reader_merge is {show(reader_merge)}; give one of {', '.join(READER_MERGES)}"
+        )
+    rows = read_rows(path)
+    header = read_header(
+        rows, path, required=("image_id",), known=(*RESERVED_COLUMNS, *DEFAULT_TARGETS)
+    )
+    if vocabulary is None:
+        names = choose_columns(path, header, concept_cols=concept_cols, target_cols=target_cols)
+    elif isinstance(vocabulary, LabelTable):
+        names = match_columns(path, header, vocabulary.vocabulary, source=vocabulary.path)
+    else:
+        names = match_columns(path, header, vocabulary, source="those the model was trained on")
+    column_of = {name_key(name): number for number, name in enumerate(header)}
+    labels = (*names.concept_names, *names.target_names)
+    columns = [column_of[name_key(name)] for name in labels]
+    read = ReaderRows(path, labels, columns, [column_of.get(name) for name in RESERVED_COLUMNS])
+    for line, cells in rows:
+        read.add(line, cells)
+    if not read.lines:
+        raise InputError(f"{path}: no rows below the header; it needs one row for each image")
+    value_NL, num_readers_N = read.merge(reader_merge)
+    return LabelTable(
+        path=str(path),
+        image_ids=tuple(read.image_ids),
+        concept_names=names.concept_names,
+        target_names=names.target_names,
+        concept_NK=value_NL[:, : len(names.concept_names)],
+        target_NT=value_NL[:, len(names.concept_names) :],
+        row_numbers=tuple(read.first_lines),
+        patient_ids=tuple(read.patients) if "patient_id" in column_of else None,
+        num_readers_N=num_readers_N,
+        ignored_names=names.ignored_names or (),
+    )
+
+
+def drop_rare(table: LabelTable, minimum: int) -> tuple[LabelTable, tuple[str, ...]]:
+    """Leaves out concepts with fewer than `minimum` positive images; targets always stay.
+
+    Returns:
+        The smaller table, and the names that were dropped (they count as left out on purpose).
+    """
+    keep_K = count_positives(table.concept_NK) >= minimum
+    dropped = tuple(name for name, keep in zip(table.concept_names, keep_K) if not keep)
+    if len(dropped) == len(table.concept_names):
+        raise InputError(
+            f"{table.path}: every concept has fewer than {minimum} positive images; "
+            "lower --drop_rare"
+        )
+    kept = tuple(name for name, keep in zip(table.concept_names, keep_K) if keep)
+    smaller = dataclasses.replace(
+        table,
+        concept_names=kept,
+        concept_NK=table.concept_NK[:, keep_K],
+        ignored_names=(*table.ignored_names, *dropped),
+    )
+    return smaller, dropped
+
+
+def count_positives(label_NL: np.ndarray) -> np.ndarray:
+    """Returns how many images are positive (>= 0.5) for each label, (L,) int64."""
+    return np.count_nonzero(label_NL >= POSITIVE, axis=0)
+
+
+def check_positives(table: LabelTable) -> None:
+    """Raises an InputError that names the concepts without a positive image."""
+    counts = count_positives(table.concept_NK)
+    empty = [show(name) for name, count in zip(table.concept_names, counts) if not count]
+    if empty:
+        raise InputError(
+            f"{table.path}: no positive image for {show_some(empty)}; add some, "
+            "drop such concepts with --drop_rare 1, or choose with --concept_cols"
+        )
+
+
+def check_disjoint(train: LabelTable, test: LabelTable) -> None:
+    """Raises an InputError that names the images that are in both tables."""
+    lines = dict(zip(map(image_key, train.image_ids), train.row_numbers))
+    both = [
+        f"{show(name)} (lines {lines[image_key(name)]} and {row})"
+        for name, row in zip(test.image_ids, test.row_numbers)
+        if image_key(name) in lines
+    ]
+    if both:
+        raise InputError(
+            f"{train.path} and {test.path} share {len(both)} image(s): {show_some(both)}; "
+            "remove them from one of the files"
+        )
+
+
+def shared_patients(train: LabelTable, test: LabelTable) -> list[str]:
+    """Returns patient ids that are in both tables: one patient in both makes test numbers too good.
+
+    It is no error, because files may number their patients each from 1.
+    """
+    return sorted(({*(train.patient_ids or ())} & {*(test.patient_ids or ())}) - {""})
