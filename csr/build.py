@@ -18,10 +18,10 @@ from csr.data.transforms import EvalTransform, TrainTransform
 from csr.engine.engine import local_device
 from csr.feature_cache import FeatureOptions
 from csr.inputs import Say, Tables
-from csr.layers import sync_norm
 from csr.model import CSR
-from csr.model.compiling import check_compiler
-from csr.model.weights import fetch_architecture, load_backbone_weights
+from csr.model.backbones.compiling import check_compiler
+from csr.model.backbones.weights import fetch_architecture, load_backbone_weights
+from csr.model.layers import sync_norm
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 from csr.stages.base import Stage

@@ -26,9 +26,9 @@ from csr.evaluation.intervals import Bootstrap
 from csr.evaluation.measure import Decisions, look, measure
 from csr.evaluation.simulation import MODES, Play, plays_of
 from csr.evaluation.subgroups import read_groups
-from csr.interaction import ALPHA
-from csr.loading import load_model
 from csr.model import CSR
+from csr.model.interaction import ALPHA
+from csr.model.sharing.loading import load_model
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 from csr.runtime.monitor import Monitor

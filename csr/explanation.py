@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr.interaction import DOCTOR_GAP, top_two_gap
-from csr.layers.prototypes import winners
-from csr.layers.task_head import TaskHead
 from csr.model import CSR, CSROutput
-from csr.model.card import Card
+from csr.model.interaction import DOCTOR_GAP, top_two_gap
+from csr.model.layers.prototypes import winners
+from csr.model.layers.task_head import TaskHead
+from csr.model.sharing.card import Card
 from csr.neighbours import Neighbours
 
 FORMAT, FORMAT_VERSION = "csr-explanation", 1

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from csr.command import Parser
-from csr.loading import BEST_CHECKPOINT, is_run, load_file, load_model, load_run
 from csr.model import CSR
-from csr.model.sharing import CONFIG, README, WEIGHTS
-from csr.onnx_export import FILE_NAME as ONNX
-from csr.onnx_export import check_onnx, export_onnx
+from csr.model.sharing.loading import BEST_CHECKPOINT, is_run, load_file, load_model, load_run
+from csr.model.sharing.onnx import FILE_NAME as ONNX
+from csr.model.sharing.onnx import check_onnx, export_onnx
+from csr.model.sharing.pretrained import CONFIG, README, WEIGHTS
 from csr.runtime.errors import InputError
 
 

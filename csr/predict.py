@@ -16,10 +16,10 @@ import torch
 from csr.command import Parser
 from csr.data.images.collect import gather_images
 from csr.data.images.resize import squash_files
-from csr.interaction import DOCTOR_GAP, top_two_gap
-from csr.loading import load_model, pick_device
 from csr.model import CSR
-from csr.model.card import Card
+from csr.model.interaction import DOCTOR_GAP, top_two_gap
+from csr.model.sharing.card import Card
+from csr.model.sharing.loading import load_model, pick_device
 from csr.runtime.errors import EXIT_DONE, EXIT_FAILED, InputError
 from csr.runtime.files import write_atomic
 

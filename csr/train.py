@@ -30,8 +30,8 @@ from csr.engine.ds_config import (
 )
 from csr.metrics import multilabel_metrics
 from csr.model import CSR
+from csr.model.sharing.reference import measure_reference
 from csr.quarantine import Quarantine, look_for_bad_images
-from csr.reference import measure_reference
 from csr.results import results_record, table_lines, target_probability
 from csr.resume import CheckpointFolder
 from csr.run_folder import Plan, RunFolder, earlier_precision, identity

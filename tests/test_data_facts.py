@@ -11,8 +11,8 @@ from tiny_model import tiny_model, write_run
 
 from csr.data.labels.summary import data_facts, read_origin
 from csr.data.labels.table import read_label_table
-from csr.loading import load_run
-from csr.model.readme import write_readme
+from csr.model.sharing.loading import load_run
+from csr.model.sharing.readme import write_readme
 
 TRAIN = """image_id,rad_id,patient_id,Opacity,Nodule,Pneumonia
 a,R1,p1,1,,0

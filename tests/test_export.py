@@ -12,8 +12,8 @@ import torch
 from tiny_model import SIZE, tiny_card, tiny_model, write_run
 
 from csr.export import main
-from csr.loading import load_model
 from csr.model import CSR
+from csr.model.sharing.loading import load_model
 from csr.runtime.errors import InputError
 
 

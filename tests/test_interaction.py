@@ -7,7 +7,7 @@ import torch
 
 from csr.data.box_masks import box_masks
 from csr.data.transforms import identity_theta
-from csr.interaction import (
+from csr.model.interaction import (
     box_cells,
     check_safety,
     decide,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from csr.reference import (
+from csr.model.sharing.reference import (
     Reference,
     best_f1_thresholds,
     concept_medians,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from train_command import flags, start
 
 from csr.data.prefetch import to_device
-from csr.model.backbones import build_backbone
+from csr.model.backbones.build import build_backbone
 
 COUNTED = Path(__file__).with_name("counted_reads.py")
 EPOCHS = {"epochs_stage1": "1", "epochs_stage2": "1", "epochs_stage3": "1", "batch_size": "4"}

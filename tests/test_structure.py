@@ -35,7 +35,7 @@ ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 # the one file that may import a heavy or delicate package, and whether only inside functions
 ONLY_IN = {
     "deepspeed": "csr/engine/engine.py", "torch.distributed": "csr/runtime/distributed.py",
-    "transformers": "csr/model/vit_backbone.py", "timm": "csr/model/timm_backbone.py",
+    "transformers": "csr/model/backbones/vit_backbone.py", "timm": "csr/model/backbones/timm_backbone.py",
 }  # fmt: skip
 PRINTING = {
     "bench", "cache", "cli", "data_command", "train", "predict", "evaluate", "explain", "export",

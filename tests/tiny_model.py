@@ -10,8 +10,8 @@ import torch
 
 from csr.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from csr.model import CSR
-from csr.model.card import Card, Preprocessing
-from csr.reference import Reference
+from csr.model.sharing.card import Card, Preprocessing
+from csr.model.sharing.reference import Reference
 
 K, T, M, SIZE = 3, 2, 4, 64
 CONCEPTS = ("Cavity", "Nodule/Mass", "<b>Pleural | effusion")

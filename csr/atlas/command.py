@@ -21,8 +21,8 @@ from csr.atlas.scan import scan
 from csr.command import Parser, Whole
 from csr.data.dataset import LabelledImages
 from csr.inference import Batch, stored_batches
-from csr.loading import pick_device
-from csr.model.sharing import MAX_CONFIG_BYTES
+from csr.model.sharing.loading import pick_device
+from csr.model.sharing.pretrained import MAX_CONFIG_BYTES
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
 from csr.runtime.monitor import Monitor

@@ -27,10 +27,10 @@ from csr.data.labels.csv_file import read_header, read_rows
 from csr.data.labels.table import read_label_table, without
 from csr.data.labels.validation_split import split_validation
 from csr.data.labels.vocabulary import Vocabulary
-from csr.loading import is_run, load_model
 from csr.model import CSR
-from csr.model.card import Card
-from csr.model.sharing import CONFIG, read_config
+from csr.model.sharing.card import Card
+from csr.model.sharing.loading import is_run, load_model
+from csr.model.sharing.pretrained import CONFIG, read_config
 from csr.quarantine import FILE as QUARANTINE
 from csr.runtime.errors import InputError
 

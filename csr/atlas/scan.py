@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from csr.layers.prototypes import winners
 from csr.model import CSR
+from csr.model.layers.prototypes import winners
 from csr.stages.prototype import is_present
 
 Batch = dict[str, Any]

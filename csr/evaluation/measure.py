@@ -19,10 +19,10 @@ from csr.evaluation.intervals import Bootstrap
 from csr.evaluation.label_scores import POSITIVE, score_labels
 from csr.evaluation.pointing import pointing_rows, score_pointing
 from csr.evaluation.simulation import Play, play_doctor, score_plays
-from csr.interaction import ALPHA, top_two_gap
-from csr.layers.prototypes import winners
 from csr.model import CSR
-from csr.model.card import Card
+from csr.model.interaction import ALPHA, top_two_gap
+from csr.model.layers.prototypes import winners
+from csr.model.sharing.card import Card
 from csr.runtime.errors import StoppedError
 
 Batch = dict[str, Any]

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from csr.evaluation.intervals import Bootstrap, estimate
 from csr.evaluation.label_scores import POSITIVE, mean_of_known, named
 from csr.evaluation.weighted import ratio
-from csr.interaction import box_cells
-from csr.layers.prototypes import winners
+from csr.model.interaction import box_cells
+from csr.model.layers.prototypes import winners
 
 GRID = 128
 SCORES = ("cam_hit", "cam_iou", "similarity_hit", "similarity_iou", "chance", "centre_hit", "reachable")

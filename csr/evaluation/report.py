@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from csr.interaction import DOCTOR_GAP
+from csr.model.interaction import DOCTOR_GAP
 from csr.report import charts
 from csr.report.charts import Mark, escaped
 from csr.report.page import page, table

@@ -20,8 +20,8 @@ import torch
 from csr.evaluation.intervals import Bootstrap, estimate
 from csr.evaluation.label_scores import POSITIVE, known
 from csr.evaluation.weighted import ratio
-from csr.interaction import ALPHA, CONFIRMED, DOCTOR_GAP, REJECTED, Edits, edited_scores, make_edits
-from csr.model.card import Card
+from csr.model.interaction import ALPHA, CONFIRMED, DOCTOR_GAP, REJECTED, Edits, edited_scores, make_edits
+from csr.model.sharing.card import Card
 
 MODES = ("concept", "box", "both")
 Batch = dict[str, Any]
@@ -195,7 +195,7 @@ def score_plays(
         before_NT, after_NVT: bool, called before and after each play.
         target_NT: labels.
         edited_NV: bool, images corrected.
-        gap_N: of the two most likely diagnoses before, see `csr.interaction.top_two_gap`.
+        gap_N: of the two most likely diagnoses before, see `csr.model.interaction.top_two_gap`.
         plays: the V plays.
         bootstrap: of the intervals.
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from csr.layers.concept_head import POOLS, ConceptHead, pool_cams
-from csr.layers.local_concept import local_concept_vectors
-from csr.layers.projector import Projector
-from csr.layers.prototypes import Prototypes
-from csr.layers.task_head import TaskHead
-from csr.model.backbones import build_backbone
-from csr.model.sharing import Shareable
+from csr.model.backbones.build import build_backbone
+from csr.model.layers.concept_head import POOLS, ConceptHead, pool_cams
+from csr.model.layers.local_concept import local_concept_vectors
+from csr.model.layers.projector import Projector
+from csr.model.layers.prototypes import Prototypes
+from csr.model.layers.task_head import TaskHead
+from csr.model.sharing.pretrained import Shareable
 from csr.runtime.errors import InputError
 
 
@@ -63,7 +63,7 @@ class CSR(Shareable):
     """Concept-based similarity reasoning: images in, diagnoses and what they rest on out.
 
     Building never touches the network and reads no weights (of a local file or folder only what tells the
-    architecture); `csr.model.weights.load_backbone_weights` fills the backbone.
+    architecture); `csr.model.backbones.weights.load_backbone_weights` fills the backbone.
 
     Args:
         num_concepts: K.

@@ -18,10 +18,10 @@ from csr.config.options import TrainConfig, check_ranges
 from csr.data.dataset import LabelledImages
 from csr.evaluation.intervals import Bootstrap
 from csr.evaluation.measure import Decisions, Rows, look, measure
-from csr.loading import pick_device
 from csr.metrics import multilabel_metrics
 from csr.model import CSR
-from csr.model.card import Card
+from csr.model.sharing.card import Card
+from csr.model.sharing.loading import pick_device
 from csr.neighbours import vector_names
 from csr.refine.refining import Images, bar, refine
 from csr.refine.reliance import reliance_lines

@@ -22,8 +22,8 @@ from csr.data.dataset import LabelledImages
 from csr.feature_cache import FeatureOptions, frozen_features
 from csr.inference import image_batches, num_batches
 from csr.model import CSR
-from csr.model.card import Card
-from csr.reference import best_f1_thresholds
+from csr.model.sharing.card import Card
+from csr.model.sharing.reference import best_f1_thresholds
 from csr.refine.fit import Fit, FitOptions, Scores, fit_head, keep_head
 from csr.refine.occlusion import firing_from, painted_and_pasted
 from csr.refine.reliance import Reliance, remaining_reliance

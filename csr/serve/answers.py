@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from csr.explanation import Explanation
-from csr.interaction import ALPHA, DOCTOR_GAP, SafetyReport
 from csr.model import CSR
+from csr.model.interaction import ALPHA, DOCTOR_GAP, SafetyReport
 from csr.report.pictures import heat_colours
 from csr.serve.case import Case, Outcome, default_replacement
 from csr.serve.edits import MEDIAN, ZERO

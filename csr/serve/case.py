@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from csr.explanation import Explanation, explain_output, map_range
-from csr.interaction import SafetyReport, check_safety, decide, edited_maps
-from csr.layers.prototypes import winners
 from csr.model import CSR, CSROutput
+from csr.model.interaction import SafetyReport, check_safety, decide, edited_maps
+from csr.model.layers.prototypes import winners
 from csr.serve.edits import MEDIAN, ZERO, EditSet
 
 
@@ -26,7 +26,7 @@ class Outcome:
         edits: which.
         explanation: of the edited scores. Its maps and best prototypes are those after the boxes and
             before decisions on concepts: a rejected concept still shows what was rejected.
-        safety: of `csr.interaction.check_safety`.
+        safety: of `csr.model.interaction.check_safety`.
     """
 
     edits: EditSet

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from csr.interaction import ALPHA, CONFIRMED, REJECTED, UNTOUCHED, Edits, make_edits
+from csr.model.interaction import ALPHA, CONFIRMED, REJECTED, UNTOUCHED, Edits, make_edits
 
 ZERO, MEDIAN = "zero", "median"
 POSITIVE, NEGATIVE = "positive", "negative"
@@ -36,7 +36,7 @@ class EditSet:
     """All edits in force at once.
 
     Attributes:
-        decision_K: `csr.interaction`'s REJECTED, UNTOUCHED or CONFIRMED.
+        decision_K: `csr.model.interaction`'s REJECTED, UNTOUCHED or CONFIRMED.
         boxes: in the order they were drawn.
         alpha: importance outside of all boxes.
         replacement: what a rejected concept's scores become and similarities outside of the boxes are drawn
@@ -54,7 +54,7 @@ class EditSet:
         return cls((UNTOUCHED,) * num_concepts, replacement=replacement)
 
     def tensors(self, device: torch.device) -> Edits:
-        """For `csr.interaction`, a batch of one image.
+        """For `csr.model.interaction`, a batch of one image.
 
         Raises:
             ValueError: what a box, a decision or alpha says means nothing.

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from csr.interaction import ALPHA, UNTOUCHED
+from csr.model.interaction import ALPHA, UNTOUCHED
 from csr.runtime.errors import InputError
 from csr.serve.edits import DECISIONS, MEDIAN, POSITIVE, Box, EditSet
 from csr.serve.limits import MAX_BOXES

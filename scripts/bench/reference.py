@@ -49,7 +49,7 @@ from csr.data.transforms import (
     SCALE_RANGE,
 )
 from csr.model import CSR
-from csr.model.weights import load_backbone_weights
+from csr.model.backbones.weights import load_backbone_weights
 from csr.stages.concept import positive_weights
 
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

@@ -28,8 +28,8 @@ from measuring import RESULTS, Report, median
 from PIL import Image
 
 from csr.model import CSR
-from csr.model.card import Card, Preprocessing
-from csr.reference import Reference
+from csr.model.sharing.card import Card, Preprocessing
+from csr.model.sharing.reference import Reference
 from csr.serve.access import Access
 from csr.serve.app import create_app
 from csr.serve.command import listen

@@ -22,7 +22,7 @@ from csr.data.images.resize import squash_file
 from csr.data.labels.table import read_label_table
 from csr.data.labels.validation_split import split_validation
 from csr.explain import main as explain
-from csr.layers.prototypes import winners
+from csr.model.layers.prototypes import winners
 from csr.neighbours import read_neighbours
 from csr.runtime.errors import InputError
 

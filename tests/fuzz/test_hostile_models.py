@@ -13,9 +13,9 @@ import torch
 from hostile import refuse
 from weight_files import ONE
 
-from csr.loading import load_run
 from csr.model import CSR
-from csr.model.weights import fetch_architecture, load_backbone_weights
+from csr.model.backbones.weights import fetch_architecture, load_backbone_weights
+from csr.model.sharing.loading import load_run
 
 VIT = {
     "patch_embed.proj.weight": torch.zeros(8, 3, 16, 16),

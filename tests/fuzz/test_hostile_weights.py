@@ -17,8 +17,8 @@ from hostile import quiet, refuse
 from safetensors.torch import save
 from weight_files import ENTRY, ONE, STATE, Bomb, header, rezipped, torch_bytes
 
+from csr.model.backbones.weights import load_backbone_weights
 from csr.model.tensor_file import read_tensors
-from csr.model.weights import load_backbone_weights
 from csr.runtime.files import load_tensors
 
 

@@ -26,8 +26,8 @@ from csr.data.labels.boxes import read_boxes
 from csr.data.labels.table import read_label_table
 from csr.engine.ds_config import load_ds_config, merge_ds_config
 from csr.model import CSR
+from csr.model.backbones.vit_architecture import architecture_of_config
 from csr.model.tensor_file import read_tensors
-from csr.model.vit_architecture import architecture_of_config
 from csr.resume import DamagedError, verified
 from csr.runtime.files import load_tensors
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from csr.layers.concept_head import ConceptHead, pool_cams
-from csr.layers.local_concept import local_concept_vectors
-from csr.layers.projector import Projector
-from csr.layers.prototypes import Prototypes
-from csr.layers.task_head import TaskHead, fold_standardisation
+from csr.model.layers.concept_head import ConceptHead, pool_cams
+from csr.model.layers.local_concept import local_concept_vectors
+from csr.model.layers.projector import Projector
+from csr.model.layers.prototypes import Prototypes
+from csr.model.layers.task_head import TaskHead, fold_standardisation
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from csr.layers.sync_norm import SyncBatchNorm, SyncBatchNormAct, convert
+from csr.model.layers.sync_norm import SyncBatchNorm, SyncBatchNormAct, convert
 
 
 def free_port() -> int:

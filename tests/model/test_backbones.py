@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from csr.model.backbones import build_backbone
+from csr.model.backbones.build import build_backbone
 from csr.runtime.errors import InputError
 
 TINY_TIMM = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_mambaout", "test_vit3"]

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from csr.layers import sync_norm
-from csr.model import CSR, compiling
-from csr.model.backbone import Backbone
-from csr.model.backbones import build_backbone
+from csr.model import CSR
+from csr.model.backbones import compiling
+from csr.model.backbones.base import Backbone
+from csr.model.backbones.build import build_backbone
+from csr.model.layers import sync_norm
 from csr.runtime.errors import InputError
 
 TINY_VIT = {

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from tiny_model import CONCEPTS, OPTIONS, SIZE, K, M, T, tiny_card, tiny_model
 
 from csr.model import CSR
-from csr.model import hub as hub_module
-from csr.model.sharing import CONFIG, README, WEIGHTS, read_config
+from csr.model import hub_download as hub_module
+from csr.model.sharing.pretrained import CONFIG, README, WEIGHTS, read_config
 from csr.runtime.errors import InputError
 
 FRESH = """

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from csr.model import CSR
-from csr.model.backbones import build_backbone
-from csr.model.positions import resize_positions
-from csr.model.vit_keys import canonical_key
-from csr.model.weights import fetch_architecture, load_backbone_weights
+from csr.model.backbones.build import build_backbone
+from csr.model.backbones.positions import resize_positions
+from csr.model.backbones.vit_keys import canonical_key
+from csr.model.backbones.weights import fetch_architecture, load_backbone_weights
 from csr.runtime.errors import InputError
 
 WIDTH, LAYERS, PATCH, SIDE = 32, 2, 8, 4

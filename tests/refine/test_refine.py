@@ -27,9 +27,9 @@ from csr.evaluation.pointing import SCORES, pointing_rows
 from csr.explain import main as explain
 from csr.explanation import explain as explain_images
 from csr.export import main as export
-from csr.interaction import check_safety, make_edits
-from csr.loading import load_model
 from csr.model import CSR
+from csr.model.interaction import check_safety, make_edits
+from csr.model.sharing.loading import load_model
 from csr.predict import main as predict
 from csr.refine.command import main
 from csr.refine.fit import FitOptions, Scores, fit_head, keep_head
@@ -140,7 +140,7 @@ def test_the_exported_graph_has_no_dropped_prototype_either(images, tmp_path):
 
     dropped = dropping((0, 1), (2, 0))
     model = refined_model(dropped)
-    from csr.onnx_export import export_onnx
+    from csr.model.sharing.onnx import export_onnx
 
     export_onnx(model, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")

@@ -14,7 +14,7 @@ from serving import box, opened, png, put, sent
 from tiny_model import CONCEPTS, TARGETS, tiny_model, write_run
 
 from csr import __version__
-from csr.loading import load_model
+from csr.model.sharing.loading import load_model
 from csr.serve import schemas
 from csr.serve.limits import Limits
 from csr.serve.record import model_sha256

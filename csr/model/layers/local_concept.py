@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from csr.layers.precision import full, no_autocast
+from csr.model.layers.precision import full, no_autocast
 
 
 def local_concept_vectors(feat_BCHW: torch.Tensor, cam_BKHW: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from csr.layers.precision import full, no_autocast
+from csr.model.layers.precision import full, no_autocast
 
 MAX_COSINES = 2**25  # fp32 cosines of one chunk of `scores`: 128 MiB
 

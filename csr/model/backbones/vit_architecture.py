@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from csr.model.names import is_weights_file
+from csr.model.backbones.names import is_weights_file
+from csr.model.backbones.vit_keys import canonical_state
 from csr.model.tensor_file import read_tensors
-from csr.model.vit_keys import canonical_state
 from csr.runtime.errors import InputError
 from csr.runtime.json_file import read_json
 

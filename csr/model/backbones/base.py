@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from csr.layers.recompute import count_batches_once
-from csr.model.compiling import Maps, compiled, leave_out_collectives
+from csr.model.backbones.compiling import Maps, compiled, leave_out_collectives
+from csr.model.layers.checkpointed_norm import count_batches_once
 from csr.runtime.errors import InputError
 
 

@@ -1,7 +1,7 @@
 """Pretrained weights into a backbone, completely or not at all.
 
 Every weight of the encoder must be filled and every encoder weight in the file used; a decoder, mask token
-or classifier in the file is left and reported. Only here (and in `csr.model.hub`) the network is touched.
+or classifier in the file is left and reported. Only here (and in `csr.model.hub_download`) the network is touched.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from csr.model import hub
-from csr.model.backbone import Backbone
-from csr.model.names import is_weights_file, split_name
-from csr.model.positions import resize_positions
-from csr.model.tensor_file import read_tensors
-from csr.model.vit_architecture import (
+from csr.model import hub_download
+from csr.model.backbones.base import Backbone
+from csr.model.backbones.names import is_weights_file, split_name
+from csr.model.backbones.positions import resize_positions
+from csr.model.backbones.vit_architecture import (
     KNOWN,
     architecture_of_config,
     architecture_of_tensors,
     find_architecture,
 )
-from csr.model.vit_keys import canonical_key, canonical_state, is_encoder
+from csr.model.backbones.vit_keys import canonical_key, canonical_state, is_encoder
+from csr.model.tensor_file import read_tensors
 from csr.runtime.errors import InputError
 from csr.runtime.torch_file import not_finite, of_another_type
 
@@ -85,7 +85,7 @@ def fetch_architecture(
         return _architecture_of_file(Path(weights_file), model_name if local else None)
     if local or "/" not in model_name:
         return find_architecture(model_name)
-    return architecture_of_config(hub.fetch(model_name, ("config.json",)))
+    return architecture_of_config(hub_download.fetch(model_name, ("config.json",)))
 
 
 def _architecture_of_file(file: Path, model_name: str | None) -> dict[str, Any]:
@@ -133,11 +133,11 @@ def load_backbone_weights(
 def _find_medmae(model_name: str) -> Path:
     folder = Path(model_name)
     if not folder.is_dir():
-        return hub.fetch(model_name, hub.WEIGHT_NAMES)
-    for name in hub.WEIGHT_NAMES:
+        return hub_download.fetch(model_name, hub_download.WEIGHT_NAMES)
+    for name in hub_download.WEIGHT_NAMES:
         if (folder / name).is_file():
             return folder / name
-    raise InputError(f"{folder}: holds neither {' nor '.join(hub.WEIGHT_NAMES)}")
+    raise InputError(f"{folder}: holds neither {' nor '.join(hub_download.WEIGHT_NAMES)}")
 
 
 def _find_timm(net: nn.Module) -> Path:
@@ -149,7 +149,7 @@ def _find_timm(net: nn.Module) -> Path:
             "give --backbone_weights FILE, or start from random weights with --no_pretrained"
         )
     name = config.get("hf_hub_filename")
-    return hub.fetch(repo_id, (name,) if name else hub.WEIGHT_NAMES)
+    return hub_download.fetch(repo_id, (name,) if name else hub_download.WEIGHT_NAMES)
 
 
 def _fill_vit(backbone: Backbone, state: State, source: str) -> LoadReport:

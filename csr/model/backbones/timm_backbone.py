@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from csr.model.backbone import Backbone
+from csr.model.backbones.base import Backbone
 from csr.runtime.errors import InputError
 
 

@@ -15,18 +15,27 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from csr.layers.concept_head import POOLS
-from csr.model import hub, misnamed
-from csr.model.backbones import BACKBONE_TYPES
-from csr.model.card import MAX_NAME, MAX_SIDE_PX, Card, card_from_dict, check_counts, is_count, plain_card
-from csr.model.names import FILE_SUFFIXES
-from csr.model.readme import write_readme
-from csr.model.tensor_file import read_tensors
-from csr.model.vit_architecture import (
+from csr.model import hub_download
+from csr.model.backbones.build import BACKBONE_TYPES
+from csr.model.backbones.names import FILE_SUFFIXES
+from csr.model.backbones.vit_architecture import (
     ARCHITECTURE_KEYS,
     architecture_of_tensors,
     architecture_problem,
 )
+from csr.model.layers.concept_head import POOLS
+from csr.model.sharing import not_found
+from csr.model.sharing.card import (
+    MAX_NAME,
+    MAX_SIDE_PX,
+    Card,
+    card_from_dict,
+    check_counts,
+    is_count,
+    plain_card,
+)
+from csr.model.sharing.readme import write_readme
+from csr.model.tensor_file import read_tensors
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic, write_json
 from csr.runtime.json_file import MAX_BYTES, read_json
@@ -198,7 +207,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         value = read_json(path)
     except FileNotFoundError:
-        raise InputError(misnamed.not_there(path)) from None
+        raise InputError(not_found.not_there(path)) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as JSON ({str(error)[:120]})") from None
     if not isinstance(value, dict):
@@ -210,14 +219,14 @@ def _locate(source: str | Path, revision: str | None) -> tuple[Path, Path]:
     folder = Path(source)
     if os.path.isdir(folder):  # False, and no error, for a name that cannot be one
         if not (folder / WEIGHTS).is_file():
-            raise InputError(misnamed.no_model(folder, lacks=WEIGHTS))
+            raise InputError(not_found.no_model(folder, lacks=WEIGHTS))
         return folder / CONFIG, folder / WEIGHTS
     name = str(source)
-    if (problem := misnamed.no_folder(name)) is not None:
+    if (problem := not_found.no_folder(name)) is not None:
         raise InputError(problem)
     advice = "Give a folder that `csr export` wrote, or copy the repository to one"
     config, weights = (
-        hub.fetch(name, (file,), revision=revision, advice=advice) for file in (CONFIG, WEIGHTS)
+        hub_download.fetch(name, (file,), revision=revision, advice=advice) for file in (CONFIG, WEIGHTS)
     )
     return config, weights
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from csr.model.backbone import Backbone
-from csr.model.names import split_name
-from csr.model.timm_backbone import build_timm
-from csr.model.vit_backbone import build_vit
+from csr.model.backbones.base import Backbone
+from csr.model.backbones.names import split_name
+from csr.model.backbones.timm_backbone import build_timm
+from csr.model.backbones.vit_backbone import build_vit
 from csr.runtime.errors import InputError
 
 BACKBONE_TYPES = ("medmae", "resnet50", "vit", "timm")

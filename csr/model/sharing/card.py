@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from csr.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, stored_size
-from csr.reference import Reference, reference_from_dict
+from csr.model.sharing.reference import Reference, reference_from_dict
 from csr.runtime.errors import InputError
 
 TASK_LOSSES = ("bce", "focal", "ce")

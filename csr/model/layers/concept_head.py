@@ -10,7 +10,7 @@ import math
 import torch
 from torch import nn
 
-from csr.layers.precision import full, no_autocast
+from csr.model.layers.precision import full, no_autocast
 
 POOLS = ("avg", "max", "lse")
 

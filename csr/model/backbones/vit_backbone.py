@@ -1,7 +1,7 @@
 """`medmae`: the ViT encoder of transformers without pooling and masking, its patch tokens as feat_BCHW.
 
 A masked autoencoder's encoder is a plain ViT; nothing is masked here. The parameter names inside are those
-of the installed transformers; state dicts with the names of another version load too (`csr.model.vit_keys`).
+of the installed transformers; state dicts with the names of another version load too (`csr.model.backbones.vit_keys`).
 
 Letters: B batch, C channels, H W feature map, N tokens.
 """
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from csr.model.backbone import Backbone
-from csr.model.positions import resize_positions
-from csr.model.vit_architecture import ARCHITECTURE_KEYS, find_architecture
-from csr.model.vit_keys import canonical_key
+from csr.model.backbones.base import Backbone
+from csr.model.backbones.positions import resize_positions
+from csr.model.backbones.vit_architecture import ARCHITECTURE_KEYS, find_architecture
+from csr.model.backbones.vit_keys import canonical_key
 from csr.runtime.errors import InputError
 
 POSITIONS = "embeddings.position_embeddings"

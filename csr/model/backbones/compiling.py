@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from csr.layers.sync_norm import SyncBatchNorm
+from csr.model.layers.sync_norm import SyncBatchNorm
 from csr.runtime.errors import InputError
 
 Maps = Callable[[torch.Tensor], torch.Tensor]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from csr.layers.precision import full
+from csr.model.layers.precision import full
 
 
 class ResidualBlock(nn.Module):

@@ -6,7 +6,7 @@ import html
 import json
 from typing import Any
 
-from csr.model.card import Card
+from csr.model.sharing.card import Card
 
 _FRONT = """---
 library_name: csr

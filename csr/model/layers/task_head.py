@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from csr.layers.precision import full, no_autocast
+from csr.model.layers.precision import full, no_autocast
 
 
 class TaskHead(nn.Module):

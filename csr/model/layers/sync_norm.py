@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from csr.layers.precision import full, no_autocast
+from csr.model.layers.precision import full, no_autocast
 from csr.runtime import distributed
 
 

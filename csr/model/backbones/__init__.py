@@ -1,0 +1,1 @@
+"""Networks that give a spatial map, and the weights they start from."""

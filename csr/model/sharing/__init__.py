@@ -1,0 +1,1 @@
+"""A trained model in other hands: card, folder, README, ONNX."""
