@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from csr import losses
-from csr.losses import (
+from csr.stages import losses
+from csr.stages.losses import (
     box_attention,
     concept_bce,
     contrastive,

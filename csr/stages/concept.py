@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr.losses import box_attention, concept_bce
 from csr.model import CSR
 from csr.stages.base import Batch, Stage, StageOutput, decayed
+from csr.stages.losses import box_attention, concept_bce
 
 
 def positive_weights(label_NK: np.ndarray, *, maximum: float) -> torch.Tensor:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr.losses import contrastive, prototype_similarity
 from csr.model import CSR
 from csr.stages.base import Batch, Stage, StageOutput, decayed
 from csr.stages.clustering import kmeans_prototypes, restart_dead
+from csr.stages.losses import contrastive, prototype_similarity
 
 PROJECT_CHUNK = 8192
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from csr.losses import task_bce, task_cross_entropy, task_focal
 from csr.model import CSR
 from csr.model.layers.task_head import fold_standardisation
 from csr.stages.base import Batch, Stage, StageOutput
+from csr.stages.losses import task_bce, task_cross_entropy, task_focal
 
 MIN_SD = 1e-2  # a dead prototype's score hardly varies: dividing by less would amplify its noise
 

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from csr.data.images.decode import read_image
 from csr.data.transforms import stored_size
-from csr.losses import contrastive, prototype_similarity
 from csr.model.layers.projector import Projector
+from csr.stages.losses import contrastive, prototype_similarity
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "scripts" / "bench"

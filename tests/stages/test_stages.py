@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from csr.features import build_feature_table
-from csr.losses import concept_bce
 from csr.model import CSR
 from csr.stages.concept import ConceptStage, positive_weights
+from csr.stages.losses import concept_bce
 from csr.stages.prototype import PrototypeStage
 from csr.stages.runner import StageRunner
 from csr.stages.task import MIN_SD, TaskStage, choose_task_loss
