@@ -21,10 +21,10 @@ from csr.data.labels.reader_merge import READER_MERGES
 from csr.data.labels.table import LabelTable, read_label_table
 from csr.data.labels.vocabulary import Vocabulary
 from csr.engine import engine
-from csr.evaluation.files import check_folder, summary, write_files
-from csr.evaluation.intervals import Bootstrap
+from csr.evaluation.bootstrap import Bootstrap
 from csr.evaluation.measure import Decisions, look, measure
-from csr.evaluation.simulation import MODES, Play, plays_of
+from csr.evaluation.output import check_folder, summary, write_files
+from csr.evaluation.simulated_doctor import MODES, Play, plays_of
 from csr.evaluation.subgroups import read_groups
 from csr.model import CSR
 from csr.model.interaction import ALPHA

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from csr import inference
 from csr.data.dataset import LabelledImages
 from csr.data.prefetch import Batch
 from csr.engine.engine import Engine, inference_precision
+from csr.evaluation import inference
+from csr.evaluation.metrics import multilabel_metrics
 from csr.feature_cache import FeatureOptions, frozen_features
 from csr.features import FeatureViews
-from csr.metrics import multilabel_metrics
 from csr.runtime.monitor import Monitor
 from csr.runtime.progress import HERE
 from csr.runtime.signals import StopRequest

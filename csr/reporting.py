@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from csr.engine.engine import Engine
-from csr.metrics import Metrics
+from csr.evaluation.metrics import Metrics
 from csr.runtime.monitor import Monitor
 from csr.stages.base import Stage, StageOutput
 

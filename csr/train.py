@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from csr import build, cache, inference, inputs, micro_batch
+from csr import build, cache, inputs, micro_batch
 from csr.command import Parser, exit_process, run_command
 from csr.config import options, recipes
 from csr.config.options import TrainConfig
@@ -28,11 +28,12 @@ from csr.engine.ds_config import (
     merge_ds_config,
     zero_stage_of,
 )
-from csr.metrics import multilabel_metrics
+from csr.evaluation import inference
+from csr.evaluation.metrics import multilabel_metrics
+from csr.evaluation.test_table import results_record, table_lines, target_probability
 from csr.model import CSR
 from csr.model.sharing.reference import measure_reference
 from csr.quarantine import Quarantine, look_for_bad_images
-from csr.results import results_record, table_lines, target_probability
 from csr.resume import CheckpointFolder
 from csr.run_folder import Plan, RunFolder, earlier_precision, identity
 from csr.runtime import distributed, fingerprint

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr import build, inference, inputs
+from csr import build, inputs
 from csr.command import run_command
 from csr.config import options
 from csr.data.dataset import WindowSampler
 from csr.engine.engine import start
-from csr.metrics import Metrics, multilabel_metrics
+from csr.evaluation import inference
+from csr.evaluation.metrics import Metrics, multilabel_metrics
 from csr.stages.concept import positive_weights
 from csr.stages.task import choose_task_loss
 from csr.train import main as train_csr

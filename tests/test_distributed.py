@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from csr.metrics import RowAccumulator
+from csr.evaluation.metrics import RowAccumulator
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from csr.metrics import RowAccumulator, multilabel_metrics
+from csr.evaluation.metrics import RowAccumulator, multilabel_metrics
 
 
 @pytest.fixture

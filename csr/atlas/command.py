@@ -20,7 +20,7 @@ from csr.atlas.regions import chunks_of, look_again, places_of
 from csr.atlas.scan import scan
 from csr.command import Parser, Whole
 from csr.data.dataset import LabelledImages
-from csr.inference import Batch, stored_batches
+from csr.evaluation.inference import Batch, stored_batches
 from csr.model.sharing.loading import pick_device
 from csr.model.sharing.pretrained import MAX_CONFIG_BYTES
 from csr.runtime.errors import InputError

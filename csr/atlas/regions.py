@@ -173,7 +173,7 @@ def look_again(
 
 
 def chunks_of(positions: Iterable[int], size: int) -> Iterator[np.ndarray]:
-    """Positions in batches, as `csr.inference.stored_batches` wants them."""
+    """Positions in batches, as `csr.evaluation.inference.stored_batches` wants them."""
     all_N = np.fromiter(positions, dtype=np.int64)
     for start in range(0, len(all_N), size):
         yield all_N[start : start + size]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from csr.evaluation.weighted import ratio
+from csr.evaluation.weighted_metrics import ratio
 
 NUM_BINS = 10
 

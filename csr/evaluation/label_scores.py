@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from csr.evaluation.bootstrap import Bootstrap, Estimate, estimate
 from csr.evaluation.calibration import Calibration
-from csr.evaluation.intervals import Bootstrap, Estimate, estimate
-from csr.evaluation.weighted import Ranking, confusion, ratio
+from csr.evaluation.weighted_metrics import Ranking, confusion, ratio
 
 SCORES = ("auroc", "auprc", "f1", "sensitivity", "specificity", "brier", "ece")
 POSITIVE = 0.5

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr import inference
 from csr.data.dataset import LabelledImages
+from csr.evaluation import inference
+from csr.evaluation.bootstrap import Bootstrap
 from csr.evaluation.calibration import reliability
-from csr.evaluation.intervals import Bootstrap
 from csr.evaluation.label_scores import POSITIVE, score_labels
-from csr.evaluation.pointing import pointing_rows, score_pointing
-from csr.evaluation.simulation import Play, play_doctor, score_plays
+from csr.evaluation.pointing_game import pointing_rows, score_pointing
+from csr.evaluation.simulated_doctor import Play, play_doctor, score_plays
 from csr.model import CSR
 from csr.model.interaction import ALPHA, top_two_gap
 from csr.model.layers.prototypes import winners

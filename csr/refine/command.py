@@ -16,9 +16,10 @@ from csr.atlas.keep import read_keep
 from csr.command import Parser, Whole
 from csr.config.options import TrainConfig, check_ranges
 from csr.data.dataset import LabelledImages
-from csr.evaluation.intervals import Bootstrap
+from csr.evaluation.bootstrap import Bootstrap
 from csr.evaluation.measure import Decisions, Rows, look, measure
-from csr.metrics import multilabel_metrics
+from csr.evaluation.metrics import multilabel_metrics
+from csr.evaluation.test_table import results_record
 from csr.model import CSR
 from csr.model.sharing.card import Card
 from csr.model.sharing.loading import pick_device
@@ -26,7 +27,6 @@ from csr.neighbours import vector_names
 from csr.refine.refining import Images, bar, refine
 from csr.refine.reliance import reliance_lines
 from csr.refine.report import count_changed, dropped_of, record_of, table_lines
-from csr.results import results_record
 from csr.runtime.errors import InputError
 from csr.runtime.files import save_tensors, write_atomic, write_json
 from csr.runtime.monitor import Monitor

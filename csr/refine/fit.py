@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from csr.data.sampler import WindowSampler
-from csr.metrics import multilabel_metrics
+from csr.evaluation.metrics import multilabel_metrics
 from csr.model.layers.task_head import fold_standardisation
 from csr.stages.task import TaskStage
 from csr.training_state import STAGE_NUMBER

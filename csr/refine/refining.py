@@ -19,8 +19,8 @@ import torch
 from csr import build
 from csr.atlas.data import Source
 from csr.data.dataset import LabelledImages
+from csr.evaluation.inference import image_batches, num_batches
 from csr.feature_cache import FeatureOptions, frozen_features
-from csr.inference import image_batches, num_batches
 from csr.model import CSR
 from csr.model.sharing.card import Card
 from csr.model.sharing.reference import best_f1_thresholds

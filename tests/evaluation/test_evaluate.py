@@ -23,9 +23,9 @@ from csr.data.image_cache.store import open_store
 from csr.data.labels.table import read_label_table
 from csr.data.labels.vocabulary import Vocabulary
 from csr.evaluate import main
-from csr.evaluation.files import COLUMNS, summary
 from csr.evaluation.measure import Decisions, count_alive, look
-from csr.metrics import multilabel_metrics
+from csr.evaluation.metrics import multilabel_metrics
+from csr.evaluation.output import COLUMNS, summary
 
 NUM = 18
 FILES = ["evaluation.csv", "evaluation.json", "report.html"]
@@ -268,7 +268,7 @@ def test_two_ranks_see_what_one_sees(data, tmp_path):
 
 @pytest.mark.dist
 def test_two_ranks_have_the_intervals_of_one():
-    from csr.evaluation.intervals import Bootstrap, estimate
+    from csr.evaluation.bootstrap import Bootstrap, estimate
 
     def body() -> np.ndarray:
         found = estimate(

@@ -7,10 +7,10 @@ import pytest
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
+from csr.evaluation.bootstrap import Bootstrap, draw_weights, drawn_images, estimate, limits
 from csr.evaluation.calibration import NUM_BINS, reliability
-from csr.evaluation.intervals import Bootstrap, draw_weights, drawn_images, estimate, limits
 from csr.evaluation.label_scores import SCORES, LabelMeasure, mean_of_known, score_labels
-from csr.metrics import multilabel_metrics
+from csr.evaluation.metrics import multilabel_metrics
 
 NAMES = ("a", "b", "never", "always", "masked")
 
@@ -88,7 +88,7 @@ def test_intervals_are_those_of_a_loop_over_the_same_resamples(tables):
 
 def test_chunks_of_resamples_change_nothing(tables, monkeypatch):
     whole = estimate(LabelMeasure(*tables), num_images=40, bootstrap=Bootstrap(9, 1))
-    monkeypatch.setattr("csr.evaluation.intervals.MAX_CELLS", 80)
+    monkeypatch.setattr("csr.evaluation.bootstrap.MAX_CELLS", 80)
     parts = estimate(LabelMeasure(*tables), num_images=40, bootstrap=Bootstrap(9, 1))
     np.testing.assert_array_equal(whole.low, parts.low)
     np.testing.assert_array_equal(whole.high, parts.high)

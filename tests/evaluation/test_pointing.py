@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from csr.evaluation.intervals import Bootstrap, drawn_images
-from csr.evaluation.pointing import (
+from csr.evaluation.bootstrap import Bootstrap, drawn_images
+from csr.evaluation.pointing_game import (
     GRID,
     SCORES,
     overlap,

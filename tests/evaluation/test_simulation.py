@@ -7,8 +7,15 @@ import pytest
 import torch
 from tiny_model import tiny_model
 
-from csr.evaluation.intervals import Bootstrap, drawn_images
-from csr.evaluation.simulation import Play, count_changes, doctor_edits, play_doctor, plays_of, score_plays
+from csr.evaluation.bootstrap import Bootstrap, drawn_images
+from csr.evaluation.simulated_doctor import (
+    Play,
+    count_changes,
+    doctor_edits,
+    play_doctor,
+    plays_of,
+    score_plays,
+)
 
 NAN = float("nan")
 CONCEPT = torch.tensor([[0.0, 1, NAN], [1, 0, 0.5]])

@@ -23,7 +23,7 @@ from csr.atlas.keep import read_keep, write_keep
 from csr.data.images.resize import squash_file
 from csr.evaluate import main as evaluate
 from csr.evaluation.measure import count_alive
-from csr.evaluation.pointing import SCORES, pointing_rows
+from csr.evaluation.pointing_game import SCORES, pointing_rows
 from csr.explain import main as explain
 from csr.explanation import explain as explain_images
 from csr.export import main as export

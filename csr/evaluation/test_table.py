@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr.metrics import Metrics
+from csr.evaluation.metrics import Metrics
 
 
 def target_probability(logit_NT: torch.Tensor, *, loss: str) -> np.ndarray:

@@ -11,8 +11,8 @@ import torch
 from csr.data.dataset import EvalSampler, LabelledImages
 from csr.data.prefetch import ahead, pinned, to_device
 from csr.data.transforms import EvalTransform
+from csr.evaluation.metrics import RowAccumulator
 from csr.features import FeatureTable, build_feature_table
-from csr.metrics import RowAccumulator
 from csr.runtime import distributed
 
 Batch = dict[str, Any]

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr.evaluation.intervals import Bootstrap, estimate
+from csr.evaluation.bootstrap import Bootstrap, estimate
 from csr.evaluation.label_scores import POSITIVE, known
-from csr.evaluation.weighted import ratio
+from csr.evaluation.weighted_metrics import ratio
 from csr.model.interaction import ALPHA, CONFIRMED, DOCTOR_GAP, REJECTED, Edits, edited_scores, make_edits
 from csr.model.sharing.card import Card
 

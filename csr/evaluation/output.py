@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from csr.evaluation import label_scores, pointing
-from csr.evaluation.report import write_report
+from csr.evaluation import label_scores, pointing_game
+from csr.evaluation.page import write_report
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic, write_json
 
@@ -77,7 +77,7 @@ def lines(results: Results) -> Iterator[Line]:
     for group, scores in (results["groups"] or {}).items():
         yield from _label_lines(scores, group)
     if results["localisation"] is not None:
-        yield from _score_lines("localisation", "", results["localisation"], pointing.SCORES)
+        yield from _score_lines("localisation", "", results["localisation"], pointing_game.SCORES)
     alive = results["prototypes"]
     for label, row in alive["labels"].items():
         yield ("prototypes", "", label, "alive", row["alive"], None, None, row["total"], None)

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from csr.evaluation.intervals import Bootstrap, estimate
+from csr.evaluation.bootstrap import Bootstrap, estimate
 from csr.evaluation.label_scores import POSITIVE, mean_of_known, named
-from csr.evaluation.weighted import ratio
+from csr.evaluation.weighted_metrics import ratio
 from csr.model.interaction import box_cells
 from csr.model.layers.prototypes import winners
 
