@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from csr.cluster.arguments import add_network_arguments
+from csr.cluster.comparison import LOW_DISK_MIB
+from csr.cluster.host_report import existing_parent
+from csr.cluster.hostfile import read_hostfile
+from csr.cluster.machine_facts import FOLDERS, TABLES, gather
+from csr.cluster.preflight import check_hosts, paths_of
 from csr.command import Parser
-from csr.hosts.arguments import add_network_arguments
-from csr.hosts.comparison import LOW_DISK_MIB
-from csr.hosts.facts import FOLDERS, TABLES, gather
-from csr.hosts.hostfile import read_hostfile
-from csr.hosts.preflight import check_hosts, paths_of
-from csr.hosts.report import existing_parent
 from csr.runtime.errors import InputError
 
 EPILOG = """examples:

@@ -11,17 +11,17 @@ import sys
 import tempfile
 from pathlib import Path
 
+from csr.cluster import rank_start
+from csr.cluster.arguments import add_network_arguments
+from csr.cluster.environment import check_plain, deepspeed_file, environment_for_hosts
+from csr.cluster.host_processes import RUN
+from csr.cluster.hostfile import Host, read_hostfile
+from csr.cluster.hosts_run import HostsRun, keep_alive
+from csr.cluster.machine_facts import FOLDERS, TABLES
+from csr.cluster.preflight import Preflight, check_hosts, paths_of
 from csr.command import Parser, exit_process, run_command
 from csr.config import options
 from csr.config.options import TrainConfig
-from csr.hosts import rank
-from csr.hosts.arguments import add_network_arguments
-from csr.hosts.environment import check_plain, deepspeed_file, environment_for_hosts
-from csr.hosts.facts import FOLDERS, TABLES
-from csr.hosts.hostfile import Host, read_hostfile
-from csr.hosts.preflight import Preflight, check_hosts, paths_of
-from csr.hosts.run_processes import RUN
-from csr.hosts.running import HostsRun, keep_alive
 from csr.runtime.errors import EXIT_FAILED, InputError, StoppedError
 
 EPILOG = """examples:
@@ -124,7 +124,7 @@ def deepspeed_command(
     return [
         "deepspeed", "--hostfile", str(hostfile), "--force_multi", "--no_ssh_check", *port,
         "--master_addr", str(outcome.master_addr), "--master_port", str(outcome.master_port),
-        "--no_local_rank", "--module", "csr.hosts.rank", rank.encode(flags),
+        "--no_local_rank", "--module", "csr.cluster.rank_start", rank_start.encode(flags),
     ]  # fmt: skip
 
 

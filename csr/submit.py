@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from csr.cluster.slurm_job import Job, Site, job_text, numbers_of, plain_name
 from csr.command import Parser
 from csr.config import options as train_options
 from csr.config.options import TrainConfig
-from csr.job_file import Job, Site, job_text, numbers_of, plain_name
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
 

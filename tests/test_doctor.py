@@ -8,8 +8,8 @@ import os
 import pytest
 
 from csr import doctor, launch
-from csr.hosts import facts
-from csr.hosts.rank import decode
+from csr.cluster import machine_facts
+from csr.cluster.rank_start import decode
 from csr.runtime.errors import InputError
 
 
@@ -29,7 +29,7 @@ def test_this_machine_is_described_in_a_line_for_each_thing(phantom_folder, tmp_
 
 
 def test_what_must_be_put_right_is_an_error_after_all_lines(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(facts, "free_mib", lambda folder: 3)
+    monkeypatch.setattr(machine_facts, "free_mib", lambda folder: 3)
     told = "disk: make room for checkpoints; train_csv: .*absent.csv: No such file"
     with pytest.raises(InputError, match=told) as met:
         doctor.main(["--train_csv", str(tmp_path / "absent.csv"), "--output_dir", str(tmp_path)])
@@ -43,7 +43,7 @@ def test_a_listing_sees_names_and_sizes_of_images_alone(tmp_path):
     (tmp_path / "below" / "a.DCM").write_bytes(b"123")
     (tmp_path / "id-without-suffix").write_bytes(b"")
     (tmp_path / "Thumbs.db").write_bytes(b"1")
-    assert facts.listing(tmp_path) == [("b.png", 2), ("below/a.DCM", 3), ("id-without-suffix", 0)]
+    assert machine_facts.listing(tmp_path) == [("b.png", 2), ("below/a.DCM", 3), ("id-without-suffix", 0)]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,6 @@ def test_the_launcher_is_given_one_plain_word_for_all_flags(tmp_path):
     outcome = launch.Preflight([], "10.0.0.1", 20_001)
     command = launch.deepspeed_command(given, outcome, tmp_path / "hosts", parsed)
     assert command[:4] == ["deepspeed", "--hostfile", str(tmp_path / "hosts"), "--force_multi"]
-    assert command[-3:-1] == ["--module", "csr.hosts.rank"] and decode(command[-1]) == flags
+    assert command[-3:-1] == ["--module", "csr.cluster.rank_start"] and decode(command[-1]) == flags
     pairs = dict(zip(command, command[1:]))
     assert (pairs["--ssh_port"], pairs["--master_addr"], pairs["--master_port"]) == ("2222", "10.0.0.1", "20001")

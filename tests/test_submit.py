@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from csr import submit
-from csr.job_file import numbers_of, plain_name, seconds_of
+from csr.cluster.slurm_job import numbers_of, plain_name, seconds_of
 from csr.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent

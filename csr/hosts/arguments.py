@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from csr.hosts.hostfile import NAME
+from csr.cluster.hostfile import NAME
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,9 @@ import subprocess
 
 import pytest
 
-from csr.hosts import rank
-from csr.hosts.environment import check_plain, deepspeed_file, environment_for_hosts, read_environment_file
-from csr.hosts.ssh import ssh_command
+from csr.cluster import rank_start
+from csr.cluster.environment import check_plain, deepspeed_file, environment_for_hosts, read_environment_file
+from csr.cluster.ssh import ssh_command
 from csr.runtime.errors import InputError
 
 HOSTILE = [
@@ -70,9 +70,9 @@ def test_a_folder_that_the_launcher_would_not_quote_is_refused(path):
 
 def test_flags_survive_the_way_to_a_rank_in_one_plain_word():
     flags = ["--exp_name", "a b", "", "x;id", '{"a": 1}', "$(id)", "\u00e4", "-1", "\udcff"]
-    word = rank.encode(flags)
+    word = rank_start.encode(flags)
     assert re.fullmatch(r"[\w=-]+", word, re.ASCII) and shlex.quote(word) in (word, f"'{word}'")
-    assert rank.decode(word) == flags
+    assert rank_start.decode(word) == flags
 
 
 def test_words_reach_a_program_on_a_host_as_they_are(fake_ssh, tmp_path):
@@ -85,5 +85,5 @@ def test_words_reach_a_program_on_a_host_as_they_are(fake_ssh, tmp_path):
 
 
 def test_the_card_towards_an_address_is_the_one_that_has_it():
-    assert rank.card_towards("127.0.0.1") == "lo"
-    assert rank.card_towards("no address") is None
+    assert rank_start.card_towards("127.0.0.1") == "lo"
+    assert rank_start.card_towards("no address") is None

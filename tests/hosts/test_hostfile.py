@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from csr.hosts.hostfile import Host, read_hostfile
+from csr.cluster.hostfile import Host, read_hostfile
 from csr.runtime.errors import InputError
 
 

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from csr.hosts import run_processes, running
-from csr.hosts.hostfile import Host
-from csr.hosts.running import HostsRun, keep_alive, meaning_of
+from csr.cluster import host_processes, hosts_run
+from csr.cluster.hostfile import Host
+from csr.cluster.hosts_run import HostsRun, keep_alive, meaning_of
 
 pytestmark = pytest.mark.dist
 HOSTS = [Host("a", 1, 1), Host("b", 1, 2)]
@@ -24,14 +24,14 @@ RANK = "RANK=0 setsid bash -c '{trap}; touch $MARK; sleep 60 & wait'"
 @pytest.fixture
 def start(fake_ssh, tmp_path, monkeypatch):
     """Run a shell script as if it were the launcher: (exit code, what was said, processes left)."""
-    monkeypatch.setattr(running, "OTHERS_END_S", 0.5)
-    monkeypatch.setattr(running, "GRACE_S", 1.0)
-    monkeypatch.setattr(running, "LAUNCHER_ENDS_S", 1.0)
+    monkeypatch.setattr(hosts_run, "OTHERS_END_S", 0.5)
+    monkeypatch.setattr(hosts_run, "GRACE_S", 1.0)
+    monkeypatch.setattr(hosts_run, "LAUNCHER_ENDS_S", 1.0)
 
     def start(script: str, *signals: int) -> tuple[int, list[str], int]:
         run_id, said = secrets.token_hex(8), []
         mark = tmp_path / "mark"
-        environment = {**without_rank(), run_processes.RUN: run_id, "MARK": str(mark)}
+        environment = {**without_rank(), host_processes.RUN: run_id, "MARK": str(mark)}
         run = HostsRun(
             ["bash", "-c", script], environment=environment, hosts=HOSTS, run_id=run_id, ssh_port=None, say=said.append
         )
@@ -46,14 +46,14 @@ def start(fake_ssh, tmp_path, monkeypatch):
         if signals:
             threading.Thread(target=signal_us, daemon=True).start()
         code = run.run()
-        return code, said, len(run_processes.of_run(run_id))
+        return code, said, len(host_processes.of_run(run_id))
 
     return start
 
 
 def without_rank() -> dict[str, str]:
     """This environment; a test before may have made this process a rank."""
-    return {name: value for name, value in os.environ.items() if name != run_processes.RANK}
+    return {name: value for name, value in os.environ.items() if name != host_processes.RANK}
 
 
 def ended(host: str, code: int) -> str:
@@ -121,14 +121,14 @@ def test_a_second_interrupt_stops_at_once(start):
 def test_other_runs_of_the_same_user_are_left_alone():
     mine, other = (secrets.token_hex(8) for _ in range(2))
     with (
-        subprocess.Popen(["sleep", "60"], env={**without_rank(), run_processes.RUN: mine}) as first,
-        subprocess.Popen(["sleep", "60"], env={**os.environ, run_processes.RUN: other, "RANK": "0"}) as second,
+        subprocess.Popen(["sleep", "60"], env={**without_rank(), host_processes.RUN: mine}) as first,
+        subprocess.Popen(["sleep", "60"], env={**os.environ, host_processes.RUN: other, "RANK": "0"}) as second,
     ):
         try:
-            assert run_processes.ranks_of(mine) == [] and run_processes.ranks_of(other) == [second.pid]
+            assert host_processes.ranks_of(mine) == [] and host_processes.ranks_of(other) == [second.pid]
             waiting = threading.Thread(target=first.wait)  # a child of ours stays a zombie until it is waited for
             waiting.start()
-            assert run_processes.end(mine, 5.0) == (1, 0)
+            assert host_processes.end(mine, 5.0) == (1, 0)
             waiting.join()
             assert second.poll() is None
         finally:

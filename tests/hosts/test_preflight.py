@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from csr.hosts import report, ssh
-from csr.hosts.comparison import Checked, compare, meeting_place
-from csr.hosts.hostfile import Host
-from csr.hosts.preflight import Preflight, check_hosts
+from csr.cluster import host_report, ssh
+from csr.cluster.comparison import Checked, compare, meeting_place
+from csr.cluster.hostfile import Host
+from csr.cluster.preflight import Preflight, check_hosts
 from csr.runtime.errors import InputError
 
 FACTS: dict[str, Any] = {
@@ -95,9 +95,9 @@ def test_a_host_that_does_not_reach_the_master_is_named():
 def test_a_port_that_is_in_use_is_a_problem_of_the_master():
     with socket.create_server(("", 0)) as taken:
         with pytest.raises(OSError, match="in use"):
-            report.listen(taken.getsockname()[1])
-    with report.listen(None) as server:
-        assert server.getsockname()[1] in report.PORTS
+            host_report.listen(taken.getsockname()[1])
+    with host_report.listen(None) as server:
+        assert server.getsockname()[1] in host_report.PORTS
     checked = pair()
     checked[0].opening = {**OPENING, "port": None, "port_problem": "Address already in use"}
     assert meeting_place(checked, ["10.0.0.1"]) is None
@@ -107,7 +107,7 @@ def test_a_port_that_is_in_use_is_a_problem_of_the_master():
 def test_another_service_on_the_port_is_not_taken_for_the_master():
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(5)
-        assert not report.reaches("127.0.0.1", 1, "token")
+        assert not host_report.reaches("127.0.0.1", 1, "token")
 
         def serve() -> None:
             connection, _ = other.accept()
@@ -116,7 +116,7 @@ def test_another_service_on_the_port_is_not_taken_for_the_master():
 
         thread = threading.Thread(target=serve)
         thread.start()
-        assert not report.reaches("127.0.0.1", other.getsockname()[1], "token")
+        assert not host_report.reaches("127.0.0.1", other.getsockname()[1], "token")
         thread.join()
 
 
@@ -126,13 +126,13 @@ def test_another_service_on_the_port_is_not_taken_for_the_master():
         (255, ["ssh: connect to host a port 22: Connection refused"], "ssh fails (.*refused): `ssh a true` must work"),
         (97, [], "has no folder /runs"),
         (127, ["bash: python: not found"], "the same virtual environment must be on each host"),
-        (1, ["x: No module named csr.hosts"], "has no csr.hosts.report: install the csr of this machine"),
+        (1, ["x: No module named csr.cluster"], "has no csr.cluster.host_report: install the csr of this machine"),
         (1, ["Traceback", "ValueError: y"], "csr fails there (ValueError: y)"),
         (9, [], "csr fails there (exit code 9)"),
     ],
 )
 def test_why_a_host_did_not_answer_is_told_in_plain_words(code, said, told):
-    text = ssh.reason("a", code, said, folder="/runs", module="csr.hosts.report")
+    text = ssh.reason("a", code, said, folder="/runs", module="csr.cluster.host_report")
     assert re.search(told.replace("(", r"\(").replace(")", r"\)"), text)
 
 
@@ -147,7 +147,7 @@ def test_all_hosts_are_asked_and_all_problems_are_found_at_once(fake_ssh, phanto
     assert lines[1].startswith("gone1: FAILED: ssh fails (ssh: connect to host gone1 port 22: No route to host)")
     assert lines[2].startswith("there: FAILED: slots=1000 in line 3, but there are ")
     assert lines[3].startswith("gone2: FAILED: ")
-    assert outcome.master_port in report.PORTS and outcome.master_addr
+    assert outcome.master_port in host_report.PORTS and outcome.master_addr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bin"], "nothing is left"
 
 

@@ -1,4 +1,4 @@
-"""The text of a SLURM job file: what a site asks for, the flags of a run, then csr/train.sbatch as it is."""
+"""The text of a SLURM job file: what a site asks for, the flags of a run, then csr/cluster/train.sbatch as it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m csr.hosts.rank WORD`: what the launcher starts as every rank; turns into `csr train` with its flags.
+"""`python -m csr.cluster.rank_start WORD`: what the launcher starts as every rank; turns into `csr train` with its flags.
 
 The flags come in one word of letters that no shell on the way can misread. Before that, what a rank on a host
 needs: the network card that leads to the others, and an end when the launcher is gone.

@@ -1,4 +1,4 @@
-"""`python -m csr.hosts.report`: one host's side of the check before a run, started over ssh by `csr doctor`.
+"""`python -m csr.cluster.host_report`: one host's side of the check before a run, started over ssh by `csr doctor`.
 
 Two requests and two answers, one JSON object a line: the first is answered at once (clock, addresses, the
 master's port), the second when this host has found its facts, and what it can reach of the master. The master
@@ -98,7 +98,9 @@ def serve(requests: Iterator[dict[str, Any]], reply: Any) -> None:
         if first[IS_MASTER]:
             opening |= _open_as_master(first, folder, stack)
         reply(opening)
-        from csr.hosts.facts import gather  # torch takes seconds to import: the clock is told before
+        from csr.cluster.machine_facts import (
+            gather,  # torch takes seconds to import: the clock is told before
+        )
 
         facts = gather(first[PATHS], folder)
         second = next(requests, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from csr.hosts.hostfile import Host
+from csr.cluster.hostfile import Host
 
 CLOCKS_APART_S = 5.0
 LOW_DISK_MIB = 1024

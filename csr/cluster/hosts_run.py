@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
-from csr.hosts.hostfile import Host
-from csr.hosts.ssh import Conversation, UnreachableError
+from csr.cluster.hostfile import Host
+from csr.cluster.ssh import Conversation, UnreachableError
 from csr.runtime.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED
 
 ENDED = re.compile(rb"pdsh@\S+: (?P<host>\S+): ssh exited with exit code (?P<code>\d+)")
@@ -185,7 +185,7 @@ class HostsRun:
     def _ask_one(self, host: Host, request: dict[str, Any]) -> dict[str, int] | None:
         try:
             talk = Conversation(
-                host.name, "csr.hosts.run_processes", port=self._ssh_port, folder=os.getcwd(), limit_s=LIMIT_S
+                host.name, "csr.cluster.host_processes", port=self._ssh_port, folder=os.getcwd(), limit_s=LIMIT_S
             )
         except UnreachableError:
             return None

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from csr.hosts.comparison import Checked, compare, meeting_place
-from csr.hosts.hostfile import Host
-from csr.hosts.ssh import Conversation, UnreachableError
+from csr.cluster.comparison import Checked, compare, meeting_place
+from csr.cluster.hostfile import Host
+from csr.cluster.ssh import Conversation, UnreachableError
 from csr.runtime.errors import InputError
 
 LIMIT_S = 120.0
@@ -58,7 +58,7 @@ def check_hosts(
 
     Args:
         hosts: of the hostfile; the first one is the master.
-        paths: data by the name of its flag, see `csr.hosts.facts.gather`.
+        paths: data by the name of its flag, see `csr.cluster.machine_facts.gather`.
         output_dir: where the run will write; all hosts must see the same folder.
         ssh_port: None for the one that ssh is configured for.
         master_addr: address of the first host; None takes the first one that all hosts reach.
@@ -73,7 +73,7 @@ def check_hosts(
 
     def open_one(one: Checked) -> None:
         talk = Conversation(
-            one.host.name, "csr.hosts.report", port=ssh_port, folder=os.getcwd(), limit_s=LIMIT_S
+            one.host.name, "csr.cluster.host_report", port=ssh_port, folder=os.getcwd(), limit_s=LIMIT_S
         )
         talks[one.host.name] = talk
         request: dict[str, Any] = {"token": token, "output_dir": output_dir, "paths": paths}

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from typing import Any
 
-from csr.hosts.hostfile import NAME
+from csr.cluster.hostfile import NAME
 
 CONNECT_S = 5
 NO_FOLDER = 97  # exit code of our own, beside 126, 127 (the shell) and 255 (ssh)
@@ -25,7 +25,7 @@ def ssh_command(host: str, words: list[str], *, port: int | None, folder: str) -
     """What runs `words` in a folder of a host; the host's shell is given quoted words alone.
 
     Args:
-        host: a name as `csr.hosts.hostfile` accepts it.
+        host: a name as `csr.cluster.hostfile` accepts it.
         words: the command.
         port: of ssh there; None leaves it to the user's ssh configuration.
         folder: to be in.

@@ -1,4 +1,4 @@
-"""`python -m csr.hosts.run_processes`: signal or end one run's processes on this host, asked over ssh.
+"""`python -m csr.cluster.host_processes`: signal or end one run's processes on this host, asked over ssh.
 
 A run is known by a random name in its processes' environment, never by what a command line looks like: other
 runs of the same user are left alone.
