@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from csr import build, cache, inputs, micro_batch
+from csr import cache
 from csr.command import Parser, exit_process, run_command
 from csr.config import options, recipes
 from csr.config.options import TrainConfig
@@ -19,7 +19,6 @@ from csr.data.dataset import LabelledImages
 from csr.data.image_cache.store import ImageStore
 from csr.data.labels.summary import data_facts
 from csr.data.transforms import stored_size
-from csr.describe import describe, git_revision, versions
 from csr.engine import cpu, engine
 from csr.engine.ds_config import (
     Precision,
@@ -33,20 +32,22 @@ from csr.evaluation.metrics import multilabel_metrics
 from csr.evaluation.test_table import results_record, table_lines, target_probability
 from csr.model import CSR
 from csr.model.sharing.reference import measure_reference
-from csr.quarantine import Quarantine, look_for_bad_images
-from csr.resume import CheckpointFolder
-from csr.run_folder import Plan, RunFolder, earlier_precision, identity
 from csr.runtime import distributed, fingerprint
 from csr.runtime.errors import InputError, StoppedError
 from csr.runtime.files import load_tensors, write_json
 from csr.runtime.monitor import Monitor
 from csr.runtime.progress import HERE
 from csr.runtime.signals import StopRequest
-from csr.snapshots import cam_figure, similarity_figure
 from csr.stages.base import Stage
 from csr.stages.runner import StageRunner
-from csr.trainer import STAGE_NUMBER, Data, Trainer, Weights, labels_of
-from csr.training_state import Saved, load_saved
+from csr.training import batch_size_finder, build, inputs
+from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
+from csr.training.checkpoints.run_folder import Plan, RunFolder, earlier_precision, identity
+from csr.training.checkpoints.state import Saved, load_saved
+from csr.training.logs.board_images import cam_figure, similarity_figure
+from csr.training.logs.summary import describe, git_revision, versions
+from csr.training.quarantine import Quarantine, look_for_bad_images
+from csr.training.trainer import STAGE_NUMBER, Data, Trainer, Weights, labels_of
 
 EPILOG = """examples:
   csr train --train_csv labels_train.csv --train_dir train/ --test_csv labels_test.csv --test_dir test/
@@ -86,9 +87,9 @@ def train(given: TrainConfig, stop: StopRequest) -> int:
 
     precision = precision_for(given, cpu_has_bf16=cpu.computes_bf16())
     parsed, name = load_ds_config(given.engine.ds_config, precision.name)
-    auto_batch = micro_batch.is_asked(given)
+    auto_batch = batch_size_finder.is_asked(given)
     if auto_batch:
-        given = micro_batch.provisional(given, world=distributed.world_size())
+        given = batch_size_finder.provisional(given, world=distributed.world_size())
     merged_with(parsed, name, given)  # a contradiction is told before any rank waits for another
     if distributed.world_size() > 1:
         engine.start(given.engine.timeout)
@@ -106,9 +107,9 @@ def train(given: TrainConfig, stop: StopRequest) -> int:
     folder = RunFolder(given, mine=mine, say=monitor.say)
     plan = distributed.on_main(folder.plan)
     config = plan.adapted(given)
-    kept_batch = micro_batch.kept(plan.manifest, world=distributed.world_size()) if auto_batch else None
+    kept_batch = batch_size_finder.kept(plan.manifest, world=distributed.world_size()) if auto_batch else None
     if kept_batch is not None:
-        config = micro_batch.with_batch(config, *kept_batch)
+        config = batch_size_finder.with_batch(config, *kept_batch)
     ds_config = merged_with(parsed, name, config)
     recorded = None if plan.manifest is None else plan.manifest.get("quarantine")
     quarantine = look_for_bad_images(config, monitor.say, progress, recorded=recorded)
@@ -187,14 +188,14 @@ def with_found_batch(
     train = found.train.select(found.train_indices)
     stage = build.build_stage("concept", config=config, model=model, train=train, say=lambda line: None)
     device = engine.local_device()
-    choice = micro_batch.find(
+    choice = batch_size_finder.find(
         stage.to(device), data, share=config.optim.batch_size, precision=precision, device=device
     )
     monitor.say(
         f"--batch_size auto: {choice.batch_size} images per rank and {choice.accumulation} accumulation "
         f"({choice.reason})"
     )
-    return micro_batch.with_batch(config, choice.batch_size, choice.accumulation), choice.reason
+    return batch_size_finder.with_batch(config, choice.batch_size, choice.accumulation), choice.reason
 
 
 def check_data(data: str, plan: Plan) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr import build, inputs
 from csr.command import run_command
 from csr.config import options
 from csr.data.dataset import WindowSampler
@@ -30,7 +29,8 @@ from csr.evaluation.metrics import Metrics, multilabel_metrics
 from csr.stages.concept import positive_weights
 from csr.stages.task import choose_task_loss
 from csr.train import main as train_csr
-from csr.trainer import labels_of
+from csr.training import build, inputs
+from csr.training.trainer import labels_of
 
 
 def parse_flags(flags: list[str]) -> options.TrainConfig:

@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from csr import train
-from csr.trainer import Trainer
+from csr.training.trainer import Trainer
 
 ROOT = Path(train.__file__).resolve().parent
 # a device waits for the host to hear these: a number is read, or the shape of the answer is one

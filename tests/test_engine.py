@@ -15,7 +15,6 @@ import torch
 from csr.engine import engine as engines
 from csr.engine.ds_config import load_ds_config, merge_ds_config
 from csr.engine.engine import Engine
-from csr.features import build_feature_table
 from csr.model import CSR
 from csr.runtime.errors import InputError
 from csr.stages.base import Stage
@@ -23,6 +22,7 @@ from csr.stages.concept import ConceptStage
 from csr.stages.prototype import PrototypeStage
 from csr.stages.runner import StageRunner
 from csr.stages.task import TaskStage
+from csr.training.features.table import build_feature_table
 
 K, T, M, B, STEPS, CLIP = 3, 2, 4, 4, 4, 0.02
 BACKBONES = ("test_resnet", "test_vit")

@@ -11,18 +11,25 @@ import pytest
 import torch
 from PIL import Image
 
-from csr import feature_cache
 from csr.data.dataset import LabelledImages
 from csr.data.image_cache.store import open_store
 from csr.data.labels.table import read_label_table
 from csr.data.transforms import EvalTransform, TrainTransform
-from csr.feature_cache import AugmentedView, FeatureOptions, PlainView, build_on_disk, frozen_features, key_of
-from csr.feature_store import FeatureStore
 from csr.model import CSR
 from csr.runtime.errors import InputError
 from csr.stages.base import Stage
 from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage
+from csr.training.features import cache
+from csr.training.features.cache import (
+    AugmentedView,
+    FeatureOptions,
+    PlainView,
+    build_on_disk,
+    frozen_features,
+    key_of,
+)
+from csr.training.features.store import FeatureStore
 from tests.test_distributed import on_ranks
 
 N, K, T, SIZE = 11, 3, 2, 64
@@ -205,16 +212,16 @@ def test_epochs_take_turns_at_augmented_views_which_do_not_repeat(folder):
 
 def test_auto_is_memory_until_the_rows_take_too_much_of_it(folder, monkeypatch):
     auto = settings(folder, mode="auto")
-    monkeypatch.setattr(feature_cache, "free_host_bytes", lambda: 4000)
-    assert feature_cache.choose_mode(auto, num_bytes=1000) == "memory"
-    assert feature_cache.choose_mode(auto, num_bytes=1001) == "disk"
+    monkeypatch.setattr(cache, "free_host_bytes", lambda: 4000)
+    assert cache.choose_mode(auto, num_bytes=1000) == "memory"
+    assert cache.choose_mode(auto, num_bytes=1001) == "disk"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert feature_cache.choose_mode(auto, num_bytes=600) == "disk"
-    assert feature_cache.choose_mode(settings(folder, mode="off"), num_bytes=9999) == "memory"
+    assert cache.choose_mode(auto, num_bytes=600) == "disk"
+    assert cache.choose_mode(settings(folder, mode="off"), num_bytes=9999) == "memory"
 
 
 def test_free_memory_is_a_plausible_number_of_bytes():
-    assert 2**20 < feature_cache.free_host_bytes() < 2**50
+    assert 2**20 < cache.free_host_bytes() < 2**50
 
 
 def test_a_build_killed_in_the_midst_serves_nothing_and_is_taken_up_where_it_was(folder):

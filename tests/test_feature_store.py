@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from csr import feature_store
-from csr.feature_store import FeatureStore, read_arrays
 from csr.runtime.errors import InputError
+from csr.training.features import store
+from csr.training.features.store import FeatureStore, read_arrays
 
 KEY, N = "k" * 64, 5
 COUNT = np.array([2, 0, 1, 3, 0])
@@ -161,7 +161,7 @@ def test_only_what_is_old_is_removed(store, tmp_path):
         os.utime(file, (1, 1))
     store.clean_up()
     assert young.exists() and foreign.exists() and not old.exists() and not unused.exists()
-    assert feature_store.UNUSED_S > feature_store.UNFINISHED_S
+    assert store.UNUSED_S > store.UNFINISHED_S
 
 
 def test_an_array_without_rows_is_kept(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr.features import build_feature_table
+from csr.training.features.table import build_feature_table
 
 ROWS_OF_IMAGE = {0: [10, 11], 1: [], 2: [20], 3: [30, 31, 32]}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from csr.guard import StepGuard
+from csr.training.skipped_steps import StepGuard
 
 
 def test_it_trips_at_the_limit_and_an_applied_step_starts_the_count_again():

@@ -11,12 +11,13 @@ import pytest
 import torch
 from train_command import flags
 
-from csr import build, inputs, micro_batch, train
+from csr import train
 from csr.config.options import TrainConfig
 from csr.data.image_cache.store import ImageStore
 from csr.engine import memory
-from csr.micro_batch import Trial, largest
 from csr.runtime.errors import InputError
+from csr.training import batch_size_finder, build, inputs
+from csr.training.batch_size_finder import Trial, largest
 
 MIB = 2**20
 
@@ -36,7 +37,7 @@ def test_the_growth_is_a_line_through_two_measurements(monkeypatch):
     needs = iter([30 * MIB, 50 * MIB])
     sizes: list[int] = []
     monkeypatch.setattr(memory, "peak_of", lambda work: (work(), next(needs))[1])
-    needed = micro_batch._growth(sizes.append)
+    needed = batch_size_finder._growth(sizes.append)
     assert sizes == [1, 2, 4]
     assert [needed(size) for size in (2, 4, 8)] == [30 * MIB, 50 * MIB, 90 * MIB]
 
@@ -44,7 +45,7 @@ def test_the_growth_is_a_line_through_two_measurements(monkeypatch):
 def test_noise_never_tells_that_more_images_are_free(monkeypatch):
     needs = iter([50 * MIB, 40 * MIB])
     monkeypatch.setattr(memory, "peak_of", lambda work: next(needs))
-    needed = micro_batch._growth(lambda size: None)
+    needed = batch_size_finder._growth(lambda size: None)
     assert needed(64) >= needed(4) * 2 > 0
 
 
@@ -80,7 +81,7 @@ class Parts:
 
     def __init__(self, phantom: Path, out: Path, *more: str, **changed: Any) -> None:
         given = train.parse(flags(phantom, out, *more, **{"batch_size": "auto", **changed}))
-        self.config: TrainConfig = micro_batch.provisional(given, world=1)
+        self.config: TrainConfig = batch_size_finder.provisional(given, world=1)
         self.found = inputs.build_tables(self.config, lambda line: None)
         self.model = build.build_model(self.config, self.found.train, lambda line: None)
         stores: tuple[ImageStore, ImageStore] = inputs.build_stores(self.config, self.found)
@@ -90,8 +91,8 @@ class Parts:
             "concept", config=self.config, model=self.model, train=table, say=lambda line: None
         )
 
-    def find(self) -> micro_batch.Choice:
-        return micro_batch.find(
+    def find(self) -> batch_size_finder.Choice:
+        return batch_size_finder.find(
             self.stage, self.data, share=self.config.optim.batch_size, precision="fp32",
             device=torch.device("cpu"),
         )  # fmt: skip
@@ -118,9 +119,9 @@ def test_little_memory_gives_small_micro_batches_and_none_an_error(parts, monkey
     enough = parts.find()
     needed = Trial(parts.stage, parts.data, precision="fp32", device=torch.device("cpu")).engine_bytes
     free = {"bytes": 0}
-    monkeypatch.setattr(micro_batch.memory, "free_host_bytes", lambda: free["bytes"])
-    monkeypatch.setattr(micro_batch, "_growth", lambda trial: lambda size: size * 8 * MIB)
-    free["bytes"] = int((needed + 50 * MIB) / micro_batch.CPU_SHARE)
+    monkeypatch.setattr(batch_size_finder.memory, "free_host_bytes", lambda: free["bytes"])
+    monkeypatch.setattr(batch_size_finder, "_growth", lambda trial: lambda size: size * 8 * MIB)
+    free["bytes"] = int((needed + 50 * MIB) / batch_size_finder.CPU_SHARE)
     choice = parts.find()
     assert (choice.batch_size, choice.accumulation) == (6, 4) and enough.batch_size == 24
     free["bytes"] = MIB
@@ -129,7 +130,7 @@ def test_little_memory_gives_small_micro_batches_and_none_an_error(parts, monkey
 
 
 def test_ranks_agree_on_the_smallest(parts, monkeypatch):
-    monkeypatch.setattr(micro_batch.distributed, "host_max", lambda values: [max(*values, -3)])
+    monkeypatch.setattr(batch_size_finder.distributed, "host_max", lambda values: [max(*values, -3)])
     assert parts.find()[:2] == (3, 8)
 
 
@@ -149,24 +150,24 @@ def test_running_out_of_gpu_memory_is_the_only_error_that_means_too_large(parts,
     for name in ("synchronize", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda *args: None)
     monkeypatch.setattr(memory, "free_gpu_bytes", lambda device: 4 * MIB)
-    assert micro_batch._on_gpu(Stub(), [24, 12, 6, 3])[0] == 6
+    assert batch_size_finder._on_gpu(Stub(), [24, 12, 6, 3])[0] == 6
     assert sizes == [24, 12, 6]
-    assert micro_batch._on_gpu(Stub(), [24])[0] == 0
+    assert batch_size_finder._on_gpu(Stub(), [24])[0] == 0
     with pytest.raises(RuntimeError, match="another"):
-        micro_batch._on_gpu(Stub(), [5])
+        batch_size_finder._on_gpu(Stub(), [5])
 
 
 def test_what_ranks_cannot_share_is_refused_with_a_number_that_they_can():
     given = dataclasses.replace(TrainConfig(), optim=dataclasses.replace(TrainConfig().optim, batch_size=0))
-    assert micro_batch.provisional(given, world=4).optim.batch_size == 8
+    assert batch_size_finder.provisional(given, world=4).optim.batch_size == 8
     with pytest.raises(InputError, match="--effective_batch 33"):
-        micro_batch.provisional(given, world=3)
+        batch_size_finder.provisional(given, world=3)
 
 
 def test_a_run_that_goes_on_keeps_its_choice_on_as_many_ranks():
     manifest = {"world_size": 2, "options": {"optim": {"batch_size": 4, "accumulation": 4}}}
-    assert micro_batch.kept(manifest, world=2) == (4, 4)
-    assert micro_batch.kept(manifest, world=1) is None and micro_batch.kept(None, world=2) is None
+    assert batch_size_finder.kept(manifest, world=2) == (4, 4)
+    assert batch_size_finder.kept(manifest, world=1) is None and batch_size_finder.kept(None, world=2) is None
 
 
 def test_trials_see_images_again_where_there_are_fewer(parts):

@@ -19,12 +19,12 @@ from PIL import Image
 from test_resume import STEP, ended, finished
 from train_command import contents, flags, train
 
-from csr import inputs, quarantine
 from csr.config.options import TrainConfig
 from csr.data.images import resize
 from csr.data.labels.table import read_label_table
-from csr.quarantine import Quarantine, look_for_bad_images
 from csr.runtime.errors import InputError
+from csr.training import inputs, quarantine
+from csr.training.quarantine import Quarantine, look_for_bad_images
 
 NUM = {"train": 210, "test": 100}
 COLUMNS = "image_id,Cavity,Nodule,COPD,Pneumonia\n"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from csr.config import options, recipes
-from csr.describe import recipe_line
-from csr.run_folder import RunFolder, identity
 from csr.runtime.errors import InputError
 from csr.train import parse
+from csr.training.checkpoints.run_folder import RunFolder, identity
+from csr.training.logs.summary import recipe_line
 
 PAPER = {
     "backbone_type": "timm", "model_name": "convnext_tiny", "num_prototypes": 100, "gamma": 1000.0, "lam": 20.0,

@@ -14,12 +14,12 @@ import pytest
 import torch
 from train_command import flags, start, train
 
-from csr import resume
-from csr.resume import CheckpointFolder
 from csr.runtime.errors import InputError
+from csr.training.checkpoints import checkpoint_folder
+from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
 
 KILLED_RUN = Path(__file__).with_name("killed_run.py")
-STEP = "csr.trainer:Trainer._between_steps"
+STEP = "csr.training.trainer:Trainer._between_steps"
 FEW = {"epochs_stage1": "2", "epochs_stage2": "2", "epochs_stage3": "2", "batch_size": "16"}  # 3 steps an epoch
 CLOCKS = ("seconds", "data_wait_s", "images_per_s", "features_s", "telemetry")
 # LayerNorm and no BatchNorm: which images share a micro batch does not matter
@@ -113,7 +113,7 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_bits(phantom_folder, out
 @pytest.mark.dist
 def test_a_signal_in_training_features_or_test_saves_exits_75_and_resumes(phantom_folder, out, whole):
     ends = [
-        ("TERM", STEP, 4), ("USR1", "csr.passes:Passes._features", 1), ("INT", "csr.train:Run._test", 1),
+        ("TERM", STEP, 4), ("USR1", "csr.training.validation:Passes._features", 1), ("INT", "csr.train:Run._test", 1),
     ]  # fmt: skip
     assert_same(disturbed(phantom_folder, out, "signalled", ends), whole)
 
@@ -122,11 +122,11 @@ def test_a_signal_in_training_features_or_test_saves_exits_75_and_resumes(phanto
 @pytest.mark.slow
 def test_kills_in_the_middle_of_writing_and_between_stages_change_no_bit(phantom_folder, out, whole):
     ends = [
-        ("KILL", "csr.resume:save_tensors", 1), ("KILL", "csr.saving:save_tensors", 1),
-        ("KILL", "csr.resume:write_json", 3), ("KILL", "csr.resume:write_json", 4),
-        ("KILL", "csr.passes:Passes.validate", 1), ("KILL", "csr.stages.prototype:PrototypeStage.begin", 1),
-        ("KILL", "csr.resume:CheckpointFolder._prune", 1), ("KILL", "csr.passes:Passes.features", 1),
-        ("KILL", "csr.resume:remove", 1), ("KILL", "csr.engine.engine:Engine.close", 1), ("KILL", STEP, 3),
+        ("KILL", "csr.training.checkpoints.checkpoint_folder:save_tensors", 1), ("KILL", "csr.training.checkpoints.saver:save_tensors", 1),
+        ("KILL", "csr.training.checkpoints.checkpoint_folder:write_json", 3), ("KILL", "csr.training.checkpoints.checkpoint_folder:write_json", 4),
+        ("KILL", "csr.training.validation:Passes.validate", 1), ("KILL", "csr.stages.prototype:PrototypeStage.begin", 1),
+        ("KILL", "csr.training.checkpoints.checkpoint_folder:CheckpointFolder._prune", 1), ("KILL", "csr.training.validation:Passes.features", 1),
+        ("KILL", "csr.training.checkpoints.checkpoint_folder:remove", 1), ("KILL", "csr.engine.engine:Engine.close", 1), ("KILL", STEP, 3),
         ("KILL", "csr.train:Run._check_reload", 1),
     ]  # fmt: skip
     assert_same(disturbed(phantom_folder, out, "often", ends, "--save_every", "2"), whole)
@@ -136,7 +136,7 @@ def test_kills_in_the_middle_of_writing_and_between_stages_change_no_bit(phantom
 @pytest.mark.slow
 def test_signals_while_images_are_decoded_and_in_validation_exit_75(phantom_folder, out, whole, tmp_path):
     fresh = ("--image_cache", str(tmp_path / "images"))
-    ends = [("TERM", "csr.data.images.resize:squash_file", 9), ("TERM", "csr.passes:Passes.validate", 2)]
+    ends = [("TERM", "csr.data.images.resize:squash_file", 9), ("TERM", "csr.training.validation:Passes.validate", 2)]
     assert_same(disturbed(phantom_folder, out, "early", ends, *fresh), whole)
 
 
@@ -210,7 +210,7 @@ def test_a_full_disk_is_told_keeps_the_last_checkpoint_and_the_run_goes_on_later
         done = train(*arguments)
         assert done.returncode == 1
         assert done.stderr.count("No space left on device") == 1 and "Traceback" not in done.stderr
-        assert resume.newest(disk / "csr_exp" / "checkpoints", pytest.fail) is not None
+        assert checkpoint_folder.newest(disk / "csr_exp" / "checkpoints", pytest.fail) is not None
         subprocess.run(["mount", "-o", f"remount,{size(90)}", str(disk)], check=True)
         assert "goes on" in finished(*arguments).stdout
         assert_same(disk / "csr_exp", whole)
@@ -226,14 +226,14 @@ def three(tmp_path: Path) -> Path:
     """A folder with the last two of three checkpoints, each with its best model."""
     store = CheckpointFolder(tmp_path, keep=2, identity={"options": {}})
     for number in range(3):
-        written = resume.save_tensors(tmp_path / "best.pth", torch.full((50,), float(number)))
+        written = checkpoint_folder.save_tensors(tmp_path / "best.pth", torch.full((50,), float(number)))
         store.write({"number": number, "w": torch.ones(9)}, place={"step": number}, best={"best.pth": written})
     return tmp_path / "checkpoints"
 
 
 def test_the_last_ones_are_kept_and_the_pointer_names_the_newest(three):
     assert sorted(p.name for p in three.iterdir()) == ["checkpoint-000002", "checkpoint-000003", "latest.json"]
-    path, manifest = resume.newest(three, pytest.fail)
+    path, manifest = checkpoint_folder.newest(three, pytest.fail)
     assert (path.name, manifest["step"]) == ("checkpoint-000003", 2)
     assert json.loads((three / "latest.json").read_text()) == {"checkpoint": path.name}
     best = torch.load(three / "checkpoint-000002" / "best.pth", weights_only=True)
@@ -256,11 +256,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(three, name, d
     newest = three / "checkpoint-000003"
     damage(newest / name)
     said: list[str] = []
-    path, manifest = resume.newest(three, said.append)
+    path, manifest = checkpoint_folder.newest(three, said.append)
     assert (path.name, manifest["step"]) == ("checkpoint-000002", 1)
     assert len(said) == 1 and str(newest) in said[0] and name in said[0]
     with pytest.raises(InputError, match="checkpoint-000003: damaged"):
-        resume.named_by_user(newest, said.append)
+        checkpoint_folder.named_by_user(newest, said.append)
 
 
 @pytest.mark.parametrize("pointer", [None, "", "{", '{"checkpoint": "checkpoint-000009"}', "[1]"])
@@ -268,21 +268,21 @@ def test_without_a_pointer_that_holds_the_newest_whole_one_is_used(three, pointe
     (three / "latest.json").unlink()
     if pointer is not None:
         (three / "latest.json").write_text(pointer)
-    assert resume.newest(three, pytest.fail)[0].name == "checkpoint-000003"
+    assert checkpoint_folder.newest(three, pytest.fail)[0].name == "checkpoint-000003"
 
 
 def test_where_all_are_damaged_the_run_does_not_begin_anew_unasked(three):
-    for checkpoint in resume.all_of(three):
+    for checkpoint in checkpoint_folder.all_of(three):
         truncate(checkpoint / "state.pth")
     with pytest.raises(InputError, match="--overwrite"):
-        resume.newest(three, lambda line: None)
+        checkpoint_folder.newest(three, lambda line: None)
 
 
 def test_a_write_that_fails_leaves_the_ones_before_and_no_rest(three, monkeypatch):
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(resume, "save_tensors", full)
+    monkeypatch.setattr(checkpoint_folder, "save_tensors", full)
     with pytest.raises(OSError, match="No space"):
         CheckpointFolder(three.parent, keep=2, identity={}).write({}, place={}, best={})
     assert sorted(p.name for p in three.iterdir()) == ["checkpoint-000002", "checkpoint-000003", "latest.json"]
@@ -292,11 +292,11 @@ def test_a_manifest_cannot_name_files_elsewhere(three):
     manifest = json.loads((three / "checkpoint-000003" / "manifest.json").read_text())
     del manifest["sha256"], manifest["format"]
     manifest["files"]["../../best.pth"] = manifest["files"]["best.pth"]
-    (three / "checkpoint-000003" / "manifest.json").write_text(json.dumps(resume._signed(manifest)))
-    assert resume.newest(three, lambda line: None)[0].name == "checkpoint-000002"
+    (three / "checkpoint-000003" / "manifest.json").write_text(json.dumps(checkpoint_folder._signed(manifest)))
+    assert checkpoint_folder.newest(three, lambda line: None)[0].name == "checkpoint-000002"
 
 
 @pytest.mark.parametrize("given", ["checkpoint-000002", ".", "..", "latest.json"])
 def test_resume_path_may_be_a_checkpoint_or_a_folder_of_them(three, given):
     expected = "checkpoint-000002" if given == "checkpoint-000002" else "checkpoint-000003"
-    assert resume.named_by_user(three / given, pytest.fail)[0].name == expected
+    assert checkpoint_folder.named_by_user(three / given, pytest.fail)[0].name == expected

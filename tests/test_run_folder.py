@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from csr.config.options import TrainConfig
-from csr.resume import CheckpointFolder
-from csr.run_folder import MAY_DIFFER, RunFolder, earlier_precision, identity
 from csr.runtime.errors import InputError
+from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
+from csr.training.checkpoints.run_folder import MAY_DIFFER, RunFolder, earlier_precision, identity
 
 DS = {"zero_optimization": {"stage": 2}, "train_batch_size": 16, "gradient_clipping": 1.0}
 

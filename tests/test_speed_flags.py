@@ -13,7 +13,7 @@ from train_command import flags, start, train
 
 KILLED_RUN = Path(__file__).with_name("killed_run.py")
 SHORT = {"epochs_stage1": "2", "epochs_stage2": "1", "epochs_stage3": "1"}
-PLACE = "csr.trainer:Trainer._between_steps"
+PLACE = "csr.training.trainer:Trainer._between_steps"
 
 
 def config_of(folder: Path) -> dict[str, Any]:

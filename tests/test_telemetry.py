@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from csr import profiling, telemetry
 from csr.engine import flops, matmul_peak
 from csr.runtime import collective_time
 from csr.runtime.collective_time import CollectiveClock
-from csr.telemetry import PARTS, Spent, StageTelemetry
+from csr.training.logs import profiler, throughput
+from csr.training.logs.throughput import PARTS, Spent, StageTelemetry
 
 EPOCH = Spent(
     train=10.0, evaluation=2.0, caches=3.0, saving=1.0, data=0.5, communication=1.5, saving_within=1.0, images=200
@@ -51,7 +51,7 @@ def test_overlapping_communication_never_makes_compute_negative():
 def line(*, save_every: int = 0, advise: bool = True, seconds: float = 60.0, **shares: float) -> str:
     told = {f"{name}_share": shares.get(name, 0.0) for name in PARTS}
     more = {"seconds": seconds, "images_per_s": 8.0, "model_tflops": 0.5, "mfu": shares.get("mfu", 0.5)}
-    return telemetry.line_of({**told, **more}, stage_number=2, save_every=save_every, advise=advise)
+    return throughput.line_of({**told, **more}, stage_number=2, save_every=save_every, advise=advise)
 
 
 def test_the_line_says_what_binds():
@@ -72,8 +72,8 @@ def test_advice_is_given_where_it_can_help():
 def test_ranks_are_averaged_and_the_slowest_is_told(monkeypatch):
     told = StageTelemetry(flops_per_image=1e9, peak=1e11).epoch(EPOCH)
     other = {**told, "images_per_s": 10.0, "data_share": 0.4}
-    monkeypatch.setattr(telemetry.distributed, "all_gather_object", lambda value: [value, other])
-    mean = telemetry.over_ranks(told)
+    monkeypatch.setattr(throughput.distributed, "all_gather_object", lambda value: [value, other])
+    mean = throughput.over_ranks(told)
     assert mean["images_per_s"] == 15.0 and mean["slowest_images_per_s"] == 10.0
     assert mean["data_share"] == pytest.approx((0.5 / 16 + 0.4) / 2)
 
@@ -162,7 +162,7 @@ def test_where_nothing_can_be_kept_a_peak_is_measured(cache, monkeypatch):
 def test_a_profile_is_a_trace_of_warm_steps(tmp_path, capfd):
     said: list[str] = []
     file = tmp_path / "profile" / "stage.pt.trace.json"
-    with profiling.profiled(file, steps=2, say=said.append) as step:
+    with profiler.profiled(file, steps=2, say=said.append) as step:
         for _ in range(6):
             torch.ones(8, 8) @ torch.ones(8, 8)
             step()
@@ -176,10 +176,10 @@ def test_a_profile_is_a_trace_of_warm_steps(tmp_path, capfd):
 
 def test_too_few_steps_for_a_profile_are_told_and_none_costs_nothing(tmp_path, monkeypatch):
     said: list[str] = []
-    with profiling.profiled(tmp_path / "a.json", steps=2, say=said.append) as step:
+    with profiler.profiled(tmp_path / "a.json", steps=2, say=said.append) as step:
         step()
     assert len(said) == 1 and "no trace" in said[0] and list(tmp_path.iterdir()) == []
     monkeypatch.setattr(torch.profiler, "profile", None)
-    with profiling.profiled(tmp_path / "a.json", steps=0, say=said.append) as step:
+    with profiler.profiled(tmp_path / "a.json", steps=0, say=said.append) as step:
         step()
     assert len(said) == 1

@@ -31,8 +31,8 @@ from csr.model import CSR
 from csr.model.sharing.card import Card
 from csr.model.sharing.loading import is_run, load_model
 from csr.model.sharing.pretrained import CONFIG, read_config
-from csr.quarantine import FILE as QUARANTINE
 from csr.runtime.errors import InputError
+from csr.training.quarantine import FILE as QUARANTINE
 
 Say = Callable[[str], None]
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from csr.features import FeatureTable
+from csr.training.features.table import FeatureTable
 
 T = TypeVar("T")
 Batch = dict[str, Any]

@@ -12,8 +12,8 @@ from csr.data.dataset import EvalSampler, LabelledImages
 from csr.data.prefetch import ahead, pinned, to_device
 from csr.data.transforms import EvalTransform
 from csr.evaluation.metrics import RowAccumulator
-from csr.features import FeatureTable, build_feature_table
 from csr.runtime import distributed
+from csr.training.features.table import FeatureTable, build_feature_table
 
 Batch = dict[str, Any]
 

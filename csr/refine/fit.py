@@ -23,7 +23,7 @@ from csr.data.sampler import WindowSampler
 from csr.evaluation.metrics import multilabel_metrics
 from csr.model.layers.task_head import fold_standardisation
 from csr.stages.task import TaskStage
-from csr.training_state import STAGE_NUMBER
+from csr.training.checkpoints.state import STAGE_NUMBER
 
 EPOCH_KEYS = 10_000 * STAGE_NUMBER["task"]  # what the trainer's order of images of this stage begins at
 

@@ -16,11 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr import build
 from csr.atlas.data import Source
 from csr.data.dataset import LabelledImages
 from csr.evaluation.inference import image_batches, num_batches
-from csr.feature_cache import FeatureOptions, frozen_features
 from csr.model import CSR
 from csr.model.sharing.card import Card
 from csr.model.sharing.reference import best_f1_thresholds
@@ -29,6 +27,8 @@ from csr.refine.occlusion import firing_from, painted_and_pasted
 from csr.refine.reliance import Reliance, remaining_reliance
 from csr.runtime.monitor import Monitor
 from csr.stages.task import TaskStage
+from csr.training import build
+from csr.training.features.cache import FeatureOptions, frozen_features
 
 
 @dataclasses.dataclass(frozen=True)

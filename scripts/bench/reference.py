@@ -35,7 +35,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision.transforms import v2
 
-from csr.build import lr_factor
 from csr.data.images.dicom import read_dicom
 from csr.data.images.find import find_images
 from csr.data.labels.table import LabelTable, read_label_table
@@ -51,6 +50,7 @@ from csr.data.transforms import (
 from csr.model import CSR
 from csr.model.backbones.weights import load_backbone_weights
 from csr.stages.concept import positive_weights
+from csr.training.build import lr_factor
 
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 GAMMA, LAM, DELTA, CLIP, WEIGHT_DECAY, MAX_WEIGHT = 1000.0, 20.0, 0.1, 1.0, 0.01, 20.0

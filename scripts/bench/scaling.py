@@ -30,13 +30,13 @@ from csr.data.prefetch import Clock, arriving, cached_loader, to_device
 from csr.data.sampler import WindowSampler
 from csr.engine.ds_config import load_ds_config, merge_ds_config
 from csr.engine.engine import Engine, local_device, start
-from csr.features import build_feature_table
 from csr.model import CSR
 from csr.runtime import distributed
 from csr.stages.base import Stage
 from csr.stages.losses import contrastive, prototype_similarity
 from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage
+from csr.training.features.table import build_feature_table
 
 T, D, PRESENT_PER_IMAGE = 6, 128, 3
 

@@ -14,13 +14,13 @@ from hostile import refuse
 from train_command import SMALL
 from weight_files import ONE, STATE
 
-from csr import resume
 from csr.config import options
 from csr.config.options import TrainConfig
-from csr.resume import CheckpointFolder
-from csr.run_folder import RunFolder, identity
 from csr.runtime.files import save_tensors
-from csr.training_state import load_saved
+from csr.training.checkpoints import checkpoint_folder
+from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
+from csr.training.checkpoints.run_folder import RunFolder, identity
+from csr.training.checkpoints.state import load_saved
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_manifest_that_lies_is_named(unfinished, name, signed):
     signature = manifest.pop("sha256")
     changed = MANIFESTS[name](manifest)
     if isinstance(changed, dict):
-        changed = {**changed, "sha256": resume._hash_of(changed) if signed else signature}
+        changed = {**changed, "sha256": checkpoint_folder._hash_of(changed) if signed else signature}
     path.write_text(json.dumps(changed))
     refuse(lambda: go_on(unfinished), str(unfinished), folder=unfinished.parent)
 

@@ -28,8 +28,8 @@ from csr.engine.ds_config import load_ds_config, merge_ds_config
 from csr.model import CSR
 from csr.model.backbones.vit_architecture import architecture_of_config
 from csr.model.tensor_file import read_tensors
-from csr.resume import DamagedError, verified
 from csr.runtime.files import load_tensors
+from csr.training.checkpoints.checkpoint_folder import DamagedError, verified
 
 ROUNDS = 25  # changes of one file in one case
 SEEDS = range(4)
@@ -162,7 +162,7 @@ def test_a_damaged_model_folder_gives_a_model_or_an_input_error(tmp_path, export
 
 @pytest.mark.parametrize("seed", [*SEEDS, *MANY[:10]])
 def test_a_damaged_manifest_is_never_taken_for_whole(tmp_path, seed):
-    from csr.resume import CheckpointFolder
+    from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
 
     path = CheckpointFolder(tmp_path, keep=1, identity={"options": {}}).write(
         STATE, place={"step": 1}, best={}

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from csr.features import build_feature_table
 from csr.model import CSR
 from csr.stages.concept import ConceptStage, positive_weights
 from csr.stages.losses import concept_bce
 from csr.stages.prototype import PrototypeStage
 from csr.stages.runner import StageRunner
 from csr.stages.task import MIN_SD, TaskStage, choose_task_loss
+from csr.training.features.table import build_feature_table
 
 K, T, M, B = 3, 2, 4, 6
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from csr.resume import STATE
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 from csr.runtime.files import Written, load_tensors
+from csr.training.checkpoints.checkpoint_folder import STATE
 
 Weights = dict[str, torch.Tensor]
 STAGE_NUMBER = {"concept": 1, "prototype": 2, "task": 3}
@@ -109,7 +109,7 @@ class Saved:
 
 
 def load_saved(checkpoint: Path, *, accumulation: int) -> Saved:
-    """Read a checkpoint that `csr.resume` has verified.
+    """Read a checkpoint that `csr.training.checkpoints.checkpoint_folder` has verified.
 
     Args:
         checkpoint: its folder.

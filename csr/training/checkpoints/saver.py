@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from csr.engine.engine import Engine
-from csr.resume import CheckpointFolder
 from csr.runtime import distributed
 from csr.runtime.errors import StoppedError
 from csr.runtime.files import Written, save_tensors
 from csr.runtime.monitor import Monitor
 from csr.stages.base import Stage
-from csr.training_state import STAGE_NUMBER, TrainState, Weights, best_file_of
+from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
+from csr.training.checkpoints.state import STAGE_NUMBER, TrainState, Weights, best_file_of
 
 WEIGHTS_EVERY_EPOCHS = 5  # of a stage that is not validated
 # epochs on cached features take a moment: there saving may take this share of the time, and waits this long

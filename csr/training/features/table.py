@@ -1,7 +1,7 @@
 """What frozen layers compute on each image, computed once: rows per image, gathered over ranks.
 
 Stage 2 reads local vectors of present concepts (several rows per image), stage 3 similarity scores (one row).
-Where the rows lie (memory, a mapped file, the GPU) is decided in `csr.feature_cache`.
+Where the rows lie (memory, a mapped file, the GPU) is decided in `csr.training.features.cache`.
 
 Letters: N images, B batch, R rows.
 """

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from csr import __version__, inputs
+from csr import __version__
 from csr.config import recipes
 from csr.config.options import TrainConfig
 from csr.engine import engine
@@ -17,6 +17,7 @@ from csr.engine.ds_config import Precision, zero_stage_of
 from csr.model import CSR
 from csr.runtime import distributed
 from csr.runtime.monitor import Monitor
+from csr.training import inputs
 
 
 def describe(

@@ -12,13 +12,13 @@ from csr.data.prefetch import Batch
 from csr.engine.engine import Engine, inference_precision
 from csr.evaluation import inference
 from csr.evaluation.metrics import multilabel_metrics
-from csr.feature_cache import FeatureOptions, frozen_features
-from csr.features import FeatureViews
 from csr.runtime.monitor import Monitor
 from csr.runtime.progress import HERE
 from csr.runtime.signals import StopRequest
 from csr.stages.base import Stage
-from csr.training_data import Data, labels_of
+from csr.training.data import Data, labels_of
+from csr.training.features.cache import FeatureOptions, frozen_features
+from csr.training.features.table import FeatureViews
 
 
 class Passes:

@@ -20,11 +20,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from csr.config.options import AUTO, TrainConfig
 from csr.engine import memory
-from csr.feeding import Feeder
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 from csr.stages.base import Stage
-from csr.training_data import Data
+from csr.training.data import Data
+from csr.training.feeder import Feeder
 
 DEFAULT_EFFECTIVE = 32
 # of the free memory: the rest is for what grows beside the step (caches of images, fragments, other programs)

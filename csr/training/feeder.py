@@ -10,10 +10,10 @@ import torch
 from csr.data.dataset import WindowSampler
 from csr.data.prefetch import Batch, Clock, Load, arriving, cached_loader, pinned, to_device
 from csr.data.transforms import box_masks
-from csr.features import FeatureViews
 from csr.runtime import distributed
 from csr.stages.base import Stage
-from csr.training_data import Data, labels_of
+from csr.training.data import Data, labels_of
+from csr.training.features.table import FeatureViews
 
 
 class Feeder:

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from csr.data.image_cache.parts import replaced_file
-from csr.features import FeatureTable
 from csr.runtime.errors import InputError
+from csr.training.features.table import FeatureTable
 
 Rows = dict[str, np.ndarray]
 DTYPES: dict[str, np.dtype] = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}

@@ -12,28 +12,18 @@ from typing import Any, NoReturn
 
 import torch
 
-from csr import telemetry
 from csr.data.prefetch import Clock
 from csr.engine.engine import Engine, local_device
-from csr.feature_cache import FeatureOptions
-from csr.features import FeatureViews
-from csr.feeding import Feeder
-from csr.guard import StepGuard
-from csr.passes import Passes
-from csr.profiling import FOLDER, profiled
-from csr.reporting import report_epoch, step_values
-from csr.resume import CheckpointFolder
 from csr.runtime import distributed
 from csr.runtime.collective_time import IN_COLLECTIVES
 from csr.runtime.errors import PreemptedError, StoppedError
 from csr.runtime.monitor import Monitor
 from csr.runtime.progress import HERE
 from csr.runtime.signals import StopRequest
-from csr.saving import Saver
 from csr.stages.base import Stage
-from csr.telemetry import Spent
-from csr.training_data import Data, labels_of
-from csr.training_state import (
+from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
+from csr.training.checkpoints.saver import Saver
+from csr.training.checkpoints.state import (
     STAGE_NUMBER,
     Saved,
     TrainState,
@@ -41,6 +31,16 @@ from csr.training_state import (
     seed_generators,
     set_generators,
 )
+from csr.training.data import Data, labels_of
+from csr.training.features.cache import FeatureOptions
+from csr.training.features.table import FeatureViews
+from csr.training.feeder import Feeder
+from csr.training.logs import throughput
+from csr.training.logs.epoch_report import report_epoch, step_values
+from csr.training.logs.profiler import FOLDER, profiled
+from csr.training.logs.throughput import Spent
+from csr.training.skipped_steps import StepGuard
+from csr.training.validation import Passes
 
 __all__ = ["STAGE_NUMBER", "Data", "Trainer", "TrainerOptions", "Weights", "labels_of"]
 
@@ -118,7 +118,7 @@ class Trainer:
             return state.best_weights or stage.model_weights(saved.weights)
         features, val_features = self._features(stage, fresh=saved is None)
         cached = features if self._is_cached(features) else None
-        self._telemetry = telemetry.begin(
+        self._telemetry = throughput.begin(
             stage, self._feeder, cached, precision=self.options.precision, device=self.device
         )
         engine = self._open_engine(stage, saved)
@@ -127,8 +127,8 @@ class Trainer:
         with self._profiled(stage) as self._step_profiled:
             while state.epoch <= epochs:
                 self._epoch(engine, stage, features, val_features)
-        told = telemetry.over_ranks(self._telemetry.stage())
-        self.monitor.say(telemetry.line_of(
+        told = throughput.over_ranks(self._telemetry.stage())
+        self.monitor.say(throughput.line_of(
             told, stage_number=STAGE_NUMBER[stage.name], save_every=self.options.save_every,
             advise=self.options.max_windows is None,
         ))  # fmt: skip
@@ -203,7 +203,7 @@ class Trainer:
         ))  # fmt: skip
         self._saving_within = 0.0
         self.monitor.scalars({f"{stage.name}_time/{k}": v for k, v in told.items()}, step=state.global_step)
-        return telemetry.over_ranks(told)
+        return throughput.over_ranks(told)
 
     def _is_cached(self, features: FeatureViews | None) -> bool:
         return features is not None and self.options.caching.mode != "off"

@@ -16,8 +16,6 @@ from csr.data.labels import table as tables
 from csr.data.labels.table import LabelTable
 from csr.data.transforms import EvalTransform, TrainTransform
 from csr.engine.engine import local_device
-from csr.feature_cache import FeatureOptions
-from csr.inputs import Say, Tables
 from csr.model import CSR
 from csr.model.backbones.compiling import check_compiler
 from csr.model.backbones.weights import fetch_architecture, load_backbone_weights
@@ -28,7 +26,9 @@ from csr.stages.base import Stage
 from csr.stages.concept import ConceptStage, positive_weights
 from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage, choose_task_loss
-from csr.trainer import Data, TrainerOptions
+from csr.training.features.cache import FeatureOptions
+from csr.training.inputs import Say, Tables
+from csr.training.trainer import Data, TrainerOptions
 
 
 def build_model(config: TrainConfig, train: LabelTable, say: Say) -> CSR:

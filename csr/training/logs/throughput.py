@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 
 from csr.engine import flops, matmul_peak
-from csr.features import FeatureViews
-from csr.feeding import Feeder
 from csr.runtime import distributed
 from csr.stages.base import Stage
+from csr.training.features.table import FeatureViews
+from csr.training.feeder import Feeder
 
 PARTS = ("compute", "data", "communication", "evaluation", "caches", "saving")
 SMALL_MFU = 0.01

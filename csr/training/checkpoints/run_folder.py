@@ -14,20 +14,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from csr import profiling, resume
 from csr.config.options import TrainConfig
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
 from csr.runtime.json_file import read_json
 from csr.runtime.monitor import BOARD, METRICS, json_line
-from csr.training_state import Saved
+from csr.training.checkpoints import checkpoint_folder
+from csr.training.checkpoints.state import Saved
+from csr.training.logs import profiler
 
 CONFIG, RESULTS, LOCK = "config.json", "results.json", ".lock"
 OUTPUTS = (
     "best_model_stage*.pth", "model_stage*_epoch*.pth", "final_model.pth", CONFIG, "deepspeed_config.json",
     "reference.json", METRICS, RESULTS, "quarantine.csv", ".*.tmp",
 )  # fmt: skip
-OUTPUT_FOLDERS = (BOARD, "logs", profiling.FOLDER, resume.FOLDER)
+OUTPUT_FOLDERS = (BOARD, "logs", profiler.FOLDER, checkpoint_folder.FOLDER)
 # options that move no weight, or whose effect is compared otherwise: data by its hash, batches by their
 # product, the DeepSpeed JSON and the precision by what comes of them
 MAY_DIFFER = {
@@ -84,7 +85,7 @@ def earlier_precision(config: TrainConfig) -> str | None:
         return None
     try:
         if run.resume != "auto":
-            return str(resume.named_by_user(Path(run.resume), say=lambda line: None)[1]["precision"])
+            return str(checkpoint_folder.named_by_user(Path(run.resume), say=lambda line: None)[1]["precision"])
         if (config.folder / RESULTS).exists():
             return None
         return str(read_json(config.folder / CONFIG)["precision"]["name"])
@@ -129,7 +130,7 @@ class RunFolder:
         if run.overwrite:
             return Plan()
         if asked is not None:
-            found = resume.named_by_user(asked, self._say)
+            found = checkpoint_folder.named_by_user(asked, self._say)
             if holds == "unfinished" and not self._is_mine(found[0]):
                 raise InputError(
                     f"{self.path}: holds another unfinished run: give another --exp_name with --resume PATH"
@@ -139,7 +140,7 @@ class RunFolder:
 
     def _newest(self) -> Plan:
         """Go on with the unfinished run of this folder, or begin it anew where it has saved nothing yet."""
-        newest = resume.newest(self.path / resume.FOLDER, self._say)
+        newest = checkpoint_folder.newest(self.path / checkpoint_folder.FOLDER, self._say)
         if newest is not None:
             return self._go_on(*newest)
         self._compare(self._read_config())
@@ -285,14 +286,14 @@ class RunFolder:
             if source.is_file():
                 private = self.path / f".{name}.{os.getpid()}.tmp"
                 private.unlink(missing_ok=True)
-                resume.link(source, private)
+                checkpoint_folder.link(source, private)
                 os.replace(private, self.path / name)
                 private.unlink(missing_ok=True)  # a rename onto the same file does nothing
         if self._is_mine(checkpoint):
-            for newer in resume.all_of(checkpoint.parent):
+            for newer in checkpoint_folder.all_of(checkpoint.parent):
                 if newer.name == checkpoint.name:
                     break
-                resume.remove(newer)
+                checkpoint_folder.remove(newer)
 
     def _take_lock(self, *, create: bool) -> None:
         """Hold the folder as long as this process lives: two runs must never write one folder."""

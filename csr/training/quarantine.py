@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from csr import inputs
 from csr.config.options import TrainConfig
 from csr.data.image_cache.store import ImageStore, open_readable
 from csr.data.images.find import find_present
@@ -25,6 +24,7 @@ from csr.data.transforms import stored_size
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
+from csr.training import inputs
 
 FILE = "quarantine.csv"
 ALLOWED_PERCENT = 1

@@ -21,12 +21,12 @@ from csr.data.dataset import LabelledImages
 from csr.data.transforms import EvalTransform, TrainTransform
 from csr.engine.memory import free_gpu_bytes, free_host_bytes
 from csr.evaluation.inference import Batch, compute_features, eval_chunks, stored_batches
-from csr.feature_key import feature_key
-from csr.feature_store import DTYPES, FeatureStore, Rows, encode
-from csr.features import FeatureTable, FeatureViews
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 from csr.stages.base import Stage
+from csr.training.features.key import feature_key
+from csr.training.features.store import DTYPES, FeatureStore, Rows, encode
+from csr.training.features.table import FeatureTable, FeatureViews
 
 MEMORY_SHARE = 0.25  # of the free memory of host or GPU: more than that does not fit
 BATCHES_PER_SEGMENT = 32

@@ -1,0 +1,1 @@
+"""One run: inputs, preparation, the loop, validation."""

@@ -1,0 +1,1 @@
+"""What frozen layers compute, computed once."""
