@@ -13,11 +13,11 @@ from csr import __version__
 from csr.command import Parser
 from csr.data.images.decode import decode_image
 from csr.data.images.resize import squash_file
-from csr.explanation import Explanation, explain, to_dict
-from csr.explanation_page import TILE_PX, draw_sheet, picture_of, png_bytes, write_page
+from csr.explain.explanation import Explanation, explain, to_dict
+from csr.explain.neighbours import Neighbours, read_neighbours
+from csr.explain.page import TILE_PX, draw_sheet, picture_of, png_bytes, write_page
 from csr.export import check_out
 from csr.model.sharing.loading import load_model, pick_device
-from csr.neighbours import Neighbours, read_neighbours
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic, write_json
 

@@ -17,10 +17,10 @@ from PIL import Image
 from tiny_model import CONCEPTS, TARGETS, K, M, T, tiny_card, tiny_model
 
 from csr.explain import main
-from csr.explanation import contributions, explain, to_dict
+from csr.explain.explanation import contributions, explain, to_dict
+from csr.explain.neighbours import read_neighbours, vector_names
 from csr.model import CSR
 from csr.model.interaction import decide
-from csr.neighbours import read_neighbours, vector_names
 from csr.runtime.errors import InputError
 
 

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr.atlas.data import Source, add_source_flags, image_folder, open_images, open_source, split
-from csr.atlas.keep import read_keep
 from csr.command import Parser, Whole
 from csr.config.options import TrainConfig, check_ranges
 from csr.data.dataset import LabelledImages
@@ -20,13 +18,15 @@ from csr.evaluation.bootstrap import Bootstrap
 from csr.evaluation.measure import Decisions, Rows, look, measure
 from csr.evaluation.metrics import multilabel_metrics
 from csr.evaluation.test_table import results_record
+from csr.explain.atlas.keep import read_keep
+from csr.explain.neighbours import vector_names
+from csr.explain.refine.refine import Images, bar, refine
+from csr.explain.refine.reliance import reliance_lines
+from csr.explain.refine.report import count_changed, dropped_of, record_of, table_lines
+from csr.explain.source import Source, add_source_flags, image_folder, open_images, open_source, split
 from csr.model import CSR
 from csr.model.sharing.card import Card
 from csr.model.sharing.loading import pick_device
-from csr.neighbours import vector_names
-from csr.refine.refining import Images, bar, refine
-from csr.refine.reliance import reliance_lines
-from csr.refine.report import count_changed, dropped_of, record_of, table_lines
 from csr.runtime.errors import InputError
 from csr.runtime.files import save_tensors, write_atomic, write_json
 from csr.runtime.monitor import Monitor

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from csr.explanation import Explanation
+from csr.explain.explanation import Explanation
 from csr.model import CSR
 from csr.model.interaction import ALPHA, DOCTOR_GAP, SafetyReport
 from csr.report.pictures import heat_colours

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from csr.explanation import Explanation, explain_output, map_range
+from csr.explain.explanation import Explanation, explain_output, map_range
 from csr.model import CSR, CSROutput
 from csr.model.interaction import SafetyReport, check_safety, decide, edited_maps
 from csr.model.layers.prototypes import winners

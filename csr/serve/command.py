@@ -14,9 +14,9 @@ from pathlib import Path
 
 from csr.command import Parser
 from csr.data.images.decode import MAX_FILE_BYTES, MAX_PIXELS
+from csr.explain.neighbours import Neighbours, read_neighbours
 from csr.model import CSR
 from csr.model.sharing.loading import load_model, pick_device
-from csr.neighbours import Neighbours, read_neighbours
 from csr.runtime.errors import InputError
 from csr.serve.limits import Limits
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from csr.explanation_page import neighbour_picture, png_bytes
-from csr.neighbours import Neighbours
+from csr.explain.neighbours import Neighbours
+from csr.explain.page import neighbour_picture, png_bytes
 
 _KEPT = 512  # pictures of about 100 KB
 MAX_RANKS = 8

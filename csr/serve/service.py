@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from csr.explain.neighbours import Neighbours
 from csr.model import CSR
-from csr.neighbours import Neighbours
 from csr.serve.answers import tell_maps, tell_model, tell_prototypes
 from csr.serve.case import Case, Outcome
 from csr.serve.edits import EditSet

@@ -19,7 +19,7 @@ from PIL import Image
 
 from csr.data.images.decode import decode_image
 from csr.data.images.resize import squash_file
-from csr.explanation_page import png_bytes
+from csr.explain.page import png_bytes
 from csr.runtime.errors import InputError, TooLargeError
 from csr.serve.limits import MAX_NAME
 

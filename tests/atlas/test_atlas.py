@@ -14,16 +14,16 @@ import torch
 from PIL import Image
 from tiny_model import TARGETS, K, M, tiny_model, write_run
 
-from csr.atlas.command import main
-from csr.atlas.hints import hints
-from csr.atlas.regions import box_around, is_in, peak_of, region_around_peak, sight_of
-from csr.atlas.scan import NONE, BestImages, Counter
 from csr.data.images.resize import squash_file
 from csr.data.labels.table import read_label_table
 from csr.data.labels.validation_split import split_validation
 from csr.explain import main as explain
+from csr.explain.atlas.build import main
+from csr.explain.atlas.hints import hints
+from csr.explain.atlas.regions import box_around, is_in, peak_of, region_around_peak, sight_of
+from csr.explain.atlas.scan import NONE, BestImages, Counter
+from csr.explain.neighbours import read_neighbours
 from csr.model.layers.prototypes import winners
-from csr.neighbours import read_neighbours
 from csr.runtime.errors import InputError
 
 N = 12

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_model import K, M, tiny_model
 
-from csr.refine.fit import Scores
-from csr.refine.occlusion import Marks, firing_from, paint_over, painted_and_pasted, regions_of
+from csr.explain.refine.fit import Scores
+from csr.explain.refine.occlusion import Marks, firing_from, paint_over, painted_and_pasted, regions_of
 
 N, SIDE = 7, 64
 

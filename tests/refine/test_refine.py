@@ -18,22 +18,22 @@ from sklearn.model_selection import KFold
 from tiny_model import CONCEPTS, OPTIONS, TARGETS, K, M, T, tiny_model, write_run
 from train_command import contents, flags, train
 
-from csr.atlas.command import main as atlas
-from csr.atlas.keep import read_keep, write_keep
 from csr.data.images.resize import squash_file
 from csr.evaluate import main as evaluate
 from csr.evaluation.measure import count_alive
 from csr.evaluation.pointing_game import SCORES, pointing_rows
 from csr.explain import main as explain
-from csr.explanation import explain as explain_images
+from csr.explain.atlas.build import main as atlas
+from csr.explain.atlas.keep import read_keep, write_keep
+from csr.explain.explanation import explain as explain_images
+from csr.explain.refine.command import main
+from csr.explain.refine.fit import FitOptions, Scores, fit_head, keep_head
+from csr.explain.refine.reliance import reliance_lines, remaining_reliance
 from csr.export import main as export
 from csr.model import CSR
 from csr.model.interaction import check_safety, make_edits
 from csr.model.sharing.loading import load_model
 from csr.predict import main as predict
-from csr.refine.command import main
-from csr.refine.fit import FitOptions, Scores, fit_head, keep_head
-from csr.refine.reliance import reliance_lines, remaining_reliance
 from csr.runtime.errors import InputError
 from csr.stages.task import TaskStage
 

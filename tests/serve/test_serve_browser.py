@@ -12,7 +12,7 @@ import pytest
 from serving import png
 from tiny_model import CONCEPTS, TARGETS, K, M
 
-from csr.neighbours import Neighbour
+from csr.explain.neighbours import Neighbour
 from csr.serve.limits import Limits
 
 pytestmark = [pytest.mark.slow, pytest.mark.dist]

@@ -1,4 +1,4 @@
-"""What the page is told equals csr.explanation and csr.model.interaction called directly, to the last bit."""
+"""What the page is told equals csr.explain.explanation and csr.model.interaction called directly, to the last bit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serving import box, opened, png, put
 from tiny_model import CONCEPTS, TARGETS, K, M, tiny_model
 
 from csr.data.images.resize import squash_file
-from csr.explanation import contributions, explain, to_dict
+from csr.explain.explanation import contributions, explain, to_dict
 from csr.model.interaction import check_safety, edited_maps, edited_scores, make_edits
 from csr.model.sharing.reference import Reference
 from csr.serve.case import Case

@@ -13,7 +13,7 @@ from PIL import Image
 from serving import png
 
 import csr.serve
-from csr.neighbours import Neighbour
+from csr.explain.neighbours import Neighbour
 
 STATIC = Path(csr.serve.__file__).parent / "static"
 FILES = sorted(path.name for path in STATIC.iterdir())

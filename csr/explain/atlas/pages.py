@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from csr.atlas.format import INDEX, KEEP, NUMBERS, page_name
-from csr.atlas.pictures import map_address
-from csr.atlas.regions import Place, Sight
+from csr.explain.atlas.layout import INDEX, KEEP, NUMBERS, page_name
+from csr.explain.atlas.pictures import map_address
+from csr.explain.atlas.regions import Place, Sight
 from csr.report.charts import escaped
 
 Record = dict[str, Any]

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr.atlas.data import Source
 from csr.data.dataset import LabelledImages
 from csr.evaluation.inference import image_batches, num_batches
+from csr.explain.refine.fit import Fit, FitOptions, Scores, fit_head, keep_head
+from csr.explain.refine.occlusion import firing_from, painted_and_pasted
+from csr.explain.refine.reliance import Reliance, remaining_reliance
+from csr.explain.source import Source
 from csr.model import CSR
 from csr.model.sharing.card import Card
 from csr.model.sharing.reference import best_f1_thresholds
-from csr.refine.fit import Fit, FitOptions, Scores, fit_head, keep_head
-from csr.refine.occlusion import firing_from, painted_and_pasted
-from csr.refine.reliance import Reliance, remaining_reliance
 from csr.runtime.monitor import Monitor
 from csr.stages.task import TaskStage
 from csr.training import build
@@ -83,7 +83,7 @@ def without_marks(
     source: Source, images: Images, train: Scores, val: Scores, options: argparse.Namespace, *,
     keep_KM: np.ndarray, monitor: Monitor,
 ) -> tuple[Scores, Scores]:  # fmt: skip
-    """Scores that tell nothing of what dropped prototypes looked at: see `csr.refine.occlusion`."""
+    """Scores that tell nothing of what dropped prototypes looked at: see `csr.explain.refine.occlusion`."""
     model = source.model.eval()
     dropped_KM = model.prototypes.kept_KM.cpu() & ~torch.from_numpy(keep_KM)
     transform, size = source.card.preprocessing.transform(), options.batch_size

@@ -1,7 +1,7 @@
 """The folder of an atlas: what is in it and under which names. Nothing in it leads outside.
 
     index.html              all concepts; concept_000.html, concept_001.html, .. one page for each
-    nearest.json            the training regions behind each prototype, as `csr.neighbours` reads them
+    nearest.json            the training regions behind each prototype, as `csr.explain.neighbours` reads them
     atlas.json              every number of the pages
     keep.csv                concept, prototype, keep (1 or 0: the column to edit), .., for `csr refine --keep`
     prototypes/c000_p000.png    concept 0, prototype 0: its nearest training region, cut out (`crop_name`)

@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from csr.atlas.data import Source, add_source_flags, image_folder, open_images, open_source, split
-from csr.atlas.format import CROPS, IMAGES, INDEX, KEEP, NEAREST, NUMBERS, page_name
-from csr.atlas.keep import write_keep
-from csr.atlas.pages import write_concept, write_index
-from csr.atlas.pictures import write_pictures
-from csr.atlas.record import Recorder, nearest_json
-from csr.atlas.regions import chunks_of, look_again, places_of
-from csr.atlas.scan import scan
 from csr.command import Parser, Whole
 from csr.data.dataset import LabelledImages
 from csr.evaluation.inference import Batch, stored_batches
+from csr.explain.atlas.keep import write_keep
+from csr.explain.atlas.layout import CROPS, IMAGES, INDEX, KEEP, NEAREST, NUMBERS, page_name
+from csr.explain.atlas.pages import write_concept, write_index
+from csr.explain.atlas.pictures import write_pictures
+from csr.explain.atlas.record import Recorder, nearest_json
+from csr.explain.atlas.regions import chunks_of, look_again, places_of
+from csr.explain.atlas.scan import scan
+from csr.explain.source import Source, add_source_flags, image_folder, open_images, open_source, split
 from csr.model.sharing.loading import pick_device
 from csr.model.sharing.pretrained import MAX_CONFIG_BYTES
 from csr.runtime.errors import InputError

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from csr.atlas.scan import NONE, Scan
+from csr.explain.atlas.scan import NONE, Scan
 from csr.model import CSR
 
 Batch = dict[str, Any]

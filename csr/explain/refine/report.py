@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from csr import __version__
-from csr.refine.fit import Fit
-from csr.refine.reliance import Reliance
+from csr.explain.refine.fit import Fit
+from csr.explain.refine.reliance import Reliance
 
 FORMAT, FORMAT_VERSION = "csr-refine", 1
 _PARTS = ("targets", "localisation", "prototypes")

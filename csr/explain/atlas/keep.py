@@ -4,7 +4,7 @@
     Cavity,0,1,31,1,0.8123,Tuberculosis,,v0f3a96c21d7e
     Cavity,1,0,12,1,1.4021,Tuberculosis,"looks at the same place in every image, at the edge",v77b01c9ae452
 
-`concept`, `prototype` and `keep` are needed. `vector` names the prototype's vector (`csr.neighbours`): a file of
+`concept`, `prototype` and `keep` are needed. `vector` names the prototype's vector (`csr.explain.neighbours`): a file of
 another model is refused by it, and read unchecked without it. The other columns help to decide; they may be
 changed or left out.
 
@@ -23,7 +23,7 @@ import numpy as np
 
 from csr.data.labels.csv_file import read_header, read_rows
 from csr.data.labels.names import name_key, show, show_some
-from csr.neighbours import of_another_model
+from csr.explain.neighbours import of_another_model
 from csr.runtime.errors import InputError
 
 VECTOR = "vector"

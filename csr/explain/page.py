@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from csr.data.images.decode import decode_image
-from csr.explanation import Explanation, map_range
+from csr.explain.explanation import Explanation, map_range
+from csr.explain.neighbours import Neighbour, Neighbours
 from csr.model.interaction import DOCTOR_GAP
-from csr.neighbours import Neighbour, Neighbours
 from csr.report.pictures import captioned, column, heat_colours, overlay, row
 from csr.runtime.errors import InputError
 

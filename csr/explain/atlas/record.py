@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from csr import __version__
-from csr.atlas.format import FORMAT, FORMAT_VERSION, crop_name, image_name
-from csr.atlas.hints import hints
-from csr.atlas.regions import Box, Place, Sight, centre, is_in
-from csr.atlas.scan import NONE, Scan
 from csr.data.dataset import LabelledImages
+from csr.explain.atlas.hints import hints
+from csr.explain.atlas.layout import FORMAT, FORMAT_VERSION, crop_name, image_name
+from csr.explain.atlas.regions import Box, Place, Sight, centre, is_in
+from csr.explain.atlas.scan import NONE, Scan
+from csr.explain.neighbours import FORMAT as NEAREST_FORMAT
+from csr.explain.neighbours import FORMAT_VERSION as NEAREST_VERSION
+from csr.explain.neighbours import vector_names
 from csr.model import CSR
-from csr.neighbours import FORMAT as NEAREST_FORMAT
-from csr.neighbours import FORMAT_VERSION as NEAREST_VERSION
-from csr.neighbours import vector_names
 
 POSITIVE = 0.5
 Record = dict[str, Any]
@@ -161,7 +161,7 @@ class Recorder:
 
 
 def nearest_json(atlas: Record) -> Record:
-    """The list that `csr.neighbours` reads, out of the whole atlas."""
+    """The list that `csr.explain.neighbours` reads, out of the whole atlas."""
     keys = ("image", "box", "similarity", "image_id")
     prototypes = [
         {

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from csr.atlas.regions import region_around_peak
+from csr.explain.atlas.regions import region_around_peak
+from csr.explain.refine.fit import Scores
 from csr.model import CSR
-from csr.refine.fit import Scores
 
 Batches = Callable[[str], Iterable[dict[str, Any]]]  # by the pass's title; in the images' order
 

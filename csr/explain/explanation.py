@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from csr.explain.neighbours import Neighbours
 from csr.model import CSR, CSROutput
 from csr.model.interaction import DOCTOR_GAP, top_two_gap
 from csr.model.layers.prototypes import winners
 from csr.model.layers.task_head import TaskHead
 from csr.model.sharing.card import Card
-from csr.neighbours import Neighbours
 
 FORMAT, FORMAT_VERSION = "csr-explanation", 1
 
