@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from csr import cache
-from csr.command import Parser, exit_process, run_command
+from csr.cli import cache
+from csr.cli.exit_codes import Parser, exit_process, run_command
 from csr.config import options, recipes
 from csr.config.options import TrainConfig
 from csr.data.dataset import LabelledImages

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr.command import run_command
+from csr.cli.exit_codes import run_command
 from csr.config import options
 from csr.data.dataset import WindowSampler
 from csr.engine.engine import start

@@ -11,4 +11,4 @@ if ! command -v deepspeed >/dev/null; then
     echo "csr: error: deepspeed is not installed here: pip install -e $here" >&2
     exit 2
 fi
-exec python -m csr.launch "$@"
+exec python -m csr launch "$@"

@@ -19,7 +19,7 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 @pytest.fixture(scope="session")
 def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 training and 24 test images of 64 pixels."""
-    from csr.phantom import main
+    from csr.cli.phantom import main
 
     folder = tmp_path_factory.mktemp("phantom") / "data"
     assert main([str(folder), "--num_train", "48", "--num_test", "24", "--size", "64", "--seed", "5"]) == 0

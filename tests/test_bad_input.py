@@ -15,8 +15,8 @@ from PIL import Image
 from train_command import contents, flags, train
 
 import csr.train
-from csr import command
-from csr.command import run_command
+from csr.cli import exit_codes
+from csr.cli.exit_codes import run_command
 from csr.runtime.errors import InputError
 
 Refused = Callable[..., str]
@@ -409,13 +409,13 @@ def test_a_key_that_stands_twice_in_the_deepspeed_json_is_named(refused, tmp_pat
 # real processes
 
 
-@pytest.mark.parametrize("rank, waits", [("0", []), ("1", [command.RANK_0_SPEAKS_FIRST_S])])
+@pytest.mark.parametrize("rank, waits", [("0", []), ("1", [exit_codes.RANK_0_SPEAKS_FIRST_S])])
 def test_other_ranks_let_rank_0_speak_first_because_the_launcher_ends_all_with_the_first(
     rank, waits, monkeypatch, capsys
 ):
     waited: list[float] = []
     monkeypatch.setenv("RANK", rank)
-    monkeypatch.setattr(command.time, "sleep", waited.append)
+    monkeypatch.setattr(exit_codes.time, "sleep", waited.append)
 
     def main(argv):
         raise InputError("labels.csv\nline 3")

@@ -144,7 +144,7 @@ def job_text(job: Job, site: Site) -> str:
 
 
 def _body() -> str:
-    template = (resources.files("csr") / "train.sbatch").read_text(encoding="utf-8")
+    template = (resources.files("csr.cluster") / "train.sbatch").read_text(encoding="utf-8")
     _, found, body = template.partition(_BODY_BEGINS)
     assert found, "train.sbatch has no line that ends its head"
     return body

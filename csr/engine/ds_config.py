@@ -92,10 +92,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_shipped(file_name: str) -> str:
-    beside = Path(__file__).resolve().parent.parent / "ds_configs" / file_name
-    if beside.is_file():
-        return beside.read_text(encoding="utf-8")
-    return (resources.files("csr.ds_configs") / file_name).read_text(encoding="utf-8")
+    return (resources.files("csr.engine") / "ds_configs" / file_name).read_text(encoding="utf-8")
 
 
 def _check_sections(parsed: dict[str, Any], name: str) -> None:

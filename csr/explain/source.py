@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from csr.command import Whole
+from csr.cli.exit_codes import Whole
 from csr.config.options import TrainConfig, check_ranges, groups
 from csr.data.dataset import LabelledImages
 from csr.data.image_cache.store import open_store

@@ -32,7 +32,7 @@ def file_sizes(paths: Iterable[Path]) -> list[int]:
 
 def of_code() -> str:
     """The sources of csr that this process runs."""
-    root = Path(__file__).parent
+    root = Path(__file__).parent.parent
     files = sorted(root.rglob("*.py"))
     return hash_of([(str(f.relative_to(root)), hashlib.sha256(f.read_bytes()).hexdigest()) for f in files])
 

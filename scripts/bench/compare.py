@@ -77,7 +77,7 @@ def torchrun(ranks: int) -> list[str]:
 def draw(folder: Path, **sizes: int) -> None:
     """A phantom data set."""
     flags = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
-    run([PYTHON, "-m", "csr.cli", "phantom", str(folder), *flags])
+    run([PYTHON, "-m", "csr", "phantom", str(folder), *flags])
 
 
 RUNNERS = {"reference": run_reference, "csr": run_csr}

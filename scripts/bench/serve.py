@@ -27,12 +27,12 @@ import uvicorn
 from measuring import RESULTS, Report, median
 from PIL import Image
 
+from csr.cli.serve import listen
 from csr.model import CSR
 from csr.model.sharing.card import Card, Preprocessing
 from csr.model.sharing.reference import Reference
 from csr.serve.access import Access
 from csr.serve.app import create_app
-from csr.serve.command import listen
 from csr.serve.limits import Limits
 from csr.serve.service import Service
 

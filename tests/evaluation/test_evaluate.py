@@ -16,13 +16,13 @@ from PIL import Image
 from test_distributed import on_ranks
 from tiny_model import CONCEPTS, TARGETS, K, M, tiny_card, tiny_model, write_run
 
-import csr.evaluate
-from csr.command import run_command
+import csr.cli.evaluate
+from csr.cli.evaluate import main
+from csr.cli.exit_codes import run_command
 from csr.data.dataset import LabelledImages
 from csr.data.image_cache.store import open_store
 from csr.data.labels.table import read_label_table
 from csr.data.labels.vocabulary import Vocabulary
-from csr.evaluate import main
 from csr.evaluation.measure import Decisions, count_alive, look
 from csr.evaluation.metrics import multilabel_metrics
 from csr.evaluation.output import COLUMNS, summary
@@ -220,7 +220,7 @@ def test_what_cannot_work_costs_one_line_and_nothing_is_written(data, tmp_path, 
     before = sorted(p.name for p in data.rglob("*"))
     caches = set(Path(tempfile.gettempdir()).glob("csr-evaluate-*"))
     arguments = flags(data, tmp_path / "out", *(word.replace("DATA", str(data)) for word in change))
-    assert run_command(csr.evaluate.main, arguments) == 2
+    assert run_command(csr.cli.evaluate.main, arguments) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("csr: error: ") and told in lines[0]
     assert not (tmp_path / "out").exists() and sorted(p.name for p in data.rglob("*")) == before
@@ -232,7 +232,7 @@ def test_an_unreadable_image_is_named_with_its_line(data, tmp_path, capsys):
     folder.mkdir()
     for path in (data / "images").iterdir():
         (folder / path.name).write_bytes(b"junk" if path.stem == "image3" else path.read_bytes())
-    assert run_command(csr.evaluate.main, flags(data, tmp_path / "out", "--dir", str(folder))) == 2
+    assert run_command(csr.cli.evaluate.main, flags(data, tmp_path / "out", "--dir", str(folder))) == 2
     assert "image3" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pictures import GREY, RGB, chunk, dicom, huge_gif, nested, png, saved
+from hostile_pictures import GREY, RGB, chunk, dicom, huge_gif, nested, png, saved
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
@@ -181,7 +181,7 @@ def test_bombs_are_refused_with_little_memory_and_in_little_time(tmp_path):
     write_giant(folder / "model-giant")
     done = start(
         Path(sys.executable).name,
-        str(Path(__file__).with_name("bombs.py")),
+        str(Path(__file__).parents[1] / "helpers" / "bombs.py"),
         str(folder),
         str(MEMORY_MIB),
         timeout=900,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hostile import refuse
-from pictures import GREY, RAMP, RGB, RNG, chunk, dicom, huge_gif, nested, png, saved
+from hostile_pictures import GREY, RAMP, RGB, RNG, chunk, dicom, huge_gif, nested, png, saved
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hostile import HEADER, mutate, survives
-from pictures import GREY, RGB, dicom, nested, saved
+from hostile_pictures import GREY, RGB, dicom, nested, saved
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless

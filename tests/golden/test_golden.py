@@ -20,7 +20,7 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
-    sys.path[:0] = [str(HERE.parent), str(HERE.parent / "helpers")]
+    sys.path.insert(0, str(HERE.parent / "helpers"))
 
 from train_command import flags, train  # noqa: E402
 

@@ -69,7 +69,7 @@ def run_server(serve_one):
     """Runs an application in a thread; returns its address and what stops it."""
     import uvicorn
 
-    from csr.serve.command import listen
+    from csr.cli.serve import listen
 
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(serve_one, log_level="warning", ws="none"))

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 import pytest
 from tiny_model import tiny_model
 
+from csr.cli import serve
 from csr.runtime.errors import InputError
-from csr.serve import command
 
 TOKEN = "correct-horse-battery"
 START_S = 180  # imports on a loaded machine
@@ -35,20 +35,20 @@ def test_a_missing_extra_is_named_with_its_remedy(monkeypatch):
         importlib.util, "find_spec", lambda name, *a: None if name == "uvicorn" else real(name, *a)
     )
     with pytest.raises(InputError, match=r'uvicorn: pip install -e "\.\[serve\]"'):
-        command.main(["model"])
+        serve.main(["model"])
 
 
 def test_a_port_in_use_is_told(model_folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"--port {port}: in use"):
-            command.main([model_folder, "--port", str(port)])
+            serve.main([model_folder, "--port", str(port)])
 
 
 def test_a_port_that_was_bound_by_a_second_server_is_in_use():
-    first = command.listen("127.0.0.1", 0)
+    first = serve.listen("127.0.0.1", 0)
     with pytest.raises(InputError, match="in use"):
-        command.listen("127.0.0.1", first.getsockname()[1])
+        serve.listen("127.0.0.1", first.getsockname()[1])
     first.close()
 
 
@@ -65,30 +65,30 @@ def test_a_port_that_was_bound_by_a_second_server_is_in_use():
 )  # fmt: skip
 def test_flags_that_cannot_be_used_are_told_before_the_model_is_loaded(flags, told):
     with pytest.raises(InputError, match=told):
-        command.main(["/no/such/model", "--port", "0", *flags])
+        serve.main(["/no/such/model", "--port", "0", *flags])
 
 
 def test_a_model_or_atlas_that_is_not_there_is_told(model_folder, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
-        command.main([str(tmp_path / "none"), "--port", "0"])
+        serve.main([str(tmp_path / "none"), "--port", "0"])
     with pytest.raises(InputError, match="nearest.json"):
-        command.main([model_folder, "--port", "0", "--atlas", str(tmp_path)])
+        serve.main([model_folder, "--port", "0", "--atlas", str(tmp_path)])
 
 
 def test_the_token_comes_from_the_flag_or_the_environment(monkeypatch):
-    monkeypatch.delenv(command.TOKEN_VARIABLE, raising=False)
-    assert command.read_token(None) is None
-    monkeypatch.setenv(command.TOKEN_VARIABLE, TOKEN)
-    assert command.read_token(None) == TOKEN and command.read_token("other") == "other"
-    monkeypatch.setenv(command.TOKEN_VARIABLE, "not plain \u00e9")
-    with pytest.raises(InputError, match=command.TOKEN_VARIABLE):
-        command.read_token(None)
+    monkeypatch.delenv(serve.TOKEN_VARIABLE, raising=False)
+    assert serve.read_token(None) is None
+    monkeypatch.setenv(serve.TOKEN_VARIABLE, TOKEN)
+    assert serve.read_token(None) == TOKEN and serve.read_token("other") == "other"
+    monkeypatch.setenv(serve.TOKEN_VARIABLE, "not plain \u00e9")
+    with pytest.raises(InputError, match=serve.TOKEN_VARIABLE):
+        serve.read_token(None)
 
 
 @pytest.mark.parametrize(("host", "local"), [("127.0.0.1", True), ("localhost", True), ("0.0.0.0", False)])
 def test_loopback_is_known(host, local):
-    listener = command.listen(host, 0)
-    assert command.is_loopback(listener) is local
+    listener = serve.listen(host, 0)
+    assert serve.is_loopback(listener) is local
     assert listener.proto == socket.IPPROTO_TCP, "asyncio switches Nagle's algorithm off for these only"
     listener.close()
 
@@ -97,7 +97,7 @@ def test_loopback_is_known(host, local):
 def served(*flags, env=None):
     """A real server: (process, address, what it said before the address)."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "csr.cli", "serve", *flags, "--port", "0"], stdout=subprocess.PIPE,
+        [sys.executable, "-m", "csr", "serve", *flags, "--port", "0"], stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})},
     )  # fmt: skip
     alarm = signal.signal(signal.SIGALRM, lambda *_: process.kill())
@@ -144,7 +144,7 @@ def test_a_server_starts_answers_and_stops(model_folder, number):
 def test_a_server_for_others_warns_without_a_token_and_keeps_a_token_to_itself(model_folder):
     with served(model_folder, "--host", "0.0.0.0") as (_, _, said):
         assert "csr: warning: 0.0.0.0 can be reached from other machines" in said
-    with served(model_folder, "--host", "0.0.0.0", env={command.TOKEN_VARIABLE: TOKEN}) as (
+    with served(model_folder, "--host", "0.0.0.0", env={serve.TOKEN_VARIABLE: TOKEN}) as (
         process,
         address,
         said,

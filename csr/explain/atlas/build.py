@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from csr.command import Parser, Whole
+from csr.cli.exit_codes import Parser, Whole
 from csr.data.dataset import LabelledImages
 from csr.evaluation.inference import Batch, stored_batches
 from csr.explain.atlas.keep import write_keep
@@ -20,7 +20,14 @@ from csr.explain.atlas.pictures import write_pictures
 from csr.explain.atlas.record import Recorder, nearest_json
 from csr.explain.atlas.regions import chunks_of, look_again, places_of
 from csr.explain.atlas.scan import scan
-from csr.explain.source import Source, add_source_flags, image_folder, open_images, open_source, split
+from csr.explain.source import (
+    Source,
+    add_source_flags,
+    image_folder,
+    open_images,
+    open_source,
+    split,
+)
 from csr.model.sharing.loading import pick_device
 from csr.model.sharing.pretrained import MAX_CONFIG_BYTES
 from csr.runtime.errors import InputError

@@ -20,7 +20,7 @@ import torch
 from csr import __version__
 
 FORMAT_VERSION = 1  # raise it when the files are laid out otherwise
-_COMPUTING = ("data", "layers", "model", "stages", "inference.py", "features.py", "feature_cache.py")
+_COMPUTING = ("data", "model", "stages", "evaluation/inference.py", "training/features")
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "pillow", "pydicom")
 
 
@@ -56,7 +56,7 @@ def feature_key(
 def versions() -> dict[str, str]:
     """Versions of csr and of what computes with it; of csr also a hash of the source that does."""
     digest = hashlib.sha256()
-    root = Path(__file__).parent
+    root = Path(__file__).parent.parent.parent
     files = [root / name for name in _COMPUTING if name.endswith(".py")]
     files += [file for name in _COMPUTING for file in (root / name).rglob("*.py")]
     for file in sorted(files):

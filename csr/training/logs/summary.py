@@ -66,7 +66,7 @@ def versions() -> dict[str, str]:
 
 def git_revision() -> str | None:
     """Revision of the source tree that csr runs from, None where it is installed from a package."""
-    folder = Path(__file__).resolve().parent.parent
+    folder = Path(__file__).resolve().parent.parent.parent.parent
     if not (folder / ".git").exists() or shutil.which("git") is None:
         return None
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]

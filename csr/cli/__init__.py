@@ -1,0 +1,1 @@
+"""One file a command: its flags, one call, what it prints."""

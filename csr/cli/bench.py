@@ -1,0 +1,51 @@
+"""`csr bench peak`: how fast this device multiplies matrices, which MFU is measured against."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from csr.cli.exit_codes import Parser
+from csr.engine import matmul_peak
+from csr.engine.engine import local_device
+from csr.engine.flops import measured_peaks
+from csr.runtime.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print, and write JSON where asked; returns the exit code.
+
+    Raises:
+        InputError: a flag that cannot be used, or a file that cannot be written.
+    """
+    options = _parser().parse_args(argv)
+    if not 0 < options.seconds <= 600:
+        raise InputError(f"--seconds {options.seconds:g}: give a number above 0, up to 600")
+    device = local_device()
+    name = matmul_peak.device_name(device)
+    print(f"{name}, torch {torch.__version__}: fastest square matrix product")
+    rates = measured_peaks(device, seconds=options.seconds)
+    for precision, rate in rates.items():
+        print(f"{precision:<6} {rate / 1e12:10.3f} TFLOP/s")
+    matmul_peak.keep(device, rates)
+    print(f"kept in {matmul_peak.file()}: training runs measure their MFU against it")
+    if options.json is not None:
+        result = {"device": name, "torch": torch.__version__, "peak_flops_per_s": rates}
+        try:
+            options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--json {options.json}: cannot be written ({error.strerror})") from None
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="csr bench", description="Measure this device.", allow_abbrev=False)
+    parser.add_argument("what", choices=("peak",), metavar="peak", help="peak: FLOP/s of matrix products by precision")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="spent on each precision and size (default: 1.0)"
+    )
+    parser.add_argument("--json", type=Path, help="file for the result (default: none)")
+    return parser

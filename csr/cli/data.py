@@ -1,0 +1,129 @@
+"""`csr data ..`: look at data before training on it, and import published data sets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from types import ModuleType
+
+from csr.cli.exit_codes import Parser
+from csr.data.check.check import DataFiles, check_data
+from csr.data.check.page import write_page
+from csr.data.check.text import text_lines
+from csr.data.importers import isic2017, summary, tbx11k, vindr
+from csr.data.importers.output import IMAGE_MODES, Output
+from csr.data.labels.reader_merge import READER_MERGES
+from csr.runtime.errors import EXIT_BAD_INPUT, EXIT_DONE, InputError
+
+IMPORTERS: dict[str, ModuleType] = {module.NAME: module for module in (vindr, tbx11k, isic2017)}
+EPILOG = """examples:
+  csr data check labels_train.csv train/ --test_csv labels_test.csv --test_dir test/ --out report.html
+  csr data vindr vindr-cxr/1.0.0/ vindr/
+exit codes: 0 done (check: the data can be trained on), 1 failed, 2 bad input (check: it cannot)"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line, check or import; returns the exit code.
+
+    Raises:
+        InputError: files that cannot be used, or a place that cannot be written.
+    """
+    options = _build_parser().parse_args(argv)
+    if options.what == "check":
+        return check(options)
+    return bring_in(IMPORTERS[options.what], options)
+
+
+def check(options: argparse.Namespace) -> int:
+    """`csr data check`: 0 if the data can be trained on, else 2."""
+    if (options.test_csv is None) != (options.test_dir is None):
+        raise InputError("--test_csv and --test_dir belong together: give both or none")
+    _check_page(options.out, overwrite=options.overwrite)
+    files = DataFiles(
+        csv=options.csv, folder=options.dir, test_csv=options.test_csv, test_folder=options.test_dir,
+        boxes_csv=options.boxes_csv, concept_cols=options.concept_cols, target_cols=options.target_cols,
+        reader_merge=options.reader_merge,
+    )  # fmt: skip
+    found = check_data(files, rare=options.rare, workers=options.workers)
+    if options.out is not None:
+        write_page(options.out, found)
+    if options.json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print("\n".join(text_lines(found)))
+        if options.out is not None:
+            print(f"Report: {options.out}")
+    return EXIT_BAD_INPUT if found["problems"] else EXIT_DONE
+
+
+def _check_page(path: Path | None, *, overwrite: bool) -> None:
+    if path is None:
+        return
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"--out {path}: is a folder or lies in one that does not exist; give a file, report.html")
+    if path.exists() and not overwrite:
+        raise InputError(f"--out {path}: exists; give another file, or --overwrite to replace it")
+
+
+def bring_in(importer: ModuleType, options: argparse.Namespace) -> int:
+    """`csr data vindr|tbx11k|isic2017`: write OUT and say what is in it."""
+    output = Output(options.out, raw=options.raw, overwrite=options.overwrite, images=options.images)
+    with output.open():
+        found = importer.run(options.raw, output, options)
+        output.finish(found.origin)
+    for line in summary.summary(found, options.out):
+        print(line)
+    return EXIT_DONE
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="csr data", description="Check data for training, or import a published data set.", epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="what", required=True, metavar="COMMAND", parser_class=Parser)
+    _add_check(commands)
+    for name, module in IMPORTERS.items():
+        one = commands.add_parser(
+            name, help=module.HELP, description=module.__doc__, allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        one.add_argument("raw", metavar="RAW", type=Path, help="folder that the data set was unpacked into; only read")
+        one.add_argument("out", metavar="OUT", type=Path, help="folder to write; must be empty or new")
+        one.add_argument(
+            "--images", choices=IMAGE_MODES, default="link",
+            help="link: a link in OUT to each image folder; copy: the images that the tables name; none: they stay "
+            "where they are (default: link)",
+        )  # fmt: skip
+        one.add_argument("--overwrite", action="store_true", help="replace the tables and links of an earlier import")
+        module.add_arguments(one)
+    return parser
+
+
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "check", help="counts, prevalence, reader agreement, duplicates, leaks, sizes, unreadable images",
+        description="Look at a label table and its images as `csr train` will.", allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("csv", metavar="CSV", help="label table")
+    add("dir", metavar="DIR", help="folder of its images")
+    add("--test_csv", help="label table of the test images: also look for leaks between the two")
+    add("--test_dir", help="folder of the test images")
+    add("--boxes_csv", help="boxes on the images of CSV")
+    add("--concept_cols", nargs="+", metavar="COLS", help="label columns that are concepts")
+    add("--target_cols", nargs="+", metavar="COLS", help="label columns that are diagnoses")
+    add("--reader_merge", choices=READER_MERGES, default="any", help="how the readers of an image are merged")
+    add("--rare", type=_count, default=10, metavar="N", help="warn of labels with fewer positive images than this")
+    add("--workers", type=_count, default=4, metavar="N", help="threads that decode images")
+    add("--out", metavar="FILE", type=Path, help="also write the report as one HTML page")
+    add("--overwrite", action="store_true", help="replace FILE")
+    add("--json", action="store_true", help="print everything as JSON instead")
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text}: from 1 to 1024")
+    return int(text)

@@ -1,0 +1,212 @@
+"""`csr evaluate MODEL --csv .. --dir .. --out DIR`: what a trained model is worth on labelled images."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from csr.cli.exit_codes import Parser, Whole, exit_process, run_command
+from csr.config.options import EngineOptions
+from csr.data.dataset import LabelledImages
+from csr.data.image_cache.store import ImageStore, open_store
+from csr.data.images.find import find_images
+from csr.data.labels.boxes import read_boxes
+from csr.data.labels.reader_merge import READER_MERGES
+from csr.data.labels.table import LabelTable, read_label_table
+from csr.data.labels.vocabulary import Vocabulary
+from csr.engine import engine
+from csr.evaluation.bootstrap import Bootstrap
+from csr.evaluation.measure import Decisions, look, measure
+from csr.evaluation.output import check_folder, summary, write_files
+from csr.evaluation.simulated_doctor import MODES, Play, plays_of
+from csr.evaluation.subgroups import read_groups
+from csr.model import CSR
+from csr.model.interaction import ALPHA
+from csr.model.sharing.loading import load_model
+from csr.runtime import distributed
+from csr.runtime.errors import InputError
+from csr.runtime.monitor import Monitor
+
+EPILOG = """examples:
+  csr evaluate checkpoints/csr_exp --csv labels_test.csv --dir test/ --out evaluation/
+  torchrun --standalone --nproc_per_node=2 -m csr evaluate MODEL --csv labels.csv --dir test/ --out results/
+exit codes: 0 done, 1 failed, 2 bad input"""
+Say = Callable[[str], None]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line, measure on all ranks, write OUT on rank 0; returns the exit code.
+
+    Raises:
+        InputError: the model, the tables or the images cannot be used, OUT is filled or cannot be written.
+    """
+    distributed.adopt_launcher_environment()
+    options = _build_parser().parse_args(argv)
+    if options.simulate in ("box", "both") and options.boxes_csv is None:
+        raise InputError(f"--simulate {options.simulate} draws boxes: give --boxes_csv too")
+    if distributed.world_size() > 1:
+        engine.start(EngineOptions().timeout)
+    monitor = Monitor(None)
+    distributed.on_main(lambda: check_folder(options.out, overwrite=options.overwrite))
+    with distributed.errors_agreed():
+        model = load_model(options.model, checkpoint=options.checkpoint).to(engine.local_device())
+    with image_folder(options.image_cache) as folder:
+        results = evaluate(model, options, image_cache=folder, monitor=monitor)
+    distributed.on_main(lambda: write_files(options.out, results))
+    for line in summary(results):
+        monitor.say(line)
+    monitor.say(f"Results: {options.out / 'report.html'}, evaluation.json, evaluation.csv")
+    return 0
+
+
+def evaluate(
+    model: CSR, options: argparse.Namespace, *, image_cache: Path, monitor: Monitor
+) -> dict[str, Any]:
+    """Read the tables and images, measure, and put beside it what was measured on what. Collective."""
+    card = model.card
+    assert card is not None
+    with distributed.errors_agreed():
+        table = read_label_table(
+            options.csv, reader_merge=options.reader_merge,
+            vocabulary=Vocabulary(card.concept_names, card.target_names),
+        )  # fmt: skip
+        groups = None if options.group_by is None else read_groups(options.csv, options.group_by, table=table)
+        boxes = None if options.boxes_csv is None else read_boxes(options.boxes_csv, table=table)
+        paths = find_images(options.dir, table)
+    store = open_images(
+        paths, table, image_cache, size=card.preprocessing.stored_size, workers=options.workers
+    )
+    with distributed.errors_agreed():
+        boxes = None if boxes is None else boxes.check_inside(store.original_sizes_N2)
+    dataset = LabelledImages(store, table, boxes=boxes)
+    plays = plays_of(options.simulate, has_medians=card.reference.absent_KM is not None)
+    notices = [*Decisions(card).notices(), *_notices(plays, boxes)]
+    for line in notices:
+        monitor.say(line)
+    rows = look(
+        model, dataset, batch_size=options.batch_size, plays=plays, alpha=options.alpha,
+        wrap=lambda batches, total: monitor.bar(batches, total=total, title="Evaluation"),
+    )  # fmt: skip
+    bootstrap = Bootstrap(options.bootstrap, options.seed)
+    results = measure(
+        rows, dataset, card, kept_KM=model.prototypes.kept_KM, bootstrap=bootstrap,
+        groups=groups, plays=plays,
+    )  # fmt: skip
+    return {**_description(options, table, notices), **results}
+
+
+def _notices(plays: tuple[Play, ...], boxes: Any) -> list[str]:
+    told = []
+    if boxes is not None:
+        ignored = boxes.ignored.items()
+        told += [f"Boxes of {name!r}, which is no concept, are not used: {n}" for name, n in ignored]
+    if any(play.concepts for play in plays) and not any(play.medians for play in plays):
+        told.append("The model has no median scores: corrections are simulated with zeros only.")
+    return told
+
+
+def _description(options: argparse.Namespace, table: LabelTable, notices: list[str]) -> dict[str, Any]:
+    """What was measured on what; names of files without their folders, which say who works where."""
+    is_local = Path(options.model).exists()
+    return {
+        "format": "csr-evaluation",
+        "format_version": 1,
+        "model": Path(options.model).resolve().name if is_local else options.model,
+        "checkpoint": options.checkpoint,
+        "data": {
+            "csv": Path(options.csv).name, "images": len(table), "reader_merge": options.reader_merge,
+            "boxes_csv": None if options.boxes_csv is None else Path(options.boxes_csv).name,
+            "group_by": options.group_by,
+        },
+        "options": {
+            "bootstrap": options.bootstrap, "seed": options.seed, "simulate": options.simulate,
+            "alpha": options.alpha,
+        },
+        "notices": notices,
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def image_folder(given: Path | None) -> Iterator[Path]:
+    """Where this host keeps decoded images: the given folder, or a temporary one. Collective."""
+    token = distributed.broadcast_object(secrets.token_hex(8))
+    folder = given or Path(tempfile.gettempdir()) / f"csr-evaluate-{token}"
+    try:
+        if given is None:
+            with distributed.errors_agreed():
+                _make_private(folder)
+        yield folder
+    finally:
+        if given is None and distributed.local_rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_private(folder: Path) -> None:
+    """The images are patients': nobody else may look into the temporary folder."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}: give a folder with --image_cache") from None
+
+
+def open_images(paths: list[Path], table: LabelTable, folder: Path, *, size: int, workers: int) -> ImageStore:
+    """Decode every image once; the ranks of a host share the work. Collective.
+
+    Raises:
+        InputError: one for all unreadable images, or the folder cannot be written.
+    """
+    with distributed.errors_agreed():  # open_store passes its barriers on every rank, whatever happens
+        store = open_store(
+            paths, size=size, cache_dir=folder, workers=workers, where=table.where,
+            shard=(distributed.local_rank(), distributed.local_world_size()), barrier=distributed.barrier,
+        )  # fmt: skip
+    return store
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        pass
+
+    parser = Parser(
+        prog="csr evaluate", epilog=EPILOG, formatter_class=Formatter, allow_abbrev=False,
+        description="Measure a trained model on labelled images: scores with intervals, calibration, where "
+        "it looks, prototypes alive, subgroups, and what a doctor's corrections do.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="folder of `csr export`, folder of a run, or hub id")
+    add("--csv", required=True, help="label table with the columns that the model was trained on")
+    add("--dir", required=True, help="folder of its images")
+    add("--boxes_csv", help="boxes of these images, to measure where the model looks")
+    add("--out", metavar="DIR", type=Path, required=True, help="folder to write; new or empty")
+    add("--group_by", metavar="COLUMN", help="also measure each value of this column of --csv on its own")
+    add("--simulate", choices=MODES, help="play a doctor who corrects concepts, draws boxes, or does both")
+    add("--alpha", type=_share, default=ALPHA, help="importance outside of a simulated doctor's boxes")
+    add("--bootstrap", type=Whole(0, 100_000), default=1000, help="resamples of the intervals, 0: none")
+    add("--seed", type=Whole(0, 2**32 - 1), default=0, help="of the resamples")
+    add("--batch_size", type=Whole(1, 65_536), default=32, help="images that a rank's network sees at once")
+    add("--reader_merge", choices=READER_MERGES, default="any", help="how several readers become one label")
+    add("--checkpoint", help="name of a .pth, where MODEL is a run; None: best of stage 3")
+    add("--workers", type=Whole(1, 1024), default=4, help="threads that decode images")
+    add("--image_cache", metavar="DIR", type=Path, help="keep decoded images there; None: a temporary folder")
+    add("--overwrite", action="store_true", help="replace an earlier evaluation in DIR")
+    return parser
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:  # NaN is not
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0 to 1")
+    return value
+
+
+if __name__ == "__main__":
+    exit_process(run_command(main))

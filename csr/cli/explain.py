@@ -1,0 +1,111 @@
+"""`csr explain MODEL IMAGE --out DIR`: what a diagnosis rests on, as JSON, a picture and a page."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from csr import __version__
+from csr.cli.exit_codes import Parser
+from csr.cli.export import check_out
+from csr.data.images.decode import decode_image
+from csr.data.images.resize import squash_file
+from csr.explain.explanation import Explanation, explain, to_dict
+from csr.explain.neighbours import Neighbours, read_neighbours
+from csr.explain.page import TILE_PX, draw_sheet, picture_of, png_bytes, write_page
+from csr.model.sharing.loading import load_model, pick_device
+from csr.runtime.errors import InputError
+from csr.runtime.files import write_atomic, write_json
+
+JSON, PICTURE, PAGE = "explanation.json", "explanation.png", "index.html"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line, explain, write the files; returns the exit code.
+
+    Raises:
+        InputError: the model, the image or the atlas cannot be used, DIR is in use or cannot be written.
+    """
+    options = _build_parser().parse_args(argv)
+    check_out(options.out, overwrite=options.overwrite)
+    model = load_model(options.model, checkpoint=options.checkpoint).to(pick_device(options.device))
+    card = model.card
+    assert card is not None
+    neighbours: Neighbours = {}
+    if options.atlas is not None:
+        neighbours = read_neighbours(options.atlas, model)
+    squashed = squash_file(options.image, card.preprocessing.stored_size)
+    explanation = explain(model, torch.from_numpy(squashed.pixels_CSS).unsqueeze(0))[0]
+    record = {
+        **to_dict(explanation, neighbours=neighbours),
+        "image": {
+            "name": options.image.name, "sha256": hashlib.sha256(options.image.read_bytes()).hexdigest(),
+            "height": squashed.height, "width": squashed.width,
+        },
+        "csr_version": __version__,
+    }  # fmt: skip
+    write_files(options, explanation, record, neighbours)
+    _tell(explanation, options.out, options.max_concepts)
+    return 0
+
+
+def write_files(
+    options: argparse.Namespace, explanation: Explanation, record: dict[str, Any], neighbours: Neighbours
+) -> None:
+    """Write JSON, picture and page, each atomically.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    concepts = explanation.shown(options.max_concepts)
+    image_HW3 = picture_of(decode_image(options.image, min_size=2 * TILE_PX).pixels)
+    sheet = png_bytes(draw_sheet(image_HW3, explanation, concepts=concepts, neighbours=neighbours))
+    page = write_page(
+        image_HW3, explanation, concepts=concepts, neighbours=neighbours, title=options.image.name,
+        has_atlas=options.atlas is not None,
+    ).encode()  # fmt: skip
+    out: Path = options.out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / JSON, record)
+        write_atomic(out / PICTURE, lambda file: file.write(sheet))
+        write_atomic(out / PAGE, lambda file: file.write(page))
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
+
+
+def _tell(explanation: Explanation, out: Path, maximum: int) -> None:
+    card = explanation.card
+    for t in explanation.probability_T.argsort(descending=True).tolist():
+        mark = "*" if bool(explanation.present_T[t]) else " "
+        print(f"{mark} {float(explanation.probability_T[t]):.3f}  {card.target_names[t]}")
+    shown = [f"{card.concept_names[k]} ({float(explanation.concept_probability_K[k]):.2f})"
+             for k in explanation.shown(maximum)]  # fmt: skip
+    print(f"Concepts shown: {', '.join(shown)}")
+    print(f"{out}: {JSON}, {PICTURE}, {PAGE}")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="csr explain", description="Show what the diagnosis of an image rests on.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("model", metavar="MODEL", help="folder of `csr export`, folder of a run, or hub id")
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="png, jpg or dcm file")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder; empty or new")
+    parser.add_argument("--atlas", metavar="DIR", type=Path, help="atlas of this model: training regions")
+    parser.add_argument("--max_concepts", type=_count, default=6, help="active concepts with a picture")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier explanation in DIR")
+    parser.add_argument("--checkpoint", help="name of a .pth, where MODEL is a run; None: best of stage 3")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 to 4096")
+    return int(text)

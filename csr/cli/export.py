@@ -1,0 +1,71 @@
+"""`csr export RUN OUT`: a run's best weights as a folder that `CSR.from_pretrained` and the hub take."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from csr.cli.exit_codes import Parser
+from csr.model import CSR
+from csr.model.sharing.loading import BEST_CHECKPOINT, is_run, load_file, load_model, load_run
+from csr.model.sharing.onnx import FILE_NAME as ONNX
+from csr.model.sharing.onnx import check_onnx, export_onnx
+from csr.model.sharing.pretrained import CONFIG, README, WEIGHTS
+from csr.runtime.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line, write the folder, say what is in it; returns the exit code.
+
+    Raises:
+        InputError: the run or the checkpoint cannot be used, OUT is in use or cannot be written.
+    """
+    options = _build_parser().parse_args(argv)
+    check_out(options.out, overwrite=options.overwrite)
+    if options.onnx:
+        check_onnx()
+    model, weights = _load(options.run, options.checkpoint)
+    model.save_pretrained(options.out)
+    if options.onnx:
+        export_onnx(model, options.out / ONNX)
+    assert model.card is not None
+    written = [CONFIG, WEIGHTS, README, *([ONNX] if options.onnx else [])]
+    print(f"{options.out}: {', '.join(written)}")
+    sizes = f"{len(model.card.concept_names)} concepts, {len(model.card.target_names)} diagnoses"
+    print(f"Weights: {weights} of {options.run}; {sizes}")
+    if model.card.reference.target_threshold_T is None:
+        print("No thresholds are stored with this checkpoint: 0.5 is used.")
+    print(f"Load it with: CSR.from_pretrained({str(options.out)!r})")
+    return 0
+
+
+def _load(folder: Path, checkpoint: str | None) -> tuple[CSR, str]:
+    """The model of a run, or of a model folder such as a refined one; and which weights these are."""
+    if folder.suffix == ".pth":
+        return load_file(folder, checkpoint=checkpoint), folder.name
+    if (folder / WEIGHTS).is_file() and not is_run(folder):
+        return load_model(folder, checkpoint=checkpoint), WEIGHTS
+    return load_run(folder, checkpoint=checkpoint or BEST_CHECKPOINT), checkpoint or BEST_CHECKPOINT
+
+
+def check_out(folder: Path, *, overwrite: bool) -> None:
+    """Raise InputError if there is something that nobody asked to replace."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file: give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise InputError(f"{folder}: not empty: give another folder, or --overwrite to replace its files")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="csr export", description="Turn a run into a folder with config.json, weights and README.md.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument(
+        "run", metavar="RUN", type=Path, help="output_dir/exp_name of `csr train`, a .pth in it, or a refined model"
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; must be empty or new")
+    parser.add_argument("--checkpoint", help="name of a .pth in RUN; None: best of stage 3")
+    parser.add_argument("--onnx", action="store_true", help=f"also write {ONNX} (needs the extra onnx)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in OUT")
+    return parser

@@ -1,0 +1,75 @@
+"""`csr phantom OUT`: draw the embedded data set of synthetic chest radiographs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from csr.cli.exit_codes import Parser
+from csr.data.phantom import write_phantom
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line, write the data set, say where it is; returns the exit code.
+
+    Raises:
+        InputError: the folder is in use or cannot be written.
+    """
+    options = _build_parser().parse_args(argv)
+    write_phantom(
+        options.out,
+        num_train=options.num_train,
+        num_test=options.num_test,
+        size=options.size,
+        seed=options.seed,
+        overwrite=options.overwrite,
+    )
+    out = options.out
+    print(f"{options.num_train} training and {options.num_test} test radiographs are in {out}/,")
+    print(f"their findings' boxes in {out / 'boxes_train.csv'} and {out / 'boxes_test.csv'}.")
+    print("Train on them with: csr train \\")
+    print(f"    --train_csv {out / 'labels_train.csv'} --test_csv {out / 'labels_test.csv'} \\")
+    print(f"    --train_dir {out / 'train'} --test_dir {out / 'test'}")
+    return 0
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="csr phantom",
+        description="Draw synthetic chest radiographs with findings, in VinDr-CXR's format.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "out", metavar="OUT", type=Path, help="folder to write; must be empty or new"
+    )
+    parser.add_argument(
+        "--num_train", type=_whole(1), default=400, help="training images, three readers each"
+    )
+    parser.add_argument(
+        "--num_test", type=_whole(1), default=120, help="test images, labelled with the truth"
+    )
+    parser.add_argument("--size", type=_whole(32, 4096), default=256, help="height in pixels")
+    parser.add_argument("--seed", type=_whole(0), default=0, help="same seed, same files")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier phantom in OUT"
+    )
+    return parser
+
+
+class _whole:
+    """Argparse type: a whole number from `lowest` to `highest` (None: no limit)."""
+
+    def __init__(self, lowest: int, highest: int | None = None) -> None:
+        self.lowest, self.highest = lowest, highest
+
+    def __call__(self, text: str) -> int:
+        limits = f"a whole number, at least {self.lowest}"
+        limits += "" if self.highest is None else f", at most {self.highest}"
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {limits}") from None
+        if value < self.lowest or (self.highest is not None and value > self.highest):
+            raise argparse.ArgumentTypeError(f"{text} is not {limits}")
+        return value

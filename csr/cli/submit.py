@@ -1,0 +1,265 @@
+"""`csr submit [what the site needs] -- FLAGS`: a SLURM job file for csr train, shown and submitted."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from csr.cli.exit_codes import Parser
+from csr.cluster.slurm_job import Job, Site, job_text, numbers_of, plain_name
+from csr.config import options as train_options
+from csr.config.options import TrainConfig
+from csr.runtime.errors import InputError
+from csr.runtime.files import write_atomic
+
+EPILOG = """examples:
+  csr submit --partition gpu --gpus_per_node 4 --time 12:00:00 -- --train_csv train.csv --exp_name run1
+  csr submit --submit --nodes 2 --gpus_per_node 0 --cpus_per_task 8 -- --exp_name on_cpus
+  csr submit --submit --experiments experiments.txt -- --train_csv train.csv
+An experiments file has the flags of one run on each line, such as: --exp_name warm --lr 1e-3
+Flags that a job has in common stand after --, and go before those of its line."""
+MARK = "# Written by csr submit."
+MANY = 20
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """The runs of one job: their flags, checked, and how they are told to the job.
+
+    Attributes:
+        configs: of each run; one if it is no array.
+        lines: flags by task, if they came from a file; task N has line N.
+        array: task numbers as SLURM writes them, or None.
+    """
+
+    configs: list[TrainConfig]
+    lines: list[list[str]]
+    array: str | None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the job file, print it or submit it; returns the exit code.
+
+    Raises:
+        InputError: a flag of either kind that cannot be used, no sbatch, or sbatch refuses the file.
+    """
+    given, flags = split(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(given)
+    site = site_of(options)
+    base = parsed(flags)
+    experiments = experiments_of(options, flags, base)
+    sbatch = shutil.which("sbatch")
+    if options.submit and sbatch is None:
+        raise InputError("--submit: there is no sbatch on this machine: leave it away and take the file there")
+    path = beside(base)
+    listed = path.with_name(f"{path.name}.experiments") if experiments.lines else None
+    text = job_text(job_of(options, flags, base, experiments, listed), site)
+    write_ours(path, text)
+    if listed is not None:
+        write_ours(listed, lines_text(experiments.lines))
+    for note in missing(experiments.configs):
+        sys.stderr.write(f"csr: note: {note}: the job's nodes must see it\n")
+    if not options.submit:
+        print(text, end="")
+        shown = shlex.quote(str(path))
+        sys.stderr.write(f"csr: written to {path}: submit it with `sbatch {shown}`, or --submit\n")
+        return 0
+    assert sbatch is not None
+    print(f"Job file: {path}")
+    print(f"Submitted job {submitted(sbatch, path)}: {len(experiments.configs)} run(s)")
+    for config in experiments.configs[:MANY]:
+        print(f"Results:  {config.folder}")
+    if len(experiments.configs) > MANY:
+        print(f"Results:  .. {len(experiments.configs) - MANY} more")
+    print(f"Log:      {output_of(options, base, array=experiments.array is not None)}")
+    return 0
+
+
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before the first -- and what stands after it."""
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+def parsed(flags: list[str]) -> TrainConfig:
+    """The options that `csr train` would read from these flags; its errors."""
+    parser = Parser(prog="csr train", allow_abbrev=False, add_help=False)
+    train_options.add_arguments(parser)
+    return train_options.from_namespace(parser.parse_args(flags))
+
+
+def site_of(options: argparse.Namespace) -> Site:
+    named = {name: getattr(options, name) for name in Site.__dataclass_fields__ if name != "options"}
+    return Site(**named, options=tuple(options.sbatch))
+
+
+def experiments_of(options: argparse.Namespace, flags: list[str], base: TrainConfig) -> Experiments:
+    """One run, one for each task number of --array, or one for each line of --experiments."""
+    if options.experiments is not None:
+        lines, configs = read_experiments(options.experiments, flags)
+        array = options.array or f"1-{len(lines)}"
+        beyond = [n for n in numbers_of(array) if not 1 <= n <= len(lines)]
+        if beyond:
+            raise InputError(f"--array {array}: {options.experiments} has no experiment {beyond[0]}")
+        return Experiments([configs[n - 1] for n in numbers_of(array)], lines, array)
+    if options.array is None:
+        return Experiments([base], [], None)
+    return Experiments([numbered(base, number) for number in numbers_of(options.array)], [], options.array)
+
+
+def numbered(base: TrainConfig, number: int) -> TrainConfig:
+    """The options of one task of an array, whose name ends in its number."""
+    config = replace(base, run=replace(base.run, exp_name=f"{base.run.exp_name}_{number}"))
+    train_options.check_ranges(config)
+    return config
+
+
+def read_experiments(path: Path, flags: list[str]) -> tuple[list[list[str]], list[TrainConfig]]:
+    """The flags on each line that is neither empty nor a comment, and what they resolve to.
+
+    Raises:
+        InputError: naming the row: a line that csr train would refuse, or a result folder used twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--experiments {path}: cannot be read ({error})") from None
+    lines: list[list[str]] = []
+    configs: dict[Path, TrainConfig] = {}
+    for row, line in enumerate(text.split("\n"), start=1):
+        try:
+            words = shlex.split(line, comments=True)
+            config = parsed([*flags, *words])
+        except ValueError as error:  # an open quote, or an InputError
+            raise InputError(f"{path}, row {row}: {error}") from None
+        if not words:
+            continue
+        if config.folder in configs:
+            raise InputError(
+                f"{path}, row {row}: another experiment writes {config.folder}: give another --exp_name"
+            )
+        lines.append(words)
+        configs[config.folder] = config
+    if not lines:
+        raise InputError(f"{path}: there is no experiment in it")
+    return lines, list(configs.values())
+
+
+def lines_text(lines: list[list[str]]) -> str:
+    """What the job's shell reads: the flags of task N on line N, quoted."""
+    return "".join(f"{shlex.join(words)}\n" for words in lines)
+
+
+def job_of(
+    options: argparse.Namespace, flags: list[str], base: TrainConfig, experiments: Experiments,
+    listed: Path | None,
+) -> Job:
+    return Job(
+        name=base.run.exp_name, flags=tuple(flags), folder=os.getcwd(), array=experiments.array,
+        output=output_of(options, base, array=experiments.array is not None),
+        experiments="" if listed is None else str(listed.absolute()),
+        venv="" if options.container else str(options.venv.absolute()), container=options.container or "",
+    )  # fmt: skip
+
+
+def output_of(options: argparse.Namespace, base: TrainConfig, *, array: bool) -> str:
+    """SLURM's pattern of the log: beside the run, by job number; % of a folder's own name is doubled."""
+    if options.output is not None:
+        return options.output
+    folder = str(Path(base.run.output_dir).absolute()).replace("%", "%%")
+    return f"{folder}/{plain_name(base.run.exp_name)}-{'%A_%a' if array else '%j'}.log"
+
+
+def beside(base: TrainConfig) -> Path:
+    return base.folder.with_name(f"{base.run.exp_name}.sbatch")
+
+
+def write_ours(path: Path, text: str) -> None:
+    """Write a file of ours; a job file that somebody else wrote is left alone."""
+    try:
+        if path.suffix == ".sbatch" and path.exists() and MARK not in path.read_text(encoding="utf-8"):
+            raise InputError(f"{path}: was not written by csr submit: move it, or give another --exp_name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, lambda file: file.write(text.encode()))
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"{path}: cannot be written ({error}): give another --output_dir") from None
+
+
+def missing(configs: list[TrainConfig]) -> Iterator[str]:
+    """What the runs read and this machine does not have."""
+    data = {
+        f"--{name} {getattr(config.data, name)}": Path(getattr(config.data, name))
+        for config in configs
+        for name in ("train_csv", "test_csv", "train_dir", "test_dir")
+    }
+    yield from (f"{said} is not here" for said, path in data.items() if not path.exists())
+
+
+def submitted(sbatch: str, path: Path) -> str:
+    """The job's number."""
+    done = subprocess.run(
+        [sbatch, "--parsable", str(path.absolute())], capture_output=True, text=True, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if done.returncode:
+        told = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise InputError(f"{path}: sbatch refuses it: {told[-1].removeprefix('sbatch: error: ')}")
+    return done.stdout.strip().split(";")[0]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="csr submit", epilog=EPILOG, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="csr submit [options] -- [flags of csr train]",
+        description="Write a SLURM job file for csr train beside the run, and print or submit it.",
+    )  # fmt: skip
+    parser.after_dashes, parser.after_whom = train_options.flags(), "csr train"
+    add = parser.add_argument
+    add("--submit", action="store_true", help="hand it to sbatch (default: print it)")
+    add("--partition", help="partition (default: the cluster's)")
+    add("--account", help="account that is charged")
+    add("--qos", help="quality of service")
+    add("--time", default="24:00:00", help="time limit of each start; the next goes on (default: 24:00:00)")
+    add("--nodes", type=_positive, default=1, help="nodes (default: 1)")
+    add("--gpus_per_node", default="1", help="GPUs of each node, as 4 or a100:4; 0: on CPUs (default: 1)")
+    add("--ranks_per_node", type=_positive, help="processes on each node (default: one per GPU, or one)")
+    add("--cpus_per_task", type=_positive, default=8, help="CPU cores of each process (default: 8)")
+    add("--mem", help="memory of each node, as 64G (default: the cluster's)")
+    add("--constraint", help="features that nodes must have")
+    add("--mail", metavar="ADDRESS", help="who is told when it ends or fails")
+    add("--sbatch", action="append", default=[], metavar="OPTION", help="any other: --sbatch=--exclusive")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--venv", type=Path, default=Path(sys.prefix), help="virtual or conda environment (default: this one)"
+    )
+    where.add_argument("--container", metavar="IMAGE", help="Apptainer image with csr in it")
+    add("--array", help="task numbers, as 1-8 or 1-8%%2: --exp_name gets _NUMBER at its end")
+    add("--experiments", type=Path, help="a file with the flags of one run on each line, for an array")
+    add(
+        "--signal_before", type=_positive, default=120,
+        help="seconds before the time limit at which the run saves and requeues (default: 120)",
+    )  # fmt: skip
+    add("--output", metavar="FILE", help="log file, with SLURM's patterns (default: beside the run)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text[:9]) and len(text) < 9):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number above 0")
+    return int(text)
+
+
+if __name__ == "__main__":
+    from csr.cli.exit_codes import exit_process, run_command
+
+    exit_process(run_command(main))

@@ -1,0 +1,40 @@
+"""What a mistyped command line is told: what was meant, which flag, in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from csr import __main__
+from csr.cli import cache
+from csr.runtime.errors import InputError
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["trian"], r"^no command 'trian': did you mean train\? there are train, "),
+        (["xyz"], "^no command 'xyz': there are train, "),
+        (["train", "--train-csv", "x"], r"--train-csv x: did you mean --train_csv\? \(`csr train --help`"),
+        (["train", "--zzz=1"], r"^unrecognized arguments: --zzz=1 \(`csr train"),
+        (["train", "--batch_size", "foo"], "argument --batch_size: 'foo': give a whole number, or auto"),
+        (["train", "--train_csv", "no.csv"], r"^--train_csv 'no\.csv': cannot be read \(no such file\)"),
+        (["submit", "--partition", "gpu", "--train_csv", "x"], "flags of csr train stand after `--`"),
+        (["submit", "--partitoin", "gpu"], r"did you mean --partition\?"),
+        (["phantom"], r"^the following arguments are required: OUT \(`csr phantom --help`"),
+        (["cache"], r"required: list\|prune \("),
+        (["cache", "list", ".", "--days", "3"], "unrecognized arguments: --days 3"),
+        (["bench"], r"required: peak \("),
+    ],
+)
+def test_a_mistyped_command_line_is_told_in_one_line_what_was_meant(arguments, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=told) as met:
+        __main__.dispatch(arguments)
+    assert "\n" not in str(met.value) and list(tmp_path.iterdir()) == []
+
+
+def test_each_word_of_cache_has_a_help_of_its_own(capsys):
+    with pytest.raises(SystemExit):
+        cache.main(["list", "--help"])
+    told = capsys.readouterr().out
+    assert "usage: csr cache list" in told and "--days" not in told

@@ -1,0 +1,139 @@
+"""`csr export`: a run becomes a folder that loads to the same logits; ONNX computes them too."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import SIZE, tiny_card, tiny_model, write_run
+
+from csr.cli.export import main
+from csr.model import CSR
+from csr.model.sharing.loading import load_model
+from csr.runtime.errors import InputError
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run", tiny_model())
+
+
+@torch.no_grad()
+def test_the_exported_folder_has_the_logits_of_the_run_without_it(run, tmp_path):
+    images = torch.randn(2, 3, SIZE, SIZE)
+    expected = tiny_model()(images).logits
+    assert torch.equal(load_model(run)(images).logits, expected)
+    assert main([str(run), str(tmp_path / "out")]) == 0
+    shutil.rmtree(run)
+    model = CSR.from_pretrained(tmp_path / "out")
+    assert (model(images).logits - expected).abs().max() <= 1e-6
+    assert model.card is not None and model.card.metrics["num_images"] == 24
+    torch.testing.assert_close(model.card.target_threshold_T, tiny_card().target_threshold_T)
+    assert torch.equal(load_model(tmp_path / "out")(images).logits, expected)
+
+
+def test_folders_of_the_training_machine_do_not_leave_it(run, tmp_path):
+    main([str(run), str(tmp_path / "out")])
+    text = (tmp_path / "out" / "config.json").read_text() + (tmp_path / "out" / "README.md").read_text()
+    assert "train.csv" in text and "secret" not in text and str(tmp_path) not in text
+    assert "0.7500" in text, "metrics are in the model card"
+
+
+def test_another_checkpoint_goes_without_numbers_that_are_not_its_own(run, tmp_path):
+    main([str(run), str(tmp_path / "out"), "--checkpoint", "model_stage2_epoch5.pth"])
+    model = CSR.from_pretrained(tmp_path / "out")
+    assert model.card is not None and not model.card.metrics and model.card.reference.absent_KM is None
+    assert "before the task stage" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_run_without_reference_values_is_exported_with_a_notice(tmp_path, capsys):
+    run = write_run(tmp_path / "run", tiny_model(), with_reference=False)
+    assert main([str(run), str(tmp_path / "out")]) == 0
+    assert "0.5 is used" in capsys.readouterr().out
+
+
+def test_a_pth_with_its_config_beside_it_becomes_a_folder(run, tmp_path, capsys):
+    lone = tmp_path / "copied"
+    lone.mkdir()
+    for name in ("best_model_stage3.pth", "config.json"):
+        shutil.copy(run / name, lone)
+    assert main([str(lone / "best_model_stage3.pth"), str(tmp_path / "out")]) == 0
+    before, after = load_model(run).state_dict(), CSR.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    (lone / "config.json").unlink()
+    with pytest.raises(InputError, match="config.json of its run must lie beside it"):
+        main([str(lone / "best_model_stage3.pth"), str(tmp_path / "other")])
+    with pytest.raises(InputError, match="no such file"):
+        main([str(lone / "nothing.pth"), str(tmp_path / "other")])
+    assert "notice" not in capsys.readouterr().err
+
+
+def test_weights_from_before_stage_3_are_told(run, tmp_path, capsys):
+    shutil.copy(run / "best_model_stage3.pth", run / "best_model_stage1.pth")
+    load_model(run, checkpoint="best_model_stage1.pth")
+    assert "before stage 3: its diagnoses mean nothing yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        (["--checkpoint", "other.pth"], "there are: best_model_stage3.pth"),
+        (["--checkpoint", "../x.pth"], "name of a file"),
+    ],
+)
+def test_a_checkpoint_that_is_not_there_is_told_with_those_that_are(run, tmp_path, more, told):
+    with pytest.raises(InputError, match=told):
+        main([str(run), str(tmp_path / "out"), *more])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_used_folder_is_left_alone_unless_overwrite(run, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    with pytest.raises(InputError, match="not empty"):
+        main([str(run), str(out)])
+    assert main([str(run), str(out), "--overwrite"]) == 0
+    assert (out / "mine.txt").read_text() == "keep" and not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"\x80\x04N."])
+def test_a_damaged_checkpoint_is_one_line(run, tmp_path, content):
+    (run / "best_model_stage3.pth").write_bytes(content)
+    with pytest.raises(InputError, match="best_model_stage3.pth"):
+        main([str(run), str(tmp_path / "out")])
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        main([str(tmp_path / "none"), str(tmp_path / "out")])
+    (tmp_path / "config.json").write_text(json.dumps({"a": 1}))
+    with pytest.raises(InputError, match="not written by"):
+        main([str(tmp_path), str(tmp_path / "out")])
+
+
+def test_onnx_without_its_packages_says_what_to_install(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install -e '.\[onnx\]'"):
+        main([str(run), str(tmp_path / "out"), "--onnx"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_onnx_graph_computes_all_outputs_for_any_batch(run, tmp_path):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    main([str(run), str(tmp_path / "out"), "--onnx"])
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    for batch in (1, 3):
+        images = torch.randn(batch, 3, SIZE, SIZE)
+        expected = tiny_model()(images)
+        names = [output.name for output in session.get_outputs()]
+        assert names == list(expected.keys())
+        for name, value in zip(names, session.run(None, {"image": images.numpy()}), strict=True):
+            np.testing.assert_allclose(value, expected[name].numpy(), atol=1e-5)

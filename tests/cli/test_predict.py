@@ -1,0 +1,169 @@
+"""`csr predict`: the probabilities of the evaluation path, whatever the batch; unreadable images are told."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_model import CONCEPTS, TARGETS, tiny_model
+
+from csr.cli.predict import main, predict_files
+from csr.data.image_cache.store import open_store
+from csr.data.images.collect import gather_images
+from csr.data.transforms import EvalTransform
+from csr.runtime.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_model().save_pretrained(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Grey, colour and one in a folder below; sizes differ."""
+    folder = tmp_path / "images"
+    (folder / "below").mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    shapes = {"a.png": (50, 80), "b.png": (90, 40, 3), "below/c.JPG": (64, 64), "d.png": (9, 9)}
+    for name, shape in shapes.items():
+        Image.fromarray(draw.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@torch.no_grad()
+def test_probabilities_are_those_of_the_evaluation_path(model_folder, images, tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    assert main([model_folder, str(images), "--out", str(out), "--batch_size", "3"]) == 0
+    paths = [images / name for name in ("a.png", "b.png", "below/c.JPG", "d.png")]
+    store = open_store(paths, size=72, cache_dir=None, workers=1)
+    model = tiny_model()
+    output = model(EvalTransform(64)(store.batch(range(4))))
+    told = lines(out)
+    assert [row["image"] for row in told] == [str(p) for p in paths]
+    for b, row in enumerate(told):
+        assert list(row["diagnoses"]) == list(TARGETS) and list(row["concepts"]) == list(CONCEPTS)
+        np.testing.assert_allclose(list(row["diagnoses"].values()), output.logits[b].sigmoid(), atol=1e-6)
+        concept_K = output.concept_logits[b].sigmoid()
+        np.testing.assert_allclose(list(row["concepts"].values()), concept_K, atol=1e-6)
+        thresholds = dict(zip(TARGETS, (0.3, 0.7), strict=True))
+        assert row["present"] == [n for n, p in row["diagnoses"].items() if p >= np.float32(thresholds[n])]
+        first, second = sorted(row["diagnoses"].values(), reverse=True)
+        assert row["gap"] == pytest.approx(first - second) and row["needs_doctor"] == (row["gap"] < 0.3)
+    assert "4 images predicted" in capsys.readouterr().out
+
+
+def test_the_batch_size_changes_nothing(images):
+    model = tiny_model()
+    paths = sorted(images.rglob("*.png"))
+    one, all_at_once = (
+        list(predict_files(model, paths, batch_size=size, workers=1)) for size in (1, 16)
+    )
+    for row, other in zip(one, all_at_once, strict=True):
+        assert row["image"] == other["image"]
+        assert list(row["diagnoses"].values()) == pytest.approx(list(other["diagnoses"].values()), abs=1e-6)
+
+
+def test_unreadable_images_are_listed_in_place_and_the_rest_is_predicted(
+    model_folder, images, tmp_path, capsys
+):
+    (images / "b2.png").write_bytes(b"junk")
+    gone = tmp_path / "gone.png"
+    out = tmp_path / "out.csv"
+    assert main([model_folder, str(gone), str(images), "--out", str(out), "--batch_size", "2"]) == 1
+    with open(out, newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = ["gone.png", "a.png", "b.png", "b2.png", "c.JPG", "d.png"]
+    assert [Path(row["image"]).name for row in rows] == names
+    assert [bool(row["error"]) for row in rows] == [True, False, False, True, False, False]
+    assert rows[0][f"diagnosis {TARGETS[0]}"] == "" and float(rows[1][f"diagnosis {TARGETS[0]}"]) > 0
+    assert list(rows[0])[5:] == [f"diagnosis {n}" for n in TARGETS] + [f"concept {n}" for n in CONCEPTS]
+    printed = capsys.readouterr().out
+    assert "4 images predicted" in printed and "2 could not be read" in printed and str(gone) in printed
+
+
+def test_dicom_files_without_a_suffix_are_found_and_other_files_counted(images, tmp_path, capsys):
+    said: list[str] = []
+    for name in ("IM000000", "1.2.840.5", "DICOMDIR", "below/IM1"):
+        (images / name).write_bytes(bytes(128) + b"DICM")
+    (images / "empty").write_bytes(b"")
+    os.mkfifo(images / "pipe")
+    found = gather_images([images], say=said.append)
+    names = ["1.2.840.5", "IM000000", "a.png", "b.png", "below/IM1", "below/c.JPG", "d.png"]
+    assert found == [images / name for name in names]
+    assert said == [f"4 other files in {images} left out"]
+
+
+def test_nothing_is_written_where_no_named_path_exists(model_folder, tmp_path):
+    with pytest.raises(InputError, match="nope.*; .*nada.*: no such file or folder"):
+        main([model_folder, str(tmp_path / "nope"), str(tmp_path / "nada"), "--out", str(tmp_path / "p.csv")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_csv_and_json_lines_say_the_same(model_folder, images, tmp_path):
+    for name in ("out.csv", "out.jsonl"):
+        main([model_folder, str(images), "--out", str(tmp_path / name)])
+    with open(tmp_path / "out.csv", newline="") as file:
+        for row, told in zip(csv.DictReader(file), lines(tmp_path / "out.jsonl"), strict=True):
+            assert row["image"] == told["image"] and row["present"] == ";".join(told["present"])
+            assert {n: float(row[f"diagnosis {n}"]) for n in TARGETS} == told["diagnoses"]
+            assert {n: float(row[f"concept {n}"]) for n in CONCEPTS} == told["concepts"]
+
+
+def test_a_file_named_twice_is_predicted_once(model_folder, images, tmp_path):
+    out = tmp_path / "out.jsonl"
+    main([model_folder, str(images / "a.png"), str(images), str(images / "a.png"), "--out", str(out)])
+    assert len(lines(out)) == 4
+
+
+def test_an_existing_file_is_kept_unless_overwrite(model_folder, images, tmp_path):
+    out = tmp_path / "out.csv"
+    out.write_text("mine")
+    with pytest.raises(InputError, match="--overwrite"):
+        main([model_folder, str(images), "--out", str(out)])
+    assert out.read_text() == "mine"
+    assert main([model_folder, str(images), "--out", str(out), "--overwrite"]) == 0
+    assert len(out.read_text().splitlines()) == 5
+
+
+def test_an_interrupted_run_leaves_neither_half_a_file_nor_a_temporary_one(
+    model_folder, images, tmp_path, monkeypatch
+):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("csr.cli.predict.diagnose", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        main([model_folder, str(images), "--out", str(tmp_path / "out.csv")])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images"]
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["IMAGES", "--out", "DIR/x.txt"], "end the name with"),
+        (["IMAGES", "--out", "DIR/none/x.csv"], "no folder"),
+        (["EMPTY", "--out", "DIR/x.csv"], "no image in it"),
+        (["IMAGES", "--out", "DIR/x.csv", "--device", "tpu9"], "--device"),
+        (["IMAGES", "--out", "DIR/x.csv", "--batch_size", "0"], "batch_size"),
+        (["IMAGES", "--out", "DIR/x.csv", "--checkpoint", "a.pth"], "folder of a run"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_written(model_folder, images, tmp_path, arguments, told):
+    (tmp_path / "empty").mkdir()
+    places = {"IMAGES": str(images), "EMPTY": str(tmp_path / "empty")}
+    given = [places.get(a, a).replace("DIR", str(tmp_path)) for a in arguments]
+    with pytest.raises(InputError, match=told):
+        main([model_folder, *given])
+    assert not list(tmp_path.glob("x.*"))

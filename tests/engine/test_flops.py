@@ -1,0 +1,61 @@
+"""FLOPs against counts by hand, peaks that are numbers, and the command."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from csr.cli import bench
+from csr.engine import flops
+from csr.runtime.errors import InputError
+
+
+class Tiny(nn.Module):
+    """A frozen and a trained linear layer with BatchNorm between: forward 2 products, backward 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.norm, self.head = nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 7)
+        self.frozen.requires_grad_(False)
+        self.norm.requires_grad_(False)
+
+    def forward(self, batch):
+        return SimpleNamespace(loss=self.head(self.norm(self.frozen(batch["x"]))).sum())
+
+
+def test_training_flops_are_counted_by_hand_and_nothing_moves():
+    stage = Tiny().train()
+    before = {k: v.clone() for k, v in stage.state_dict().items()}
+    count = flops.training_flops(stage, {"x": torch.randn(4, 3)})
+    # forward 2*4*3*5 and 2*4*5*7; backward: the head's weight alone, 2*4*5*7
+    assert count == 2 * 4 * (3 * 5 + 5 * 7 + 5 * 7)
+    assert stage.training and all(p.grad is None for p in stage.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in stage.state_dict().items())
+
+
+def test_attention_is_counted():
+    q = torch.randn(1, 2, 6, 8)
+    count = flops.count_flops(lambda: F.scaled_dot_product_attention(q, q, q))
+    assert count == 2 * (2 * 2 * 6 * 6 * 8)
+
+
+def test_peaks_are_measured_for_every_precision_of_a_cpu(monkeypatch):
+    monkeypatch.setattr(flops, "CPU_SIDES", (32, 64))
+    peaks = flops.measured_peaks(torch.device("cpu"), seconds=0.01)
+    assert set(peaks) == {"fp32", "bf16"} and all(1e6 < rate < 1e16 for rate in peaks.values())
+
+
+def test_the_command_prints_and_writes_the_peaks(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(flops, "CPU_SIDES", (32,))
+    assert bench.main(["peak", "--seconds", "0.01", "--json", str(tmp_path / "peak.json")]) == 0
+    assert "TFLOP/s" in capsys.readouterr().out
+    assert set(json.loads((tmp_path / "peak.json").read_text())["peak_flops_per_s"]) >= {"fp32", "bf16"}
+    unwritable = ["peak", "--seconds", "0.01", "--json", str(tmp_path)]
+    for wrong in (["peak", "--seconds", "0"], ["speed"], unwritable):
+        with pytest.raises(InputError):
+            bench.main(wrong)

@@ -1,0 +1,210 @@
+"""What an explanation says is what the linear head computed: against loops, and as files that stand alone."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+import struct
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_model import CONCEPTS, TARGETS, K, M, T, tiny_card, tiny_model
+
+from csr.cli.explain import main
+from csr.explain.explanation import contributions, explain, to_dict
+from csr.explain.neighbours import read_neighbours, vector_names
+from csr.model import CSR
+from csr.model.interaction import decide
+from csr.runtime.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def model_folder(model, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(model.save_pretrained(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def stored() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return torch.randint(0, 256, (3, 1, 72, 72), dtype=torch.uint8, generator=generator)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(3).integers(0, 256, (60, 120), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "<i>scan.png")
+    return tmp_path / "<i>scan.png"
+
+
+def write_atlas(folder: Path, image: str, model: CSR) -> Path:
+    folder.mkdir()
+    vector_KM = vector_names(model).tolist()
+    nearest = [{"image": image, "box": [0.1, 0.2, 0.5, 0.9], "similarity": 0.93}]
+    prototypes = [{"concept": k, "prototype": m, "vector": vector_KM[k][m], "nearest": nearest}
+                  for k in range(K) for m in range(M)]  # fmt: skip
+    value = {
+        "format": "csr-nearest", "format_version": 2, "concept_names": list(CONCEPTS), "num_prototypes": M,
+        "prototypes": prototypes,
+    }  # fmt: skip
+    (folder / "nearest.json").write_text(json.dumps(value))
+    return folder
+
+
+def test_contributions_of_all_prototypes_and_the_bias_sum_to_the_logit(model, stored):
+    for e in explain(model, stored):
+        torch.testing.assert_close((e.share_TKM.sum((1, 2)) + e.bias_T).float(), e.logit_T, rtol=0, atol=1e-5)
+
+
+def test_contributions_equal_a_loop_over_the_weights(model):
+    score = torch.rand(2, K, M)
+    share, weight = contributions(score, model.task_head), model.task_head.linear.weight.detach()
+    for b, t, k, m in np.ndindex(2, T, K, M):
+        expected = float(weight[t, k * M + m]) * float(score[b, k, m])
+        assert float(share[b, t, k, m]) == pytest.approx(expected)
+
+
+@torch.no_grad()
+def test_if_rejected_is_how_far_the_interaction_moves_the_logit(model, stored):
+    absent = tiny_card().reference.absent_KM
+    for e in explain(model, stored):
+        for k in range(K):
+            decision = torch.zeros(1, K, dtype=torch.int64)
+            decision[0, k] = -1
+            after = model.task_head(decide(e.score_KM.unsqueeze(0), decision, absent_KM=absent))[0]
+            torch.testing.assert_close(e.rejected_TK[:, k].float(), after - e.logit_T, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_map_shown_is_that_of_the_best_prototype_and_its_peak_is_the_score(model, stored):
+    output = model(model.card.preprocessing.transform()(stored))
+    for b, e in enumerate(explain(model, stored)):
+        for k in range(K):
+            best = max(range(M), key=lambda m: float(e.score_KM[k, m]))
+            assert int(e.best_K[k]) == best
+            torch.testing.assert_close(e.map_KHW[k], output.similarity_maps[b, k, best], rtol=0, atol=1e-6)
+            height, width = e.map_KHW.shape[1:]
+            x, y = e.peak(k)
+            assert float(e.map_KHW[k, int(y * height), int(x * width)]) == float(e.score_KM[k, best])
+
+
+def test_active_concepts_are_shown_by_probability_and_one_always_is(model, stored):
+    e = explain(model, stored)[0]
+    threshold_K = e.card.concept_threshold_K
+    active = [k for k in range(K) if float(e.concept_probability_K[k]) >= float(threshold_K[k])]
+    assert sorted(e.shown(K)) == active or not active
+    e.active_K.zero_()
+    share = e.share_TKM.sum(2).abs()
+    assert e.shown(2) == [max(range(K), key=lambda k: float(share[:, k].max()))]
+
+
+def test_the_json_has_every_number_by_name(model, stored):
+    e = explain(model, stored)[1]
+    told = json.loads(json.dumps(to_dict(e, neighbours={}), allow_nan=False))
+    assert [c["name"] for c in told["concepts"]] == list(CONCEPTS)
+    for t, diagnosis in enumerate(told["diagnoses"]):
+        name = TARGETS[t]
+        shares = [p["contribution"][name] for c in told["concepts"] for p in c["prototypes"]]
+        assert len(shares) == K * M
+        assert sum(shares) + diagnosis["bias"] == pytest.approx(diagnosis["logit"], abs=1e-5)
+        for concept in told["concepts"]:
+            parts = sum(p["contribution"][name] for p in concept["prototypes"])
+            assert concept["contribution"][name] == pytest.approx(parts)
+
+
+class Addresses(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.found += [value or "" for name, value in attrs if name in ("src", "href", "action")]
+
+
+def test_the_command_writes_json_picture_and_a_page_that_stands_alone(model, model_folder, image, tmp_path, capsys):
+    out = tmp_path / "out"
+    atlas = write_atlas(tmp_path / "atlas", str(image), model)
+    assert main([model_folder, str(image), "--out", str(out), "--atlas", str(atlas)]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["explanation.json", "explanation.png", "index.html"]
+    told = json.loads((out / "explanation.json").read_text())
+    assert told["image"]["width"] == 120 and told["image"]["height"] == 60
+    assert told["concepts"][0]["training_regions"][0]["similarity"] == 0.93
+    assert Image.open(out / "explanation.png").width > 320
+    page = Addresses()
+    text = (out / "index.html").read_text()
+    page.feed(text)
+    assert page.found and all(address.startswith("data:image/png;base64,") for address in page.found)
+    assert "i" not in page.tags and "b" in page.tags, "names are text"
+    assert page.tags.count("img") >= 3, "the image, a map, and the training region"
+    assert not re.search(r"https?://", text) and "script" not in page.tags
+    assert "Concepts shown" in capsys.readouterr().out
+
+
+def test_a_training_image_that_is_gone_is_told_without_its_path(model, model_folder, image, tmp_path):
+    atlas = write_atlas(tmp_path / "atlas", "/secret/place/gone.png", model)
+    assert main([model_folder, str(image), "--out", str(tmp_path / "out"), "--atlas", str(atlas)]) == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "gone.png" in page and "/secret" not in page
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "x"}, {"concept_names": ["a"]}, {"num_prototypes": 7}, {"prototypes": {}},
+        {"prototypes": [1]},
+        {"prototypes": [{"concept": 99, "prototype": 0, "nearest": []}]},
+        {"prototypes": [{"concept": 0, "prototype": 0, "nearest": [{"image": "a"}]}]},
+        {"prototypes": [{"concept": 0, "prototype": 0, "nearest": [
+            {"image": "a", "box": [0.5, 0, 0.5, 1], "similarity": 0.5}]}]},
+        {"prototypes": [{"concept": 0, "prototype": 0, "nearest": [
+            {"image": "a", "box": [0, 0, 1, 1], "similarity": 0.5, "image_id": 7}]}]},
+        {"prototypes": [{"concept": 0, "prototype": 0, "vector": ["v"], "nearest": []}]},
+        {"prototypes": [{"concept": 0, "prototype": 0, "nearest": []}]}, {"format_version": 1},
+    ],
+)  # fmt: skip
+def test_an_atlas_of_another_model_or_a_damaged_one_is_refused(tmp_path, model, change):
+    atlas = write_atlas(tmp_path / "atlas", "a.png", model)
+    assert len(read_neighbours(atlas, model)) == K * M
+    path = atlas / "nearest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(InputError, match="nearest.json"):
+        read_neighbours(atlas, model)
+
+
+def test_an_atlas_of_another_seed_is_refused_and_one_from_before_refining_fits(tmp_path, model):
+    atlas, other = write_atlas(tmp_path / "atlas", "a.png", model), copy.deepcopy(model)
+    with torch.no_grad():
+        other.prototypes.proto_KMD[1, 2, 0] += 1e-6
+    with pytest.raises(InputError, match="nearest.json: belongs to another model.*'Nodule/Mass' 2.: run") as error:
+        read_neighbours(atlas, other)
+    assert "Cavity" not in str(error.value) and "\n" not in str(error.value)
+    other.prototypes.drop_(torch.arange(K * M).view(K, M) == M + 2)
+    assert len(read_neighbours(atlas, other)) == K * M, "what was dropped is not compared"
+
+
+def test_a_vector_is_named_by_the_digest_of_its_stored_bytes_and_no_spreadsheet_takes_it_for_a_number(model):
+    names = vector_names(model)
+    stored = model.prototypes.proto_KMD.detach()[2, 1].tolist()
+    assert names[2, 1] == "v" + hashlib.sha256(struct.pack(f"<{len(stored)}f", *stored)).hexdigest()[:12]
+    assert len(set(names.ravel())) == K * M
+
+
+def test_a_folder_in_use_and_an_unreadable_image_are_refused(model_folder, image, tmp_path):
+    with pytest.raises(InputError, match="not empty"):
+        main([model_folder, str(image), "--out", str(tmp_path)])
+    (tmp_path / "bad.png").write_bytes(b"junk")
+    with pytest.raises(InputError, match="no image"):
+        main([model_folder, str(tmp_path / "bad.png"), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,35 @@
+"""`python lost_rank.py RANK WHAT MODULE:FUNCTION NUMBER FLAGS..`: csr train, one rank of which gets lost.
+
+When FUNCTION is called for the NUMBERth time on that rank, it is stopped (STOP), killed (KILL), waits for ever
+in its main thread (HANG) or meets a bug (RAISE).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import time
+
+from killed_run import trap
+
+
+def lose(what: str) -> None:
+    time.sleep(2.5)  # the others have heard by now where this rank is
+    if what == "RAISE":
+        raise KeyError("a bug")
+    if what == "HANG":
+        time.sleep(3600)
+    else:
+        os.kill(os.getpid(), signal.Signals[f"SIG{what}"])
+
+
+if __name__ == "__main__":
+    rank, what, place, number, *flags = sys.argv[1:]
+    from csr import train
+    from csr.cli.exit_codes import exit_process, run_command
+
+    if os.environ["RANK"] == rank:
+        trap(place, int(number), functools.partial(lose, what))
+    exit_process(run_command(train.main, flags))
