@@ -6,7 +6,8 @@ import importlib
 import sys
 
 from csr import __version__
-from csr.cli.exit_codes import did_you_mean, exit_process, run_command
+from csr.cli.exit_codes import exit_process, run_command
+from csr.config.parser import did_you_mean
 from csr.runtime.errors import InputError
 
 COMMANDS = {
@@ -18,7 +19,7 @@ COMMANDS = {
     "predict": ("csr.cli.predict", "diagnose images with a trained model"),
     "explain": ("csr.cli.explain", "show what a diagnosis rests on"),
     "atlas": ("csr.explain.atlas.build", "show every prototype with the training regions behind it"),
-    "refine": ("csr.explain.refine.command", "drop rejected prototypes and re-fit the diagnoses"),
+    "refine": ("csr.cli.refine", "drop rejected prototypes and re-fit the diagnoses"),
     "serve": ("csr.cli.serve", "a page that explains diagnoses and lets a doctor correct them"),
     "launch": ("csr.cli.launch", "train on several hosts over ssh, checked beforehand"),
     "submit": ("csr.cli.submit", "write a SLURM job file for a training, and submit it"),
@@ -29,7 +30,12 @@ COMMANDS = {
 
 
 def usage() -> str:
-    lines = [f"csr {__version__}: Concept-based Similarity Reasoning", "", "usage: csr COMMAND [--help] ...", ""]
+    lines = [
+        f"csr {__version__}: Concept-based Similarity Reasoning",
+        "",
+        "usage: csr COMMAND [--help] ...",
+        "",
+    ]
     return "\n".join([*lines, *(f"  {name:<10} {meaning}" for name, (_, meaning) in COMMANDS.items())])
 
 

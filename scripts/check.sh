@@ -3,8 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh test
-python -m flake8 csr tests scripts
-python -m isort --check-only --diff csr tests scripts
+python -m ruff format --check --diff csr tests scripts
+python -m ruff check csr tests scripts
 python -m mypy
 for script in scripts/*.sh scripts/*.sbatch .ci/run; do bash -n "$script"; done
-echo "flake8, isort, mypy and bash -n: no complaints"
+echo "ruff, mypy and bash -n: no complaints"

@@ -21,25 +21,21 @@ import numpy as np
 import torch
 
 from csr.cli.exit_codes import run_command
-from csr.config import options
+from csr.config.flags import parse_train_flags
+from csr.config.options import TrainConfig
 from csr.data.dataset import WindowSampler
-from csr.engine.engine import start
+from csr.engine.process_group import start
 from csr.evaluation import inference
 from csr.evaluation.metrics import Metrics, multilabel_metrics
 from csr.stages.concept import positive_weights
 from csr.stages.task import choose_task_loss
 from csr.train import main as train_csr
 from csr.training import build, inputs
+from csr.training.schedule import lr_factor
 from csr.training.trainer import labels_of
 
 
-def parse_flags(flags: list[str]) -> options.TrainConfig:
-    parser = argparse.ArgumentParser()
-    options.add_arguments(parser)
-    return options.from_namespace(parser.parse_args(flags))
-
-
-def train_plain(config: options.TrainConfig) -> Metrics:
+def train_plain(config: TrainConfig) -> Metrics:
     """One plain classifier, trained and tested as `csr train` with these options would its concepts."""
     found = inputs.build_tables(config, print)
     train_store, test_store = inputs.build_stores(config, found)
@@ -51,16 +47,19 @@ def train_plain(config: options.TrainConfig) -> Metrics:
     optim, epochs = config.optim, config.epochs["concept"]
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for p in model.backbone.parameters() if p.requires_grad],
-             "lr": optim.lr * config.backbone_lr_scale},
+            {
+                "params": [p for p in model.backbone.parameters() if p.requires_grad],
+                "lr": optim.lr * config.backbone_lr_scale,
+            },
             {"params": head.parameters(), "lr": optim.lr},
         ],
-        weight_decay=optim.weight_decay, fused=True,
-    )  # fmt: skip
+        weight_decay=optim.weight_decay,
+        fused=True,
+    )
     sampler = WindowSampler(len(data.train), micro_batch=optim.batch_size, seed=config.engine.seed)
     total = epochs * sampler.num_windows
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: build.lr_factor(s, total, warmup=optim.warmup, schedule=optim.schedule)
+        optimizer, lambda s: lr_factor(s, total, warmup=optim.warmup, schedule=optim.schedule)
     )
     best: tuple[float, dict[str, Any], dict[str, Any]] | None = None
     for epoch in range(1, epochs + 1):
@@ -99,9 +98,7 @@ def train_plain(config: options.TrainConfig) -> Metrics:
 
 
 @torch.no_grad()
-def evaluate(
-    model: Any, head: torch.nn.Linear, dataset: Any, data: build.Data, batch_size: int
-) -> Metrics:
+def evaluate(model: Any, head: torch.nn.Linear, dataset: Any, data: build.Splits, batch_size: int) -> Metrics:
     model.backbone.eval()
     batches = inference.image_batches(
         dataset, transform=data.eval_transform, batch_size=2 * batch_size, device=torch.device("cpu")
@@ -114,7 +111,9 @@ def evaluate(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with labels_*.csv, train/ and test/")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, help="write the numbers here as JSON")
@@ -131,12 +130,21 @@ def main() -> int:
             if run_command(train_csr, own):
                 return 1
             summary = json.loads((Path(scratch) / f"seed{seed}" / "results.json").read_text())["summary"]
-            plain = train_plain(parse_flags(own))
-            rows.append({**{f"csr_{k}": v for k, v in summary.items()},
-                         "plain_target_auc": plain.auc, "plain_target_f1_macro": plain.f1_macro})  # fmt: skip
+            plain = train_plain(parse_train_flags(own))
+            rows.append(
+                {
+                    **{f"csr_{k}": v for k, v in summary.items()},
+                    "plain_target_auc": plain.auc,
+                    "plain_target_f1_macro": plain.f1_macro,
+                }
+            )
     names = (
-        "csr_concept_auc", "csr_target_auc", "plain_target_auc", "csr_target_f1_macro", "plain_target_f1_macro"
-    )  # fmt: skip
+        "csr_concept_auc",
+        "csr_target_auc",
+        "plain_target_auc",
+        "csr_target_f1_macro",
+        "plain_target_f1_macro",
+    )
     print(f"{'test':<24} {'median':>7}   min .. max over seeds {known.seeds}")
     for name in names:
         values = [row[name] for row in rows]

@@ -236,11 +236,13 @@ def test_an_id_that_leaves_the_folder_is_refused(refused, data, tmp_path, kind):
 @pytest.mark.parametrize(
     "row, said",
     [
-        ("{id},Cavity,5,5,2,9", "line 2"), ("{id},Cavity,a,5,8,9", "x_min"),
-        ("absent,Cavity,1,1,2,2", "absent"), ("{id},Cavity,1,1,900,2", "outside"),
+        ("{id},Cavity,5,5,2,9", "line 2"),
+        ("{id},Cavity,a,5,8,9", "x_min"),
+        ("absent,Cavity,1,1,2,2", "absent"),
+        ("{id},Cavity,1,1,900,2", "outside"),
         ("{id},Nonsense,1,1,2,2", "Nonsense"),
     ],
-)  # fmt: skip
+)
 def test_bad_boxes_are_refused_with_their_line(refused, data, row, said):
     path = data / "boxes.csv"
     header = "image_id,class_name,x_min,y_min,x_max,y_max\n"
@@ -259,11 +261,12 @@ def test_a_feature_map_of_one_cell_is_refused(refused):
 @pytest.mark.parametrize(
     "changed, said",
     [
-        ({"model_name": "resnet1234"}, "no such model"), ({"model_name": None}, "name the timm model"),
+        ({"model_name": "resnet1234"}, "no such model"),
+        ({"model_name": None}, "name the timm model"),
         ({"backbone_type": "vit", "model_name": "resnet18"}, "no vit"),
         ({"backbone_type": "nn"}, "--backbone_type"),
     ],
-)  # fmt: skip
+)
 def test_an_unknown_backbone_is_refused(refused, changed, said):
     assert said in refused(**changed)
 
@@ -353,17 +356,26 @@ def test_a_file_where_results_should_go_is_named(refused, tmp_path):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (("--lr", "abc"), "--lr"), (("--lr", "-1"), "--lr"), (("--batch_size", "1.5"), "--batch_size"),
-        (("--precision", "fp8"), "--precision"), (("--epochs", "3"), "--epochs"), (("stray",), "stray"),
-        (("--num_prototype", "3"), "--num_prototype"), (("--concept_cols",), "--concept_cols"),
-        (("--workers", "0"), "--workers"), (("--seed", "99999999999999999999"), "--seed"),
-        (("--num_prototypes", "1000000000"), "--num_prototypes"), (("--timeout", "1e300"), "--timeout"),
+        (("--lr", "abc"), "--lr"),
+        (("--lr", "-1"), "--lr"),
+        (("--batch_size", "1.5"), "--batch_size"),
+        (("--precision", "fp8"), "--precision"),
+        (("--epochs", "3"), "--epochs"),
+        (("stray",), "stray"),
+        (("--num_prototype", "3"), "--num_prototype"),
+        (("--concept_cols",), "--concept_cols"),
+        (("--workers", "0"), "--workers"),
+        (("--seed", "99999999999999999999"), "--seed"),
+        (("--num_prototypes", "1000000000"), "--num_prototypes"),
+        (("--timeout", "1e300"), "--timeout"),
         (("--batch_size", "1000000000000"), "--batch_size"),
         (("--max_pos_weight", "0.1"), "--max_pos_weight"),
-        (("--exp_name", "a/b"), "--exp_name"), (("--exp_name", "x" * 300), "--exp_name"),
-        (("--task_loss", "ce"), "--task_loss ce"), (("--gamma", "inf"), "--gamma"),
+        (("--exp_name", "a/b"), "--exp_name"),
+        (("--exp_name", "x" * 300), "--exp_name"),
+        (("--task_loss", "ce"), "--task_loss ce"),
+        (("--gamma", "inf"), "--gamma"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_flag_is_named(refused, arguments, said):
     assert said in refused(*arguments)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from csr.config import options
+from csr.config.flags import parse_train_flags
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,7 +19,11 @@ def commands() -> list[list[str]]:
     """Every `csr.train` and `csr train` command of the code blocks, as its flags."""
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.S)).replace("\\\n", " ")
     lines = [line.split("#")[0].strip() for line in blocks.splitlines()]
-    parts = [re.split(r"csr\.train|csr train", line, maxsplit=1) for line in lines if re.search(r"csr[. ]train", line)]
+    parts = [
+        re.split(r"csr\.train|csr train", line, maxsplit=1)
+        for line in lines
+        if re.search(r"csr[. ]train", line)
+    ]
     return [shlex.split(p[1].replace("...", "")) for p in parts if len(p) == 2]
 
 
@@ -39,9 +42,7 @@ def test_there_are_commands_to_check():
 
 @pytest.mark.parametrize("flags", commands(), ids=lambda f: " ".join(f)[:60] or "no flags")
 def test_every_training_command_parses(flags):
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    options.add_arguments(parser)
-    options.from_namespace(parser.parse_args(flags))
+    parse_train_flags(flags)
 
 
 def test_the_training_guides_examples_stand_there():

@@ -19,6 +19,7 @@ from train_command import contents, flags, start, train
 
 import csr.train
 from csr.config import options
+from csr.config.flags import add_arguments
 from csr.data.image_cache.store import open_store
 from csr.data.images.find import find_images
 from csr.data.labels.table import read_label_table
@@ -91,13 +92,24 @@ def load_model(folder: Path, name: str = "best_model_stage3.pth") -> CSR:
 def test_the_files_of_the_training_guide_are_there_and_nothing_half_written(run):
     names = {p.name for p in run.rglob("*")}
     assert names >= {
-        "best_model_stage1.pth", "best_model_stage3.pth", "model_stage2_epoch5.pth", "final_model.pth",
-        "config.json", "deepspeed_config.json", "metrics.jsonl", "results.json", "reference.json", "tensorboard",
-    }  # fmt: skip
+        "best_model_stage1.pth",
+        "best_model_stage3.pth",
+        "model_stage2_epoch5.pth",
+        "final_model.pth",
+        "config.json",
+        "deepspeed_config.json",
+        "metrics.jsonl",
+        "results.json",
+        "reference.json",
+        "tensorboard",
+    }
     assert not [n for n in names if n.endswith(".tmp")]
     assert {p.name for p in run.glob("*.pth")} == {
-        "best_model_stage1.pth", "best_model_stage3.pth", "model_stage2_epoch5.pth", "final_model.pth"
-    }  # fmt: skip
+        "best_model_stage1.pth",
+        "best_model_stage3.pth",
+        "model_stage2_epoch5.pth",
+        "final_model.pth",
+    }
 
 
 @pytest.mark.parametrize(
@@ -174,9 +186,10 @@ def test_test_results_equal_scikit_learn_on_a_fresh_pass_of_the_saved_model(run,
                 assert by_label[name] == {"auc": None, "ap": None, "f1": None}
                 continue
             values = (
-                roc_auc_score(truth, score), average_precision_score(truth, score),
+                roc_auc_score(truth, score),
+                average_precision_score(truth, score),
                 f1_score(truth, score >= 0.5),
-            )  # fmt: skip
+            )
             assert tuple(by_label[name].values()) == pytest.approx(values, abs=1e-6)
             for key, value in zip(expected, values):
                 expected[key].append(value)
@@ -203,9 +216,12 @@ def test_the_inference_snippet_works_in_a_fresh_interpreter(run):
     done = start(Path(sys.executable).name, "-c", SNIPPET, cwd=run.parent.parent)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "logits (2, 6)", "similarity_scores (2, 10, 5)", "similarity_maps (2, 10, 5, 2, 2)",
-        "cams (2, 10, 2, 2)", "concept_logits (2, 10)",
-    ]  # fmt: skip
+        "logits (2, 6)",
+        "similarity_scores (2, 10, 5)",
+        "similarity_maps (2, 10, 5, 2, 2)",
+        "cams (2, 10, 2, 2)",
+        "concept_logits (2, 10)",
+    ]
     assert done.stderr == ""
 
 
@@ -289,7 +305,7 @@ def test_help_groups_every_flag_with_its_meaning_and_default(capsys):
         assert f"\n{group_class.__doc__}:\n" in text
     flat = re.sub(r"\s+", " ", text)
     parser = argparse.ArgumentParser()
-    options.add_arguments(parser)
+    add_arguments(parser)
     shown = [a for a in parser._actions if a.help != argparse.SUPPRESS and a.dest != "help"]
     assert len(shown) > 45
     for action in shown:

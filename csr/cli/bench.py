@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from csr.cli.exit_codes import Parser
+from csr.config.parser import Parser
 from csr.engine import matmul_peak
-from csr.engine.engine import local_device
+from csr.engine.device import local_device
 from csr.engine.flops import measured_peaks
 from csr.runtime.errors import InputError
 
@@ -43,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="csr bench", description="Measure this device.", allow_abbrev=False)
-    parser.add_argument("what", choices=("peak",), metavar="peak", help="peak: FLOP/s of matrix products by precision")
+    parser.add_argument(
+        "what", choices=("peak",), metavar="peak", help="peak: FLOP/s of matrix products by precision"
+    )
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="spent on each precision and size (default: 1.0)"
     )

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from types import ModuleType
 
-from csr.cli.exit_codes import Parser
+from csr.config.parser import Parser
 from csr.data.check.check import DataFiles, check_data
 from csr.data.check.page import write_page
 from csr.data.check.text import text_lines
@@ -41,10 +41,15 @@ def check(options: argparse.Namespace) -> int:
         raise InputError("--test_csv and --test_dir belong together: give both or none")
     _check_page(options.out, overwrite=options.overwrite)
     files = DataFiles(
-        csv=options.csv, folder=options.dir, test_csv=options.test_csv, test_folder=options.test_dir,
-        boxes_csv=options.boxes_csv, concept_cols=options.concept_cols, target_cols=options.target_cols,
+        csv=options.csv,
+        folder=options.dir,
+        test_csv=options.test_csv,
+        test_folder=options.test_dir,
+        boxes_csv=options.boxes_csv,
+        concept_cols=options.concept_cols,
+        target_cols=options.target_cols,
         reader_merge=options.reader_merge,
-    )  # fmt: skip
+    )
     found = check_data(files, rare=options.rare, workers=options.workers)
     if options.out is not None:
         write_page(options.out, found)
@@ -61,7 +66,9 @@ def _check_page(path: Path | None, *, overwrite: bool) -> None:
     if path is None:
         return
     if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"--out {path}: is a folder or lies in one that does not exist; give a file, report.html")
+        raise InputError(
+            f"--out {path}: is a folder or lies in one that does not exist; give a file, report.html"
+        )
     if path.exists() and not overwrite:
         raise InputError(f"--out {path}: exists; give another file, or --overwrite to replace it")
 
@@ -79,34 +86,48 @@ def bring_in(importer: ModuleType, options: argparse.Namespace) -> int:
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="csr data", description="Check data for training, or import a published data set.", epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+        prog="csr data",
+        description="Check data for training, or import a published data set.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     commands = parser.add_subparsers(dest="what", required=True, metavar="COMMAND", parser_class=Parser)
     _add_check(commands)
     for name, module in IMPORTERS.items():
         one = commands.add_parser(
-            name, help=module.HELP, description=module.__doc__, allow_abbrev=False,
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
-        one.add_argument("raw", metavar="RAW", type=Path, help="folder that the data set was unpacked into; only read")
+        )
+        one.add_argument(
+            "raw", metavar="RAW", type=Path, help="folder that the data set was unpacked into; only read"
+        )
         one.add_argument("out", metavar="OUT", type=Path, help="folder to write; must be empty or new")
         one.add_argument(
-            "--images", choices=IMAGE_MODES, default="link",
+            "--images",
+            choices=IMAGE_MODES,
+            default="link",
             help="link: a link in OUT to each image folder; copy: the images that the tables name; none: they stay "
             "where they are (default: link)",
-        )  # fmt: skip
-        one.add_argument("--overwrite", action="store_true", help="replace the tables and links of an earlier import")
+        )
+        one.add_argument(
+            "--overwrite", action="store_true", help="replace the tables and links of an earlier import"
+        )
         module.add_arguments(one)
     return parser
 
 
 def _add_check(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
-        "check", help="counts, prevalence, reader agreement, duplicates, leaks, sizes, unreadable images",
-        description="Look at a label table and its images as `csr train` will.", allow_abbrev=False,
+        "check",
+        help="counts, prevalence, reader agreement, duplicates, leaks, sizes, unreadable images",
+        description="Look at a label table and its images as `csr train` will.",
+        allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("csv", metavar="CSV", help="label table")
     add("dir", metavar="DIR", help="folder of its images")
@@ -116,7 +137,13 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     add("--concept_cols", nargs="+", metavar="COLS", help="label columns that are concepts")
     add("--target_cols", nargs="+", metavar="COLS", help="label columns that are diagnoses")
     add("--reader_merge", choices=READER_MERGES, default="any", help="how the readers of an image are merged")
-    add("--rare", type=_count, default=10, metavar="N", help="warn of labels with fewer positive images than this")
+    add(
+        "--rare",
+        type=_count,
+        default=10,
+        metavar="N",
+        help="warn of labels with fewer positive images than this",
+    )
     add("--workers", type=_count, default=4, metavar="N", help="threads that decode images")
     add("--out", metavar="FILE", type=Path, help="also write the report as one HTML page")
     add("--overwrite", action="store_true", help="replace FILE")

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from csr.cli.exit_codes import Parser
-from csr.cli.host_flags import add_network_arguments
+from csr.cli.shared_flags import add_network_arguments
 from csr.cluster.comparison import LOW_DISK_MIB
 from csr.cluster.host_report import existing_parent
 from csr.cluster.hostfile import read_hostfile
 from csr.cluster.machine_facts import FOLDERS, TABLES, gather
 from csr.cluster.preflight import check_hosts, paths_of
+from csr.config.parser import Parser
 from csr.runtime.errors import InputError
 
 EPILOG = """examples:
@@ -32,12 +32,18 @@ def main(argv: list[str] | None = None) -> int:
     paths = paths_of({name: getattr(given, name) for name in (*TABLES, *FOLDERS)})
     if given.hostfile is None:
         if given.ssh_port or given.master_port or given.master_addr:
-            raise InputError("--ssh_port, --master_addr and --master_port are about hosts: give --hostfile too")
+            raise InputError(
+                "--ssh_port, --master_addr and --master_port are about hosts: give --hostfile too"
+            )
         return check_this_machine(paths, given.output_dir)
     outcome = check_hosts(
-        read_hostfile(given.hostfile), paths=paths, output_dir=given.output_dir, ssh_port=given.ssh_port,
-        master_addr=given.master_addr, master_port=given.master_port,
-    )  # fmt: skip
+        read_hostfile(given.hostfile),
+        paths=paths,
+        output_dir=given.output_dir,
+        ssh_port=given.ssh_port,
+        master_addr=given.master_addr,
+        master_port=given.master_port,
+    )
     print("\n".join(outcome.lines), flush=True)
     outcome.require_ready()
     return 0
@@ -68,14 +74,20 @@ def lines_of(facts: dict[str, Any], folder: Path) -> list[tuple[str, str, str | 
         ("python", facts["python"], None),
         ("csr", f"{facts['csr']} (code {facts['code'][:8]})", None),
         ("torch", facts["torch"], None),
-        ("deepspeed", facts["deepspeed"] or "not installed", None if facts["deepspeed"] else "pip install deepspeed"),
+        (
+            "deepspeed",
+            facts["deepspeed"] or "not installed",
+            None if facts["deepspeed"] else "pip install deepspeed",
+        ),
         *(("gpu", f"{gpu['name']}, {gpu['mib'] / 1024:.0f} GiB", None) for gpu in facts["gpus"]),
         ("cpu", f"{facts['cores']} core(s)", None),
         ("precision", precision_of(facts), None),
         _room("disk", facts["disk_mib"], str(folder), LOW_DISK_MIB, "make room for checkpoints"),
         _room("/dev/shm", facts["shm_mib"], "", 0, "")
         if not facts["gpus"]
-        else _room("/dev/shm", facts["shm_mib"], "", LOW_SHM_MIB, "NCCL needs more (docker run --shm-size=1g)"),
+        else _room(
+            "/dev/shm", facts["shm_mib"], "", LOW_SHM_MIB, "NCCL needs more (docker run --shm-size=1g)"
+        ),
     ]
     for program, path in facts["programs"].items():
         package = "openssh-client" if program == "ssh" else program
@@ -96,9 +108,7 @@ def precision_of(facts: dict[str, Any]) -> str:
     return "fp32, bf16 (this CPU has instructions for it)" if facts["bf16"] else "fp32 (bf16 is slower here)"
 
 
-def _room(
-    name: str, mib: int | None, where: str, least: int, fix: str
-) -> tuple[str, str, str | None]:
+def _room(name: str, mib: int | None, where: str, least: int, fix: str) -> tuple[str, str, str | None]:
     if mib is None:
         return name, "cannot be told", None
     return name, f"{mib / 1024:.1f} GiB free {where}".rstrip(), fix if mib < least else None
@@ -106,18 +116,26 @@ def _room(
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="csr doctor", epilog=EPILOG, allow_abbrev=False,
+        prog="csr doctor",
+        epilog=EPILOG,
+        allow_abbrev=False,
         description="Check this machine, or with --hostfile all hosts of a run, before it starts.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("--hostfile", type=Path, help="`host slots=N` lines: check these hosts (default: this machine)")
-    parser.add_argument("--train_csv", help="training labels: must be the same on all hosts (default: not checked)")
+    )
+    parser.add_argument(
+        "--hostfile", type=Path, help="`host slots=N` lines: check these hosts (default: this machine)"
+    )
+    parser.add_argument(
+        "--train_csv", help="training labels: must be the same on all hosts (default: not checked)"
+    )
     parser.add_argument("--test_csv", help="test labels, likewise")
     parser.add_argument("--boxes_csv", help="boxes, likewise")
     parser.add_argument("--train_dir", help="training images, by names and sizes (default: not checked)")
     parser.add_argument("--test_dir", help="test images, likewise")
     parser.add_argument(
-        "--output_dir", default="checkpoints", help="room for results; all hosts must see it (default: checkpoints)"
+        "--output_dir",
+        default="checkpoints",
+        help="room for results; all hosts must see it (default: checkpoints)",
     )
     add_network_arguments(parser)
     return parser

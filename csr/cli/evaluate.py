@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import secrets
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from csr.cli.exit_codes import Parser, Whole, exit_process, run_command
+from csr.cli.exit_codes import exit_process, run_command
 from csr.config.options import EngineOptions
+from csr.config.parser import Parser, Whole
 from csr.data.dataset import LabelledImages
-from csr.data.image_cache.store import ImageStore, open_store
 from csr.data.images.find import find_images
 from csr.data.labels.boxes import read_boxes
 from csr.data.labels.reader_merge import READER_MERGES
 from csr.data.labels.table import LabelTable, read_label_table
 from csr.data.labels.vocabulary import Vocabulary
-from csr.engine import engine
+from csr.engine import device, process_group
 from csr.evaluation.bootstrap import Bootstrap
+from csr.evaluation.images import image_folder, open_images
 from csr.evaluation.measure import Decisions, look, measure
 from csr.evaluation.output import check_folder, summary, write_files
 from csr.evaluation.simulated_doctor import MODES, Play, plays_of
@@ -51,11 +48,11 @@ def main(argv: list[str] | None = None) -> int:
     if options.simulate in ("box", "both") and options.boxes_csv is None:
         raise InputError(f"--simulate {options.simulate} draws boxes: give --boxes_csv too")
     if distributed.world_size() > 1:
-        engine.start(EngineOptions().timeout)
+        process_group.start(EngineOptions().timeout)
     monitor = Monitor(None)
     distributed.on_main(lambda: check_folder(options.out, overwrite=options.overwrite))
     with distributed.errors_agreed():
-        model = load_model(options.model, checkpoint=options.checkpoint).to(engine.local_device())
+        model = load_model(options.model, checkpoint=options.checkpoint).to(device.local_device())
     with image_folder(options.image_cache) as folder:
         results = evaluate(model, options, image_cache=folder, monitor=monitor)
     distributed.on_main(lambda: write_files(options.out, results))
@@ -73,9 +70,10 @@ def evaluate(
     assert card is not None
     with distributed.errors_agreed():
         table = read_label_table(
-            options.csv, reader_merge=options.reader_merge,
+            options.csv,
+            reader_merge=options.reader_merge,
             vocabulary=Vocabulary(card.concept_names, card.target_names),
-        )  # fmt: skip
+        )
         groups = None if options.group_by is None else read_groups(options.csv, options.group_by, table=table)
         boxes = None if options.boxes_csv is None else read_boxes(options.boxes_csv, table=table)
         paths = find_images(options.dir, table)
@@ -90,14 +88,23 @@ def evaluate(
     for line in notices:
         monitor.say(line)
     rows = look(
-        model, dataset, batch_size=options.batch_size, plays=plays, alpha=options.alpha,
+        model,
+        dataset,
+        batch_size=options.batch_size,
+        plays=plays,
+        alpha=options.alpha,
         wrap=lambda batches, total: monitor.bar(batches, total=total, title="Evaluation"),
-    )  # fmt: skip
+    )
     bootstrap = Bootstrap(options.bootstrap, options.seed)
     results = measure(
-        rows, dataset, card, kept_KM=model.prototypes.kept_KM, bootstrap=bootstrap,
-        groups=groups, plays=plays,
-    )  # fmt: skip
+        rows,
+        dataset,
+        card,
+        kept_KM=model.prototypes.kept_KM,
+        bootstrap=bootstrap,
+        groups=groups,
+        plays=plays,
+    )
     return {**_description(options, table, notices), **results}
 
 
@@ -120,53 +127,20 @@ def _description(options: argparse.Namespace, table: LabelTable, notices: list[s
         "model": Path(options.model).resolve().name if is_local else options.model,
         "checkpoint": options.checkpoint,
         "data": {
-            "csv": Path(options.csv).name, "images": len(table), "reader_merge": options.reader_merge,
+            "csv": Path(options.csv).name,
+            "images": len(table),
+            "reader_merge": options.reader_merge,
             "boxes_csv": None if options.boxes_csv is None else Path(options.boxes_csv).name,
             "group_by": options.group_by,
         },
         "options": {
-            "bootstrap": options.bootstrap, "seed": options.seed, "simulate": options.simulate,
+            "bootstrap": options.bootstrap,
+            "seed": options.seed,
+            "simulate": options.simulate,
             "alpha": options.alpha,
         },
         "notices": notices,
-    }  # fmt: skip
-
-
-@contextlib.contextmanager
-def image_folder(given: Path | None) -> Iterator[Path]:
-    """Where this host keeps decoded images: the given folder, or a temporary one. Collective."""
-    token = distributed.broadcast_object(secrets.token_hex(8))
-    folder = given or Path(tempfile.gettempdir()) / f"csr-evaluate-{token}"
-    try:
-        if given is None:
-            with distributed.errors_agreed():
-                _make_private(folder)
-        yield folder
-    finally:
-        if given is None and distributed.local_rank() == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _make_private(folder: Path) -> None:
-    """The images are patients': nobody else may look into the temporary folder."""
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: {error.strerror}: give a folder with --image_cache") from None
-
-
-def open_images(paths: list[Path], table: LabelTable, folder: Path, *, size: int, workers: int) -> ImageStore:
-    """Decode every image once; the ranks of a host share the work. Collective.
-
-    Raises:
-        InputError: one for all unreadable images, or the folder cannot be written.
-    """
-    with distributed.errors_agreed():  # open_store passes its barriers on every rank, whatever happens
-        store = open_store(
-            paths, size=size, cache_dir=folder, workers=workers, where=table.where,
-            shard=(distributed.local_rank(), distributed.local_world_size()), barrier=distributed.barrier,
-        )  # fmt: skip
-    return store
+    }
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -174,10 +148,13 @@ def _build_parser() -> argparse.ArgumentParser:
         pass
 
     parser = Parser(
-        prog="csr evaluate", epilog=EPILOG, formatter_class=Formatter, allow_abbrev=False,
+        prog="csr evaluate",
+        epilog=EPILOG,
+        formatter_class=Formatter,
+        allow_abbrev=False,
         description="Measure a trained model on labelled images: scores with intervals, calibration, where "
         "it looks, prototypes alive, subgroups, and what a doctor's corrections do.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("model", metavar="MODEL", help="folder of `csr export`, folder of a run, or hub id")
     add("--csv", required=True, help="label table with the columns that the model was trained on")

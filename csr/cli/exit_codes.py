@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NoReturn
 
 from csr.runtime import distributed
@@ -22,59 +20,12 @@ from csr.runtime.errors import (
     StoppedError,
     line_of,
 )
-from csr.runtime.progress import HERE, described
+from csr.runtime.progress import PROGRESS, described
 from csr.runtime.watchdog import watchdog
 
 Main = Callable[["list[str] | None"], "int | None"]
 RANK_0_SPEAKS_FIRST_S = 20.0
 RANK_0_LEAVES_FIRST_S = 1.0
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaints are InputErrors, told once and not by every rank.
-
-    Attributes:
-        after_dashes: flags that another command reads, which stand after `--`.
-        after_whom: that command.
-    """
-
-    after_dashes: frozenset[str] = frozenset()
-    after_whom = ""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}{self._advice(message)} (`{self.prog} --help` lists the flags)")
-
-    def _advice(self, message: str) -> str:
-        """What may have been meant by the first flag that is not known."""
-        if not message.startswith("unrecognized arguments: "):
-            return ""
-        words = [word.split("=")[0] for word in message.split()[2:] if word.startswith("-")]
-        if self.after_dashes.intersection(words):
-            return f": flags of {self.after_whom} stand after `--`"
-        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
-        return did_you_mean(words[0], known) if words else ""
-
-    def print_help(self, file: object = None) -> None:
-        if distributed.is_main():
-            super().print_help(sys.stdout)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question with the nearest of some words, or nothing if none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f": did you mean {near[0]}?" if near else ""
-
-
-class Whole:
-    """Argparse type: a whole number in a range."""
-
-    def __init__(self, lowest: int, highest: int) -> None:
-        self.lowest, self.highest = lowest, highest
-
-    def __call__(self, text: str) -> int:
-        if not (text.isascii() and text.isdecimal()) or not self.lowest <= int(text) <= self.highest:
-            raise argparse.ArgumentTypeError(f"{text}: from {self.lowest} to {self.highest}")
-        return int(text)
 
 
 def run_command(main: Main, argv: list[str] | None = None) -> int:
@@ -112,7 +63,7 @@ def _failed(error: Exception) -> int:
     """
     many, trace = distributed.world_size() > 1, traceback.format_exc()
     of_peer = distributed.is_lost_peer(error)
-    where = f" {described(HERE.to_dict())}" if HERE.moves else ""
+    where = f" {described(PROGRESS.to_dict())}" if PROGRESS.moves else ""
     rank = f"rank {distributed.rank()} of {distributed.world_size()} on host {distributed.host()} "
     message = f"{rank if many else ''}failed{where}: {type(error).__name__}: {error}"
     log = watchdog.log(f"{type(error).__name__}: {error}" if of_peer else trace)

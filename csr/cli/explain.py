@@ -10,14 +10,16 @@ from typing import Any
 import torch
 
 from csr import __version__
-from csr.cli.exit_codes import Parser
-from csr.cli.export import check_out
+from csr.cli.output_paths import check_out
+from csr.config.parser import Parser
 from csr.data.images.decode import decode_image
-from csr.data.images.resize import squash_file
+from csr.data.images.resize import resize_file
+from csr.engine.device import pick_device
 from csr.explain.explanation import Explanation, explain, to_dict
 from csr.explain.neighbours import Neighbours, read_neighbours
-from csr.explain.page import TILE_PX, draw_sheet, picture_of, png_bytes, write_page
-from csr.model.sharing.loading import load_model, pick_device
+from csr.explain.page import draw_sheet, write_page
+from csr.model.sharing.loading import load_model
+from csr.report.pictures import TILE_PX, picture_of, png_bytes
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic, write_json
 
@@ -38,16 +40,18 @@ def main(argv: list[str] | None = None) -> int:
     neighbours: Neighbours = {}
     if options.atlas is not None:
         neighbours = read_neighbours(options.atlas, model)
-    squashed = squash_file(options.image, card.preprocessing.stored_size)
-    explanation = explain(model, torch.from_numpy(squashed.pixels_CSS).unsqueeze(0))[0]
+    resized = resize_file(options.image, card.preprocessing.stored_size)
+    explanation = explain(model, torch.from_numpy(resized.pixels_CSS).unsqueeze(0))[0]
     record = {
         **to_dict(explanation, neighbours=neighbours),
         "image": {
-            "name": options.image.name, "sha256": hashlib.sha256(options.image.read_bytes()).hexdigest(),
-            "height": squashed.height, "width": squashed.width,
+            "name": options.image.name,
+            "sha256": hashlib.sha256(options.image.read_bytes()).hexdigest(),
+            "height": resized.height,
+            "width": resized.width,
         },
         "csr_version": __version__,
-    }  # fmt: skip
+    }
     write_files(options, explanation, record, neighbours)
     _tell(explanation, options.out, options.max_concepts)
     return 0
@@ -65,9 +69,13 @@ def write_files(
     image_HW3 = picture_of(decode_image(options.image, min_size=2 * TILE_PX).pixels)
     sheet = png_bytes(draw_sheet(image_HW3, explanation, concepts=concepts, neighbours=neighbours))
     page = write_page(
-        image_HW3, explanation, concepts=concepts, neighbours=neighbours, title=options.image.name,
+        image_HW3,
+        explanation,
+        concepts=concepts,
+        neighbours=neighbours,
+        title=options.image.name,
         has_atlas=options.atlas is not None,
-    ).encode()  # fmt: skip
+    ).encode()
     out: Path = options.out
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -83,17 +91,21 @@ def _tell(explanation: Explanation, out: Path, maximum: int) -> None:
     for t in explanation.probability_T.argsort(descending=True).tolist():
         mark = "*" if bool(explanation.present_T[t]) else " "
         print(f"{mark} {float(explanation.probability_T[t]):.3f}  {card.target_names[t]}")
-    shown = [f"{card.concept_names[k]} ({float(explanation.concept_probability_K[k]):.2f})"
-             for k in explanation.shown(maximum)]  # fmt: skip
+    shown = [
+        f"{card.concept_names[k]} ({float(explanation.concept_probability_K[k]):.2f})"
+        for k in explanation.shown(maximum)
+    ]
     print(f"Concepts shown: {', '.join(shown)}")
     print(f"{out}: {JSON}, {PICTURE}, {PAGE}")
 
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="csr explain", description="Show what the diagnosis of an image rests on.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+        prog="csr explain",
+        description="Show what the diagnosis of an image rests on.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("model", metavar="MODEL", help="folder of `csr export`, folder of a run, or hub id")
     parser.add_argument("image", metavar="IMAGE", type=Path, help="png, jpg or dcm file")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder; empty or new")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from csr.cli.exit_codes import Parser
+from csr.cli.output_paths import check_out
+from csr.config.parser import Parser
 from csr.model import CSR
 from csr.model.sharing.loading import BEST_CHECKPOINT, is_run, load_file, load_model, load_run
 from csr.model.sharing.onnx import FILE_NAME as ONNX
 from csr.model.sharing.onnx import check_onnx, export_onnx
 from csr.model.sharing.pretrained import CONFIG, README, WEIGHTS
-from csr.runtime.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,21 +48,18 @@ def _load(folder: Path, checkpoint: str | None) -> tuple[CSR, str]:
     return load_run(folder, checkpoint=checkpoint or BEST_CHECKPOINT), checkpoint or BEST_CHECKPOINT
 
 
-def check_out(folder: Path, *, overwrite: bool) -> None:
-    """Raise InputError if there is something that nobody asked to replace."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file: give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise InputError(f"{folder}: not empty: give another folder, or --overwrite to replace its files")
-
-
 def _build_parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="csr export", description="Turn a run into a folder with config.json, weights and README.md.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+        prog="csr export",
+        description="Turn a run into a folder with config.json, weights and README.md.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument(
-        "run", metavar="RUN", type=Path, help="output_dir/exp_name of `csr train`, a .pth in it, or a refined model"
+        "run",
+        metavar="RUN",
+        type=Path,
+        help="output_dir/exp_name of `csr train`, a .pth in it, or a refined model",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; must be empty or new")
     parser.add_argument("--checkpoint", help="name of a .pth in RUN; None: best of stage 3")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from csr.cli.exit_codes import Parser
+from csr.config.parser import Parser
 from csr.data.phantom import write_phantom
 
 
@@ -40,9 +40,7 @@ def _build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "out", metavar="OUT", type=Path, help="folder to write; must be empty or new"
-    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; must be empty or new")
     parser.add_argument(
         "--num_train", type=_whole(1), default=400, help="training images, three readers each"
     )
@@ -51,9 +49,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--size", type=_whole(32, 4096), default=256, help="height in pixels")
     parser.add_argument("--seed", type=_whole(0), default=0, help="same seed, same files")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace an earlier phantom in OUT"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier phantom in OUT")
     return parser
 
 

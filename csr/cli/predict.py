@@ -7,23 +7,19 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import torch
-
-from csr.cli.exit_codes import Parser
+from csr.config.parser import Parser
 from csr.data.images.collect import gather_images
-from csr.data.images.resize import squash_files
-from csr.model import CSR
-from csr.model.interaction import DOCTOR_GAP, top_two_gap
+from csr.engine.device import pick_device
+from csr.evaluation.predict import Row, predict_files
 from csr.model.sharing.card import Card
-from csr.model.sharing.loading import load_model, pick_device
+from csr.model.sharing.loading import load_model
 from csr.runtime.errors import EXIT_DONE, EXIT_FAILED, InputError
 from csr.runtime.files import write_atomic
 
-Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".csv")
 
 
@@ -69,77 +65,6 @@ def check_out(path: Path, *, overwrite: bool) -> None:
         raise InputError(f"--out {path}: exists: give another name, or --overwrite to replace it")
 
 
-@torch.no_grad()
-def predict_files(
-    model: CSR,
-    paths: list[Path],
-    *,
-    batch_size: int = 16,
-    workers: int = 4,
-    report: Callable[[str], object] = lambda line: None,
-) -> Iterator[Row]:
-    """A row for each file, in order; memory does not grow with their number.
-
-    Args:
-        model: in eval mode, with a card, on the device to compute on.
-        paths: image files.
-        batch_size: images that the network sees at once.
-        workers: threads that decode.
-        report: called with one line for each file that cannot be read.
-
-    Yields:
-        `image`, then either `error`, or `diagnoses` and `concepts` (name -> probability), `present`
-        (diagnoses from their thresholds on; the likeliest one if exactly one holds), `gap` of the two most
-        likely ones, and `needs_doctor`, whether it is under 0.3.
-    """
-    assert model.card is not None
-    size = model.card.preprocessing.stored_size
-    waiting: list[tuple[Path, torch.Tensor | None, str]] = []
-    for path, result in zip(paths, squash_files(paths, size=size, workers=workers), strict=True):
-        if isinstance(result, InputError):
-            report(str(result))
-            waiting.append((path, None, str(result)))
-        else:
-            waiting.append((path, torch.from_numpy(result.pixels_CSS).expand(3, -1, -1), ""))
-        if sum(pixels is not None for _, pixels, _ in waiting) == batch_size:
-            yield from _predict(model, waiting)
-            waiting = []
-    yield from _predict(model, waiting)
-
-
-def _predict(model: CSR, waiting: list[tuple[Path, torch.Tensor | None, str]]) -> Iterator[Row]:
-    """Rows of one batch, unreadable ones in their place."""
-    stored = [pixels for _, pixels, _ in waiting if pixels is not None]
-    told = iter(diagnose(model, torch.stack(stored)) if stored else [])
-    for path, pixels, error in waiting:
-        yield {"image": str(path), **({"error": error} if pixels is None else next(told))}
-
-
-def diagnose(model: CSR, image_BCSS: torch.Tensor) -> list[Row]:
-    """What the model says about squashed images (uint8, 1 or 3 channels)."""
-    card = model.card
-    assert card is not None
-    device = next(model.parameters()).device
-    output = model(card.preprocessing.transform()(image_BCSS.to(device)))
-    target_BT = card.probability(output.logits).cpu()
-    concept_BK = output.concept_logits.sigmoid().cpu()
-    present_BT = target_BT >= card.target_threshold_T
-    if card.task_loss == "ce":
-        present_BT = target_BT == target_BT.amax(dim=1, keepdim=True)
-    return [
-        {
-            "diagnoses": dict(zip(card.target_names, target_T.tolist(), strict=True)),
-            "concepts": dict(zip(card.concept_names, concept_K.tolist(), strict=True)),
-            "present": [name for name, is_it in zip(card.target_names, present_T, strict=True) if is_it],
-            "gap": float(gap),
-            "needs_doctor": bool(gap < DOCTOR_GAP),
-        }
-        for target_T, concept_K, present_T, gap in zip(
-            target_BT, concept_BK, present_BT, top_two_gap(target_BT), strict=True
-        )
-    ]
-
-
 def write_rows(path: Path, rows: Iterable[Row], *, card: Card) -> None:
     """Write JSON lines or CSV, by the suffix, as the rows come; the file appears when all are written.
 
@@ -180,8 +105,9 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="csr predict",
         description="Diagnose images. Exit code 1: some could not be read, the rest is in FILE.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("model", metavar="MODEL", help="folder of `csr export`, folder of a run, or hub id")
     parser.add_argument("images", metavar="IMAGES", type=Path, nargs="+", help="image files and folders")
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help=".jsonl or .csv to write")

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr.cli.exit_codes import Parser, Whole
-from csr.config.options import TrainConfig, check_ranges
+from csr.cli.shared_flags import add_source_flags
+from csr.config.checks import check_ranges
+from csr.config.options import TrainConfig
+from csr.config.parser import Parser, Whole
 from csr.data.dataset import LabelledImages
+from csr.engine.device import pick_device
 from csr.evaluation.bootstrap import Bootstrap
 from csr.evaluation.measure import Decisions, Rows, look, measure
 from csr.evaluation.metrics import multilabel_metrics
@@ -23,17 +26,9 @@ from csr.explain.neighbours import vector_names
 from csr.explain.refine.refine import Images, bar, refine
 from csr.explain.refine.reliance import reliance_lines
 from csr.explain.refine.report import count_changed, dropped_of, record_of, table_lines
-from csr.explain.source import (
-    Source,
-    add_source_flags,
-    image_folder,
-    open_images,
-    open_source,
-    split,
-)
+from csr.explain.source import Source, image_folder, open_images, open_source, split
 from csr.model import CSR
 from csr.model.sharing.card import Card
-from csr.model.sharing.loading import pick_device
 from csr.runtime.errors import InputError
 from csr.runtime.files import save_tensors, write_atomic, write_json
 from csr.runtime.monitor import Monitor
@@ -66,9 +61,12 @@ def main(argv: list[str] | None = None) -> int:
     source = dataclasses.replace(source, config=_with_flags(source.config, options))
     kept_KM = source.model.prototypes.kept_KM.numpy()
     keep_KM = read_keep(
-        options.keep, concept_names=source.card.concept_names, kept_KM=kept_KM,
-        vector_KM=vector_names(source.model), say=monitor.say,
-    )  # fmt: skip
+        options.keep,
+        concept_names=source.card.concept_names,
+        kept_KM=kept_KM,
+        vector_KM=vector_names(source.model),
+        say=monitor.say,
+    )
     source.model.to(pick_device(options.device))
     if options.head == "occlude" and not (kept_KM & ~keep_KM).any():
         raise InputError(f"{options.keep}: rejects no prototype: --head occlude has nothing to paint over")
@@ -79,11 +77,13 @@ def main(argv: list[str] | None = None) -> int:
         refined, fit, reliance = refine(source, images, options, keep_KM=keep_KM, monitor=monitor)
         before, after = (
             look(
-                model, images.test, batch_size=options.batch_size,
+                model,
+                images.test,
+                batch_size=options.batch_size,
                 wrap=partial(bar, monitor, f"Test images, {when}"),
             )
             for model, when in ((source.model, "before"), (refined, "after"))
-        )  # fmt: skip
+        )
     bootstrap = Bootstrap(options.bootstrap, 0)
     results = [
         measure(rows, images.test, _card(model), kept_KM=model.prototypes.kept_KM, bootstrap=bootstrap)
@@ -91,11 +91,19 @@ def main(argv: list[str] | None = None) -> int:
     ]
     dropped = dropped_of(kept_KM, keep_KM, source.card.concept_names)
     record = record_of(
-        model=source.folder.resolve().name, keep_csv=options.keep, csv=images.test.table.path,
-        dropped=dropped, kept=int(keep_KM.sum()), head=options.head, fit=fit, reliance=reliance,
-        names=source.card.concept_names, before=results[0], after=results[1],
+        model=source.folder.resolve().name,
+        keep_csv=options.keep,
+        csv=images.test.table.path,
+        dropped=dropped,
+        kept=int(keep_KM.sum()),
+        head=options.head,
+        fit=fit,
+        reliance=reliance,
+        names=source.card.concept_names,
+        before=results[0],
+        after=results[1],
         changed=count_changed(_decided(before, source.model), _decided(after, refined)),
-    )  # fmt: skip
+    )
     refined.card = _measured(_card(refined), after, images.test, record)
     write(out, refined, options.keep, record)
     for line in ["", f"Head: {HEADS[options.head]}", *table_lines(*results), ""]:
@@ -132,7 +140,9 @@ def notices(source: Source, kept_KM: np.ndarray, keep_KM: np.ndarray, *, head: s
         )
     engine, augment = source.config.engine, source.config.data.augment
     if source.is_run and augment != "none" and (engine.cache == "off" or engine.cache_views):
-        told.append("Notice: the run fitted its head on augmented images; now it is fitted on the plain ones.")
+        told.append(
+            "Notice: the run fitted its head on augmented images; now it is fitted on the plain ones."
+        )
     return told
 
 
@@ -148,13 +158,15 @@ def open_all(source: Source, options: argparse.Namespace, *, cache: Path, monito
             f"{options.source}: is no run: give its data with --csv, --dir, --test_csv and --test_dir"
         )
     hint = "give the run's data with --csv, --dir, --test_csv and --test_dir"
-    opened = partial(
-        open_images, source, cache=cache, workers=options.workers, say=monitor.say, hint=hint
+    opened = partial(open_images, source, cache=cache, workers=options.workers, say=monitor.say, hint=hint)
+    everything = opened(
+        options.csv or data.train_csv, options.dir or data.train_dir, part="train", boxes_csv=None
     )
-    everything = opened(options.csv or data.train_csv, options.dir or data.train_dir, part="train", boxes_csv=None)
     train, val = split(everything, source.config)
     test = opened(
-        options.test_csv or data.test_csv, options.test_dir or data.test_dir, part="test",
+        options.test_csv or data.test_csv,
+        options.test_dir or data.test_dir,
+        part="test",
         boxes_csv=options.boxes_csv,
     )
     return Images(train, val, test)
@@ -168,15 +180,19 @@ def _card(model: CSR) -> Card:
 def _measured(card: Card, rows: Rows, test: LabelledImages, record: dict[str, Any]) -> Card:
     """The card with test metrics and origin of the refined model."""
     table = test.table
-    pairs = (("concept", card.concept_names, table.concept_NK), ("target", card.target_names, table.target_NT))
+    pairs = (
+        ("concept", card.concept_names, table.concept_NK),
+        ("target", card.target_names, table.target_NT),
+    )
     concepts, targets = (
         multilabel_metrics(rows[kind].numpy(), label_NL, names=names) for kind, names, label_NL in pairs
     )
     refined = {key: record[key] for key in ("model", "dropped", "kept", "keep_csv", "head")}
     return dataclasses.replace(
-        card, metrics=results_record(concepts, targets, num_images=len(test)),
+        card,
+        metrics=results_record(concepts, targets, num_images=len(test)),
         provenance={**card.provenance, "checkpoint": WEIGHTS, "refined": refined},
-    )  # fmt: skip
+    )
 
 
 def _decided(rows: Rows, model: CSR) -> torch.Tensor:
@@ -215,7 +231,9 @@ def check_out(options: argparse.Namespace) -> Path:
         raise InputError(f"--out {out}: is a file: give a folder")
     if out.is_dir() and any(out.iterdir()):
         if not options.overwrite:
-            raise InputError(f"{out}: not empty: give another --out, or --overwrite to replace a refined model")
+            raise InputError(
+                f"{out}: not empty: give another --out, or --overwrite to replace a refined model"
+            )
         if not (out / RESULTS).is_file():
             raise InputError(f"{out}: holds no refined model: give another --out")
     return out
@@ -223,9 +241,13 @@ def check_out(options: argparse.Namespace) -> Path:
 
 def check_head(options: argparse.Namespace) -> None:
     """Raise InputError where a flag says how to fit a head that is not fitted."""
-    given = [f"--{name}" for name in ("epochs", "lr", "effective_batch") if getattr(options, name) is not None]
+    given = [
+        f"--{name}" for name in ("epochs", "lr", "effective_batch") if getattr(options, name) is not None
+    ]
     if options.head == "keep" and given:
-        raise InputError(f"{', '.join(given)}: with --head keep no head is fitted: leave it out, or --head refit")
+        raise InputError(
+            f"{', '.join(given)}: with --head keep no head is fitted: leave it out, or --head refit"
+        )
 
 
 def _with_flags(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
@@ -233,19 +255,19 @@ def _with_flags(config: TrainConfig, options: argparse.Namespace) -> TrainConfig
     given = {"lr": options.lr, "epochs_stage3": options.epochs}
     optim = dataclasses.replace(config.optim, **{k: v for k, v in given.items() if v is not None})
     seed = config.engine.seed if options.seed is None else options.seed
-    config = dataclasses.replace(
-        config, optim=optim, engine=dataclasses.replace(config.engine, seed=seed)
-    )
+    config = dataclasses.replace(config, optim=optim, engine=dataclasses.replace(config.engine, seed=seed))
     check_ranges(config)
     return config
 
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="csr refine", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="csr refine",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         description="Drop the prototypes that keep.csv rejects, fit the task head again or keep it, compare.",
-    )  # fmt: skip
+    )
     add_source_flags(parser)
     add = parser.add_argument
     add("--keep", metavar="CSV", type=Path, required=True, help="keep.csv of the atlas, edited")
@@ -256,14 +278,20 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--test_csv", help="test labels (default: the run's)")
     add("--test_dir", help="folder of the test images (default: the run's)")
     add("--boxes_csv", help="boxes on the test images, for the pointing game")
-    add("--head", choices=tuple(HEADS), default="refit",
+    add(
+        "--head",
+        choices=tuple(HEADS),
+        default="refit",
         help="refit: fit it again; occlude: the same, on images with the regions of dropped prototypes painted over "
-             "and pasted on others (two passes through the network); keep: as it is, dropped scores fixed at their "
-             "training means (default: refit)")
+        "and pasted on others (two passes through the network); keep: as it is, dropped scores fixed at their "
+        "training means (default: refit)",
+    )
     add("--epochs", type=Whole(1, 100_000), help="of the new head (default: the run's --epochs_stage3)")
     add("--lr", type=float, help="base learning rate (default: the run's)")
     add("--effective_batch", type=Whole(1, 2**24), help="images per step (default: the run's)")
     add("--seed", type=Whole(0, 2**32 - 1), help="of validation split and order (default: the run's)")
     add("--cache_dir", metavar="DIR", type=Path, help="where scores are kept (default: the run's cache)")
-    add("--bootstrap", type=Whole(0, 100_000), default=1000, help="resamples of the intervals (default: 1000)")
+    add(
+        "--bootstrap", type=Whole(0, 100_000), default=1000, help="resamples of the intervals (default: 1000)"
+    )
     return parser

@@ -12,11 +12,12 @@ import socket
 import sys
 from pathlib import Path
 
-from csr.cli.exit_codes import Parser
+from csr.config.parser import Parser
 from csr.data.images.decode import MAX_FILE_BYTES, MAX_PIXELS
+from csr.engine.device import pick_device
 from csr.explain.neighbours import Neighbours, read_neighbours
 from csr.model import CSR
-from csr.model.sharing.loading import load_model, pick_device
+from csr.model.sharing.loading import load_model
 from csr.runtime.errors import InputError
 from csr.serve.limits import Limits
 
@@ -51,9 +52,11 @@ def _serve(options: argparse.Namespace, listener: socket.socket, token: str | No
     from csr.serve.service import Service
 
     limits = Limits(
-        max_bytes=int(options.max_mb * _MIB), max_pixels=options.max_pixels,
-        max_sessions=options.max_sessions, timeout_s=60 * options.timeout_min,
-    )  # fmt: skip
+        max_bytes=int(options.max_mb * _MIB),
+        max_pixels=options.max_pixels,
+        max_sessions=options.max_sessions,
+        timeout_s=60 * options.timeout_min,
+    )
     model = load_model(options.model, checkpoint=options.checkpoint).to(pick_device(options.device))
     neighbours = None if options.atlas is None else _read_atlas(options.atlas, model)
     name = Path(options.model).resolve().name if Path(options.model).exists() else str(options.model)
@@ -63,10 +66,19 @@ def _serve(options: argparse.Namespace, listener: socket.socket, token: str | No
     access = Access(
         names=host_names(options, local=local), any_address=not local, token=token, max_bytes=limits.max_bytes
     )
-    server = uvicorn.Server(uvicorn.Config(
-        create_app(service, access), log_level="warning", access_log=False, server_header=False, ws="none",
-        proxy_headers=False, limit_concurrency=_MAX_CONNECTIONS, timeout_graceful_shutdown=5, lifespan="on",
-    ))  # fmt: skip
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(service, access),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            proxy_headers=False,
+            limit_concurrency=_MAX_CONNECTIONS,
+            timeout_graceful_shutdown=5,
+            lifespan="on",
+        )
+    )
     _tell(options, listener, token=token, sha256=service.sha256)
     # uvicorn raises the signal again when it has stopped: then all is done, and nothing is left to kill
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -82,7 +94,9 @@ def check_extra() -> None:
     """Raise InputError unless the packages of the extra are installed, on a system that has what it takes."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f'csr serve needs {" and ".join(missing)}: pip install -e ".[serve]" in the clone of csr')
+        raise InputError(
+            f'csr serve needs {" and ".join(missing)}: pip install -e ".[serve]" in the clone of csr'
+        )
     if not hasattr(os, "memfd_create"):
         raise InputError("csr serve keeps uploads in anonymous memory, which only Linux has: run it there")
 
@@ -149,8 +163,10 @@ def _tell(options: argparse.Namespace, listener: socket.socket, *, token: str | 
     shown = f"[{host}]" if ":" in host else host
     print(f"Model {options.model}, sha256 {sha256[:16]}", flush=True)
     if token is None and not is_loopback(listener):
-        _warn(f"{shown} can be reached from other machines and asks for no token: anyone there can use it; "
-              f"set {TOKEN_VARIABLE}, or use --host 127.0.0.1")  # fmt: skip
+        _warn(
+            f"{shown} can be reached from other machines and asks for no token: anyone there can use it; "
+            f"set {TOKEN_VARIABLE}, or use --host 127.0.0.1"
+        )
     if token is not None and len(token) < SHORT_TOKEN:
         _warn(f"the token has {len(token)} characters and can be guessed: give {SHORT_TOKEN} or more")
     path = "" if token is None else "#token=YOUR_TOKEN"
@@ -165,9 +181,11 @@ def _warn(text: str) -> None:
 def _build_parser() -> argparse.ArgumentParser:
     default = Limits()
     parser = Parser(
-        prog="csr serve", description="Serve a page that explains diagnoses and lets a doctor correct them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+        prog="csr serve",
+        description="Serve a page that explains diagnoses and lets a doctor correct them.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
     add = parser.add_argument
     add("model", metavar="MODEL", help="folder of `csr export`, folder of a run, or hub id")
     add("--atlas", metavar="DIR", type=Path, help="atlas of this model: training regions")
@@ -178,8 +196,12 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--max_mb", type=_megabytes, default=default.max_bytes / _MIB, help="largest image file, MiB")
     add("--max_pixels", type=_number(1, MAX_PIXELS), default=default.max_pixels, help="largest image")
     add("--max_sessions", type=_number(1, 10_000), default=default.max_sessions, help="images in memory")
-    add("--timeout_min", type=_number(1, 10_000), default=int(default.timeout_s / 60),
-        help="minutes after which an unused image is forgotten")  # fmt: skip
+    add(
+        "--timeout_min",
+        type=_number(1, 10_000),
+        default=int(default.timeout_s / 60),
+        help="minutes after which an unused image is forgotten",
+    )
     add("--checkpoint", help="name of a .pth, where MODEL is a run; None: best of stage 3")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     return parser

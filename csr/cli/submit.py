@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-from csr.cli.exit_codes import Parser
-from csr.cluster.slurm_job import Job, Site, job_text, numbers_of, plain_name
-from csr.config import options as train_options
+from csr.cluster.experiments import Experiments, experiments_of, lines_text
+from csr.cluster.slurm_job import Job, Site, job_text, plain_name
+from csr.config import flags
+from csr.config.flags import parse_train_flags
 from csr.config.options import TrainConfig
+from csr.config.parser import Parser
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
 
@@ -29,21 +30,6 @@ MARK = "# Written by csr submit."
 MANY = 20
 
 
-@dataclass(frozen=True)
-class Experiments:
-    """The runs of one job: their flags, checked, and how they are told to the job.
-
-    Attributes:
-        configs: of each run; one if it is no array.
-        lines: flags by task, if they came from a file; task N has line N.
-        array: task numbers as SLURM writes them, or None.
-    """
-
-    configs: list[TrainConfig]
-    lines: list[list[str]]
-    array: str | None
-
-
 def main(argv: list[str] | None = None) -> int:
     """Write the job file, print it or submit it; returns the exit code.
 
@@ -53,11 +39,13 @@ def main(argv: list[str] | None = None) -> int:
     given, flags = split(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(given)
     site = site_of(options)
-    base = parsed(flags)
-    experiments = experiments_of(options, flags, base)
+    base = parse_train_flags(flags)
+    experiments = experiments_of(flags, base, file=options.experiments, array=options.array)
     sbatch = shutil.which("sbatch")
     if options.submit and sbatch is None:
-        raise InputError("--submit: there is no sbatch on this machine: leave it away and take the file there")
+        raise InputError(
+            "--submit: there is no sbatch on this machine: leave it away and take the file there"
+        )
     path = beside(base)
     listed = path.with_name(f"{path.name}.experiments") if experiments.lines else None
     text = job_text(job_of(options, flags, base, experiments, listed), site)
@@ -90,85 +78,28 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return arguments[:at], arguments[at + 1 :]
 
 
-def parsed(flags: list[str]) -> TrainConfig:
-    """The options that `csr train` would read from these flags; its errors."""
-    parser = Parser(prog="csr train", allow_abbrev=False, add_help=False)
-    train_options.add_arguments(parser)
-    return train_options.from_namespace(parser.parse_args(flags))
-
-
 def site_of(options: argparse.Namespace) -> Site:
     named = {name: getattr(options, name) for name in Site.__dataclass_fields__ if name != "options"}
     return Site(**named, options=tuple(options.sbatch))
 
 
-def experiments_of(options: argparse.Namespace, flags: list[str], base: TrainConfig) -> Experiments:
-    """One run, one for each task number of --array, or one for each line of --experiments."""
-    if options.experiments is not None:
-        lines, configs = read_experiments(options.experiments, flags)
-        array = options.array or f"1-{len(lines)}"
-        beyond = [n for n in numbers_of(array) if not 1 <= n <= len(lines)]
-        if beyond:
-            raise InputError(f"--array {array}: {options.experiments} has no experiment {beyond[0]}")
-        return Experiments([configs[n - 1] for n in numbers_of(array)], lines, array)
-    if options.array is None:
-        return Experiments([base], [], None)
-    return Experiments([numbered(base, number) for number in numbers_of(options.array)], [], options.array)
-
-
-def numbered(base: TrainConfig, number: int) -> TrainConfig:
-    """The options of one task of an array, whose name ends in its number."""
-    config = replace(base, run=replace(base.run, exp_name=f"{base.run.exp_name}_{number}"))
-    train_options.check_ranges(config)
-    return config
-
-
-def read_experiments(path: Path, flags: list[str]) -> tuple[list[list[str]], list[TrainConfig]]:
-    """The flags on each line that is neither empty nor a comment, and what they resolve to.
-
-    Raises:
-        InputError: naming the row: a line that csr train would refuse, or a result folder used twice.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--experiments {path}: cannot be read ({error})") from None
-    lines: list[list[str]] = []
-    configs: dict[Path, TrainConfig] = {}
-    for row, line in enumerate(text.split("\n"), start=1):
-        try:
-            words = shlex.split(line, comments=True)
-            config = parsed([*flags, *words])
-        except ValueError as error:  # an open quote, or an InputError
-            raise InputError(f"{path}, row {row}: {error}") from None
-        if not words:
-            continue
-        if config.folder in configs:
-            raise InputError(
-                f"{path}, row {row}: another experiment writes {config.folder}: give another --exp_name"
-            )
-        lines.append(words)
-        configs[config.folder] = config
-    if not lines:
-        raise InputError(f"{path}: there is no experiment in it")
-    return lines, list(configs.values())
-
-
-def lines_text(lines: list[list[str]]) -> str:
-    """What the job's shell reads: the flags of task N on line N, quoted."""
-    return "".join(f"{shlex.join(words)}\n" for words in lines)
-
-
 def job_of(
-    options: argparse.Namespace, flags: list[str], base: TrainConfig, experiments: Experiments,
+    options: argparse.Namespace,
+    flags: list[str],
+    base: TrainConfig,
+    experiments: Experiments,
     listed: Path | None,
 ) -> Job:
     return Job(
-        name=base.run.exp_name, flags=tuple(flags), folder=os.getcwd(), array=experiments.array,
+        name=base.run.exp_name,
+        flags=tuple(flags),
+        folder=os.getcwd(),
+        array=experiments.array,
         output=output_of(options, base, array=experiments.array is not None),
         experiments="" if listed is None else str(listed.absolute()),
-        venv="" if options.container else str(options.venv.absolute()), container=options.container or "",
-    )  # fmt: skip
+        venv="" if options.container else str(options.venv.absolute()),
+        container=options.container or "",
+    )
 
 
 def output_of(options: argparse.Namespace, base: TrainConfig, *, array: bool) -> str:
@@ -207,9 +138,12 @@ def missing(configs: list[TrainConfig]) -> Iterator[str]:
 def submitted(sbatch: str, path: Path) -> str:
     """The job's number."""
     done = subprocess.run(
-        [sbatch, "--parsable", str(path.absolute())], capture_output=True, text=True, check=False,
+        [sbatch, "--parsable", str(path.absolute())],
+        capture_output=True,
+        text=True,
+        check=False,
         stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     if done.returncode:
         told = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
         raise InputError(f"{path}: sbatch refuses it: {told[-1].removeprefix('sbatch: error: ')}")
@@ -218,12 +152,14 @@ def submitted(sbatch: str, path: Path) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="csr submit", epilog=EPILOG, allow_abbrev=False,
+        prog="csr submit",
+        epilog=EPILOG,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="csr submit [options] -- [flags of csr train]",
         description="Write a SLURM job file for csr train beside the run, and print or submit it.",
-    )  # fmt: skip
-    parser.after_dashes, parser.after_whom = train_options.flags(), "csr train"
+    )
+    parser.after_dashes, parser.after_whom = flags.flags(), "csr train"
     add = parser.add_argument
     add("--submit", action="store_true", help="hand it to sbatch (default: print it)")
     add("--partition", help="partition (default: the cluster's)")
@@ -246,9 +182,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--array", help="task numbers, as 1-8 or 1-8%%2: --exp_name gets _NUMBER at its end")
     add("--experiments", type=Path, help="a file with the flags of one run on each line, for an array")
     add(
-        "--signal_before", type=_positive, default=120,
+        "--signal_before",
+        type=_positive,
+        default=120,
         help="seconds before the time limit at which the run saves and requeues (default: 120)",
-    )  # fmt: skip
+    )
     add("--output", metavar="FILE", help="log file, with SLURM's patterns (default: beside the run)")
     return parser
 

@@ -45,11 +45,15 @@ class Checked:
         facts = self.facts
         counts = [f"{name} {told['count']}" for name, told in facts["data"].items() if name.endswith("_dir")]
         told = [
-            f"csr {facts['csr']} ({facts['code'][:8]})", f"torch {facts['torch']}",
-            f"deepspeed {facts['deepspeed']}", f"{devices_of(facts)} for {self.host.slots} rank(s)",
-            f"clock {self.clock_s:+.1f} s", f"{(facts['disk_mib'] or 0) / 1024:.1f} GiB free",
-            *(["same data"] if facts["data"] else []), *counts,
-        ]  # fmt: skip
+            f"csr {facts['csr']} ({facts['code'][:8]})",
+            f"torch {facts['torch']}",
+            f"deepspeed {facts['deepspeed']}",
+            f"{devices_of(facts)} for {self.host.slots} rank(s)",
+            f"clock {self.clock_s:+.1f} s",
+            f"{(facts['disk_mib'] or 0) / 1024:.1f} GiB free",
+            *(["same data"] if facts["data"] else []),
+            *counts,
+        ]
         return f"{self.host.name}: ok: {', '.join(told)}"
 
 
@@ -75,10 +79,11 @@ def compare(checked: list[Checked]) -> None:
             problem = checked[0].opening.get("output_problem")
             if one is checked[0] or not problem:
                 one.problems.append(
-                    f"{problem}: give another --output_dir" if problem else
-                    f"{folder} is another folder than on {master}: checkpoints are written by one host and read "
+                    f"{problem}: give another --output_dir"
+                    if problem
+                    else f"{folder} is another folder than on {master}: checkpoints are written by one host and read "
                     "by all: give an --output_dir on a disk that all hosts share"
-                )  # fmt: skip
+                )
 
 
 def _compare_facts(one: Checked, first: Checked) -> None:
@@ -90,11 +95,15 @@ def _compare_facts(one: Checked, first: Checked) -> None:
         shown = [str(side[key])[:8] if key == "code" else str(side[key]) for side in (mine, theirs)]
         one.problems.append(f"{name} is {shown[0]}, on {first.host.name} {shown[1]}: {fix}")
     if bool(mine["gpus"]) != bool(theirs["gpus"]):
-        one.problems.append(f"has {devices_of(mine)}, {first.host.name} {devices_of(theirs)}: take one kind alone")
+        one.problems.append(
+            f"has {devices_of(mine)}, {first.host.name} {devices_of(theirs)}: take one kind alone"
+        )
     for flag, told in mine["data"].items():
         other = theirs["data"].get(flag, {})
         if "problem" in told:
-            one.problems.append(f"--{flag}: {told['problem']}: the data must be under the same path on each host")
+            one.problems.append(
+                f"--{flag}: {told['problem']}: the data must be under the same path on each host"
+            )
         elif "problem" not in other and told["hash"] != other["hash"]:
             unit = "images" if flag.endswith("_dir") else "bytes"
             one.problems.append(
@@ -111,7 +120,9 @@ def _shortages(one: Checked) -> list[str]:
         problems.append("deepspeed is not installed there: pip install deepspeed")
     available = len(facts["gpus"]) or facts["cores"]
     if slots > available:
-        problems.append(f"slots={slots} in line {one.host.line}, but there are {devices_of(facts)}: lower slots")
+        problems.append(
+            f"slots={slots} in line {one.host.line}, but there are {devices_of(facts)}: lower slots"
+        )
     if facts["disk_mib"] is not None and facts["disk_mib"] < LOW_DISK_MIB:
         problems.append(f"{facts['disk_mib']} MiB free for --output_dir: make room for checkpoints")
     return problems
@@ -135,7 +146,9 @@ def meeting_place(checked: list[Checked], candidates: list[str]) -> str | None:
     for address in candidates:
         if all(address in c.facts["reached"] for c in answered if c.facts is not None):
             return address
-    best = max(candidates, key=lambda a: sum(a in c.facts["reached"] for c in answered if c.facts is not None))
+    best = max(
+        candidates, key=lambda a: sum(a in c.facts["reached"] for c in answered if c.facts is not None)
+    )
     for one in answered:
         if one.facts is not None and best not in one.facts["reached"]:
             one.problems.append(

@@ -10,7 +10,19 @@ from pathlib import Path
 from csr.runtime.errors import InputError
 
 # what changes numbers, speed or the network; DeepSpeed itself passes PYTHON* and NCCL* on
-PREFIXES = ("CSR_", "DS_", "GLOO_", "HF_", "KMP_", "MALLOC_", "MKL_", "NCCL_", "OMP_", "TORCH_", "TRANSFORMERS_")
+PREFIXES = (
+    "CSR_",
+    "DS_",
+    "GLOO_",
+    "HF_",
+    "KMP_",
+    "MALLOC_",
+    "MKL_",
+    "NCCL_",
+    "OMP_",
+    "TORCH_",
+    "TRANSFORMERS_",
+)
 NAMES = ("CUDA_DEVICE_ORDER", "LD_LIBRARY_PATH", "PATH", "VIRTUAL_ENV")
 NOT_PASSED = ("DS_ENV_FILE", "CSR_RUN_ID")
 FILE = ".deepspeed_env"
@@ -30,9 +42,10 @@ def environment_for_hosts(shell: Mapping[str, str]) -> dict[str, str]:
         InputError: a line of such a file is no NAME=VALUE.
     """
     passed = {
-        name: value for name, value in shell.items()
+        name: value
+        for name, value in shell.items()
         if (name in NAMES or name.startswith(PREFIXES)) and name not in NOT_PASSED
-    }  # fmt: skip
+    }
     for folder in (Path.home(), Path.cwd()):
         path = folder / shell.get("DS_ENV_FILE", FILE)
         if path.is_file():

@@ -26,9 +26,11 @@ from csr.runtime.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_PREE
 ENDED = re.compile(rb"pdsh@\S+: (?P<host>\S+): ssh exited with exit code (?P<code>\d+)")
 # a rank that is not listening yet answers SIGINT with a traceback, SIGTERM with silence
 FORWARDED = {
-    signal.SIGTERM: signal.SIGTERM, signal.SIGINT: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM,
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGINT: signal.SIGTERM,
+    signal.SIGHUP: signal.SIGTERM,
     signal.SIGUSR1: signal.SIGUSR1,
-}  # fmt: skip
+}
 UNHEARD = {256 - number for number in FORWARDED.values()}  # exit codes of hosts whose rank one of them killed
 OTHERS_END_S = 20.0  # the other hosts' time to say what they saw, once one has failed
 OTHERS_SAVE_S = 300.0  # and to save, once one has left because of a signal
@@ -61,9 +63,15 @@ class HostsRun:
     """
 
     def __init__(
-        self, command: list[str], *, environment: Mapping[str, str], hosts: list[Host], run_id: str,
-        ssh_port: int | None, say: Say,
-    ) -> None:  # fmt: skip
+        self,
+        command: list[str],
+        *,
+        environment: Mapping[str, str],
+        hosts: list[Host],
+        run_id: str,
+        ssh_port: int | None,
+        say: Say,
+    ) -> None:
         self._command, self._environment, self._hosts, self._run_id = command, environment, hosts, run_id
         self._ssh_port, self._say = ssh_port, say
         self.codes: dict[str, int] = {}  # of hosts that ended with another code than 0
@@ -134,7 +142,9 @@ class HostsRun:
     def _is_overdue(self) -> bool:
         """Whether a host has ended badly so long ago that the others will not end by themselves."""
         codes = set(self.codes.values())
-        patience = OTHERS_SAVE_S if codes == {EXIT_PREEMPTED} else 0.0 if self._was_unheard() else OTHERS_END_S
+        patience = (
+            OTHERS_SAVE_S if codes == {EXIT_PREEMPTED} else 0.0 if self._was_unheard() else OTHERS_END_S
+        )
         return self._first_end is not None and time.monotonic() - self._first_end > patience
 
     def _was_unheard(self) -> bool:
@@ -185,7 +195,11 @@ class HostsRun:
     def _ask_one(self, host: Host, request: dict[str, Any]) -> dict[str, int] | None:
         try:
             talk = Conversation(
-                host.name, "csr.cluster.host_processes", port=self._ssh_port, folder=os.getcwd(), limit_s=LIMIT_S
+                host.name,
+                "csr.cluster.host_processes",
+                port=self._ssh_port,
+                folder=os.getcwd(),
+                limit_s=LIMIT_S,
             )
         except UnreachableError:
             return None

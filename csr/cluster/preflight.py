@@ -19,7 +19,19 @@ from csr.runtime.errors import InputError
 LIMIT_S = 120.0
 AT_ONCE = 64
 OPENING = {"time", "addresses", "output"}
-FACTS = {"csr", "code", "torch", "deepspeed", "python", "gpus", "cores", "disk_mib", "data", "reached", "shares_output"}
+FACTS = {
+    "csr",
+    "code",
+    "torch",
+    "deepspeed",
+    "python",
+    "gpus",
+    "cores",
+    "disk_mib",
+    "data",
+    "reached",
+    "shares_output",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,9 @@ class Preflight:
         """Raise InputError if a host has a problem."""
         failed = [c.host.name for c in self.checked if c.problems]
         if failed:
-            raise InputError(f"{len(failed)} of {len(self.checked)} host(s) are not ready: {', '.join(failed)}")
+            raise InputError(
+                f"{len(failed)} of {len(self.checked)} host(s) are not ready: {', '.join(failed)}"
+            )
 
     @property
     def on_gpus(self) -> bool:
@@ -51,9 +65,14 @@ class Preflight:
 
 
 def check_hosts(
-    hosts: list[Host], *, paths: dict[str, str], output_dir: str, ssh_port: int | None = None,
-    master_addr: str | None = None, master_port: int | None = None,
-) -> Preflight:  # fmt: skip
+    hosts: list[Host],
+    *,
+    paths: dict[str, str],
+    output_dir: str,
+    ssh_port: int | None = None,
+    master_addr: str | None = None,
+    master_port: int | None = None,
+) -> Preflight:
     """Ask all hosts and compare what they say.
 
     Args:
@@ -91,8 +110,10 @@ def check_hosts(
         first = checked[0].opening or {"addresses": [], "port": None, "output": "/"}
         candidates = [master_addr] if master_addr else first["addresses"]
         second = {
-            "addresses": candidates if first["port"] else [], "port": first["port"], "output": first["output"]
-        }  # fmt: skip
+            "addresses": candidates if first["port"] else [],
+            "port": first["port"],
+            "output": first["output"],
+        }
         _for_all(checked, finish_one)
     finally:
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -104,7 +125,9 @@ def check_hosts(
 
 def _with(keys: set[str], answer: dict[str, Any]) -> dict[str, Any]:
     if not keys <= set(answer):
-        raise UnreachableError("has another version of csr, whose answers are others: install that of this machine")
+        raise UnreachableError(
+            "has another version of csr, whose answers are others: install that of this machine"
+        )
     return answer
 
 

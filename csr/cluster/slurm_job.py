@@ -75,12 +75,20 @@ class Site:
         """The #SBATCH lines of what the cluster is asked for."""
         gpus = self.gpus_per_node if self.num_gpus else None
         asked = {
-            "partition": self.partition, "account": self.account, "qos": self.qos, "nodes": self.nodes,
-            "ntasks-per-node": self.ranks_per_node or self.num_gpus or 1, "gpus-per-node": gpus,
-            "cpus-per-task": self.cpus_per_task, "mem": self.mem, "constraint": self.constraint,
-            "time": self.time, "signal": f"B:USR1@{self.signal_before}", "mail-user": self.mail,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "nodes": self.nodes,
+            "ntasks-per-node": self.ranks_per_node or self.num_gpus or 1,
+            "gpus-per-node": gpus,
+            "cpus-per-task": self.cpus_per_task,
+            "mem": self.mem,
+            "constraint": self.constraint,
+            "time": self.time,
+            "signal": f"B:USR1@{self.signal_before}",
+            "mail-user": self.mail,
             "mail-type": "END,FAIL" if self.mail else None,
-        }  # fmt: skip
+        }
         more = (option.partition("=") for option in self.options)
         return [
             *(directive(f"--{name}", str(value)) for name, value in asked.items() if value is not None),
@@ -133,13 +141,14 @@ def job_text(job: Job, site: Site) -> str:
         *(
             f"{name}={shlex.quote(value)}"
             for name, value in (
-                ("CSR_VENV", job.venv), ("CSR_CONTAINER", job.container),
+                ("CSR_VENV", job.venv),
+                ("CSR_CONTAINER", job.container),
                 ("CSR_EXPERIMENTS", job.experiments),
             )
         ),
         *([] if site.num_gpus else ["export DS_ACCELERATOR=cpu CUDA_VISIBLE_DEVICES="]),
         f"set -- {shlex.join(job.flags)}".rstrip(),
-    ]  # fmt: skip
+    ]
     return "\n".join(lines) + "\n" + _body()
 
 

@@ -53,9 +53,15 @@ class Conversation:
         command = ssh_command(host, [sys.executable, "-m", module], port=port, folder=folder)
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
-                encoding="utf-8", errors="replace", start_new_session=True,
-            )  # fmt: skip
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
         except OSError:
             self._errors.close()
             raise UnreachableError("there is no ssh on this machine: install openssh-client") from None
@@ -95,7 +101,9 @@ class Conversation:
         if not self._ended():
             self._process.kill()
         self._errors.seek(0)
-        said = [line.strip() for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
+        said = [
+            line.strip() for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()
+        ]
         return reason(self.host, self._process.wait(), said, folder=self._folder, module=self.module)
 
     def _ended(self) -> bool:

@@ -20,9 +20,7 @@ def invert_theta(theta_B23: torch.Tensor) -> torch.Tensor:
     return torch.cat([back_B22, -back_B22 @ theta_B23[:, :, 2:]], dim=2)
 
 
-def transform_boxes(
-    box_R4: torch.Tensor, *, row_R: torch.Tensor, theta_B23: torch.Tensor
-) -> torch.Tensor:
+def transform_boxes(box_R4: torch.Tensor, *, row_R: torch.Tensor, theta_B23: torch.Tensor) -> torch.Tensor:
     """Returns the smallest upright boxes around the transformed ones, (R, 4), as fractions.
 
     They are not cut at the edge of the image: values below 0 and above 1 are possible.
@@ -83,9 +81,7 @@ def _apply(theta_R23: torch.Tensor, point_RP2: torch.Tensor) -> torch.Tensor:
     return point_RP2 @ theta_R23[:, :, :2].transpose(1, 2) + theta_R23[:, :, 2].unsqueeze(1)
 
 
-def _nearest_cell(
-    box_R4: torch.Tensor, theta_R23: torch.Tensor, *, height: int, width: int
-) -> torch.Tensor:
+def _nearest_cell(box_R4: torch.Tensor, theta_R23: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
     """Returns one cell for each box of which a probed point is visible, bool (R, H*W)."""
     step = torch.linspace(0, 1, _PROBES, device=box_R4.device, dtype=box_R4.dtype)
     part_P2 = torch.cartesian_prod(step, step)

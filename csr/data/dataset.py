@@ -59,9 +59,7 @@ class LabelledImages(Dataset[dict[str, torch.Tensor]]):
     def __getitems__(self, positions: Positions) -> dict[str, torch.Tensor]:
         return self.load(*positions)
 
-    def load(
-        self, positions_B: np.ndarray, valid_B: np.ndarray | None = None
-    ) -> dict[str, torch.Tensor]:
+    def load(self, positions_B: np.ndarray, valid_B: np.ndarray | None = None) -> dict[str, torch.Tensor]:
         """Returns one batch.
 
         Args:

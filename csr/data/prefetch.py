@@ -5,13 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-
-from csr.training.features.table import FeatureTable
 
 T = TypeVar("T")
 Batch = dict[str, Any]
@@ -112,19 +109,3 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {
         k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in moved.items()
     }
-
-
-Load = Callable[[np.ndarray, np.ndarray], Batch]
-
-
-def cached_loader(features: FeatureTable, concept_NK: np.ndarray, target_NT: np.ndarray) -> Load:
-    """Batches of cached features with the labels of their images; padding is masked."""
-
-    def load(positions_B: np.ndarray, valid_B: np.ndarray) -> Batch:
-        labels = {
-            name: torch.from_numpy(np.where(valid_B[:, None], table[positions_B], np.nan).astype(np.float32))
-            for name, table in (("concept", concept_NK), ("target", target_NT))
-        }
-        return {**features.gather(positions_B, valid_B), **labels}
-
-    return load

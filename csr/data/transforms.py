@@ -62,9 +62,7 @@ class EvalTransform:
         value = image_BCSS.float()
         if image_BCSS.shape[-2:] != (self.size, self.size):
             shape = (self.size, self.size)
-            value = F.interpolate(
-                value, shape, mode="bilinear", align_corners=False, antialias=True
-            )
+            value = F.interpolate(value, shape, mode="bilinear", align_corners=False, antialias=True)
         return normalise(value / 255, mean=self.mean, std=self.std)
 
 
@@ -114,9 +112,7 @@ class TrainTransform:
         return normalise(value, mean=self.mean, std=self.std), theta_B23
 
 
-def normalise(
-    value_BCHW: torch.Tensor, *, mean: Sequence[float], std: Sequence[float]
-) -> torch.Tensor:
+def normalise(value_BCHW: torch.Tensor, *, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """Returns (value - mean) / std with three channels; a grey image broadcasts to three."""
     mean_1311, std_1311 = (_channels(tuple(v), value_BCHW.device) for v in (mean, std))
     return (value_BCHW - mean_1311) / std_1311

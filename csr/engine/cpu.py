@@ -25,7 +25,9 @@ def instruction_sets() -> frozenset[str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return frozenset()
-    found = (line.split(":", 1)[1] for line in lines if line.startswith(("flags", "Features")) and ":" in line)
+    found = (
+        line.split(":", 1)[1] for line in lines if line.startswith(("flags", "Features")) and ":" in line
+    )
     return frozenset(next(found, "").split())
 
 

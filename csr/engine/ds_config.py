@@ -6,7 +6,7 @@ import copy
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from csr.runtime.errors import InputError
 from csr.runtime.json_file import parse_json, read_text
@@ -29,16 +29,24 @@ KNOWN_SUBKEYS = {
 BF16_NAMES = ("bfloat16", "bf16", "torch.bfloat16")
 OURS_ALONE = {"optimizer": "--lr and --weight_decay", "scheduler": "--schedule and --warmup"}
 KNOWN_KEYS = {
-    *FLAG_OF_KEY, "zero_optimization", "fp16", "bf16", "torch_autocast", "data_types", "steps_per_print",
-    "wall_clock_breakdown", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer",
-    "communication_data_type", "prescale_gradients", "gradient_predivide_factor", "dump_state",
-    "comms_logger", "flops_profiler", "memory_breakdown",
-}  # fmt: skip
-
-
-class Precision(NamedTuple):
-    name: str
-    reason: str
+    *FLAG_OF_KEY,
+    "zero_optimization",
+    "fp16",
+    "bf16",
+    "torch_autocast",
+    "data_types",
+    "steps_per_print",
+    "wall_clock_breakdown",
+    "zero_allow_untested_optimizer",
+    "zero_force_ds_cpu_optimizer",
+    "communication_data_type",
+    "prescale_gradients",
+    "gradient_predivide_factor",
+    "dump_state",
+    "comms_logger",
+    "flops_profiler",
+    "memory_breakdown",
+}
 
 
 def load_ds_config(path: str | None, precision: str) -> tuple[dict[str, Any], str]:
@@ -88,7 +96,9 @@ def _read_text(path: Path) -> str:
     try:
         return read_text(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot read the DeepSpeed config ({error.__class__.__name__}: {error})") from None
+        raise InputError(
+            f"{path}: cannot read the DeepSpeed config ({error.__class__.__name__}: {error})"
+        ) from None
 
 
 def _read_shipped(file_name: str) -> str:
@@ -139,44 +149,6 @@ def precision_of(parsed: dict[str, Any]) -> str:
     return "bf16" if parsed.get("torch_autocast", {}).get("enabled") else "fp32"
 
 
-def choose_precision(
-    requested: str, *, ds_config: str | None, device: str, cpu_has_bf16: bool = False, earlier: str | None = None
-) -> Precision:
-    """Settle `--precision` with the hardware and `--ds_config`.
-
-    Args:
-        requested: auto, fp16, bf16 or fp32.
-        ds_config: path of the JSON the user gave, or None.
-        device: "cuda" or "cpu".
-        cpu_has_bf16: whether the CPU has instructions for it; without, bf16 is slower there than fp32.
-        earlier: what the run that this one goes on with computes in.
-
-    Raises:
-        InputError: fp16 on a CPU, or a flag and a JSON that contradict each other.
-    """
-    if ds_config is not None:
-        parsed, name = load_ds_config(ds_config, "fp32")
-        in_file = precision_of(parsed)
-        if requested not in ("auto", in_file):
-            raise InputError(
-                f"--precision {requested} contradicts {name}, which computes in {in_file}: give one of them alone"
-            )
-        chosen = Precision(in_file, f"{name} says so")
-    elif requested != "auto":
-        chosen = Precision(requested, "--precision says so")
-    elif earlier in ("bf16", "fp32") or (earlier == "fp16" and device == "cuda"):
-        chosen = Precision(earlier, "the unfinished run computes in it")
-    elif device == "cuda":
-        chosen = Precision("fp16", "there is a GPU; --precision bf16 is the alternative on Ampere and later")
-    elif cpu_has_bf16:
-        chosen = Precision("bf16", "there is no GPU, and the CPU has instructions for it; weights stay fp32")
-    else:
-        chosen = Precision("fp32", "there is no GPU, and the CPU has neither AVX512-BF16 nor AMX")
-    if chosen.name == "fp16" and device != "cuda":
-        raise InputError(f"fp16 needs a GPU and this machine has none ({chosen.reason}): use --precision bf16 or fp32")
-    return chosen
-
-
 def merge_ds_config(
     parsed: dict[str, Any], *, name: str, batch_size: int, accumulation: int, clip: float, world_size: int
 ) -> dict[str, Any]:
@@ -211,9 +183,11 @@ def zero_stage_of(merged: dict[str, Any], *, world_size: int) -> int:
     """
     zero = merged["zero_optimization"]
     needs_it = (
-        precision_of(merged) == "fp16" or bool(zero.get("offload_optimizer")) or bool(zero.get("cpu_offload"))
+        precision_of(merged) == "fp16"
+        or bool(zero.get("offload_optimizer"))
+        or bool(zero.get("cpu_offload"))
         or merged.get("data_types", {}).get("grad_accum_dtype") not in (None, "fp32")
-    )  # fmt: skip
+    )
     return int(zero["stage"]) if needs_it or world_size > 1 else 0
 
 

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
-import os
-import warnings
 from collections.abc import Callable, Iterator
-from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from csr.engine import cpu
 from csr.engine.clipped_adamw import ClippedAdamW
+from csr.engine.device import inference_precision, local_device
 from csr.engine.ds_config import fit_to_stage, precision_of
 from csr.engine.optimizer_state import (
     State,
@@ -28,92 +24,9 @@ from csr.engine.optimizer_state import (
     scatter_optimizer_state,
     set_counters,
 )
-from csr.runtime import collective_time, distributed
-from csr.runtime.errors import InputError, StoppedError
-from csr.runtime.progress import HERE
-from csr.runtime.watchdog import watchdog
-from csr.runtime.watchdog.heartbeat import last_resort_s
-
-JOINED_WITHIN_MIN = 1.0  # interpreters of ranks start within this, however short the time-out is
-
-
-def device_kind() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def local_device() -> torch.device:
-    if device_kind() == "cuda":
-        return torch.device("cuda", distributed.local_rank() % torch.cuda.device_count())
-    return torch.device("cpu")
-
-
-def start(timeout_min: float) -> None:
-    """Join the process group through DeepSpeed. Call once per process, before the first engine. Collective.
-
-    The watchdog ends a run after `timeout_min`, and can say why. Collectives give up later, in case that it
-    cannot: a rank may wait longer for one that is seen to get on.
-
-    Raises:
-        StoppedError: the ranks do not find each other.
-    """
-    distributed.adopt_launcher_environment()
-    if device_kind() == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        cpu.share_cores(distributed.local_world_size())
-        cpu.keep_freed_memory()
-    else:
-        torch.cuda.set_device(local_device())
-    last_min = last_resort_s(60.0 * timeout_min) / 60.0
-    os.environ.setdefault("DEEPSPEED_TIMEOUT", str(max(1, round(last_min))))
-    deepspeed = _import_deepspeed()
-    try:
-        patience = timedelta(minutes=max(timeout_min, JOINED_WITHIN_MIN))
-        deepspeed.init_distributed(timeout=patience, verbose=False)
-    except RuntimeError as error:
-        if not distributed.is_lost_peer(error):
-            raise
-        raise StoppedError(_not_joined(error)) from error
-    distributed.give_up_after(last_min)
-    _give_zero_group_a_timeout(last_min)
-    collective_time.watch(deepspeed.comm.comm.cdb)
-    distributed.make_host_group(timedelta(minutes=last_min))
-    watchdog.start(timeout_min)
-
-
-def _not_joined(error: Exception) -> str:
-    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    return (
-        f"rank {distributed.rank()} of {distributed.world_size()} on host {distributed.host()} did not meet "
-        f"the others at {address} ({str(error).splitlines()[0][:200]}): all ranks must be started, at about "
-        "the same time, and the port be free and reachable"
-    )
-
-
-def started() -> bool:
-    return distributed.is_initialized()
-
-
-def _import_deepspeed() -> Any:
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    import deepspeed
-    import deepspeed.ops
-    from deepspeed.utils import logger
-
-    logger.setLevel(logging.WARNING)
-    # it calls torch's collectives by names that newer torch versions call old, at every step
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-    if deepspeed.get_accelerator().device_name() == "cpu":
-        # an inference-only op: compiling it takes up to two minutes, needs g++ and leaves 66 MB in /dev/shm
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
-
-
-def _give_zero_group_a_timeout(timeout_min: float) -> None:
-    """ZeRO reduces over a clone of the world group, made without a time-out (30 minutes on gloo)."""
-    from deepspeed.utils import groups
-
-    if groups._WORLD_GROUP is None:
-        groups._WORLD_GROUP = distributed.new_group_of_all(timeout_min)
+from csr.engine.process_group import _import_deepspeed
+from csr.runtime import distributed
+from csr.runtime.progress import PROGRESS
 
 
 class Engine:
@@ -139,9 +52,11 @@ class Engine:
         groups = _trainable_only(param_groups)
         num_trainable = sum(p.numel() for g in groups for p in g["params"])
         config = fit_to_stage(
-            ds_config, num_trainable=num_trainable, has_batchnorm=_has_batchnorm(stage),
+            ds_config,
+            num_trainable=num_trainable,
+            has_batchnorm=_has_batchnorm(stage),
             world_size=2 if always_shards else distributed.world_size(),
-        )  # fmt: skip
+        )
         self.precision = precision_of(config)
         self._frozen_fp32 = _copies_of_frozen(stage) if self.precision == "fp16" else {}
         self._constants = _copies_of_constants(stage) if self.precision == "fp16" else {}
@@ -202,11 +117,11 @@ class Engine:
 
     def micro_step(self, batch: Any) -> Any:
         """Forward and backward of one micro batch, and the optimizer's step at the window's last one."""
-        with HERE:
+        with PROGRESS:
             output = self._deepspeed(batch)
-        with HERE:
+        with PROGRESS:
             self._deepspeed.backward(output.loss)
-        with HERE:
+        with PROGRESS:
             self._deepspeed.step()
         return output
 
@@ -254,9 +169,7 @@ class Engine:
         if not keep:
             return {}
         weights = self._present_state(state)
-        moments = {
-            name: {k: v for k, v in tensors.items() if k != "fp32"} for name, tensors in state.items()
-        }
+        moments = {name: {k: v for k, v in tensors.items() if k != "fp32"} for name, tensors in state.items()}
         counters = counters_of(self._deepspeed)
         return {"weights": weights, "moments": moments, "scalars": scalars, "counters": counters}
 
@@ -294,55 +207,6 @@ class Engine:
             torch.cuda.empty_cache()
         cpu.give_back_memory()
         return stage
-
-
-def check_config(ds_config: dict[str, Any], name: str) -> None:
-    """Let DeepSpeed take one step of a tiny model: it refuses a JSON before any work is done. Collective.
-
-    Args:
-        ds_config: merged JSON of the run.
-        name: of its file.
-
-    Raises:
-        InputError: what DeepSpeed says.
-    """
-    from deepspeed.runtime.config import DeepSpeedConfigError
-    from deepspeed.runtime.zero.utils import ZeRORuntimeException
-
-    refusals = (
-        DeepSpeedConfigError, ZeRORuntimeException, NotImplementedError, ZeroDivisionError, ValueError, TypeError,
-        AssertionError, AttributeError, KeyError,
-    )  # fmt: skip
-    tiny = _TinyStage()
-    groups = [{"params": list(tiny.parameters()), "lr": 1e-3, "weight_decay": 0.0}]
-    try:
-        # what ZeRO alone would refuse is told on one rank too: there a JSON is tried before it goes to a cluster
-        engine = Engine(
-            tiny, param_groups=groups, ds_config=ds_config, lr_factor=lambda step: 1.0, always_shards=True
-        )
-        for _ in range(ds_config["gradient_accumulation_steps"]):
-            engine.micro_step(torch.ones(1, 4, device=local_device()))
-        engine.close()
-    except refusals as error:
-        lines = [line.strip() for line in str(error).splitlines() if "errors.pydantic.dev" not in line]
-        raise InputError(f"{name}: DeepSpeed refuses it: {' '.join(lines)[:300]}") from error
-
-
-class _TinyStage(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(4, 4)
-
-    def forward(self, input_BD: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(loss=self.layer(input_BD.to(self.layer.weight.dtype)).float().mean())
-
-
-@contextlib.contextmanager
-def inference_precision(precision: str, device: torch.device) -> Iterator[None]:
-    """No gradients, and autocast to the half precision that training runs in."""
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
-        yield
 
 
 def _trainable_only(param_groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

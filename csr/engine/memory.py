@@ -65,3 +65,14 @@ def _status(name: str) -> int:
     if found is None:
         raise OSError(f"{STATUS} has no {name}")
     return int(found.group(1)) * 1024
+
+
+def memory_mib() -> float:
+    """Peak memory of this rank: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # not on Windows; NaN is not logged
+        return float("nan")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

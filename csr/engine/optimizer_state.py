@@ -39,7 +39,9 @@ def gather_optimizer_state(
             if "step" in own:  # all parameters of a group take all steps
                 scalars[f"{i}.step"] = float(own.pop("step"))
             tensors = {"fp32": parameter, **own}
-            state[engine.param_names[parameter]] = {key: value.detach().cpu() for key, value in tensors.items()}
+            state[engine.param_names[parameter]] = {
+                key: value.detach().cpu() for key, value in tensors.items()
+            }
     return state, scalars
 
 

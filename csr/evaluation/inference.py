@@ -1,4 +1,4 @@
-"""Passes over a data set without gradients, sharded over ranks: features, logits, rows in image order."""
+"""Validator over a data set without gradients, sharded over ranks: features, logits, rows in image order."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import torch
 from csr.data.dataset import EvalSampler, LabelledImages
 from csr.data.prefetch import ahead, pinned, to_device
 from csr.data.transforms import EvalTransform
-from csr.evaluation.metrics import RowAccumulator
 from csr.runtime import distributed
-from csr.training.features.table import FeatureTable, build_feature_table
 
 Batch = dict[str, Any]
 
@@ -54,24 +52,7 @@ def num_batches(num_images: int, batch_size: int) -> int:
 
 
 def _sampler(num_images: int, batch_size: int) -> EvalSampler:
-    return EvalSampler(
-        num_images, batch=batch_size, rank=distributed.rank(), world=distributed.world_size()
-    )
-
-
-def compute_features(
-    inputs: Callable[[Batch], dict[str, torch.Tensor]], batches: Iterable[Batch], *, num_images: int
-) -> FeatureTable:
-    """Run a stage's frozen layers over all images; every rank gets all rows. Collective."""
-    kept: dict[str, list[np.ndarray]] = {}
-    with distributed.errors_agreed():
-        for batch in batches:
-            rows = {name: value.cpu() for name, value in inputs(batch).items()}
-            rows["image"] = batch["position"].cpu()[rows.pop("row")]
-            for name, value in rows.items():
-                kept.setdefault(name, []).append(value.numpy())
-    mine = {name: np.concatenate(parts) for name, parts in kept.items()}
-    return build_feature_table(distributed.all_gather_object(mine), num_images)
+    return EvalSampler(num_images, batch=batch_size, rank=distributed.rank(), world=distributed.world_size())
 
 
 def predict_rows(
@@ -83,3 +64,29 @@ def predict_rows(
         for batch in batches:
             rows.add({**predict(batch), "position": batch["position"]})
     return rows.gather()
+
+
+class RowAccumulator:
+    """Rows of predictions with the index of their image, put in data set order over all ranks."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[torch.Tensor]] = {}
+
+    def add(self, rows: dict[str, torch.Tensor]) -> None:
+        """Keep rows (each (B, ...), one of them `position`) on their device: no sync."""
+        for name, value in rows.items():
+            value = value.detach()
+            self._rows.setdefault(name, []).append(value.float() if value.is_floating_point() else value)
+
+    def gather(self) -> dict[str, torch.Tensor]:
+        """All ranks' rows on every rank's CPU, ordered by `position`. Collective.
+
+        A rank may have no rows at all, when there are fewer images than ranks.
+        """
+        mine = {name: torch.cat(parts).cpu().numpy() for name, parts in self._rows.items()}
+        parts = [p for p in distributed.all_gather_object(mine) if p]
+        if not parts:
+            return {}
+        full = {name: torch.from_numpy(np.concatenate([p[name] for p in parts])) for name in parts[0]}
+        order = torch.argsort(full["position"], stable=True)
+        return {name: value[order] for name, value in full.items()}

@@ -96,9 +96,11 @@ def score_labels(
         `micro` (each of SCORES). Numbers that do not exist are None.
     """
     measured = estimate(
-        LabelMeasure(probability_NL, label_NL, called_NL), num_images=len(label_NL), bootstrap=bootstrap,
+        LabelMeasure(probability_NL, label_NL, called_NL),
+        num_images=len(label_NL),
+        bootstrap=bootstrap,
         cells_per_image=len(names),
-    )  # fmt: skip
+    )
     labels = {}
     for i, name in enumerate(names):
         known_N = ~np.isnan(label_NL[:, i])
@@ -110,8 +112,10 @@ def score_labels(
         }
     last = len(names)
     return {
-        "labels": labels, "macro": named(measured, last, SCORES), "micro": named(measured, last + 1, SCORES)
-    }  # fmt: skip
+        "labels": labels,
+        "macro": named(measured, last, SCORES),
+        "micro": named(measured, last + 1, SCORES),
+    }
 
 
 def named(measured: Estimate, i: int, names: Sequence[str]) -> Row:

@@ -97,16 +97,22 @@ def look(
         output = model(batch["image"])
         concept_BK = output.concept_logits.sigmoid()
         rows = {
-            "target": card.probability(output.logits), "concept": concept_BK,
+            "target": card.probability(output.logits),
+            "concept": concept_BK,
             "winner": winners(output.similarity_scores, kept_KM),
-        }  # fmt: skip
+        }
         if "box" in batch:
             rows["pointing"] = pointing_rows(output.cams, output.similarity_maps, batch, kept_KM=kept_KM)
         if plays:
             rows |= play_doctor(
-                output.similarity_maps, decisions.concepts(concept_BK), batch, plays=plays, card=card,
-                diagnose=lambda score_BKM: card.probability(model.task_head(score_BKM)), alpha=alpha,
-            )  # fmt: skip
+                output.similarity_maps,
+                decisions.concepts(concept_BK),
+                batch,
+                plays=plays,
+                card=card,
+                diagnose=lambda score_BKM: card.probability(model.task_head(score_BKM)),
+                alpha=alpha,
+            )
         return rows
 
     device = next(model.parameters()).device
@@ -161,12 +167,14 @@ def measure(
         "prototypes": count_alive(
             rows["winner"].numpy(), labels["concept"], kept_KM=kept_KM.cpu().numpy(), names=card.concept_names
         ),
-        "groups": None if groups is None else {
+        "groups": None
+        if groups is None
+        else {
             value: {"images": len(some_N), **_score_both(rows, labels, some_N, card, bootstrap)}
             for value, some_N in groups.items()
         },
         "simulation": _simulation(rows, labels["target"], card, plays, bootstrap) if plays else None,
-    }  # fmt: skip
+    }
 
 
 def _score_both(
@@ -180,11 +188,15 @@ def _score_both(
     }
     return {
         f"{kind}s": score_labels(
-            rows[kind].numpy()[some_N], labels[kind][some_N], decide(rows[kind]).numpy()[some_N], names=names,
-            threshold_L=threshold_L, bootstrap=bootstrap,
+            rows[kind].numpy()[some_N],
+            labels[kind][some_N],
+            decide(rows[kind]).numpy()[some_N],
+            names=names,
+            threshold_L=threshold_L,
+            bootstrap=bootstrap,
         )
         for kind, (names, decide, threshold_L) in kinds.items()
-    }  # fmt: skip
+    }
 
 
 def _reliability(probability_NL: np.ndarray, label_NL: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
@@ -228,9 +240,11 @@ def count_alive(
         winner_N = winner_NK[present_N, k].astype(np.int64)
         wins_M = np.bincount(winner_N[winner_N >= 0], minlength=kept_KM.shape[1])
         labels[name] = {
-            "alive": int(np.sum(wins_M > 0)), "total": int(kept_KM[k].sum()), "images": int(present_N.sum()),
+            "alive": int(np.sum(wins_M > 0)),
+            "total": int(kept_KM[k].sum()),
+            "images": int(present_N.sum()),
             "wins": wins_M.tolist(),
-        }  # fmt: skip
+        }
     alive = sum(row["alive"] for row in labels.values())
     return {"alive": alive, "total": int(kept_KM.sum()), "labels": labels}
 
@@ -241,6 +255,11 @@ def _simulation(
     decide = Decisions(card).targets
     after_NVT = torch.stack([decide(after_NT) for after_NT in rows["after"].unbind(1)], dim=1)
     return score_plays(
-        decide(rows["target"]).numpy(), after_NVT.numpy(), target_NT, edited_NV=rows["edited"].numpy(),
-        gap_N=top_two_gap(rows["target"]).numpy(), plays=plays, bootstrap=bootstrap,
-    )  # fmt: skip
+        decide(rows["target"]).numpy(),
+        after_NVT.numpy(),
+        target_NT,
+        edited_NV=rows["edited"].numpy(),
+        gap_N=top_two_gap(rows["target"]).numpy(),
+        plays=plays,
+        bootstrap=bootstrap,
+    )

@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-
-from csr.runtime import distributed
 
 
 @dataclass(frozen=True)
@@ -54,40 +51,21 @@ def multilabel_metrics(
         both = truth.any() and not truth.all()
         auc[name] = float(roc_auc_score(truth, score)) if both else float("nan")
         ap[name] = float(average_precision_score(truth, score)) if truth.any() else float("nan")
-        f1[name] = float(f1_score(truth, guess_NL[known, i], zero_division=0)) if truth.any() else float("nan")
+        f1[name] = (
+            float(f1_score(truth, guess_NL[known, i], zero_division=0)) if truth.any() else float("nan")
+        )
     micro = f1_score(truth_NL[known_NL], guess_NL[known_NL], zero_division=0) if known_NL.any() else np.nan
     return Metrics(
-        auc=_mean(auc), mean_ap=_mean(ap), f1_macro=_mean(f1), f1_micro=float(micro),
-        auc_by_label=auc, ap_by_label=ap, f1_by_label=f1,
-    )  # fmt: skip
+        auc=_mean(auc),
+        mean_ap=_mean(ap),
+        f1_macro=_mean(f1),
+        f1_micro=float(micro),
+        auc_by_label=auc,
+        ap_by_label=ap,
+        f1_by_label=f1,
+    )
 
 
 def _mean(by_label: dict[str, float]) -> float:
     values = [v for v in by_label.values() if not np.isnan(v)]
     return float(np.mean(values)) if values else float("nan")
-
-
-class RowAccumulator:
-    """Rows of predictions with the index of their image, put in data set order over all ranks."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, list[torch.Tensor]] = {}
-
-    def add(self, rows: dict[str, torch.Tensor]) -> None:
-        """Keep rows (each (B, ...), one of them `position`) on their device: no sync."""
-        for name, value in rows.items():
-            value = value.detach()
-            self._rows.setdefault(name, []).append(value.float() if value.is_floating_point() else value)
-
-    def gather(self) -> dict[str, torch.Tensor]:
-        """All ranks' rows on every rank's CPU, ordered by `position`. Collective.
-
-        A rank may have no rows at all, when there are fewer images than ranks.
-        """
-        mine = {name: torch.cat(parts).cpu().numpy() for name, parts in self._rows.items()}
-        parts = [p for p in distributed.all_gather_object(mine) if p]
-        if not parts:
-            return {}
-        full = {name: torch.from_numpy(np.concatenate([p[name] for p in parts])) for name in parts[0]}
-        order = torch.argsort(full["position"], stable=True)
-        return {name: value[order] for name, value in full.items()}

@@ -17,9 +17,18 @@ from csr.runtime.files import write_atomic, write_json
 JSON, TABLE, REPORT = "evaluation.json", "evaluation.csv", "report.html"
 COLUMNS = ("part", "group", "label", "score", "value", "low", "high", "n", "positives")
 _COUNTS = (
-    "images", "edited", "decisions", "right_before", "right_after", "fixed", "broken", "images_right_before",
-    "images_right_after", "images_fixed", "images_broken",
-)  # fmt: skip
+    "images",
+    "edited",
+    "decisions",
+    "right_before",
+    "right_after",
+    "fixed",
+    "broken",
+    "images_right_before",
+    "images_right_after",
+    "images_fixed",
+    "images_broken",
+)
 Results = dict[str, Any]
 Line = tuple[Any, ...]
 
@@ -139,13 +148,17 @@ def _extra_lines(results: dict[str, Any]) -> list[str]:
     found = results["localisation"]
     if found is not None:
         all_pairs = found["micro"]
-        parts = [f"{name} {_interval(all_pairs[f'{key}_hit'])}" for name, key in (
-            ("CAM", "cam"), ("similarity", "similarity"), ("centre", "centre")
-        )]  # fmt: skip
+        parts = [
+            f"{name} {_interval(all_pairs[f'{key}_hit'])}"
+            for name, key in (("CAM", "cam"), ("similarity", "similarity"), ("centre", "centre"))
+        ]
         chance = _number(all_pairs["chance"]["value"])
         lines.append(f"Pointing game, {found['n']} pairs: {', '.join(parts)}, chance {chance}")
     for play, subsets in (results["simulation"] or {}).items():
-        parts = [f"{subset}: {row['fixed']} decisions fixed, {row['broken']} broken" for subset, row in subsets.items()]
+        parts = [
+            f"{subset}: {row['fixed']} decisions fixed, {row['broken']} broken"
+            for subset, row in subsets.items()
+        ]
         lines.append(f"Simulated doctor ({play}): {'; '.join(parts)}")
     return lines
 

@@ -11,13 +11,23 @@ from csr.report.page import page, table
 
 Results = dict[str, Any]
 _HEADS = {
-    "auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "sensitivity": "sensitivity",
-    "specificity": "specificity", "brier": "Brier", "ece": "ECE",
-}  # fmt: skip
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "f1": "F1",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "brier": "Brier",
+    "ece": "ECE",
+}
 _POINTS = {
-    "cam_hit": "CAM hits", "similarity_hit": "similarity hits", "centre_hit": "centre hits",
-    "chance": "chance", "reachable": "reachable", "cam_iou": "CAM IoU", "similarity_iou": "similarity IoU",
-}  # fmt: skip
+    "cam_hit": "CAM hits",
+    "similarity_hit": "similarity hits",
+    "centre_hit": "centre hits",
+    "chance": "chance",
+    "reachable": "reachable",
+    "cam_iou": "CAM IoU",
+    "similarity_iou": "similarity IoU",
+}
 _COUNTS = ("edited", "decisions", "right_before", "right_after", "fixed", "broken")
 
 
@@ -120,7 +130,7 @@ def _localisation(found: Results | None) -> str:
             ],
         )
         for name, row in rows
-    ]  # fmt: skip
+    ]
     key = charts.legend(
         [(0, "CAM"), (1, "similarity map"), (2, "chance (area of the boxes)"), (3, "image centre")]
     )
@@ -194,9 +204,17 @@ def _simulation(plays: Results | None) -> str:
             counts = [str(row[count]) for count in ("images", *_COUNTS)]
             body.append([_name(name), *counts, _cell(row["net"], signed=True), images])
     heads = [
-        "corrections", "images", "edited", "decisions", "right before", "right after", "fixed", "broken",
-        "net share", "images fixed / broken",
-    ]  # fmt: skip
+        "corrections",
+        "images",
+        "edited",
+        "decisions",
+        "right before",
+        "right after",
+        "fixed",
+        "broken",
+        "net share",
+        "images fixed / broken",
+    ]
     return (
         "<p>A doctor is played from labels and boxes: rejects concepts that the model called and the "
         "labels deny, confirms those it missed, draws the boxes as regions to look at. A decision is "

@@ -67,9 +67,10 @@ def pointing_rows(
     centre_P2 = torch.full_like(box_R4[:1, :2], 0.5).expand(len(key_P), 2)
     areas = union_areas(box_R4.cpu().numpy(), pair_R.cpu().numpy())
     scores += [
-        torch.from_numpy(areas).to(box_R4), hits(centre_P2, box_R4, pair_R),
+        torch.from_numpy(areas).to(box_R4),
+        hits(centre_P2, box_R4, pair_R),
         reachable(box_R4, pair_R, height=height, width=width),
-    ]  # fmt: skip
+    ]
     value_BKS[row_P, concept_P] = torch.stack([score.float() for score in scores], dim=1)
     return value_BKS
 
@@ -161,6 +162,8 @@ def score_pointing(value_NKS: np.ndarray, *, names: Sequence[str], bootstrap: Bo
     }
     last = len(names)
     return {
-        "n": int(n_K.sum()), "labels": labels, "macro": named(measured, last, SCORES),
+        "n": int(n_K.sum()),
+        "labels": labels,
+        "macro": named(measured, last, SCORES),
         "micro": named(measured, last + 1, SCORES),
-    }  # fmt: skip
+    }

@@ -112,9 +112,11 @@ def play_doctor(
     for play in plays:
         edits = doctor_edits(batch["concept"], called_BK, batch, play=play, alpha=alpha)
         score_BKM = edited_scores(
-            sim_BKMHW, edits, absent_KM=reference.absent_KM if play.medians else None,
+            sim_BKMHW,
+            edits,
+            absent_KM=reference.absent_KM if play.medians else None,
             present_KM=reference.present_KM if play.medians else None,
-        )  # fmt: skip
+        )
         after.append(diagnose(score_BKM))
         edited.append((edits.decision_BK != 0).any(dim=1) | edits.has_box_B)
     return {"after": torch.stack(after, dim=1), "edited": torch.stack(edited, dim=1)}
@@ -206,10 +208,13 @@ def score_plays(
     return {
         play.name: {
             subset: count_changes(
-                before_NT[some_N], after_NVT[some_N, v], target_NT[some_N], edited_NV[some_N, v],
+                before_NT[some_N],
+                after_NVT[some_N, v],
+                target_NT[some_N],
+                edited_NV[some_N, v],
                 bootstrap=bootstrap,
             )
             for subset, some_N in subsets.items()
         }
         for v, play in enumerate(plays)
-    }  # fmt: skip
+    }

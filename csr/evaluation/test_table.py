@@ -27,7 +27,9 @@ def table_lines(concepts: Metrics, targets: Metrics) -> list[str]:
         for name in metrics.auc_by_label:
             values = (metrics.auc_by_label[name], metrics.ap_by_label[name], metrics.f1_by_label[name])
             lines.append(f"{name:<{width}} {' '.join(f'{v:>7.4f}' for v in values)}")
-        lines.append(f"{'macro':<{width}} {metrics.auc:>7.4f} {metrics.mean_ap:>7.4f} {metrics.f1_macro:>7.4f}")
+        lines.append(
+            f"{'macro':<{width}} {metrics.auc:>7.4f} {metrics.mean_ap:>7.4f} {metrics.f1_macro:>7.4f}"
+        )
         lines += [f"{'micro':<{width}} {'':>7} {'':>7} {metrics.f1_micro:>7.4f}", ""]
     return lines
 
@@ -37,9 +39,11 @@ def results_record(concepts: Metrics, targets: Metrics, *, num_images: int) -> d
     summary = {f"concept_{k}": v for k, v in concepts.summary().items()}
     summary |= {f"target_{k}": v for k, v in targets.summary().items()}
     return {
-        "summary": _known(summary), "num_images": num_images,
-        "concepts": _by_label(concepts), "targets": _by_label(targets),
-    }  # fmt: skip
+        "summary": _known(summary),
+        "num_images": num_images,
+        "concepts": _by_label(concepts),
+        "targets": _by_label(targets),
+    }
 
 
 def _by_label(metrics: Metrics) -> dict[str, dict[str, float | None]]:

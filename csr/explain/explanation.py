@@ -94,7 +94,7 @@ class Explanation:
 
 @torch.no_grad()
 def explain(model: CSR, image_BCSS: torch.Tensor) -> list[Explanation]:
-    """Explain squashed images (uint8, 1 or 3 channels).
+    """Explain resized images (uint8, 1 or 3 channels).
 
     Args:
         model: in eval mode, with a card.
@@ -120,24 +120,30 @@ def explain_output(model: CSR, output: CSROutput) -> list[Explanation]:
     return [_explain_one(model, card, output, share_BTKM, b) for b in range(len(output.logits))]
 
 
-def _explain_one(
-    model: CSR, card: Card, output: CSROutput, share_BTKM: torch.Tensor, b: int
-) -> Explanation:
+def _explain_one(model: CSR, card: Card, output: CSROutput, share_BTKM: torch.Tensor, b: int) -> Explanation:
     score_KM = output.similarity_scores[b].cpu()
     best_K = winners(output.similarity_scores[b : b + 1], model.prototypes.kept_KM)[0].cpu()
     concept_K = output.concept_logits[b].sigmoid().cpu()
     logit_T = output.logits[b].cpu()
     rejected_TK = None
     if card.reference.absent_KM is not None:
-        change_BKM = card.reference.absent_KM.to(output.similarity_scores) - output.similarity_scores[b:b + 1]
+        change_BKM = (
+            card.reference.absent_KM.to(output.similarity_scores) - output.similarity_scores[b : b + 1]
+        )
         rejected_TK = contributions(change_BKM, model.task_head)[0].sum(dim=2).cpu()
     return Explanation(
-        card=card, logit_T=logit_T, bias_T=model.task_head.linear.bias.detach().cpu(),
-        probability_T=card.probability(logit_T.unsqueeze(0))[0], concept_probability_K=concept_K,
-        active_K=concept_K >= card.concept_threshold_K, score_KM=score_KM, share_TKM=share_BTKM[b],
-        map_KHW=output.similarity_maps[b].cpu()[torch.arange(len(best_K)), best_K], best_K=best_K,
+        card=card,
+        logit_T=logit_T,
+        bias_T=model.task_head.linear.bias.detach().cpu(),
+        probability_T=card.probability(logit_T.unsqueeze(0))[0],
+        concept_probability_K=concept_K,
+        active_K=concept_K >= card.concept_threshold_K,
+        score_KM=score_KM,
+        share_TKM=share_BTKM[b],
+        map_KHW=output.similarity_maps[b].cpu()[torch.arange(len(best_K)), best_K],
+        best_K=best_K,
         rejected_TK=rejected_TK,
-    )  # fmt: skip
+    )
 
 
 def to_dict(explanation: Explanation, *, neighbours: Neighbours) -> dict[str, Any]:
@@ -145,17 +151,24 @@ def to_dict(explanation: Explanation, *, neighbours: Neighbours) -> dict[str, An
     e, card = explanation, explanation.card
     diagnoses = [
         {
-            "name": name, "probability": float(e.probability_T[t]), "logit": float(e.logit_T[t]),
-            "bias": float(e.bias_T[t]), "threshold": float(card.target_threshold_T[t]),
+            "name": name,
+            "probability": float(e.probability_T[t]),
+            "logit": float(e.logit_T[t]),
+            "bias": float(e.bias_T[t]),
+            "threshold": float(card.target_threshold_T[t]),
             "present": bool(e.present_T[t]),
         }
         for t, name in enumerate(card.target_names)
-    ]  # fmt: skip
+    ]
     return {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "task_loss": card.task_loss,
-        "diagnoses": diagnoses, "gap": e.gap, "needs_doctor": e.gap < DOCTOR_GAP,
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "task_loss": card.task_loss,
+        "diagnoses": diagnoses,
+        "gap": e.gap,
+        "needs_doctor": e.gap < DOCTOR_GAP,
         "concepts": [_concept(e, k, neighbours) for k in range(len(card.concept_names))],
-    }  # fmt: skip
+    }
 
 
 def _concept(e: Explanation, k: int, neighbours: Neighbours) -> dict[str, Any]:

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from csr.data.images.decode import decode_image
 from csr.explain.explanation import Explanation, map_range
 from csr.explain.neighbours import Neighbour, Neighbours
 from csr.model.interaction import DOCTOR_GAP
-from csr.report.pictures import captioned, column, heat_colours, overlay, row
+from csr.report.pictures import (
+    TILE_PX,
+    captioned,
+    column,
+    framed,
+    heat_colours,
+    overlay,
+    picture_of,
+    png_bytes,
+    row,
+)
 from csr.runtime.errors import InputError
-
-TILE_PX = 320  # longest side of a picture
-_BOX_COLOUR = (0, 200, 255)
 
 _NO_ATLAS = "<p>To see the training regions behind the prototypes give <code>--atlas DIR</code>.</p>"
 _STYLE = """
@@ -42,14 +47,6 @@ figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 """
 
 
-def picture_of(pixels: np.ndarray) -> np.ndarray:
-    """Decoded pixels as RGB with a longest side of `TILE_PX`, aspect kept."""
-    picture = Image.fromarray(pixels).convert("RGB")
-    scale = TILE_PX / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
-
-
 def map_picture(
     image_HW3: np.ndarray, explanation: Explanation, k: int, *, scale: tuple[float, float]
 ) -> np.ndarray:
@@ -59,18 +56,6 @@ def map_picture(
     x, y = explanation.peak(k)
     half_x, half_y = 0.5 / map_hw.shape[1], 0.5 / map_hw.shape[0]
     return framed(shown, (x - half_x, y - half_y, x + half_x, y + half_y))
-
-
-def framed(image_HW3: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    """The image with a box (fractions) drawn on it."""
-    picture = Image.fromarray(image_HW3.copy())
-    width, height = picture.size
-    corners = [round(value * side) for value, side in zip(box, (width, height, width, height), strict=True)]
-    corners[2:] = [max(low, min(high - 1, limit - 1)) for low, high, limit in zip(
-        corners[:2], corners[2:], (width, height), strict=True
-    )]  # fmt: skip
-    ImageDraw.Draw(picture).rectangle(corners, outline=_BOX_COLOUR, width=2)
-    return np.asarray(picture)
 
 
 def neighbour_picture(neighbour: Neighbour) -> tuple[np.ndarray | None, str]:
@@ -97,8 +82,9 @@ def draw_sheet(
         best = int(e.best_K[k])
         lines = [
             f"{e.card.concept_names[k]}: probability {float(e.concept_probability_K[k]):.2f}",
-            f"prototype {best}, cosine {float(e.score_KM[k, best]):.2f}", _largest_share(e, k),
-        ]  # fmt: skip
+            f"prototype {best}, cosine {float(e.score_KM[k, best]):.2f}",
+            _largest_share(e, k),
+        ]
         tiles = [captioned(map_picture(image_HW3, e, k, scale=(low, high)), lines)]
         for neighbour in neighbours.get((k, best), [])[:1]:
             picture, told = neighbour_picture(neighbour)
@@ -141,12 +127,17 @@ def write_page(
     e = explanation
     scale = map_range(e, list(concepts))
     parts = [
-        f"<h1>{_text(title)}</h1>", _figure(image_HW3, "the image"), _diagnoses(e), _doctor(e),
-        "<h2>Concepts</h2>", _concepts_note(e, scale),
+        f"<h1>{_text(title)}</h1>",
+        _figure(image_HW3, "the image"),
+        _diagnoses(e),
+        _doctor(e),
+        "<h2>Concepts</h2>",
+        _concepts_note(e, scale),
         *(_concept(image_HW3, e, k, scale, neighbours) for k in concepts),
         "" if has_atlas else _NO_ATLAS,
-        "<h2>Shares of every logit</h2>", _shares(e),
-    ]  # fmt: skip
+        "<h2>Shares of every logit</h2>",
+        _shares(e),
+    ]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -180,9 +171,11 @@ def _doctor(e: Explanation) -> str:
 
 
 def _concepts_note(e: Explanation, scale: tuple[float, float]) -> str:
-    none = "" if bool(e.active_K.any()) else (
-        "No concept reaches its threshold: the one with the largest share of a logit is shown. "
-    )  # fmt: skip
+    none = (
+        ""
+        if bool(e.active_K.any())
+        else ("No concept reaches its threshold: the one with the largest share of a logit is shown. ")
+    )
     return (
         f"<p>{none}Maps show the cosine between the image and the concept's best prototype; one colour scale "
         f"for all, clear at {scale[0]:.2f}, brightest at {scale[1]:.2f}. The frame is the highest cell: its "
@@ -241,12 +234,6 @@ def _figure(image_HW3: np.ndarray, caption: str, *, alt: str = "") -> str:
     """`caption` is HTML, `alt` is text."""
     address = "data:image/png;base64," + base64.b64encode(png_bytes(image_HW3)).decode()
     return f'<figure><img src="{address}" alt="{_text(alt)}"><figcaption>{caption}</figcaption></figure>'
-
-
-def png_bytes(image_HW3: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image_HW3).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _text(value: str) -> str:

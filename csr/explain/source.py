@@ -6,19 +6,16 @@ the data given by flags; flags win over the run's options.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from csr.cli.exit_codes import Whole
-from csr.config.options import TrainConfig, check_ranges, groups
+from csr.config.from_json import config_of
+from csr.config.options import TrainConfig
 from csr.data.dataset import LabelledImages
 from csr.data.image_cache.store import open_store
 from csr.data.images.find import find_images
@@ -123,46 +120,6 @@ def _quarantined(folder: Path) -> Mapping[str, Sequence[str]]:
     return found
 
 
-def config_of(options: Any, *, where: str) -> TrainConfig:
-    """The options of a run from its config.json, which is not trusted. What it does not say has its default.
-
-    Raises:
-        InputError: an unknown option, or a value of another type or out of range.
-    """
-    known = groups()
-    if not isinstance(options, dict) or not set(options) <= set(known):
-        raise InputError(f"{where}: 'options' are not those of `csr train`")
-    built: dict[str, Any] = {}
-    for name, values in options.items():
-        fields = {f.name: f for f in dataclasses.fields(known[name])}
-        unknown = sorted(set(values) - set(fields)) if isinstance(values, dict) else ["not an object"]
-        if unknown:
-            raise InputError(f"{where}: options of {name!r} are unknown: {', '.join(unknown)[:120]}")
-        wrong = [key for key, value in values.items() if not _fits(value, fields[key])]
-        if wrong:
-            raise InputError(f"{where}: option {wrong[0]!r} is {str(values[wrong[0]])[:40]!r}")
-        built[name] = known[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    config = TrainConfig(**built)
-    check_ranges(config)
-    return config
-
-
-_KINDS = {"int": int, "str": str, "bool": bool, "float": (int, float), "tuple[str, ...]": (list, tuple)}
-
-
-def _fits(value: Any, field: dataclasses.Field) -> bool:
-    kinds = str(field.type).split(" | ")
-    if value is None:
-        return "None" in kinds
-    if isinstance(value, bool) and "bool" not in kinds:
-        return False
-    allowed = field.metadata["choices"]
-    fits = any(isinstance(value, _KINDS[kind]) for kind in kinds if kind != "None")  # type: ignore[arg-type]
-    if isinstance(value, list | tuple):
-        fits = fits and all(isinstance(item, str) for item in value)
-    return fits and (allowed is None or value in allowed)
-
-
 @contextlib.contextmanager
 def image_folder(given: Path | None) -> Iterator[Path]:
     """Where decoded images are kept: the given folder, or a private temporary one (they are patients')."""
@@ -204,18 +161,22 @@ def open_images(
     if not Path(csv).exists():
         raise InputError(f"{csv}: no such file: {hint}")
     table = read_label_table(
-        csv, reader_merge=source.config.data.reader_merge,
+        csv,
+        reader_merge=source.config.data.reader_merge,
         vocabulary=Vocabulary(card.concept_names, card.target_names),
-    )  # fmt: skip
+    )
     left_out = source.left_out[part]
     table = without(table, left_out)
     boxes = None if boxes_csv is None else read_boxes(boxes_csv, table=table, left_out=left_out)
     for name, number in ({} if boxes is None else boxes.ignored).items():
         say(f"Boxes of {name!r}, which is no concept, are not used: {number}")
     store = open_store(
-        find_images(folder, table), size=card.preprocessing.stored_size, cache_dir=cache, workers=workers,
+        find_images(folder, table),
+        size=card.preprocessing.stored_size,
+        cache_dir=cache,
+        workers=workers,
         where=table.where,
-    )  # fmt: skip
+    )
     checked = None if boxes is None else boxes.check_inside(store.original_sizes_N2)
     return LabelledImages(store, table, boxes=checked)
 
@@ -228,15 +189,3 @@ def split(images: LabelledImages, config: TrainConfig) -> tuple[LabelledImages, 
 
 def _some(images: LabelledImages, indices: np.ndarray) -> LabelledImages:
     return LabelledImages(images.store, images.table, boxes=images.boxes, indices=indices)
-
-
-def add_source_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that both commands have, under the same names."""
-    add = parser.add_argument
-    add("source", metavar="RUN", help="output_dir/exp_name of `csr train`, or folder of a model")
-    add("--checkpoint", help="name of a .pth, where RUN is a run (default: best of stage 3)")
-    add("--image_cache", metavar="DIR", type=Path,
-        help="decoded images (default: the run's, or a temporary one)")  # fmt: skip
-    add("--workers", type=Whole(1, 1024), default=4, help="threads that decode images (default: 4)")
-    add("--batch_size", type=Whole(1, 65_536), default=32, help="images that the network sees at once (default: 32)")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")

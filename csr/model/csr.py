@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from csr.model.backbones.build import build_backbone
-from csr.model.layers.concept_head import POOLS, ConceptHead, pool_cams
-from csr.model.layers.local_concept import local_concept_vectors
+from csr.model.layers.concept_head import POOLS, ConceptHead, local_concept_vectors, pool_cams
 from csr.model.layers.projector import Projector
 from csr.model.layers.prototypes import Prototypes
 from csr.model.layers.task_head import TaskHead

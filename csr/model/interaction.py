@@ -280,11 +280,17 @@ def check_safety(
     contradicted_B = torch.zeros_like(moved_B).index_add_(0, edits.row_R, contradicts_R.to(moved_B)) > 0
     num_per_concept = sim_BKMHW.shape[2]
     return SafetyReport(
-        before_BT=before_BT, after_BT=after_BT, moved_B=moved_B,
-        flips_B=_verdict(before_BT) != _verdict(after_BT), peak_R=peak_R, concept_R=at_R // num_per_concept,
-        prototype_R=at_R % num_per_concept, is_high_R=is_high_R, contradicts_R=contradicts_R,
+        before_BT=before_BT,
+        after_BT=after_BT,
+        moved_B=moved_B,
+        flips_B=_verdict(before_BT) != _verdict(after_BT),
+        peak_R=peak_R,
+        concept_R=at_R // num_per_concept,
+        prototype_R=at_R % num_per_concept,
+        is_high_R=is_high_R,
+        contradicts_R=contradicts_R,
         warn_B=(moved_B > max_move) & contradicted_B,
-    )  # fmt: skip
+    )
 
 
 def _peaks(sim_BKMHW: torch.Tensor, edits: Edits) -> torch.Tensor:

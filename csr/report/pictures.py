@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
@@ -19,7 +21,9 @@ def heat_colours(value_HW: np.ndarray) -> np.ndarray:
     return np.round(_STOPS[low] * (1 - part) + _STOPS[low + 1] * part).astype(np.uint8)
 
 
-def overlay(image_HW3: np.ndarray, map_hw: np.ndarray, *, low: float, high: float, alpha: float = 0.45) -> np.ndarray:
+def overlay(
+    image_HW3: np.ndarray, map_hw: np.ndarray, *, low: float, high: float, alpha: float = 0.45
+) -> np.ndarray:
     """Lay a map, enlarged to the image, over it: transparent at `low` and below, `alpha` at `high`.
 
     Args:
@@ -66,3 +70,35 @@ def to_rgb(image_CHW: torch.Tensor) -> np.ndarray:
     """A stored image (uint8, 1 or 3 channels first) as (H, W, 3)."""
     image_HWC = image_CHW.permute(1, 2, 0).cpu().numpy()
     return np.repeat(image_HWC, 3, axis=2) if image_HWC.shape[2] == 1 else image_HWC
+
+
+TILE_PX = 320  # longest side of a picture
+
+_BOX_COLOUR = (0, 200, 255)
+
+
+def picture_of(pixels: np.ndarray) -> np.ndarray:
+    """Decoded pixels as RGB with a longest side of `TILE_PX`, aspect kept."""
+    picture = Image.fromarray(pixels).convert("RGB")
+    scale = TILE_PX / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
+
+
+def framed(image_HW3: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """The image with a box (fractions) drawn on it."""
+    picture = Image.fromarray(image_HW3.copy())
+    width, height = picture.size
+    corners = [round(value * side) for value, side in zip(box, (width, height, width, height), strict=True)]
+    corners[2:] = [
+        max(low, min(high - 1, limit - 1))
+        for low, high, limit in zip(corners[:2], corners[2:], (width, height), strict=True)
+    ]
+    ImageDraw.Draw(picture).rectangle(corners, outline=_BOX_COLOUR, width=2)
+    return np.asarray(picture)
+
+
+def png_bytes(image_HW3: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image_HW3).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -14,9 +14,16 @@ import torch
 
 # of DeepSpeed's communication backend
 TIMED = (
-    "all_reduce", "all_reduce_coalesced", "reduce", "reduce_scatter", "reduce_scatter_tensor", "broadcast",
-    "all_gather", "all_gather_into_tensor", "all_gather_coalesced",
-)  # fmt: skip
+    "all_reduce",
+    "all_reduce_coalesced",
+    "reduce",
+    "reduce_scatter",
+    "reduce_scatter_tensor",
+    "broadcast",
+    "all_gather",
+    "all_gather_into_tensor",
+    "all_gather_coalesced",
+)
 
 
 class CollectiveClock:
@@ -47,7 +54,7 @@ class CollectiveClock:
     def take(self) -> float:
         """Seconds since the last call; events that the GPU has not passed yet come with the next one."""
         passed = [pair for pair in self._events if pair[1].query()]
-        self._events = self._events[len(passed):]
+        self._events = self._events[len(passed) :]
         seconds = self._seconds + sum(first.elapsed_time(last) for first, last in passed) / 1000
         self._seconds = 0.0
         return seconds

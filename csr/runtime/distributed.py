@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from csr.runtime.collective_time import IN_COLLECTIVES
 from csr.runtime.errors import InputError, PreemptedError, StoppedError
-from csr.runtime.progress import HERE
+from csr.runtime.progress import PROGRESS
 
 T = TypeVar("T")
 _SRUN_NAMES = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
@@ -87,7 +87,7 @@ def _many() -> bool:
 
 def barrier() -> None:
     if _many():
-        with HERE:
+        with PROGRESS:
             dist.barrier()
 
 
@@ -128,7 +128,7 @@ def host_max(values: list[int]) -> list[int]:
     if not _many():
         return values
     tensor = torch.tensor(values, dtype=torch.int64)
-    with HERE, IN_COLLECTIVES:
+    with PROGRESS, IN_COLLECTIVES:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=_host_group)
     return tensor.tolist()
 
@@ -138,7 +138,7 @@ def all_gather_object(value: T) -> list[T]:
     if not _many():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
-    with HERE:
+    with PROGRESS:
         dist.all_gather_object(values, value)
     return values
 
@@ -148,7 +148,7 @@ def broadcast_object(value: T) -> T:
     if not _many():
         return value
     box: list[Any] = [value]
-    with HERE:
+    with PROGRESS:
         dist.broadcast_object_list(box, src=0)
     return box[0]
 
@@ -157,7 +157,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """The sum over ranks, in a new tensor."""
     total = tensor.detach().clone()
     if _many():
-        with HERE, IN_COLLECTIVES:
+        with PROGRESS, IN_COLLECTIVES:
             dist.all_reduce(total)
     return total
 
@@ -174,7 +174,7 @@ _all_gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_i
 def join_partitions(own: torch.Tensor, group: Any) -> torch.Tensor:
     """The equally long flat pieces of a group's ranks, one after another, on every rank."""
     full = own.new_empty(own.numel() * dist.get_world_size(group))
-    with HERE:
+    with PROGRESS:
         _all_gather_flat(full, own.detach().contiguous(), group=group)
     return full
 
@@ -209,7 +209,7 @@ def average_buffers(module: torch.nn.Module) -> None:
         if buffer.is_floating_point():
             buffer.copy_((all_reduce_sum(buffer.float()) / dist.get_world_size()).to(buffer.dtype))
         else:
-            with HERE:
+            with PROGRESS:
                 dist.broadcast(buffer, 0)
 
 
@@ -217,7 +217,7 @@ def broadcast_module(module: torch.nn.Module) -> None:
     """Give every rank rank 0's parameters and buffers, in place."""
     if not _many():
         return
-    with torch.no_grad(), HERE:
+    with torch.no_grad(), PROGRESS:
         for tensor in [*module.parameters(), *module.buffers()]:
             dist.broadcast(tensor.data, 0)
 
@@ -246,7 +246,7 @@ def in_step(work: Callable[[], T]) -> T:
     they are done. Its exceptions are raised on the rank that met them.
 
     Raises:
-        StoppedError: on all ranks, if on none the work gets on (by `Whereabouts.now`) for as long as a
+        StoppedError: on all ranks, if on none the work gets on (by `Progress.now`) for as long as a
             collective may take.
     """
     if not _many():
@@ -257,13 +257,15 @@ def in_step(work: Callable[[], T]) -> T:
     still = 0
     try:
         while True:
-            told = all_gather_object((future.done(), HERE.doing))
+            told = all_gather_object((future.done(), PROGRESS.doing))
             if all(done for done, _ in told):
                 return future.result()
             seen, still = told, still + 1 if told == seen else 0
             if still > _patience_s:  # about a second each; the same on all ranks
                 where = "; ".join(f"rank {r}: {doing or 'waits'}" for r, (_, doing) in enumerate(told))
-                raise StoppedError(f"no rank got on for {still} s ({where}): look at the disks that they read")
+                raise StoppedError(
+                    f"no rank got on for {still} s ({where}): look at the disks that they read"
+                )
             wait([future], timeout=1.0)
     finally:
         pool.shutdown(wait=False)  # it may hang on a dead file system, for ever

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import torch
 
@@ -124,3 +126,17 @@ def load_tensors(path: Path) -> Any:
     except DAMAGED as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
+
+
+@contextmanager
+def replaced_file(file: Path) -> Iterator[BinaryIO]:
+    """Opens a private file that takes the name `file` when the block ends well, else vanishes."""
+    private = file.with_name(f"{file.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with open(private, "xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(private, file)
+    finally:
+        private.unlink(missing_ok=True)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
+import shutil
+import subprocess
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from csr import __version__
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 
@@ -57,3 +62,19 @@ def agree(what: str, value: Any) -> None:
             keys = [k for k in {**first, **other} if first.get(k) != other.get(k)]
             named = f" ({', '.join(f'{k}: {first.get(k)!r} and {other.get(k)!r}' for k in keys[:4])})"
         raise InputError(f"rank 0 on {values[0][0]} and rank {rank} on {host} differ in {what}{named}")
+
+
+def versions() -> dict[str, str]:
+    packages = ("torch", "torchvision", "deepspeed", "transformers", "timm", "numpy", "pandas", "pillow")
+    own = {"csr": __version__, "python": platform.python_version()}
+    return own | {p: metadata.version(p) for p in packages}
+
+
+def git_revision() -> str | None:
+    """Revision of the source tree that csr runs from, None where it is installed from a package."""
+    folder = Path(__file__).resolve().parent.parent.parent.parent
+    if not (folder / ".git").exists() or shutil.which("git") is None:
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from csr.runtime import distributed
-from csr.runtime.progress import HERE
+from csr.runtime.progress import PROGRESS
 
 T = TypeVar("T")
 PLAIN_LINE_EVERY_S = 30.0
@@ -40,8 +40,8 @@ class Monitor:
             self._board_folder = folder / BOARD / name
             self._board = SummaryWriter(str(self._board_folder), purge_step=first_step)
             (folder / "logs").mkdir(exist_ok=True)
-            HERE.log = folder / "logs" / f"{name}.log"
-            self._log = open(HERE.log, "a", encoding="utf-8", buffering=1)
+            PROGRESS.log = folder / "logs" / f"{name}.log"
+            self._log = open(PROGRESS.log, "a", encoding="utf-8", buffering=1)
 
     def say(self, line: str = "") -> None:
         """One line for the user, from rank 0; in every rank's log."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Whereabouts:
+class Progress:
     """Plain numbers that a loop writes without cost: a step moves them, nothing is sent or timed here.
 
     As a context it is a place that all ranks pass together (a collective, a part of a training step).
@@ -50,7 +50,7 @@ class Whereabouts:
         finally:
             self.now("")
 
-    def __enter__(self) -> Whereabouts:
+    def __enter__(self) -> Progress:
         self.joined += 1
         self.moves += 1
         return self
@@ -60,16 +60,19 @@ class Whereabouts:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "stage": self.stage, "epoch": self.epoch, "step": self.step, "doing": self.doing,
+            "stage": self.stage,
+            "epoch": self.epoch,
+            "step": self.step,
+            "doing": self.doing,
             "joined": self.joined,
-        }  # fmt: skip
+        }
 
 
-HERE = Whereabouts()
+PROGRESS = Progress()
 
 
 def described(place: dict[str, Any]) -> str:
-    """A place (of `Whereabouts.to_dict`) in words."""
+    """A place (of `Progress.to_dict`) in words."""
     where = "before training"
     if place["stage"]:
         where = f"in the {place['stage']} stage, epoch {place['epoch']}, step {place['step']}"

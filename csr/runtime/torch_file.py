@@ -19,10 +19,23 @@ import torch
 
 # all that torch's reader was seen to raise on damaged files
 DAMAGED = (
-    pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError,
-    AttributeError, AssertionError, ArithmeticError, MemoryError, ImportError, struct.error, zlib.error,
-    zipfile.BadZipFile, NotImplementedError,
-)  # fmt: skip
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    ImportError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    NotImplementedError,
+)
 MAX_PICKLE_BYTES = 2**26  # names, shapes and plain values; the numbers of tensors are beside them
 # types of weights, and of counters
 _FITTING = {

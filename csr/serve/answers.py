@@ -62,16 +62,20 @@ def tell_diagnoses(case: Case, e: Explanation) -> list[Answer]:
     before = case.plain
     return [
         {
-            "name": name, "probability": float(e.probability_T[t]), "logit": float(e.logit_T[t]),
-            "bias": float(e.bias_T[t]), "threshold": float(case.card.target_threshold_T[t]),
+            "name": name,
+            "probability": float(e.probability_T[t]),
+            "logit": float(e.logit_T[t]),
+            "bias": float(e.bias_T[t]),
+            "threshold": float(case.card.target_threshold_T[t]),
             "present": bool(e.present_T[t]),
             "before": {
-                "probability": float(before.probability_T[t]), "logit": float(before.logit_T[t]),
+                "probability": float(before.probability_T[t]),
+                "logit": float(before.logit_T[t]),
                 "present": bool(before.present_T[t]),
             },
         }
         for t, name in enumerate(case.card.target_names)
-    ]  # fmt: skip
+    ]
 
 
 def _concept(case: Case, e: Explanation, k: int) -> Answer:
@@ -100,27 +104,33 @@ def tell_prototypes(case: Case, e: Explanation, k: int) -> Answer:
         "if_rejected": rejected,
         "prototypes": [
             {
-                "prototype": m, "score": float(e.score_KM[k, m]),
+                "prototype": m,
+                "score": float(e.score_KM[k, m]),
                 "contribution": e.share_TKM[:, k, m].tolist(),
             }
-            for m, kept in enumerate(kept_M) if kept
+            for m, kept in enumerate(kept_M)
+            if kept
         ],
-    }  # fmt: skip
+    }
 
 
 def tell_safety(safety: SafetyReport, concept_names: tuple[str, ...]) -> Answer:
     boxes = [
         {
-            "peak": float(safety.peak_R[r]), "concept": concept_names[int(safety.concept_R[r])],
-            "prototype": int(safety.prototype_R[r]), "is_high": bool(safety.is_high_R[r]),
+            "peak": float(safety.peak_R[r]),
+            "concept": concept_names[int(safety.concept_R[r])],
+            "prototype": int(safety.prototype_R[r]),
+            "is_high": bool(safety.is_high_R[r]),
             "contradicts": bool(safety.contradicts_R[r]),
         }
         for r in range(len(safety.peak_R))
-    ]  # fmt: skip
+    ]
     return {
-        "moved": float(safety.moved_B[0]), "flips": bool(safety.flips_B[0]), "warn": bool(safety.warn_B[0]),
+        "moved": float(safety.moved_B[0]),
+        "flips": bool(safety.flips_B[0]),
+        "warn": bool(safety.warn_B[0]),
         "boxes": boxes,
-    }  # fmt: skip
+    }
 
 
 def tell_maps(places: list[tuple[int, int]], map_NHW: np.ndarray) -> Answer:

@@ -51,9 +51,14 @@ def create_app(service: Service, access: Access) -> App:
             yield
 
     app = FastAPI(
-        title="csr serve", version=__version__, description=_ABOUT, lifespan=lifespan, docs_url=None,
-        redoc_url=None, openapi_url="/openapi.json",
-    )  # fmt: skip
+        title="csr serve",
+        version=__version__,
+        description=_ABOUT,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+    )
     app.state.service = service
     app.include_router(_static_files(), include_in_schema=False)
     app.include_router(_API)
@@ -113,10 +118,8 @@ def get_service(request: Request) -> Service:
 Serves = Annotated[Service, Depends(get_service)]
 _API = APIRouter(
     prefix="/api",
-    responses={
-        status: {"model": schemas.Problem} for status in (401, 403, 404, 409, 413, 421, 422, 503)
-    },
-)  # fmt: skip
+    responses={status: {"model": schemas.Problem} for status in (401, 403, 404, 409, 413, 421, 422, 503)},
+)
 
 
 @_API.get("/model", responses={200: {"model": schemas.ModelOut}})
@@ -126,10 +129,16 @@ async def model(service: Serves) -> Response:
 
 
 @_API.post(
-    "/images", status_code=201, responses={201: {"model": schemas.State}},
-    openapi_extra={"requestBody": {"required": True, "content": {
-        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
-)  # fmt: skip
+    "/images",
+    status_code=201,
+    responses={201: {"model": schemas.State}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
 async def open_image(request: Request, service: Serves) -> Response:
     """Open an image: the body is the file (PNG, JPEG, DICOM), X-Image-Name its name, percent-encoded."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/octet-stream":

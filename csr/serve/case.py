@@ -72,16 +72,21 @@ class Case:
         seen_BKM = sim_BKMHW.amax(dim=(3, 4))
         score_BKM = decide(seen_BKM, chosen.decision_BK, absent_KM=absent_KM, present_KM=present_KM)
         output = dataclasses.replace(
-            self.output, similarity_maps=sim_BKMHW, similarity_scores=score_BKM,
+            self.output,
+            similarity_maps=sim_BKMHW,
+            similarity_scores=score_BKM,
             logits=self.model.task_head(score_BKM),
-        )  # fmt: skip
+        )
         best_K = winners(seen_BKM, self.model.prototypes.kept_KM)[0].cpu()
         map_KHW = sim_BKMHW[0].cpu()[torch.arange(len(best_K)), best_K]
         explanation = explain_output(self.model, output)[0]
         safety = check_safety(
-            self.output.similarity_maps, chosen, diagnose=self._probability, absent_KM=absent_KM,
+            self.output.similarity_maps,
+            chosen,
+            diagnose=self._probability,
+            absent_KM=absent_KM,
             present_KM=present_KM,
-        )  # fmt: skip
+        )
         return Outcome(edits, dataclasses.replace(explanation, best_K=best_K, map_KHW=map_KHW), safety)
 
     def _probability(self, score_BKM: torch.Tensor) -> torch.Tensor:

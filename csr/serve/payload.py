@@ -39,7 +39,8 @@ class EditsIn(Strict):
     boxes: list[BoxIn] = Field(default_factory=list, max_length=MAX_BOXES)
     alpha: Fraction = Field(ALPHA, description="importance outside of all boxes")
     replacement: Literal["median", "zero"] | None = Field(
-        None, description="what rejected concepts and regions that do not count become; none: the model's default"
+        None,
+        description="what rejected concepts and regions that do not count become; none: the model's default",
     )
 
     def edit_set(self, concept_names: tuple[str, ...], *, default: str) -> EditSet:

@@ -40,9 +40,10 @@ def model_sha256(model: CSR) -> str:
     assert model.card is not None
     sizes = {key: value for key, value in model.description().items() if key != "model_name"}
     card = {
-        key: value for key, value in model.card.to_dict().items()
+        key: value
+        for key, value in model.card.to_dict().items()
         if key in ("concept_names", "target_names", "preprocessing", "task_loss", "reference")
-    }  # fmt: skip
+    }
     state = model.state_dict()
     # integers of the same width: numpy has no bfloat16
     parts = [

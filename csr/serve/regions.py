@@ -9,7 +9,8 @@ from collections import OrderedDict
 from typing import Any
 
 from csr.explain.neighbours import Neighbours
-from csr.explain.page import neighbour_picture, png_bytes
+from csr.explain.page import neighbour_picture
+from csr.report.pictures import png_bytes
 
 _KEPT = 512  # pictures of about 100 KB
 MAX_RANKS = 8

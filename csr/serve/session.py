@@ -43,9 +43,12 @@ class ImageFacts:
 
     def to_dict(self) -> Answer:
         return {
-            "name": self.name, "sha256": self.sha256, "bytes": self.num_bytes, "height": self.height,
+            "name": self.name,
+            "sha256": self.sha256,
+            "bytes": self.num_bytes,
+            "height": self.height,
             "width": self.width,
-        }  # fmt: skip
+        }
 
 
 class Session:

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from csr.data.images.decode import decode_image
-from csr.data.images.resize import squash_file
-from csr.explain.page import png_bytes
+from csr.data.images.resize import resize_file
+from csr.report.pictures import png_bytes
 from csr.runtime.errors import InputError, TooLargeError
 from csr.serve.limits import MAX_NAME
 
@@ -35,7 +35,7 @@ class Upload:
         sha256: of the file's bytes.
         num_bytes: of the file.
         height, width: of the image as displayed, pixels.
-        pixels_CSS: uint8, squashed as for `csr explain`.
+        pixels_CSS: uint8, resized as for `csr explain`.
         view: PNG of at most `VIEW_PX` pixels a side.
     """
 
@@ -54,7 +54,7 @@ def read_upload(data: bytes, *, name: str, size: int, max_pixels: int) -> Upload
     Args:
         data: the file's bytes, not trusted.
         name: see `Upload`.
-        size: side to squash to, the model's `stored_size`.
+        size: side to resize to, the model's `stored_size`.
         max_pixels: more are refused before they are decoded.
 
     Raises:
@@ -64,17 +64,21 @@ def read_upload(data: bytes, *, name: str, size: int, max_pixels: int) -> Upload
     with in_memory(data) as path:
         try:
             shown = decode_image(path, min_size=VIEW_PX, max_pixels=max_pixels)
-            squashed = squash_file(path, size)
+            resized = resize_file(path, size)
         except TooLargeError:
             raise TooLargeError(f"the image has more than {max_pixels} pixels; scale it down") from None
         except InputError as error:
             reason = str(error).removeprefix(f"{path}: ").replace(str(path), "the image")
             raise InputError(f"the file {reason.removeprefix('the file ')}") from None
     return Upload(
-        name=shown_name(name), sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data),
-        height=squashed.height, width=squashed.width, pixels_CSS=squashed.pixels_CSS,
+        name=shown_name(name),
+        sha256=hashlib.sha256(data).hexdigest(),
+        num_bytes=len(data),
+        height=resized.height,
+        width=resized.width,
+        pixels_CSS=resized.pixels_CSS,
         view=view_png(shown.pixels),
-    )  # fmt: skip
+    )
 
 
 @contextmanager

@@ -108,7 +108,9 @@ class Stage(nn.Module):
         return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
 
 
-def decayed(named: list[tuple[str, nn.Parameter]], *, lr: float, weight_decay: float, name: str) -> list[dict]:
+def decayed(
+    named: list[tuple[str, nn.Parameter]], *, lr: float, weight_decay: float, name: str
+) -> list[dict]:
     """Two optimizer groups: matrices with weight decay; biases, norms and tokens without."""
     trained = [p for _, p in named if p.requires_grad]
     matrices = [p for p in trained if p.ndim > 1]

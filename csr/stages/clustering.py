@@ -27,7 +27,9 @@ def kmeans_prototypes(
 
     generator = np.random.default_rng(seed)
     vec_ND, concept_N = vec_ND.float().cpu(), concept_N.cpu()
-    proto_KMD = torch.from_numpy(generator.normal(size=(num_concepts, num_per_concept, vec_ND.shape[1]))).float()
+    proto_KMD = torch.from_numpy(
+        generator.normal(size=(num_concepts, num_per_concept, vec_ND.shape[1]))
+    ).float()
     for k in range(num_concepts):
         own_ND = _distinct(vec_ND[concept_N == k].numpy())
         if len(own_ND) <= num_per_concept:

@@ -48,9 +48,15 @@ class ConceptStage(Stage):
     pos_weight_K: torch.Tensor
 
     def __init__(
-        self, model: CSR, *, pos_weight_K: torch.Tensor, lr: float, backbone_lr_scale: float,
-        weight_decay: float, box_weight: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        model: CSR,
+        *,
+        pos_weight_K: torch.Tensor,
+        lr: float,
+        backbone_lr_scale: float,
+        weight_decay: float,
+        box_weight: float = 0.0,
+    ) -> None:
         super().__init__(model)
         self.register_buffer("pos_weight_K", pos_weight_K, persistent=False)
         self.lr, self.backbone_lr_scale, self.weight_decay = lr, backbone_lr_scale, weight_decay

@@ -37,9 +37,19 @@ class PrototypeStage(Stage):
     input_parts = ("model.backbone.", "model.concept_head.")
 
     def __init__(
-        self, model: CSR, *, gamma: float, lam: float, delta: float, margin_mode: str, mask_present: bool,
-        restart: bool, lr: float, weight_decay: float, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        model: CSR,
+        *,
+        gamma: float,
+        lam: float,
+        delta: float,
+        margin_mode: str,
+        mask_present: bool,
+        restart: bool,
+        lr: float,
+        weight_decay: float,
+        seed: int,
+    ) -> None:
         super().__init__(model)
         self.gamma, self.lam, self.delta, self.margin_mode = gamma, lam, delta, margin_mode
         self.mask_present, self.restart = mask_present, restart
@@ -68,7 +78,12 @@ class PrototypeStage(Stage):
         sim_RK = prototype_similarity(vec_RD, self.model.prototypes.unit(), gamma=self.gamma)
         present_RK = is_present(batch["concept"])[rows["row"]] if self.mask_present else None
         loss = contrastive(
-            sim_RK, rows["concept_row"], present_RK, lam=self.lam, delta=self.delta, margin_mode=self.margin_mode
+            sim_RK,
+            rows["concept_row"],
+            present_RK,
+            lam=self.lam,
+            delta=self.delta,
+            margin_mode=self.margin_mode,
         )
         loss = loss * batch["scale"]["vector"]
         return StageOutput(loss, {"contrastive_loss": loss.detach()})
@@ -84,9 +99,12 @@ class PrototypeStage(Stage):
     def begin(self, features: Any) -> None:
         vec_ND, concept_N = self._project_all(features)
         proto_KMD = kmeans_prototypes(
-            vec_ND, concept_N, num_concepts=self.model.num_concepts,
-            num_per_concept=self.model.num_prototypes_per_concept, seed=self.seed,
-        )  # fmt: skip
+            vec_ND,
+            concept_N,
+            num_concepts=self.model.num_concepts,
+            num_per_concept=self.model.num_prototypes_per_concept,
+            seed=self.seed,
+        )
         self.model.prototypes.set_(proto_KMD)
 
     @torch.no_grad()

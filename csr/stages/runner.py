@@ -49,7 +49,9 @@ class StageRunner:
         """
         stage = self._build_stage(name)
         if stage.requires != self._done:
-            raise ValueError(f"the {name} stage builds on {stage.requires!r}, but the model comes from {self._done!r}")
+            raise ValueError(
+                f"the {name} stage builds on {stage.requires!r}, but the model comes from {self._done!r}"
+            )
         for parameter_name, parameter in self.model.named_parameters():
             parameter.requires_grad_(parameter_name in self._learnable)
             parameter.grad = None

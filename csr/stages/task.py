@@ -18,6 +18,7 @@ from torch import nn
 from csr.model import CSR
 from csr.model.layers.task_head import fold_standardisation
 from csr.stages.base import Batch, Stage, StageOutput
+from csr.stages.concept import positive_weights
 from csr.stages.losses import task_bce, task_cross_entropy, task_focal
 
 MIN_SD = 1e-2  # a dead prototype's score hardly varies: dividing by less would amplify its noise
@@ -67,7 +68,12 @@ class TaskStage(Stage):
 
     def param_groups(self) -> list[dict[str, Any]]:
         return [
-            {"params": [self.head.weight], "lr": self.lr, "weight_decay": self.weight_decay, "name": "task_head"},
+            {
+                "params": [self.head.weight],
+                "lr": self.lr,
+                "weight_decay": self.weight_decay,
+                "name": "task_head",
+            },
             {"params": [self.head.bias], "lr": self.lr, "weight_decay": 0.0, "name": "task_head_no_decay"},
         ]
 
@@ -126,3 +132,12 @@ class TaskStage(Stage):
             state["head.weight"], state["head.bias"], state["mean_F"], state["sd_F"]
         )
         return weights
+
+
+def task_weights(target_NT: np.ndarray, *, loss: str, maximum: float) -> torch.Tensor:
+    """Balance of stage 3: negatives / positives (bce, focal), or N / (T n_t) for cross-entropy; (T,)."""
+    if loss != "ce":
+        return positive_weights(target_NT, maximum=maximum)
+    count_T = target_NT.sum(axis=0)
+    weight_T = target_NT.shape[0] / (target_NT.shape[1] * np.maximum(count_T, 1))
+    return torch.from_numpy(np.clip(weight_T, 1 / maximum, maximum)).float()

@@ -23,7 +23,7 @@ from csr.engine import memory
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 from csr.stages.base import Stage
-from csr.training.data import Data
+from csr.training.data import Splits
 from csr.training.feeder import Feeder
 
 DEFAULT_EFFECTIVE = 32
@@ -79,7 +79,7 @@ def kept(manifest: dict[str, Any] | None, *, world: int) -> tuple[int, int] | No
     return optim["batch_size"], optim["accumulation"]
 
 
-def find(stage: Stage, data: Data, *, share: int, precision: str, device: torch.device) -> Choice:
+def find(stage: Stage, data: Splits, *, share: int, precision: str, device: torch.device) -> Choice:
     """Measure on every rank, agree on the smallest answer. Collective.
 
     Args:
@@ -114,7 +114,7 @@ class Trial:
         stage, data, precision, device: as in `find`.
     """
 
-    def __init__(self, stage: Stage, data: Data, *, precision: str, device: torch.device) -> None:
+    def __init__(self, stage: Stage, data: Splits, *, precision: str, device: torch.device) -> None:
         self.stage, self.precision, self.device = stage, precision, device
         self._feeder = Feeder(data, batch_size=1, accumulation=1, seed=0, max_windows=1, device=device)
 
@@ -201,9 +201,7 @@ def _growth(trial: Trial) -> Callable[[int], int]:
     return lambda size: int(fixed + slope * size)
 
 
-def largest(
-    sizes: list[int], *, allowed: int, needed: Callable[[int], int], free: int
-) -> tuple[int, str]:
+def largest(sizes: list[int], *, allowed: int, needed: Callable[[int], int], free: int) -> tuple[int, str]:
     """The largest of some sizes that needs no more than is allowed, 0 if none; and what to say of it."""
     fitting = [size for size in sizes if needed(size) <= allowed]
     size = max(fitting, default=0)

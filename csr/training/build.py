@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from csr.config.options import TrainConfig
@@ -15,7 +13,7 @@ from csr.data.image_cache.store import ImageStore
 from csr.data.labels import table as tables
 from csr.data.labels.table import LabelTable
 from csr.data.transforms import EvalTransform, TrainTransform
-from csr.engine.engine import local_device
+from csr.engine.device import local_device
 from csr.model import CSR
 from csr.model.backbones.compiling import check_compiler
 from csr.model.backbones.weights import fetch_architecture, load_backbone_weights
@@ -25,10 +23,11 @@ from csr.runtime.errors import InputError
 from csr.stages.base import Stage
 from csr.stages.concept import ConceptStage, positive_weights
 from csr.stages.prototype import PrototypeStage
-from csr.stages.task import TaskStage, choose_task_loss
+from csr.stages.task import TaskStage, choose_task_loss, task_weights
 from csr.training.features.cache import FeatureOptions
 from csr.training.inputs import Say, Tables
-from csr.training.trainer import Data, TrainerOptions
+from csr.training.schedule import lr_factor
+from csr.training.trainer import Splits, TrainerOptions
 
 
 def build_model(config: TrainConfig, train: LabelTable, say: Say) -> CSR:
@@ -43,12 +42,17 @@ def build_model(config: TrainConfig, train: LabelTable, say: Say) -> CSR:
     )
     torch.manual_seed(config.engine.seed)
     model = CSR(
-        num_concepts=len(train.concept_names), num_classes=len(train.target_names),
-        num_prototypes_per_concept=model_options.num_prototypes, backbone_type=model_options.backbone_type,
-        model_name=model_options.model_name, image_size=config.data.image_size,
-        embedding_dim=model_options.embedding_dim, projector_blocks=model_options.projector_blocks,
-        concept_pool=model_options.concept_pool, architecture=architecture,
-    )  # fmt: skip
+        num_concepts=len(train.concept_names),
+        num_classes=len(train.target_names),
+        num_prototypes_per_concept=model_options.num_prototypes,
+        backbone_type=model_options.backbone_type,
+        model_name=model_options.model_name,
+        image_size=config.data.image_size,
+        embedding_dim=model_options.embedding_dim,
+        projector_blocks=model_options.projector_blocks,
+        concept_pool=model_options.concept_pool,
+        architecture=architecture,
+    )
     if distributed.world_size() > 1:
         sync_norm.convert(model)
     if model_options.no_pretrained:
@@ -57,9 +61,11 @@ def build_model(config: TrainConfig, train: LabelTable, say: Say) -> CSR:
         say(f"Backbone {model.backbone.label}: random weights (--no_pretrained)")
     else:
         report = load_backbone_weights(
-            model.backbone, backbone_type=model_options.backbone_type, model_name=model_options.model_name,
+            model.backbone,
+            backbone_type=model_options.backbone_type,
+            model_name=model_options.model_name,
             weights_file=model_options.backbone_weights,
-        )  # fmt: skip
+        )
         for line in report.lines:
             say(line)
     speed_up(model, config)
@@ -79,7 +85,7 @@ def speed_up(model: CSR, config: TrainConfig) -> None:
         model.backbone.compile_training()
 
 
-def build_data(config: TrainConfig, found: Tables, store: ImageStore, model: CSR) -> Data:
+def build_data(config: TrainConfig, found: Tables, store: ImageStore, model: CSR) -> Splits:
     """Training and validation images of one store, with their transforms."""
     size = config.data.image_size
     boxes = None
@@ -89,22 +95,25 @@ def build_data(config: TrainConfig, found: Tables, store: ImageStore, model: CSR
             raise InputError(f"{boxes.path}: no box is on a concept that its image has: check the file")
     train = LabelledImages(store, found.train, indices=found.train_indices, boxes=boxes)
     val = LabelledImages(store, found.train, indices=found.val_indices)
-    return Data(
-        train=train, val=val, train_transform=TrainTransform(size, strength=config.data.augment),
+    return Splits(
+        train=train,
+        val=val,
+        train_transform=TrainTransform(size, strength=config.data.augment),
         eval_transform=EvalTransform(size),
         names={"concept": found.train.concept_names, "target": found.train.target_names},
         map_size=model.backbone.map_size,
-    )  # fmt: skip
+    )
 
 
-def one_step_of(data: Data, config: TrainConfig) -> Data:
+def one_step_of(data: Splits, config: TrainConfig) -> Splits:
     """As many training and validation images as one optimizer step takes: all that a dry run looks at."""
     step = config.optim.batch_size * config.optim.accumulation * distributed.world_size()
     train, val = data.train, data.val
     return dataclasses.replace(
-        data, train=LabelledImages(train.store, train.table, boxes=train.boxes, indices=train.indices[:step]),
+        data,
+        train=LabelledImages(train.store, train.table, boxes=train.boxes, indices=train.indices[:step]),
         val=LabelledImages(val.store, val.table, indices=val.indices[:step]),
-    )  # fmt: skip
+    )
 
 
 def task_loss_of(config: TrainConfig, train: LabelTable) -> str:
@@ -128,44 +137,55 @@ def build_stage(name: str, *, config: TrainConfig, model: CSR, train: LabelTable
         weight_K = positive_weights(train.concept_NK, maximum=method.max_pos_weight)
         say(f"Positive weights: {weight_K.min():.2f} to {weight_K.max():.2f}")
         return ConceptStage(
-            model, pos_weight_K=weight_K, lr=optim.lr, backbone_lr_scale=config.backbone_lr_scale,
-            weight_decay=optim.weight_decay, box_weight=method.box_weight if config.data.boxes_csv else 0.0,
-        )  # fmt: skip
+            model,
+            pos_weight_K=weight_K,
+            lr=optim.lr,
+            backbone_lr_scale=config.backbone_lr_scale,
+            weight_decay=optim.weight_decay,
+            box_weight=method.box_weight if config.data.boxes_csv else 0.0,
+        )
     if name == "prototype":
         return PrototypeStage(
-            model, gamma=method.gamma, lam=method.lam, delta=method.delta, margin_mode=method.margin_mode,
-            mask_present=not method.all_negatives, restart=not method.no_restart,
-            lr=optim.lr * optim.prototype_lr_scale, weight_decay=optim.weight_decay, seed=config.engine.seed,
-        )  # fmt: skip
+            model,
+            gamma=method.gamma,
+            lam=method.lam,
+            delta=method.delta,
+            margin_mode=method.margin_mode,
+            mask_present=not method.all_negatives,
+            restart=not method.no_restart,
+            lr=optim.lr * optim.prototype_lr_scale,
+            weight_decay=optim.weight_decay,
+            seed=config.engine.seed,
+        )
     loss = task_loss_of(config, train)
     weight_T = task_weights(train.target_NT, loss=loss, maximum=method.max_pos_weight)
     say(f"Task loss: {loss}; class weights {weight_T.min():.2f} to {weight_T.max():.2f}")
     return TaskStage(
-        model, loss=loss, pos_weight_T=weight_T, lr=optim.lr * optim.task_lr_scale,
+        model,
+        loss=loss,
+        pos_weight_T=weight_T,
+        lr=optim.lr * optim.task_lr_scale,
         weight_decay=optim.weight_decay,
-    )  # fmt: skip
-
-
-def task_weights(target_NT: np.ndarray, *, loss: str, maximum: float) -> torch.Tensor:
-    """Balance of stage 3: negatives / positives (bce, focal), or N / (T n_t) for cross-entropy; (T,)."""
-    if loss != "ce":
-        return positive_weights(target_NT, maximum=maximum)
-    count_T = target_NT.sum(axis=0)
-    weight_T = target_NT.shape[0] / (target_NT.shape[1] * np.maximum(count_T, 1))
-    return torch.from_numpy(np.clip(weight_T, 1 / maximum, maximum)).float()
+    )
 
 
 def trainer_options(config: TrainConfig, precision: str) -> TrainerOptions:
     optim = config.optim
     dry = config.run.dry_run
     return TrainerOptions(
-        batch_size=optim.batch_size, accumulation=optim.accumulation,
+        batch_size=optim.batch_size,
+        accumulation=optim.accumulation,
         epochs=dict.fromkeys(config.epochs, 1) if dry else config.epochs,
         lr_factor=lambda step, total: lr_factor(step, total, warmup=optim.warmup, schedule=optim.schedule),
-        precision=precision, seed=config.engine.seed, caching=feature_options(config, precision),
-        log_every=config.run.log_every, save_every=config.run.save_every,
-        max_skipped=config.engine.max_skipped, max_windows=1 if dry else None, profile=config.run.profile,
-    )  # fmt: skip
+        precision=precision,
+        seed=config.engine.seed,
+        caching=feature_options(config, precision),
+        log_every=config.run.log_every,
+        save_every=config.run.save_every,
+        max_skipped=config.engine.max_skipped,
+        max_windows=1 if dry else None,
+        profile=config.run.profile,
+    )
 
 
 def feature_options(config: TrainConfig, precision: str) -> FeatureOptions:
@@ -174,18 +194,11 @@ def feature_options(config: TrainConfig, precision: str) -> FeatureOptions:
     keeps_files = config.engine.cache in ("auto", "disk") and not config.run.dry_run
     mode = config.engine.cache if keeps_files or config.engine.cache == "off" else "memory"
     return FeatureOptions(
-        mode=mode, folder=Path(folder), dtype=config.engine.cache_dtype,
-        views=config.engine.cache_views, batch_size=2 * config.optim.batch_size, precision=precision,
+        mode=mode,
+        folder=Path(folder),
+        dtype=config.engine.cache_dtype,
+        views=config.engine.cache_views,
+        batch_size=2 * config.optim.batch_size,
+        precision=precision,
         seed=config.engine.seed,
-    )  # fmt: skip
-
-
-def lr_factor(step: int, total: int, *, warmup: float, schedule: str) -> float:
-    """Linear warm-up over the first share of steps, then a cosine to zero or a constant."""
-    rising = max(1, round(warmup * total))
-    if step < rising and warmup:
-        return (step + 1) / rising
-    if schedule == "constant":
-        return 1.0
-    done = (step - rising) / max(1, total - rising)
-    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(0.0, done))))
+    )

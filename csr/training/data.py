@@ -11,7 +11,7 @@ from csr.data.transforms import EvalTransform, TrainTransform
 
 
 @dataclass(frozen=True)
-class Data:
+class Splits:
     """Training and validation images with their transforms."""
 
     train: LabelledImages

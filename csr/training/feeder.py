@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
 from csr.data.dataset import WindowSampler
-from csr.data.prefetch import Batch, Clock, Load, arriving, cached_loader, pinned, to_device
+from csr.data.prefetch import Batch, Clock, arriving, pinned, to_device
 from csr.data.transforms import box_masks
 from csr.runtime import distributed
 from csr.stages.base import Stage
-from csr.training.data import Data, labels_of
-from csr.training.features.table import FeatureViews
+from csr.training.data import Splits, labels_of
+from csr.training.features.table import FeatureTable, FeatureViews
 
 
 class Feeder:
@@ -29,15 +29,25 @@ class Feeder:
     """
 
     def __init__(
-        self, data: Data, *, batch_size: int, accumulation: int, seed: int, max_windows: int | None,
+        self,
+        data: Splits,
+        *,
+        batch_size: int,
+        accumulation: int,
+        seed: int,
+        max_windows: int | None,
         device: torch.device,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.data, self.batch_size, self.accumulation = data, batch_size, accumulation
         self.seed, self.device = seed, device
         self._sampler = WindowSampler(
-            len(data.train), micro_batch=batch_size, accumulation=accumulation, rank=distributed.rank(),
-            world=distributed.world_size(), seed=seed,
-        )  # fmt: skip
+            len(data.train),
+            micro_batch=batch_size,
+            accumulation=accumulation,
+            rank=distributed.rank(),
+            world=distributed.world_size(),
+            seed=seed,
+        )
         self._labels = labels_of(data.train)
         self.windows_per_epoch = min(self._sampler.num_windows, max_windows or self._sampler.num_windows)
 
@@ -55,9 +65,11 @@ class Feeder:
         """
         load = self._loader(features, epoch_key)
         return arriving(
-            self._load(stage, load, epoch_key, first_window), cached=features is not None, device=self.device,
+            self._load(stage, load, epoch_key, first_window),
+            cached=features is not None,
+            device=self.device,
             clock=clock,
-        )  # fmt: skip
+        )
 
     def example(self, stage: Stage, features: FeatureViews | None, *, num_images: int) -> Batch:
         """The first images as a training batch on the device, again and again if there are fewer."""
@@ -102,7 +114,28 @@ class Feeder:
         if "box" in batch:
             height, width = self.data.map_size
             batch["box_mask"] = box_masks(
-                batch["box"], class_R=batch["box_class"], row_R=batch["box_row"], theta_B23=theta_B23,
-                num_concepts=batch["concept"].shape[1], height=height, width=width,
-            )  # fmt: skip
+                batch["box"],
+                class_R=batch["box_class"],
+                row_R=batch["box_row"],
+                theta_B23=theta_B23,
+                num_concepts=batch["concept"].shape[1],
+                height=height,
+                width=width,
+            )
         return batch
+
+
+Load = Callable[[np.ndarray, np.ndarray], Batch]
+
+
+def cached_loader(features: FeatureTable, concept_NK: np.ndarray, target_NT: np.ndarray) -> Load:
+    """Batches of cached features with the labels of their images; padding is masked."""
+
+    def load(positions_B: np.ndarray, valid_B: np.ndarray) -> Batch:
+        labels = {
+            name: torch.from_numpy(np.where(valid_B[:, None], table[positions_B], np.nan).astype(np.float32))
+            for name, table in (("concept", concept_NK), ("target", target_NT))
+        }
+        return {**features.gather(positions_B, valid_B), **labels}
+
+    return load

@@ -71,9 +71,11 @@ def read_labels(
     _check_there("train_csv", data.train_csv)
     _check_there("test_csv", data.test_csv)
     train = tables.read_label_table(
-        data.train_csv, concept_cols=data.concept_cols, target_cols=data.target_cols,
+        data.train_csv,
+        concept_cols=data.concept_cols,
+        target_cols=data.target_cols,
         reader_merge=data.reader_merge,
-    )  # fmt: skip
+    )
     train = tables.without(train, left_out["train"])
     if data.drop_rare:
         train, dropped = tables.drop_rare(train, data.drop_rare)
@@ -81,9 +83,12 @@ def read_labels(
             say(f"Dropped concepts with fewer than {data.drop_rare} positive images: {', '.join(dropped)}")
     tables.check_positives(train)
     test = tables.read_label_table(
-        data.test_csv, concept_cols=data.concept_cols, target_cols=data.target_cols,
-        reader_merge=data.reader_merge, vocabulary=train,
-    )  # fmt: skip
+        data.test_csv,
+        concept_cols=data.concept_cols,
+        target_cols=data.target_cols,
+        reader_merge=data.reader_merge,
+        vocabulary=train,
+    )
     test = tables.without(test, left_out["test"])
     tables.check_disjoint(train, test)
     return train, test
@@ -115,8 +120,10 @@ def build_tables(
     train, test = read_labels(config, say, left_out=left_out)
     shared = tables.shared_patients(train, test)
     if shared:
-        say(f"Notice: {len(shared)} patient_id(s) are in both {train.path} and {test.path}: if they are the same "
-            "people, test numbers are too good")
+        say(
+            f"Notice: {len(shared)} patient_id(s) are in both {train.path} and {test.path}: if they are the same "
+            "people, test numbers are too good"
+        )
     counts_T = tables.count_positives(train.target_NT)
     unseen = [name for name, count in zip(train.target_names, counts_T, strict=True) if not count]
     if unseen:
@@ -128,7 +135,9 @@ def build_tables(
         for name, number in boxes.ignored.items():
             say(f"Boxes of {name!r}, which is no concept, are not used: {number}")
         present_R = train.concept_NK[boxes.image_R, boxes.class_R] >= tables.POSITIVE
-        say(f"Boxes: {present_R.sum()} on concepts that are present; {(~present_R).sum()} on others are not used")
+        say(
+            f"Boxes: {present_R.sum()} on concepts that are present; {(~present_R).sum()} on others are not used"
+        )
     train_indices, val_indices = split_validation(train, fraction=data.val_fraction, seed=config.engine.seed)
     return Tables(train, test, train_paths, test_paths, train_indices, val_indices, boxes)
 
@@ -193,9 +202,14 @@ def build_stores(
         there = next((store for store in opened_before if store.paths == tuple(paths)), None)
         try:
             open_one = partial(
-                open_store, paths, size=stored_size(config.data.image_size), cache_dir=image_cache(config),
-                workers=config.data.workers, where=table.where, progress=progress,
-            )  # fmt: skip
+                open_store,
+                paths,
+                size=stored_size(config.data.image_size),
+                cache_dir=image_cache(config),
+                workers=config.data.workers,
+                where=table.where,
+                progress=progress,
+            )
             opened.append(_first_on_each_host(open_one, there))
         except InputError as error:  # of both folders, together
             problems.append(str(error))

@@ -109,7 +109,9 @@ def look_for_bad_images(
         train, test = inputs.read_labels(config, lambda line: None)
         whole = {"train": train, "test": test}
         if config.data.boxes_csv is not None:
-            read_boxes(config.data.boxes_csv, table=train)  # its mistakes too are told before hours of decoding
+            read_boxes(
+                config.data.boxes_csv, table=train
+            )  # its mistakes too are told before hours of decoding
         left = Quarantine(known).left_out
         splits = {split: without(table, left[split]) for split, table in whole.items()}
     with distributed.errors_agreed():
@@ -147,9 +149,13 @@ def _look(
         if most >= 0:  # otherwise the run ends here, before hours of decoding
             rows = list(found)
             store, problems = open_readable(
-                list(found.values()), size=stored_size(config.data.image_size),
-                cache_dir=inputs.image_cache(config), workers=config.data.workers, progress=progress, most=most,
-            )  # fmt: skip
+                list(found.values()),
+                size=stored_size(config.data.image_size),
+                cache_dir=inputs.image_cache(config),
+                workers=config.data.workers,
+                progress=progress,
+                most=most,
+            )
             stores += [] if store is None else [store]
             for place, reason in problems.items():
                 file = str(found[rows[place]])

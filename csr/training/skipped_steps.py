@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 
-class StepGuard:
+class SkippedSteps:
     """Trips after `limit` skipped steps in a row. The count is the same on all ranks: all skip together.
 
     Args:

@@ -13,12 +13,13 @@ from typing import Any, NoReturn
 import torch
 
 from csr.data.prefetch import Clock
-from csr.engine.engine import Engine, local_device
+from csr.engine.device import local_device
+from csr.engine.engine import Engine
 from csr.runtime import distributed
 from csr.runtime.collective_time import IN_COLLECTIVES
 from csr.runtime.errors import PreemptedError, StoppedError
 from csr.runtime.monitor import Monitor
-from csr.runtime.progress import HERE
+from csr.runtime.progress import PROGRESS
 from csr.runtime.signals import StopRequest
 from csr.stages.base import Stage
 from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
@@ -31,7 +32,7 @@ from csr.training.checkpoints.state import (
     seed_generators,
     set_generators,
 )
-from csr.training.data import Data, labels_of
+from csr.training.data import Splits, labels_of
 from csr.training.features.cache import FeatureOptions
 from csr.training.features.table import FeatureViews
 from csr.training.feeder import Feeder
@@ -39,10 +40,10 @@ from csr.training.logs import throughput
 from csr.training.logs.epoch_report import report_epoch, step_values
 from csr.training.logs.profiler import FOLDER, profiled
 from csr.training.logs.throughput import Spent
-from csr.training.skipped_steps import StepGuard
-from csr.training.validation import Passes
+from csr.training.skipped_steps import SkippedSteps
+from csr.training.validation import Validator
 
-__all__ = ["STAGE_NUMBER", "Data", "Trainer", "TrainerOptions", "Weights", "labels_of"]
+__all__ = ["STAGE_NUMBER", "Splits", "Trainer", "TrainerOptions", "Weights", "labels_of"]
 
 
 @dataclass(frozen=True)
@@ -78,26 +79,46 @@ class Trainer:
     """
 
     def __init__(
-        self, options: TrainerOptions, *, data: Data, ds_config: dict[str, Any], monitor: Monitor,
-        folder: Path, checkpoints: CheckpointFolder, stop: StopRequest, saved: Saved | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        options: TrainerOptions,
+        *,
+        data: Splits,
+        ds_config: dict[str, Any],
+        monitor: Monitor,
+        folder: Path,
+        checkpoints: CheckpointFolder,
+        stop: StopRequest,
+        saved: Saved | None = None,
+    ) -> None:
         self.options, self.data, self.ds_config = options, data, ds_config
         self.monitor, self.stop, self._saved = monitor, stop, saved
         self._saving_told = self._saving_within = 0.0
         self.state = saved.state if saved else TrainState()
         self.device, self.clock = local_device(), Clock()
         self._feeder = Feeder(
-            data, batch_size=options.batch_size, accumulation=options.accumulation, seed=options.seed,
-            max_windows=options.max_windows, device=self.device,
-        )  # fmt: skip
-        self.passes = Passes(
-            data, batch_size=2 * options.batch_size, precision=options.precision, device=self.device,
-            monitor=monitor, stop=stop, caching=options.caching,
-        )  # fmt: skip
+            data,
+            batch_size=options.batch_size,
+            accumulation=options.accumulation,
+            seed=options.seed,
+            max_windows=options.max_windows,
+            device=self.device,
+        )
+        self.validator = Validator(
+            data,
+            batch_size=2 * options.batch_size,
+            precision=options.precision,
+            device=self.device,
+            monitor=monitor,
+            stop=stop,
+            caching=options.caching,
+        )
         self.saver = Saver(
-            folder, checkpoints=checkpoints, monitor=monitor, accumulation=options.accumulation,
+            folder,
+            checkpoints=checkpoints,
+            monitor=monitor,
+            accumulation=options.accumulation,
             board=saved.board if saved else {},
-        )  # fmt: skip
+        )
 
     @property
     def windows_per_epoch(self) -> int:
@@ -108,7 +129,7 @@ class Trainer:
         saved, self._saved = self._saved, None
         state, epochs = self.state, self.options.epochs[stage.name]
         stage.to(self.device)
-        HERE.at(stage.name, state.epoch if saved else 1, state.windows if saved else 0)
+        PROGRESS.at(stage.name, state.epoch if saved else 1, state.windows if saved else 0)
         if saved is None:
             state.begin_stage(stage.name)
         else:
@@ -122,16 +143,20 @@ class Trainer:
             stage, self._feeder, cached, precision=self.options.precision, device=self.device
         )
         engine = self._open_engine(stage, saved)
-        self._guard = StepGuard(self.options.max_skipped, streak=state.streak)
+        self._guard = SkippedSteps(self.options.max_skipped, streak=state.streak)
         del saved
         with self._profiled(stage) as self._step_profiled:
             while state.epoch <= epochs:
                 self._epoch(engine, stage, features, val_features)
         told = throughput.over_ranks(self._telemetry.stage())
-        self.monitor.say(throughput.line_of(
-            told, stage_number=STAGE_NUMBER[stage.name], save_every=self.options.save_every,
-            advise=self.options.max_windows is None,
-        ))  # fmt: skip
+        self.monitor.say(
+            throughput.line_of(
+                told,
+                stage_number=STAGE_NUMBER[stage.name],
+                save_every=self.options.save_every,
+                advise=self.options.max_windows is None,
+            )
+        )
         last = stage.model_weights(engine.close().state_dict())
         return state.best_weights or last
 
@@ -145,7 +170,7 @@ class Trainer:
         if not stage.frozen_inputs:
             return None, None
         began = time.perf_counter()
-        train, val = self.passes.features(stage)
+        train, val = self.validator.features(stage)
         self._features_s = time.perf_counter() - began
         if fresh:
             stage.begin(train)
@@ -157,9 +182,11 @@ class Trainer:
     def _open_engine(self, stage: Stage, saved: Saved | None) -> Engine:
         total = self.options.epochs[stage.name] * self.windows_per_epoch
         engine = Engine(
-            stage, param_groups=stage.param_groups(), ds_config=self.ds_config,
+            stage,
+            param_groups=stage.param_groups(),
+            ds_config=self.ds_config,
             lr_factor=lambda step: self.options.lr_factor(step, total),
-        )  # fmt: skip
+        )
         if saved is not None:
             engine.load_training_state(saved.engine)
         if saved is not None and saved.generators is not None:
@@ -179,13 +206,18 @@ class Trainer:
             state.record = {**record, **self._end_epoch(engine, stage, features, last=state.epoch == epochs)}
         began = time.perf_counter()
         try:
-            validated = self.passes.validate(engine, stage, val_features)
+            validated = self.validator.validate(engine, stage, val_features)
         except PreemptedError:
             self._save_and_stop(engine)
         record = report_epoch(
-            self.monitor, stage, {**state.record, **validated}, epoch=state.epoch, epochs=epochs,
-            step=state.global_step, telemetry=self._account(stage, evaluation=time.perf_counter() - began),
-        )  # fmt: skip
+            self.monitor,
+            stage,
+            {**state.record, **validated},
+            epoch=state.epoch,
+            epochs=epochs,
+            step=state.global_step,
+            telemetry=self._account(stage, evaluation=time.perf_counter() - began),
+        )
         state.history.append(record)
         self.saver.keep(engine, stage, state)
         state.begin_epoch()
@@ -196,11 +228,18 @@ class Trainer:
         state = self.state
         assert state.record is not None
         saving, self._saving_told = self.saver.seconds - self._saving_told, self.saver.seconds
-        told = self._telemetry.epoch(Spent(
-            train=state.seconds, evaluation=evaluation, caches=state.record.get("features_s", 0.0),
-            saving=saving - self._saving_within, saving_within=self._saving_within, data=state.waited,
-            communication=state.in_collectives, images=state.images,
-        ))  # fmt: skip
+        told = self._telemetry.epoch(
+            Spent(
+                train=state.seconds,
+                evaluation=evaluation,
+                caches=state.record.get("features_s", 0.0),
+                saving=saving - self._saving_within,
+                saving_within=self._saving_within,
+                data=state.waited,
+                communication=state.in_collectives,
+                images=state.images,
+            )
+        )
         self._saving_within = 0.0
         self.monitor.scalars({f"{stage.name}_time/{k}": v for k, v in told.items()}, step=state.global_step)
         return throughput.over_ranks(told)
@@ -228,14 +267,17 @@ class Trainer:
         IN_COLLECTIVES.take()
         self.stop.restart()
         batches = self._feeder.batches(
-            stage, features if self._is_cached(features) else None, epoch_key=epoch_key,
-            first_window=state.windows, clock=self.clock,
-        )  # fmt: skip
+            stage,
+            features if self._is_cached(features) else None,
+            epoch_key=epoch_key,
+            first_window=state.windows,
+            clock=self.clock,
+        )
         left = (self.windows_per_epoch - state.windows) * self.options.accumulation
         title = f"Stage {STAGE_NUMBER[stage.name]} epoch {state.epoch}/{self.options.epochs[stage.name]}"
         for batch, is_last in self.monitor.bar(batches, total=left, title=title):
             skipped_before = engine.skipped_steps
-            HERE.at(stage.name, state.epoch, state.windows + 1)
+            PROGRESS.at(stage.name, state.epoch, state.windows + 1)
             output = engine.micro_step(self._feeder.prepare(batch, epoch_key=epoch_key))
             loss_sum += output.loss.detach().float()
             state.images += len(batch["positions"])
@@ -266,9 +308,12 @@ class Trainer:
         state.seconds = time.perf_counter() - began
         state.in_collectives += IN_COLLECTIVES.take()
         return {
-            "train_loss": loss, "seconds": state.seconds, "data_wait_s": state.waited,
-            "images_per_s": state.images / state.seconds, "skipped_steps": engine.skipped_steps,
-        }  # fmt: skip
+            "train_loss": loss,
+            "seconds": state.seconds,
+            "data_wait_s": state.waited,
+            "images_per_s": state.images / state.seconds,
+            "skipped_steps": engine.skipped_steps,
+        }
 
     def _between_steps(self, engine: Engine) -> None:
         """Where a run may be saved, and may stop."""
@@ -286,7 +331,7 @@ class Trainer:
         where = f"epoch {state.epoch}, after step {state.windows} of {self.windows_per_epoch}"
         raise self.stop.error(f"in the {state.stage} stage, {where}, saved as {path}")
 
-    def _stop_on_skips(self, guard: StepGuard, engine: Engine) -> NoReturn:
+    def _stop_on_skips(self, guard: SkippedSteps, engine: Engine) -> NoReturn:
         where = f"{self.state.stage} stage, epoch {self.state.epoch}, step {self.state.global_step}"
         train = self.data.train
         ids = [train.table.image_ids[i] for i in train.indices]

@@ -9,19 +9,20 @@ import torch
 
 from csr.data.dataset import LabelledImages
 from csr.data.prefetch import Batch
-from csr.engine.engine import Engine, inference_precision
+from csr.engine.device import inference_precision
+from csr.engine.engine import Engine
 from csr.evaluation import inference
 from csr.evaluation.metrics import multilabel_metrics
 from csr.runtime.monitor import Monitor
-from csr.runtime.progress import HERE
+from csr.runtime.progress import PROGRESS
 from csr.runtime.signals import StopRequest
 from csr.stages.base import Stage
-from csr.training.data import Data, labels_of
+from csr.training.data import Splits, labels_of
 from csr.training.features.cache import FeatureOptions, frozen_features
 from csr.training.features.table import FeatureViews
 
 
-class Passes:
+class Validator:
     """Looks at the images of one run without training on them.
 
     Args:
@@ -35,9 +36,16 @@ class Passes:
     """
 
     def __init__(
-        self, data: Data, *, batch_size: int, precision: str, device: torch.device, monitor: Monitor,
-        stop: StopRequest, caching: FeatureOptions,
-    ) -> None:  # fmt: skip
+        self,
+        data: Splits,
+        *,
+        batch_size: int,
+        precision: str,
+        device: torch.device,
+        monitor: Monitor,
+        stop: StopRequest,
+        caching: FeatureOptions,
+    ) -> None:
         self.data, self.batch_size, self.precision, self.device = data, batch_size, precision, device
         self.monitor, self.stop, self.caching = monitor, stop, caching
 
@@ -51,10 +59,14 @@ class Passes:
         title = f"Features ({split})"
         with inference_precision(self.precision, self.device):
             views = frozen_features(
-                stage, dataset, options=self.caching, eval_transform=self.data.eval_transform,
-                train_transform=self.data.train_transform if split == "train" else None, device=self.device,
+                stage,
+                dataset,
+                options=self.caching,
+                eval_transform=self.data.eval_transform,
+                train_transform=self.data.train_transform if split == "train" else None,
+                device=self.device,
                 show=lambda batches, total: self.shown(batches, total, title),
-            )  # fmt: skip
+            )
         stage.train()
         source = views.source
         if split == "train" and self.caching.mode == "off":
@@ -89,7 +101,7 @@ class Passes:
 
     def shown(self, batches: Iterable[Batch], total: int, title: str) -> Iterator[Batch]:
         """Batches with a progress bar, until this rank is asked to stop."""
-        watched = HERE.along(batches, total=total, title=title.lower())
+        watched = PROGRESS.along(batches, total=total, title=title.lower())
         for batch in self.monitor.bar(watched, total=total, title=title):
             self.stop.check(f"at {title.lower()}")
             yield batch

@@ -30,7 +30,10 @@ from csr.engine.flops import count_flops
 
 GPUS = (1, 8, 16, 64, 256, 1024)
 BACKWARD = 2  # times the FLOPs of forward
-BYTES = {"fp16": 2, "bf16": 4}  # of a weight and of a gradient on the wire: bf16 is autocast over fp32 weights
+BYTES = {
+    "fp16": 2,
+    "bf16": 4,
+}  # of a weight and of a gradient on the wire: bf16 is autocast over fp32 weights
 NORMS = (nn.BatchNorm2d,)
 
 
@@ -94,8 +97,12 @@ def step(net: Network, cluster: Cluster, *, gpus: int, batch: int, precision: st
     norm = 2 * net.norms * 2 * math.log2(gpus) * cluster.latency
     data = batch * 3 * stored_size(net.image_size) ** 2 / cluster.read
     return {
-        "compute": compute, "zero": zero, "norm": norm, "data": data, "step": max(compute + zero + norm, data),
-    }  # fmt: skip
+        "compute": compute,
+        "zero": zero,
+        "norm": norm,
+        "data": data,
+        "step": max(compute + zero + norm, data),
+    }
 
 
 def later_stages(net: Network, cluster: Cluster, *, gpus: int, images: int) -> float:
@@ -111,26 +118,43 @@ def rows(net: Network, cluster: Cluster, options: argparse.Namespace) -> list[di
         rate = gpus * options.batch / parts["step"]
         strong = max(1, options.effective_batch // gpus)
         small = step(net, cluster, gpus=gpus, batch=strong, precision=options.precision)
-        found.append({
-            "network": net.name, "gpus": gpus, **parts, "images_per_s": rate,
-            "efficiency": rate / (gpus * found[0]["images_per_s"]) if found else 1.0,
-            "fixed_batch": strong, "fixed_images_per_s": gpus * strong / small["step"],
-            "epoch_s": options.images / rate,
-            "later_s": later_stages(net, cluster, gpus=gpus, images=options.images),
-        })  # fmt: skip
+        found.append(
+            {
+                "network": net.name,
+                "gpus": gpus,
+                **parts,
+                "images_per_s": rate,
+                "efficiency": rate / (gpus * found[0]["images_per_s"]) if found else 1.0,
+                "fixed_batch": strong,
+                "fixed_images_per_s": gpus * strong / small["step"],
+                "epoch_s": options.images / rate,
+                "later_s": later_stages(net, cluster, gpus=gpus, images=options.images),
+            }
+        )
     return found
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], allow_abbrev=False,
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
+    )
     add = parser.add_argument
-    add("--peak_tflops", type=float, default=989.0, help="matrix peak of a GPU (H100/H200, fp16 or bf16, dense)")
+    add(
+        "--peak_tflops",
+        type=float,
+        default=989.0,
+        help="matrix peak of a GPU (H100/H200, fp16 or bf16, dense)",
+    )
     add("--mfu", type=float, default=0.4, help="share of it that a step reaches alone")
     add("--gpus_per_node", type=int, default=8, help="joined by NVLink")
-    add("--node_gb_s", type=float, default=350.0, help="NVLink of one GPU, one direction, as collectives see it")
+    add(
+        "--node_gb_s",
+        type=float,
+        default=350.0,
+        help="NVLink of one GPU, one direction, as collectives see it",
+    )
     add("--network_gb_s", type=float, default=45.0, help="network of one GPU (400 Gb/s each)")
     add("--latency_us", type=float, default=8.0, help="one hop of a collective")
     add("--read_gb_s", type=float, default=2.0, help="decoded images from the page cache, to one GPU")
@@ -147,21 +171,27 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     options = parse()
     cluster = Cluster(
-        peak=1e12 * options.peak_tflops, mfu=options.mfu, gpus_per_node=options.gpus_per_node,
-        node=1e9 * options.node_gb_s, network=1e9 * options.network_gb_s, latency=1e-6 * options.latency_us,
-        read=1e9 * options.read_gb_s, bucket=options.bucket,
-    )  # fmt: skip
+        peak=1e12 * options.peak_tflops,
+        mfu=options.mfu,
+        gpus_per_node=options.gpus_per_node,
+        node=1e9 * options.node_gb_s,
+        network=1e9 * options.network_gb_s,
+        latency=1e-6 * options.latency_us,
+        read=1e9 * options.read_gb_s,
+        bucket=options.bucket,
+    )
     lines = ["A model, not a measurement. Assumptions:"]
     lines += [f"  {name} {value}" for name, value in vars(options).items() if name not in ("name", "results")]
     numbers: dict[str, Any] = {"assumptions": asdict(cluster), "rows": []}
     for name in ("vit_base_patch16_224", "resnet50"):
         net = count(name, 224)
         lines += [
-            "", f"{name}: {net.flops / 1e9:.1f} GFLOP forward, {net.parameters / 1e6:.1f} M parameters, "
+            "",
+            f"{name}: {net.flops / 1e9:.1f} GFLOP forward, {net.parameters / 1e6:.1f} M parameters, "
             f"{net.norms} norms over ranks",
             f"{'GPUs':>5} {'compute ms':>11} {'ZeRO ms':>8} {'norm ms':>8} {'data ms':>8} {'images/s':>11} "
             f"{'efficiency':>10} {'epoch s':>8} {'2+3 s':>7} | {'B':>5} {'images/s':>10}",
-        ]  # fmt: skip
+        ]
         for row in rows(net, cluster, options):
             numbers["rows"].append(row)
             ms = [1000 * row[part] for part in ("compute", "zero", "norm", "data")]

@@ -27,7 +27,7 @@ from measuring import RESULTS, Report, median, run, spread
 STAGES = ("concept", "prototype", "task")
 NETWORKS = (("resnet18", 128), ("vit_tiny_patch16_224", 224))
 OVERHEADS = [(model, size, precision) for model, size in NETWORKS for precision in ("fp32", "bf16")]
-HERE = Path(__file__).resolve().parent
+PROGRESS = Path(__file__).resolve().parent
 PYTHON = sys.executable
 
 
@@ -35,20 +35,30 @@ def training_flags(options: argparse.Namespace, data: Path, seed: int, *, precis
     """What both scripts get."""
     e1, e2, e3 = options.epochs
     flags = {
-        "train_csv": data / "labels_train.csv", "test_csv": data / "labels_test.csv",
-        "train_dir": data / "train", "test_dir": data / "test", "backbone_type": options.backbone_type,
-        "model_name": options.model_name, "image_size": options.image_size,
-        "batch_size": options.batch_size, "lr": options.lr,
-        "epochs_stage1": e1, "epochs_stage2": e2, "epochs_stage3": e3,
-        "num_prototypes": options.num_prototypes, "seed": seed,
-        "workers": options.workers, "precision": precision, "augment": "light",
-    }  # fmt: skip
+        "train_csv": data / "labels_train.csv",
+        "test_csv": data / "labels_test.csv",
+        "train_dir": data / "train",
+        "test_dir": data / "test",
+        "backbone_type": options.backbone_type,
+        "model_name": options.model_name,
+        "image_size": options.image_size,
+        "batch_size": options.batch_size,
+        "lr": options.lr,
+        "epochs_stage1": e1,
+        "epochs_stage2": e2,
+        "epochs_stage3": e3,
+        "num_prototypes": options.num_prototypes,
+        "seed": seed,
+        "workers": options.workers,
+        "precision": precision,
+        "augment": "light",
+    }
     return [text for name, value in flags.items() for text in (f"--{name}", str(value))] + ["--no_pretrained"]
 
 
 def run_reference(flags: list[str], folder: Path, ranks: int) -> dict[str, Any]:
     result = folder / "reference.json"
-    script = [str(HERE / "reference.py"), *flags, "--json", str(result)]
+    script = [str(PROGRESS / "reference.py"), *flags, "--json", str(result)]
     ran = run([PYTHON, *script] if ranks == 1 else [*torchrun(ranks), *script])
     record = json.loads(result.read_text())
     epochs = {name: record["stages"][name]["epoch_seconds"] for name in STAGES}
@@ -65,9 +75,12 @@ def run_csr(flags: list[str], folder: Path, ranks: int) -> dict[str, Any]:
     features = {r["stage"]: r["features_s"] for r in records if r.get("features_s")}
     summary = json.loads((folder / "csr" / "results.json").read_text())["summary"]
     return {
-        **vars(ran), "epochs": epochs, "features": features, "concept_auc": summary["concept_auc"],
+        **vars(ran),
+        "epochs": epochs,
+        "features": features,
+        "concept_auc": summary["concept_auc"],
         "target_auc": summary["target_auc"],
-    }  # fmt: skip
+    }
 
 
 def torchrun(ranks: int) -> list[str]:
@@ -167,10 +180,21 @@ def compare_overhead(report: Report, options: argparse.Namespace, folder: Path) 
     short = ["--blocks", "2", "--steps", "2"] if options.quick else []
     for model, size, precision in OVERHEADS[: 1 if options.quick else None]:
         result = folder / "overhead.json"
-        run([
-            PYTHON, str(HERE / "overhead.py"), "--model_name", model, "--image_size", str(size),
-            "--precision", precision, "--json", str(result), *short,
-        ])  # fmt: skip
+        run(
+            [
+                PYTHON,
+                str(PROGRESS / "overhead.py"),
+                "--model_name",
+                model,
+                "--image_size",
+                str(size),
+                "--precision",
+                precision,
+                "--json",
+                str(result),
+                *short,
+            ]
+        )
         numbers = found[f"{model} {size} {precision}"] = json.loads(result.read_text())
         report.say(
             f"{model:<22} {size:<4} {precision:<5} bare {numbers['bare_ms']:8.1f}   "
@@ -185,16 +209,26 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--sides", type=side, nargs="+", metavar="SCRIPT:PRECISION", default=["reference:fp32", "csr:fp32", "csr:bf16"]
+        "--sides",
+        type=side,
+        nargs="+",
+        metavar="SCRIPT:PRECISION",
+        default=["reference:fp32", "csr:fp32", "csr:bf16"],
     )
     parser.add_argument("--epochs", type=int, nargs=3, default=[10, 10, 10], help="of the three stages")
     parser.add_argument("--backbone_type", default="resnet50")
     parser.add_argument("--model_name", default="resnet50")
     parser.add_argument("--lr", type=float, default=1e-3)
     for name, value in {
-        "image_size": 224, "batch_size": 16, "num_prototypes": 5, "workers": 2, "ranks": 1, "num_train": 320,
-        "num_test": 120, "source_size": 512,
-    }.items():  # fmt: skip
+        "image_size": 224,
+        "batch_size": 16,
+        "num_prototypes": 5,
+        "workers": 2,
+        "ranks": 1,
+        "num_train": 320,
+        "num_test": 120,
+        "source_size": 512,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--data", type=Path, help="a phantom folder (default: drawn)")
     parser.add_argument("--name", default="compare", help="of the result files")

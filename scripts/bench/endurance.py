@@ -31,7 +31,8 @@ from compare import draw, torchrun
 from measuring import LAUNCHER, RESULTS, ROOT, Report
 
 from csr.engine.ds_config import load_ds_config, merge_ds_config
-from csr.engine.engine import Engine, start
+from csr.engine.engine import Engine
+from csr.engine.process_group import start
 from csr.model import CSR
 from csr.runtime import distributed
 from csr.stages.base import Stage
@@ -87,9 +88,12 @@ def watch_run(flags: list[str], folder: Path, *, ranks: int, every_s: float) -> 
     env = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
     with open(folder / "output.txt", "w", encoding="utf-8") as output:
         child = psutil.Popen(
-            [*torchrun(ranks), "-m", "csr.train", *flags], stdout=output, stderr=subprocess.STDOUT,
-            cwd=ROOT, env=env,
-        )  # fmt: skip
+            [*torchrun(ranks), "-m", "csr.train", *flags],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=env,
+        )
         while child.poll() is None:
             time.sleep(every_s)
             if not metrics.is_file():
@@ -127,12 +131,20 @@ def endure_epochs(report: Report, options: argparse.Namespace, folder: Path) -> 
     lengths = [options.epochs // 4, 3 * options.epochs // 8]
     lengths.append(options.epochs - sum(lengths))
     flags = {
-        "train_csv": data / "labels_train.csv", "test_csv": data / "labels_test.csv",
-        "train_dir": data / "train", "test_dir": data / "test", "backbone_type": "timm",
-        "model_name": "test_resnet", "image_size": SIZE, "batch_size": 8, "workers": 1,
-        "log_every": options.log_every, "output_dir": folder, "exp_name": "csr",
+        "train_csv": data / "labels_train.csv",
+        "test_csv": data / "labels_test.csv",
+        "train_dir": data / "train",
+        "test_dir": data / "test",
+        "backbone_type": "timm",
+        "model_name": "test_resnet",
+        "image_size": SIZE,
+        "batch_size": 8,
+        "workers": 1,
+        "log_every": options.log_every,
+        "output_dir": folder,
+        "exp_name": "csr",
         **{f"epochs_stage{i}": n for i, n in enumerate(lengths, start=1)},
-    }  # fmt: skip
+    }
     words = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
     samples, seconds = watch_run(
         [*words, "--no_pretrained"], folder, ranks=options.ranks, every_s=options.every_s
@@ -186,7 +198,9 @@ def endure_engines(report: Report, options: argparse.Namespace) -> list[Sample]:
     def train_stage(stage: Stage) -> dict[str, torch.Tensor]:
         counts = stage.counts({name: value.numpy() for name, value in label.items()})
         scale = {name: 1.0 / max(1.0, count) for name, count in counts.items()}
-        engine = Engine(stage, param_groups=stage.param_groups(), ds_config=config, lr_factor=lambda step: 1.0)
+        engine = Engine(
+            stage, param_groups=stage.param_groups(), ds_config=config, lr_factor=lambda step: 1.0
+        )
         for _ in range(3):
             engine.micro_step({"image": image_BCHW, **label, "scale": scale})
         weights = stage.model_weights(engine.close().state_dict())
@@ -201,7 +215,9 @@ def endure_engines(report: Report, options: argparse.Namespace) -> list[Sample]:
     growth = growths(half, 50)
     told = ", ".join(f"{name} {growth[name]['per_unit']:.2f}" for name in BOUNDS)
     seconds = time.perf_counter() - began
-    report.say(f"Engines: {len(samples)} built, used and closed, {seconds:.0f} s; growth in 50 engines: {told}")
+    report.say(
+        f"Engines: {len(samples)} built, used and closed, {seconds:.0f} s; growth in 50 engines: {told}"
+    )
     report.numbers["engines"] = {"number": len(samples), "growth": growth}
     return samples
 
@@ -213,9 +229,17 @@ def made_up_stage(name: str, model: CSR) -> Stage:
         )
     if name == "prototype":
         return PrototypeStage(
-            model, gamma=1000.0, lam=20.0, delta=0.1, margin_mode="softtriple", mask_present=True,
-            restart=True, lr=1e-3, weight_decay=0.01, seed=0,
-        )  # fmt: skip
+            model,
+            gamma=1000.0,
+            lam=20.0,
+            delta=0.1,
+            margin_mode="softtriple",
+            mask_present=True,
+            restart=True,
+            lr=1e-3,
+            weight_decay=0.01,
+            seed=0,
+        )
     return TaskStage(model, loss="bce", pos_weight_T=torch.ones(T), lr=1e-2, weight_decay=0.01)
 
 
@@ -255,7 +279,10 @@ def draw_figure(path: Path, run: list[Sample], engines: list[Sample]) -> None:
     from matplotlib import pyplot
 
     last = max(s.at for s in run)
-    columns = (("epochs", [s for s in run if s.at < last]), ("engines", engines))  # at the last one it is leaving
+    columns = (
+        ("epochs", [s for s in run if s.at < last]),
+        ("engines", engines),
+    )  # at the last one it is leaving
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 6.5), sharex="col", constrained_layout=True)
     for (unit, samples), (memory, numbers) in zip(columns, axes.T, strict=True):
         for process in sorted({s.process for s in samples}):

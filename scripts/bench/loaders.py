@@ -95,8 +95,10 @@ def measure(folder: Path, kind: str, side: int, sizes: Sizes) -> dict[str, float
     paths, table = make_images(folder / f"{kind}{side}", kind, side, sizes.num_images)
     usual = make_loader(
         Images(paths, table, size=sizes.image_size, augment=True),
-        batch_size=sizes.batch_size, workers=sizes.workers, shuffle=True,
-    )  # fmt: skip
+        batch_size=sizes.batch_size,
+        workers=sizes.workers,
+        shuffle=True,
+    )
     rates = [rate((images for images, *_ in usual), len(paths)) for _ in range(min(3, sizes.passes))]
     # the first pass starts the workers: leave it out where there are more
     reference = median(rates[1:] or rates)

@@ -49,9 +49,14 @@ def run(command: list[str], *, every_s: float = 3.0) -> Ran:
     """
     began = time.perf_counter()
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        cwd=ROOT, env={name: value for name, value in os.environ.items() if name not in LAUNCHER},
-    )  # fmt: skip
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name not in LAUNCHER},
+    )
     peak, stop = [0.0, 0.0], threading.Event()
 
     def watch() -> None:
@@ -97,8 +102,10 @@ def machine() -> dict[str, Any]:
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     revision = subprocess.run(
         ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     script = [os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]
     return {
         "cpu": models[0] if models else platform.machine(),
@@ -110,7 +117,7 @@ def machine() -> dict[str, Any]:
         "revision": revision.stdout.strip(),
         "command": " ".join(["python", *script]),
         "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
+    }
 
 
 def median(values: list[float]) -> float:

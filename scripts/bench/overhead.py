@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from measuring import median
 
+from csr.engine.device import local_device
 from csr.engine.ds_config import load_ds_config, merge_ds_config
-from csr.engine.engine import Engine, local_device, start
+from csr.engine.engine import Engine
+from csr.engine.process_group import start
 from csr.model import CSR
 from csr.runtime import distributed
 from csr.stages.concept import ConceptStage
@@ -30,9 +32,7 @@ K, CLIP = 14, 1.0
 def build_stage(model_name: str, image_size: int) -> ConceptStage:
     torch.manual_seed(0)
     model = CSR(K, backbone_type="timm", model_name=model_name, image_size=image_size)
-    stage = ConceptStage(
-        model, pos_weight_K=torch.ones(K), lr=1e-4, backbone_lr_scale=0.1, weight_decay=0.01
-    )
+    stage = ConceptStage(model, pos_weight_K=torch.ones(K), lr=1e-4, backbone_lr_scale=0.1, weight_decay=0.01)
     stage.freeze()
     return stage.to(local_device())
 

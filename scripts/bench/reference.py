@@ -50,7 +50,7 @@ from csr.data.transforms import (
 from csr.model import CSR
 from csr.model.backbones.weights import load_backbone_weights
 from csr.stages.concept import positive_weights
-from csr.training.build import lr_factor
+from csr.training.schedule import lr_factor
 
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 GAMMA, LAM, DELTA, CLIP, WEIGHT_DECAY, MAX_WEIGHT = 1000.0, 20.0, 0.1, 1.0, 0.01, 20.0
@@ -75,10 +75,15 @@ class Images(Dataset):
             v2.RandomAffine(MAX_ROTATION_DEG, translate=(MAX_SHIFT, MAX_SHIFT), scale=SCALE_RANGE),
             v2.ColorJitter(brightness=MAX_CONTRAST, contrast=MAX_CONTRAST),
         ]
-        self.transform = v2.Compose([
-            v2.Resize((size, size), antialias=True), *(geometry if augment else []), v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(IMAGENET_MEAN), list(IMAGENET_STD)),
-        ])  # fmt: skip
+        self.transform = v2.Compose(
+            [
+                v2.Resize((size, size), antialias=True),
+                *(geometry if augment else []),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(list(IMAGENET_MEAN), list(IMAGENET_STD)),
+            ]
+        )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -94,9 +99,14 @@ def make_loader(images: Images, *, batch_size: int, workers: int, shuffle: bool)
     shared = shuffle and WORLD > 1
     sampler = DistributedSampler(images, num_replicas=WORLD, rank=RANK) if shared else None
     return DataLoader(
-        images, batch_size=batch_size, shuffle=shuffle and not shared, sampler=sampler, num_workers=workers,
-        pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
-    )  # fmt: skip
+        images,
+        batch_size=batch_size,
+        shuffle=shuffle and not shared,
+        sampler=sampler,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+    )
 
 
 def masked_bce(logit_BL: torch.Tensor, label_BL: torch.Tensor, weight_L: torch.Tensor) -> torch.Tensor:
@@ -179,15 +189,20 @@ class Script:
         self.val = self._loader([paths[i] for i in val_rows], table.select(val_rows))
         self.test = self._loader(test_paths, test)
         self.model = CSR(
-            len(table.concept_names), len(table.target_names), options.num_prototypes,
-            backbone_type=options.backbone_type, model_name=options.model_name,
+            len(table.concept_names),
+            len(table.target_names),
+            options.num_prototypes,
+            backbone_type=options.backbone_type,
+            model_name=options.model_name,
             image_size=options.image_size,
-        ).to(self.device)  # fmt: skip
+        ).to(self.device)
         if not options.no_pretrained:
             load_backbone_weights(
-                self.model.backbone, backbone_type=options.backbone_type, model_name=options.model_name,
+                self.model.backbone,
+                backbone_type=options.backbone_type,
+                model_name=options.model_name,
                 weights_file=options.backbone_weights,
-            )  # fmt: skip
+            )
         self.record: dict[str, Any] = {"stages": {}}
 
     def _loader(self, paths: list[Path], table: LabelTable, *, shuffle: bool = False) -> DataLoader:
@@ -295,15 +310,26 @@ def macro_auc(score_NL: np.ndarray, label_NL: np.ndarray) -> float:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     for name, default in {
-        "train_csv": "labels_train.csv", "test_csv": "labels_test.csv", "train_dir": "train/",
-        "test_dir": "test/", "backbone_type": "medmae", "model_name": "facebook/vit-mae-base",
-        "backbone_weights": None, "json": None,
-    }.items():  # fmt: skip
+        "train_csv": "labels_train.csv",
+        "test_csv": "labels_test.csv",
+        "train_dir": "train/",
+        "test_dir": "test/",
+        "backbone_type": "medmae",
+        "model_name": "facebook/vit-mae-base",
+        "backbone_weights": None,
+        "json": None,
+    }.items():
         parser.add_argument(f"--{name}", default=default)
     for name, number in {
-        "batch_size": 16, "epochs_stage1": 10, "epochs_stage2": 10, "epochs_stage3": 10, "num_prototypes": 5,
-        "image_size": 224, "workers": 4, "seed": 0,
-    }.items():  # fmt: skip
+        "batch_size": 16,
+        "epochs_stage1": 10,
+        "epochs_stage2": 10,
+        "epochs_stage3": 10,
+        "num_prototypes": 5,
+        "image_size": 224,
+        "workers": 4,
+        "seed": 0,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--val_fraction", type=float, default=0.1)

@@ -26,10 +26,12 @@ from compare import draw, run_csr, training_flags
 from measuring import RESULTS, Report, median
 from torch.nn import functional as F
 
-from csr.data.prefetch import Clock, arriving, cached_loader, to_device
+from csr.data.prefetch import Clock, arriving, to_device
 from csr.data.sampler import WindowSampler
+from csr.engine.device import local_device
 from csr.engine.ds_config import load_ds_config, merge_ds_config
-from csr.engine.engine import Engine, local_device, start
+from csr.engine.engine import Engine
+from csr.engine.process_group import start
 from csr.model import CSR
 from csr.runtime import distributed
 from csr.stages.base import Stage
@@ -37,6 +39,7 @@ from csr.stages.losses import contrastive, prototype_similarity
 from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage
 from csr.training.features.table import build_feature_table
+from csr.training.feeder import cached_loader
 
 T, D, PRESENT_PER_IMAGE = 6, 128, 3
 
@@ -62,14 +65,27 @@ def scale_ranks(report: Report, options: argparse.Namespace, folder: Path) -> No
 def made_up_stage(name: str, *, num_concepts: int, num_prototypes: int) -> Stage:
     torch.manual_seed(0)
     model = CSR(
-        num_concepts, T, num_prototypes, backbone_type="timm", model_name="test_resnet", image_size=64,
+        num_concepts,
+        T,
+        num_prototypes,
+        backbone_type="timm",
+        model_name="test_resnet",
+        image_size=64,
         embedding_dim=D,
-    )  # fmt: skip
+    )
     if name == "prototype":
         stage: Stage = PrototypeStage(
-            model, gamma=1000.0, lam=20.0, delta=0.1, margin_mode="softtriple", mask_present=True,
-            restart=True, lr=1e-3, weight_decay=0.01, seed=0,
-        )  # fmt: skip
+            model,
+            gamma=1000.0,
+            lam=20.0,
+            delta=0.1,
+            margin_mode="softtriple",
+            mask_present=True,
+            restart=True,
+            lr=1e-3,
+            weight_decay=0.01,
+            seed=0,
+        )
     else:
         stage = TaskStage(model, loss="bce", pos_weight_T=torch.ones(T), lr=1e-2, weight_decay=0.01)
     stage.freeze()
@@ -103,9 +119,11 @@ def epoch_seconds(
         began = time.perf_counter()
         sampler.set_epoch(epoch)
         for batch, all_ranks in arriving(
-            ((load(p, v), sampler.window_positions(i)) for i, (p, v) in enumerate(sampler)), cached=True,
-            device=local_device(), clock=clock,
-        ):  # fmt: skip
+            ((load(p, v), sampler.window_positions(i)) for i, (p, v) in enumerate(sampler)),
+            cached=True,
+            device=local_device(),
+            clock=clock,
+        ):
             counts = stage.counts({k: values[all_ranks] for k, values in labels.items()})
             batch["scale"] = {k: 1.0 / max(count, 1.0) for k, count in counts.items()}
             engine.micro_step(to_device(batch, local_device()))
@@ -207,9 +225,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--lr", type=float, default=1e-3)
     for name, value in {
-        "image_size": 224, "batch_size": 16, "num_prototypes": 5, "workers": 2, "num_train": 320,
+        "image_size": 224,
+        "batch_size": 16,
+        "num_prototypes": 5,
+        "workers": 2,
+        "num_train": 320,
         "source_size": 512,
-    }.items():  # fmt: skip
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--name", default="scaling", help="of the result files")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")

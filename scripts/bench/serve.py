@@ -83,16 +83,20 @@ def told(row: dict[str, Any]) -> str:
 def build_model(timm_name: str, num_prototypes: int) -> CSR:
     torch.manual_seed(0)
     model = CSR(
-        NUM_CONCEPTS, NUM_TARGETS, num_prototypes, backbone_type="timm", model_name=timm_name,
+        NUM_CONCEPTS,
+        NUM_TARGETS,
+        num_prototypes,
+        backbone_type="timm",
+        model_name=timm_name,
         image_size=SIDE_PX,
-    )  # fmt: skip
+    )
     absent_KM = torch.full((NUM_CONCEPTS, num_prototypes), 0.1)
     model.card = Card(
         tuple(f"concept {k}" for k in range(NUM_CONCEPTS)),
         tuple(f"diagnosis {t}" for t in range(NUM_TARGETS)),
         Preprocessing(SIDE_PX, SIDE_PX + SIDE_PX // 8),
         reference=Reference(absent_KM=absent_KM, present_KM=absent_KM + 0.3),
-    )  # fmt: skip
+    )
     return model.eval()
 
 
@@ -159,10 +163,11 @@ def measure(port: int, num_edits: int) -> dict[str, Any]:
     times = times[5:]  # the first ones warm up
     connection.close()
     return {
-        "map": [state["map"]["height"], state["map"]["width"]], "open_ms": median(opening),
+        "map": [state["map"]["height"], state["map"]["width"]],
+        "open_ms": median(opening),
         "edit_ms": {"median": median(times), "p95": float(np.quantile(times, 0.95)), "worst": max(times)},
         "answer_kib": len(data) / 1024,
-    }  # fmt: skip
+    }
 
 
 def browse(port: int, num_edits: int) -> list[float]:

@@ -25,11 +25,21 @@ IMPORTS = "import torch, deepspeed, timm"
 def first_step_s(data: Path, folder: Path, *, model: tuple[str, str], image_size: int, ranks: int) -> float:
     """One short run: seconds until its first loss is there."""
     flags = {
-        "train_csv": data / "labels_train.csv", "test_csv": data / "labels_test.csv",
-        "train_dir": data / "train", "test_dir": data / "test", "backbone_type": model[0], "model_name": model[1],
-        "image_size": image_size, "batch_size": 16 // ranks, "epochs_stage1": 1, "epochs_stage2": 1,
-        "epochs_stage3": 1, "log_every": 1, "output_dir": folder, "exp_name": "start",
-    }  # fmt: skip
+        "train_csv": data / "labels_train.csv",
+        "test_csv": data / "labels_test.csv",
+        "train_dir": data / "train",
+        "test_dir": data / "test",
+        "backbone_type": model[0],
+        "model_name": model[1],
+        "image_size": image_size,
+        "batch_size": 16 // ranks,
+        "epochs_stage1": 1,
+        "epochs_stage2": 1,
+        "epochs_stage3": 1,
+        "log_every": 1,
+        "output_dir": folder,
+        "exp_name": "start",
+    }
     words = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
     launch = [PYTHON] if ranks == 1 else torchrun(ranks)
     began = time.time()
@@ -62,7 +72,9 @@ def measure(report: Report, options: argparse.Namespace, folder: Path) -> None:
             ][1:]
             report.numbers["first_step"][f"{model[1]}, {ranks} rank(s)"] = found
             extra = median(found) - median(imports)
-            report.say(f"{model[1]:<24} {ranks} rank(s), first step done {spread(found, 1)} s, {extra:.1f} of it csr")
+            report.say(
+                f"{model[1]:<24} {ranks} rank(s), first step done {spread(found, 1)} s, {extra:.1f} of it csr"
+            )
             report.write()
 
 

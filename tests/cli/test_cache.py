@@ -11,6 +11,7 @@ import pytest
 
 from csr.cli import cache
 from csr.runtime.errors import InputError
+from csr.training import cache_usage
 
 DAY = 24 * 3600
 
@@ -26,10 +27,13 @@ def file_of(folder: Path, name: str, *, days: float, size: int = 4096) -> Path:
 @pytest.fixture
 def caches(tmp_path: Path) -> dict[str, Path]:
     names = {
-        "old": (".cache/images/images-a.bin", 40), "young": (".cache/images/images-b.bin", 3),
-        "part": (".cache/images/images-a.0of1.part", 50), "feature": (".cache/features/features-c.bin", 31),
-        "photo": ("photos/images-of-me.png", 400), "model": ("run/final_model.pth", 400),
-    }  # fmt: skip
+        "old": (".cache/images/images-a.bin", 40),
+        "young": (".cache/images/images-b.bin", 3),
+        "part": (".cache/images/images-a.0of1.part", 50),
+        "feature": (".cache/features/features-c.bin", 31),
+        "photo": ("photos/images-of-me.png", 400),
+        "model": ("run/final_model.pth", 400),
+    }
     return {key: file_of(tmp_path, name, days=days) for key, (name, days) in names.items()}
 
 
@@ -41,8 +45,11 @@ def test_files_are_listed_with_their_sizes_newest_first(caches, tmp_path, capsys
     assert cache.main(["list", str(tmp_path)]) == 0
     *lines, total = capsys.readouterr().out.splitlines()
     assert [line.rsplit("/", 1)[1] for line in lines] == [
-        "images-b.bin", "features-c.bin", "images-a.bin", "images-a.0of1.part",
-    ]  # fmt: skip
+        "images-b.bin",
+        "features-c.bin",
+        "images-a.bin",
+        "images-a.0of1.part",
+    ]
     assert "40.0 days" in lines[2] and total.startswith("4 files")
     assert there(caches) == set(caches)
 
@@ -76,7 +83,7 @@ def test_an_image_cache_that_a_run_opens_is_used_now(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     for _ in range(2):
         open_store([tmp_path / "a.png"], size=8, cache_dir=tmp_path / "c")
-        (entry,) = cache.entries_in(tmp_path / "c")
+        (entry,) = cache_usage.entries_in(tmp_path / "c")
         assert entry.age_days < 0.1
         os.utime(entry.path, (1, 1))
 
@@ -90,6 +97,6 @@ def test_what_cannot_be_done_is_an_error(arguments):
 
 
 def test_large_caches_are_told(caches, tmp_path, monkeypatch):
-    assert cache.notice(tmp_path) is None and cache.notice(tmp_path / "nowhere") is None
+    assert cache_usage.notice(tmp_path) is None and cache_usage.notice(tmp_path / "nowhere") is None
     monkeypatch.setattr(cache, "NOTICE_BYTES", 1000)
-    assert f"csr cache prune {tmp_path}" in cache.notice(tmp_path)
+    assert f"csr cache prune {tmp_path}" in cache_usage.notice(tmp_path)

@@ -26,9 +26,17 @@ def data(phantom_folder: Path, tmp_path: Path) -> Path:
 
 def words(data: Path, *more: str) -> list[str]:
     return [
-        "check", str(data / "labels_train.csv"), str(data / "train"), "--test_csv", str(data / "labels_test.csv"),
-        "--test_dir", str(data / "test"), "--boxes_csv", str(data / "boxes_train.csv"), *more,
-    ]  # fmt: skip
+        "check",
+        str(data / "labels_train.csv"),
+        str(data / "train"),
+        "--test_csv",
+        str(data / "labels_test.csv"),
+        "--test_dir",
+        str(data / "test"),
+        "--boxes_csv",
+        str(data / "boxes_train.csv"),
+        *more,
+    ]
 
 
 @pytest.fixture
@@ -55,13 +63,16 @@ def test_counts_are_those_of_the_tables(data, check):
         row = found["labels"][name]
         assert row["train"] == {"positive": int(merged[name].sum()), "annotated": 48}
         assert row["test"] == {"positive": int(test[name].sum()), "annotated": 24}
-    assert found["splits"]["train"]["readers_per_image"] == {"3": 48} and found["splits"]["test"]["images"] == 24
+    assert (
+        found["splits"]["train"]["readers_per_image"] == {"3": 48} and found["splits"]["test"]["images"] == 24
+    )
     sizes = [Image.open(path).size for path in images(data)]
     assert sum(count for _, _, count in found["splits"]["train"]["sizes"]) == 48
     assert found["splits"]["train"]["width"] == {
-        "min": min(w for w, _ in sizes), "median": float(np.median([w for w, _ in sizes])),
+        "min": min(w for w, _ in sizes),
+        "median": float(np.median([w for w, _ in sizes])),
         "max": max(w for w, _ in sizes),
-    }  # fmt: skip
+    }
     assert found["boxes"]["boxes"] == len(pd.read_csv(data / "boxes_train.csv"))
     assert found["exact_duplicates"] == [] and found["near_duplicates"] == []
 
@@ -69,7 +80,12 @@ def test_counts_are_those_of_the_tables(data, check):
 def test_labels_together_are_counted_as_pandas_does(data, check):
     _, found = check()
     together = found["cooccurrence"]
-    merged = pd.read_csv(data / "labels_train.csv").drop(columns="rad_id").groupby("image_id").max()[together["names"]]
+    merged = (
+        pd.read_csv(data / "labels_train.csv")
+        .drop(columns="rad_id")
+        .groupby("image_id")
+        .max()[together["names"]]
+    )
     np.testing.assert_array_equal(together["counts"], merged.T.to_numpy() @ merged.to_numpy())
 
 
@@ -90,9 +106,12 @@ def test_a_copy_in_both_splits_is_a_problem_and_a_changed_copy_a_warning(data, c
     code, found = check()
     assert code == 2
     exact = [sorted(group["images"]) for group in found["exact_duplicates"]]
-    assert sorted(exact) == sorted([
-        sorted([f"train:{train[0].stem}", f"test:{test[0].stem}"]), sorted([f"train:{p.stem}" for p in train[2:4]])
-    ])  # fmt: skip
+    assert sorted(exact) == sorted(
+        [
+            sorted([f"train:{train[0].stem}", f"test:{test[0].stem}"]),
+            sorted([f"train:{p.stem}" for p in train[2:4]]),
+        ]
+    )
     near = found["near_duplicates"]
     assert len(near) == 1 and near[0]["leak"] and f"test:{test[1].stem}" in near[0]["images"]
     assert [line for line in found["problems"] if train[0].stem in line and "same bytes" in line]
@@ -149,7 +168,7 @@ def test_rare_and_constant_labels_are_warned_of_and_a_concept_without_positives_
 @pytest.mark.parametrize(
     "old, new, told",
     [(",3", ",-3", "negative"), ("x_min", "left", "no column 'x_min'")],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_the_boxes_is_a_problem(data, check, old, new, told):
     path = data / "boxes_train.csv"
     path.write_text(path.read_text().replace(old, new, 1))
@@ -160,7 +179,9 @@ def test_what_is_wrong_with_the_boxes_is_a_problem(data, check, old, new, told):
 def test_a_box_outside_its_image_is_a_problem(data, check):
     lines = (data / "boxes_train.csv").read_text().splitlines()
     cells = lines[1].split(",")
-    (data / "boxes_train.csv").write_text("\n".join([lines[0], ",".join([*cells[:-2], "999", cells[-1]]), *lines[2:]]))
+    (data / "boxes_train.csv").write_text(
+        "\n".join([lines[0], ",".join([*cells[:-2], "999", cells[-1]]), *lines[2:]])
+    )
     code, found = check()
     assert code == 2 and any("outside their image" in line for line in found["problems"])
 
@@ -243,12 +264,16 @@ def test_a_page_is_not_written_over(data, tmp_path):
     "argv, told",
     [
         (["check", "a.csv", "dir", "--test_csv", "b.csv"], "--test_dir belong together"),
-        (["check", "a.csv"], "DIR"), (["vindr", "raw"], "OUT"), ([], "COMMAND"),
+        (["check", "a.csv"], "DIR"),
+        (["vindr", "raw"], "OUT"),
+        ([], "COMMAND"),
         (["mimic", "a", "b"], "invalid choice: 'mimic'"),
-        (["vindr", "nowhere", "out"], "nowhere: no such folder"), (["check", "nowhere.csv", "dir"], "nowhere.csv"),
-        (["check", "a.csv", "dir", "--rare", "x"], "--rare"), (["vindr", "a", "b", "--images", "move"], "--images"),
+        (["vindr", "nowhere", "out"], "nowhere: no such folder"),
+        (["check", "nowhere.csv", "dir"], "nowhere.csv"),
+        (["check", "a.csv", "dir", "--rare", "x"], "--rare"),
+        (["vindr", "a", "b", "--images", "move"], "--images"),
     ],
-)  # fmt: skip
+)
 def test_senseless_commands_are_input_errors(argv, told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=told):

@@ -9,6 +9,7 @@ import pytest
 
 from csr.cli import doctor, launch
 from csr.cluster import machine_facts
+from csr.cluster.launch import deepspeed_command
 from csr.cluster.rank_start import decode
 from csr.runtime.errors import InputError
 
@@ -69,7 +70,9 @@ def test_bad_train_flags_end_a_launch_before_any_host_is_asked(tmp_path):
         launch.main([str(hostfile), "--", "--batch_size", "0"])
     with pytest.raises(InputError, match="unrecognized arguments: --batch 3"):
         launch.main([str(hostfile), "--", "--batch", "3"])
-    with pytest.raises(InputError, match="unrecognized arguments: --lr 3: flags of csr train stand after `--`"):
+    with pytest.raises(
+        InputError, match="unrecognized arguments: --lr 3: flags of csr train stand after `--`"
+    ):
         launch.main([str(hostfile), "--lr", "3"])
     with pytest.raises(InputError, match="no such hostfile"):
         launch.main([str(tmp_path / "absent"), "--"])
@@ -79,8 +82,12 @@ def test_the_launcher_is_given_one_plain_word_for_all_flags(tmp_path):
     flags = ["--exp_name", "a b;id", "--concept_cols", "Nodule/Mass", ""]
     given, parsed = launch.parse([str(tmp_path), "--ssh_port", "2222", "--", *flags])
     outcome = launch.Preflight([], "10.0.0.1", 20_001)
-    command = launch.deepspeed_command(given, outcome, tmp_path / "hosts", parsed)
+    command = deepspeed_command(given, outcome, tmp_path / "hosts", parsed)
     assert command[:4] == ["deepspeed", "--hostfile", str(tmp_path / "hosts"), "--force_multi"]
     assert command[-3:-1] == ["--module", "csr.cluster.rank_start"] and decode(command[-1]) == flags
     pairs = dict(zip(command, command[1:]))
-    assert (pairs["--ssh_port"], pairs["--master_addr"], pairs["--master_port"]) == ("2222", "10.0.0.1", "20001")
+    assert (pairs["--ssh_port"], pairs["--master_addr"], pairs["--master_port"]) == (
+        "2222",
+        "10.0.0.1",
+        "20001",
+    )

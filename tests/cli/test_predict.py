@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from tiny_model import CONCEPTS, TARGETS, tiny_model
 
-from csr.cli.predict import main, predict_files
+from csr.cli.predict import main
 from csr.data.image_cache.store import open_store
 from csr.data.images.collect import gather_images
 from csr.data.transforms import EvalTransform
+from csr.evaluation.predict import predict_files
 from csr.runtime.errors import InputError
 
 
@@ -67,9 +68,7 @@ def test_probabilities_are_those_of_the_evaluation_path(model_folder, images, tm
 def test_the_batch_size_changes_nothing(images):
     model = tiny_model()
     paths = sorted(images.rglob("*.png"))
-    one, all_at_once = (
-        list(predict_files(model, paths, batch_size=size, workers=1)) for size in (1, 16)
-    )
+    one, all_at_once = (list(predict_files(model, paths, batch_size=size, workers=1)) for size in (1, 16))
     for row, other in zip(one, all_at_once, strict=True):
         assert row["image"] == other["image"]
         assert list(row["diagnoses"].values()) == pytest.approx(list(other["diagnoses"].values()), abs=1e-6)
@@ -143,7 +142,7 @@ def test_an_interrupted_run_leaves_neither_half_a_file_nor_a_temporary_one(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("csr.cli.predict.diagnose", interrupt)
+    monkeypatch.setattr("csr.evaluation.predict.diagnose", interrupt)
     with pytest.raises(KeyboardInterrupt):
         main([model_folder, str(images), "--out", str(tmp_path / "out.csv")])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["images"]

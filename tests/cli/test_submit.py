@@ -19,8 +19,18 @@ from csr.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = (
-    "a b", "it's", '"', "$(touch pwned)", "`touch pwned`", "; touch pwned", "*", "\\", "--", "new\nline", "~",
-)  # fmt: skip
+    "a b",
+    "it's",
+    '"',
+    "$(touch pwned)",
+    "`touch pwned`",
+    "; touch pwned",
+    "*",
+    "\\",
+    "--",
+    "new\nline",
+    "~",
+)
 SRUN = """#!/bin/bash
 while [ "$1" != -m ]; do shift; done
 env > environment
@@ -72,9 +82,13 @@ def directives(text: str) -> dict[str, str]:
 
 def run_job(path: Path | str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", str(path), *arguments], env={**os.environ, **JOB, **environment}, capture_output=True,
-        text=True, timeout=60, check=False,
-    )  # fmt: skip
+        ["bash", str(path), *arguments],
+        env={**os.environ, **JOB, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def flags_given() -> list[str]:
@@ -86,19 +100,57 @@ def flags_given() -> list[str]:
 
 def test_a_job_file_asks_for_what_the_site_needs(here):
     text = written(
-        "--partition", "gpu", "--account", "lab", "--qos", "high", "--time", "1-12:00:00", "--nodes", "2",
-        "--gpus_per_node", "a100:4", "--cpus_per_task", "6", "--mem", "64G", "--constraint", "ib&big",
-        "--mail", "me@example.org", "--signal_before", "300", "--sbatch=--exclusive",
-        "--sbatch=--exclude=node7", "--", "--exp_name", "one",
+        "--partition",
+        "gpu",
+        "--account",
+        "lab",
+        "--qos",
+        "high",
+        "--time",
+        "1-12:00:00",
+        "--nodes",
+        "2",
+        "--gpus_per_node",
+        "a100:4",
+        "--cpus_per_task",
+        "6",
+        "--mem",
+        "64G",
+        "--constraint",
+        "ib&big",
+        "--mail",
+        "me@example.org",
+        "--signal_before",
+        "300",
+        "--sbatch=--exclusive",
+        "--sbatch=--exclude=node7",
+        "--",
+        "--exp_name",
+        "one",
         path="checkpoints/one.sbatch",
-    )  # fmt: skip
+    )
     assert directives(text) == {
-        "--job-name": "one", "--partition": "gpu", "--account": "lab", "--qos": "high", "--nodes": "2",
-        "--ntasks-per-node": "4", "--gpus-per-node": "a100:4", "--cpus-per-task": "6", "--mem": "64G",
-        "--constraint": "ib&big", "--time": "1-12:00:00", "--signal": "B:USR1@300", "--mail-user":
-        "me@example.org", "--mail-type": "END,FAIL", "--exclusive": "", "--exclude": "node7", "--requeue": "",
-        "--chdir": str(here), "--output": f"{here}/checkpoints/one-%j.log", "--open-mode": "append",
-    }  # fmt: skip
+        "--job-name": "one",
+        "--partition": "gpu",
+        "--account": "lab",
+        "--qos": "high",
+        "--nodes": "2",
+        "--ntasks-per-node": "4",
+        "--gpus-per-node": "a100:4",
+        "--cpus-per-task": "6",
+        "--mem": "64G",
+        "--constraint": "ib&big",
+        "--time": "1-12:00:00",
+        "--signal": "B:USR1@300",
+        "--mail-user": "me@example.org",
+        "--mail-type": "END,FAIL",
+        "--exclusive": "",
+        "--exclude": "node7",
+        "--requeue": "",
+        "--chdir": str(here),
+        "--output": f"{here}/checkpoints/one-%j.log",
+        "--open-mode": "append",
+    }
     assert "DS_ACCELERATOR" not in text.partition("refuse()")[0]
 
 
@@ -181,10 +233,15 @@ def test_a_job_file_of_somebody_else_is_left_alone(here):
 @pytest.mark.parametrize(
     ("time", "seconds"),
     [
-        ("90", 5400), ("1:30", 90), ("2:00:05", 7205), ("1-0", 86400), ("1-2:3", 93780), ("1-2:3:4", 93784),
+        ("90", 5400),
+        ("1:30", 90),
+        ("2:00:05", 7205),
+        ("1-0", 86400),
+        ("1-2:3", 93780),
+        ("1-2:3:4", 93784),
         ("UNLIMITED", None),
     ],
-)  # fmt: skip
+)
 def test_time_limits_are_read_as_slurm_reads_them(time, seconds):
     assert seconds_of(time) == seconds
 
@@ -213,9 +270,12 @@ def test_submitting_tells_job_file_number_results_and_log(here, capsys):
     assert Path("given").read_text().split("\0")[:-1] == ["--parsable", str(here / "checkpoints/e.sbatch")]
     told = capsys.readouterr().out.splitlines()
     assert told == [
-        "Job file: checkpoints/e.sbatch", "Submitted job 41: 2 run(s)", "Results:  checkpoints/e_1",
-        "Results:  checkpoints/e_2", f"Log:      {here}/checkpoints/e-%A_%a.log",
-    ]  # fmt: skip
+        "Job file: checkpoints/e.sbatch",
+        "Submitted job 41: 2 run(s)",
+        "Results:  checkpoints/e_1",
+        "Results:  checkpoints/e_2",
+        f"Log:      {here}/checkpoints/e-%A_%a.log",
+    ]
 
 
 def test_what_sbatch_refuses_is_told_in_its_words(here):
@@ -249,9 +309,10 @@ def test_each_task_takes_the_flags_of_its_line(here):
     [
         ("--exp_name a\n--exp_name b --lr x", "row 2: argument --lr"),
         ("--exp_name a\n\n--exp_name a", "row 3: another"),
-        ("--exp_name 'a", "row 1: No closing quotation"), ("# nothing\n", "no experiment in it"),
+        ("--exp_name 'a", "row 1: No closing quotation"),
+        ("# nothing\n", "no experiment in it"),
     ],
-)  # fmt: skip
+)
 def test_a_line_that_cannot_be_used_is_named(lines, told, here):
     (here / "list.txt").write_text(lines)
     with pytest.raises(InputError, match=told):
@@ -281,9 +342,11 @@ def test_a_job_tells_the_ranks_where_they_meet_and_what_they_may_use(here):
     assert run_job("checkpoints/csr_exp.sbatch").returncode == 0
     seen = dict(line.partition("=")[::2] for line in Path("environment").read_text().splitlines())
     wanted = {
-        "MASTER_ADDR": "node1", "MASTER_PORT": "10007", "SRUN_CPUS_PER_TASK": "3",
+        "MASTER_ADDR": "node1",
+        "MASTER_PORT": "10007",
+        "SRUN_CPUS_PER_TASK": "3",
         "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
-    }  # fmt: skip
+    }
     assert {name: seen[name] for name in wanted} == wanted
 
 
@@ -294,9 +357,18 @@ def test_a_container_is_started_by_apptainer_with_the_gpus(here):
     assert run_job("checkpoints/csr_exp.sbatch", SLURM_JOB_GPUS="0").returncode == 0
     words = Path("words").read_text().splitlines()
     assert words[words.index("apptainer") :] == [
-        "apptainer", "exec", "--bind", str(here), "--pwd", str(here), "--nv", "my image.sif", "python", "-m",
+        "apptainer",
+        "exec",
+        "--bind",
+        str(here),
+        "--pwd",
+        str(here),
+        "--nv",
+        "my image.sif",
+        "python",
+        "-m",
         "csr.train",
-    ]  # fmt: skip
+    ]
 
 
 def test_an_environment_that_is_not_there_is_told(here):
@@ -312,14 +384,17 @@ def requeued() -> list[str]:
 @pytest.mark.parametrize(
     ("code", "environment", "expected"),
     [
-        (0, {}, (0, [])), (1, {}, (1, [])), (2, {}, (2, [])), (75, {}, (75, ["20007"])),
+        (0, {}, (0, [])),
+        (1, {}, (1, [])),
+        (2, {}, (2, [])),
+        (75, {}, (75, ["20007"])),
         (75, TASK, (75, ["20005_2"])),  # the array's number would mean all of its tasks
         (138, {}, (75, ["20007"])),  # killed by USR1 before csr listened
         (75, {"STATE": "COMPLETING"}, (75, [])),  # scancel, or somebody else's requeue
         (75, {"STATE": "COMPLETING", "REASON": "TimeLimit"}, (75, ["20007"])),
         (75, {"SLURM_RESTART_COUNT": "3", "CSR_MAX_RESTARTS": "3"}, (75, [])),
     ],
-)  # fmt: skip
+)
 def test_a_job_requeues_itself_when_it_was_pre_empted_and_then_only(code, environment, expected, here):
     written("--")
     done = run_job("checkpoints/csr_exp.sbatch", STAND_IN=str(code), **environment)
@@ -328,13 +403,17 @@ def test_a_job_requeues_itself_when_it_was_pre_empted_and_then_only(code, enviro
 
 @pytest.mark.parametrize(
     ("stand_in", "signals"), [("wait", [signal.SIGUSR1]), ("late", [signal.SIGTERM] * 3)]
-)  # fmt: skip
+)
 def test_usr1_is_handed_on_and_a_wait_that_signals_end_goes_on(stand_in, signals, here):
     written("--")
     job = subprocess.Popen(
-        ["bash", "checkpoints/csr_exp.sbatch"], env={**os.environ, **JOB, "STAND_IN": stand_in},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        ["bash", "checkpoints/csr_exp.sbatch"],
+        env={**os.environ, **JOB, "STAND_IN": stand_in},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     until = time.monotonic() + 30
     while not Path("waiting").exists() and time.monotonic() < until:
         time.sleep(0.02)

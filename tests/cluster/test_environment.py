@@ -14,9 +14,27 @@ from csr.cluster.ssh import ssh_command
 from csr.runtime.errors import InputError
 
 HOSTILE = [
-    "plain", "", "two words", "$(touch hacked)", "`id`", 'a"b', "it's", "back\\slash", "a;id", "$HOME", "%h %n %%",
-    "-x", "*", "a=b", "{}", "&& id", "\u00e4", "tab\tinside", "!x", "#no comment",
-]  # fmt: skip
+    "plain",
+    "",
+    "two words",
+    "$(touch hacked)",
+    "`id`",
+    'a"b',
+    "it's",
+    "back\\slash",
+    "a;id",
+    "$HOME",
+    "%h %n %%",
+    "-x",
+    "*",
+    "a=b",
+    "{}",
+    "&& id",
+    "\u00e4",
+    "tab\tinside",
+    "!x",
+    "#no comment",
+]
 
 
 def as_deepspeed_exports(text: str) -> str:
@@ -52,8 +70,11 @@ def test_files_of_deepspeed_are_read_with_comments_and_empty_lines(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     shell = {"OMP_NUM_THREADS": "1", "PATH": "/bin", "SECRET": "x", "HF_HOME": "/hf", "CSR_RUN_ID": "0"}
     assert environment_for_hosts(shell) == {
-        "OMP_NUM_THREADS": "3", "PATH": "/bin", "HF_HOME": "/hf", "NCCL_DEBUG": "WARN",
-    }  # fmt: skip
+        "OMP_NUM_THREADS": "3",
+        "PATH": "/bin",
+        "HF_HOME": "/hf",
+        "NCCL_DEBUG": "WARN",
+    }
     (tmp_path / "other").write_text("A=1\nexport B=2\n")
     with pytest.raises(InputError, match="other: line 2: write NAME=VALUE"):
         environment_for_hosts({"DS_ENV_FILE": "other"})

@@ -10,7 +10,9 @@ from csr.runtime.errors import InputError
 
 def test_hosts_come_in_order_without_comments_and_empty_lines(tmp_path):
     path = tmp_path / "hosts"
-    path.write_bytes(b"\xef\xbb\xbf# two\r\n\r\nnode1 slots=4\r\n  node-2.lab.example \t slots=8  # the new one\r\n")
+    path.write_bytes(
+        b"\xef\xbb\xbf# two\r\n\r\nnode1 slots=4\r\n  node-2.lab.example \t slots=8  # the new one\r\n"
+    )
     assert read_hostfile(path) == [Host("node1", 4, 3), Host("node-2.lab.example", 8, 4)]
 
 
@@ -37,7 +39,7 @@ def test_hosts_come_in_order_without_comments_and_empty_lines(tmp_path):
         ("# node1 slots=1\n", "names no host"),
         ("\n".join(f"n{i} slots=1" for i in range(1025)), "at most 1024"),
     ],
-)  # fmt: skip
+)
 def test_a_line_that_cannot_be_used_is_named(text, told, tmp_path):
     path = tmp_path / "hosts"
     path.write_text(text, encoding="utf-8")

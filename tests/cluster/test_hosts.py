@@ -24,9 +24,17 @@ EPOCHS = 8 + 5 + 4
 
 def of_run(phantom: Path, out: Path, name: str, *more: str) -> list[str]:
     return flags(
-        phantom, out, *SMALL_STEPS, "--log_every", "1", *more, exp_name=name, batch_size="8", epochs_stage1="8",
+        phantom,
+        out,
+        *SMALL_STEPS,
+        "--log_every",
+        "1",
+        *more,
+        exp_name=name,
+        batch_size="8",
+        epochs_stage1="8",
         epochs_stage3="4",
-    )  # fmt: skip
+    )
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -57,7 +65,9 @@ def test_two_hosts_train_as_one_host_with_two_ranks(pair, phantom_folder, out):
     assert len(got) == len(expected) == EPOCHS
     for one, two in zip(expected, got):
         for name in ("train_loss", "val_loss"):
-            assert two.get(name) == pytest.approx(one.get(name), abs=1e-6), f"{one['stage']} epoch {one['epoch']}"
+            assert two.get(name) == pytest.approx(one.get(name), abs=1e-6), (
+                f"{one['stage']} epoch {one['epoch']}"
+            )
     one, two = (torch.load(out / name / "final_model.pth", weights_only=True) for name in ("alone", "pair"))
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=1e-5, rtol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
@@ -146,9 +156,17 @@ def test_a_killed_launcher_takes_its_ranks_along(hosts, phantom_folder, out):
 
 def doctor(hosts: Hosts, phantom: Path, *more: str | Path) -> Any:
     data = (
-        "--train_csv", phantom / "labels_train.csv", "--test_csv", phantom / "labels_test.csv",
-        "--train_dir", phantom / "train", "--test_dir", phantom / "test", "--output_dir", phantom.parent,
-    )  # fmt: skip
+        "--train_csv",
+        phantom / "labels_train.csv",
+        "--test_csv",
+        phantom / "labels_test.csv",
+        "--train_dir",
+        phantom / "train",
+        "--test_dir",
+        phantom / "test",
+        "--output_dir",
+        phantom.parent,
+    )
     return hosts.run("node1", "csr", "doctor", "--hostfile", hosts.hostfile, *data, *more)
 
 
@@ -176,7 +194,9 @@ def test_the_doctor_names_every_host_that_cannot_be_reached(hosts, phantom_folde
     assert done.stderr.splitlines()[-1] == "csr: error: 2 of 3 host(s) are not ready: node2, node3"
 
 
-def test_the_doctor_finds_other_code_other_data_and_a_folder_that_is_not_shared(hosts, phantom_folder, tmp_path):
+def test_the_doctor_finds_other_code_other_data_and_a_folder_that_is_not_shared(
+    hosts, phantom_folder, tmp_path
+):
     code, table, empty, results = (tmp_path / name for name in ("csr", "labels.csv", "empty", "results"))
     shutil.copytree(ROOT / "csr", code, ignore=shutil.ignore_patterns("__pycache__"))
     (code / "__init__.py").write_text('"""Another one."""\n__version__ = "9"\n')

@@ -33,7 +33,12 @@ def start(fake_ssh, tmp_path, monkeypatch):
         mark = tmp_path / "mark"
         environment = {**without_rank(), host_processes.RUN: run_id, "MARK": str(mark)}
         run = HostsRun(
-            ["bash", "-c", script], environment=environment, hosts=HOSTS, run_id=run_id, ssh_port=None, say=said.append
+            ["bash", "-c", script],
+            environment=environment,
+            hosts=HOSTS,
+            run_id=run_id,
+            ssh_port=None,
+            say=said.append,
         )
 
         def signal_us() -> None:
@@ -66,7 +71,8 @@ def test_a_run_that_is_done_is_done(start, capfd):
 
 
 @pytest.mark.parametrize(
-    ("codes", "expected"), [((75, 75), 75), ((2, 2), 2), ((1, 75), 1), ((247, 1), 1), ((255,), 1), ((75,), 75)]
+    ("codes", "expected"),
+    [((75, 75), 75), ((2, 2), 2), ((1, 75), 1), ((247, 1), 1), ((255,), 1), ((75,), 75)],
 )
 def test_the_exit_code_is_that_of_the_hosts_where_they_agree(codes, expected, start):
     script = "".join(ended(host.name, code) for host, code in zip(HOSTS, codes))
@@ -122,11 +128,15 @@ def test_other_runs_of_the_same_user_are_left_alone():
     mine, other = (secrets.token_hex(8) for _ in range(2))
     with (
         subprocess.Popen(["sleep", "60"], env={**without_rank(), host_processes.RUN: mine}) as first,
-        subprocess.Popen(["sleep", "60"], env={**os.environ, host_processes.RUN: other, "RANK": "0"}) as second,
+        subprocess.Popen(
+            ["sleep", "60"], env={**os.environ, host_processes.RUN: other, "RANK": "0"}
+        ) as second,
     ):
         try:
             assert host_processes.ranks_of(mine) == [] and host_processes.ranks_of(other) == [second.pid]
-            waiting = threading.Thread(target=first.wait)  # a child of ours stays a zombie until it is waited for
+            waiting = threading.Thread(
+                target=first.wait
+            )  # a child of ours stays a zombie until it is waited for
             waiting.start()
             assert host_processes.end(mine, 5.0) == (1, 0)
             waiting.join()

@@ -18,12 +18,30 @@ from csr.cluster.preflight import Preflight, check_hosts
 from csr.runtime.errors import InputError
 
 FACTS: dict[str, Any] = {
-    "host": "x", "csr": "0.1.0", "code": "c0de" * 16, "python": "3.11.2", "torch": "2.9.0", "deepspeed": "0.18.0",
-    "gpus": [], "cores": 8, "bf16": False, "fp16": False, "disk_mib": 50_000, "shm_mib": 1000,
-    "programs": {}, "reached": ["10.0.0.1"], "shares_output": True,
+    "host": "x",
+    "csr": "0.1.0",
+    "code": "c0de" * 16,
+    "python": "3.11.2",
+    "torch": "2.9.0",
+    "deepspeed": "0.18.0",
+    "gpus": [],
+    "cores": 8,
+    "bf16": False,
+    "fp16": False,
+    "disk_mib": 50_000,
+    "shm_mib": 1000,
+    "programs": {},
+    "reached": ["10.0.0.1"],
+    "shares_output": True,
     "data": {"train_csv": {"hash": "a", "count": 100}, "train_dir": {"hash": "b", "count": 7}},
-}  # fmt: skip
-OPENING = {"time": 0.0, "addresses": ["10.0.0.1"], "output": "/results", "port": 20_000, "output_problem": None}
+}
+OPENING = {
+    "time": 0.0,
+    "addresses": ["10.0.0.1"],
+    "output": "/results",
+    "port": 20_000,
+    "output_problem": None,
+}
 GPU = {"name": "NVIDIA H200", "mib": 143_000}
 
 
@@ -53,19 +71,26 @@ def test_hosts_that_are_alike_are_ready_and_meet_where_all_reach():
     ("changed", "told"),
     [
         ({"csr": "0.2.0", "code": "f00"}, "csr is 0.2.0, on node1 0.1.0: install the same version on both"),
-        ({"code": "f00d" * 16}, "the code of csr is f00df00d, on node1 c0dec0de: bring both to the same revision"),
+        (
+            {"code": "f00d" * 16},
+            "the code of csr is f00df00d, on node1 c0dec0de: bring both to the same revision",
+        ),
         ({"torch": "2.8.0"}, "torch is 2.8.0, on node1 2.9.0: install the same version on both"),
         ({"python": "3.10.1"}, "python is 3.10.1, on node1 3.11.2"),
         ({"cores": 4}, "slots=8 in line 2, but there are 4 cores: lower slots"),
         ({"gpus": [GPU] * 8}, "has 8 x NVIDIA H200, node1 8 cores: take one kind alone"),
         ({"disk_mib": 12}, "12 MiB free for --output_dir: make room"),
         ({"shares_output": False}, "/results is another folder than on node1"),
-        ({"data": {**FACTS["data"], "train_csv": {"hash": "z", "count": 90}}},
-         "--train_csv differs from that of node1 (90 bytes, there 100): copy it again"),
-        ({"data": {**FACTS["data"], "train_dir": {"problem": "No such file or directory"}}},
-         "--train_dir: No such file or directory: the data must be under the same path on each host"),
+        (
+            {"data": {**FACTS["data"], "train_csv": {"hash": "z", "count": 90}}},
+            "--train_csv differs from that of node1 (90 bytes, there 100): copy it again",
+        ),
+        (
+            {"data": {**FACTS["data"], "train_dir": {"problem": "No such file or directory"}}},
+            "--train_dir: No such file or directory: the data must be under the same path on each host",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_host_that_differs_is_told_with_the_fix_and_the_other_is_ready(changed, told):
     checked = pair(**changed)
     compare(checked)
@@ -81,7 +106,13 @@ def test_all_that_differs_stands_in_one_line():
     checked[1].clock_s = -90.0
     compare(checked)
     line = checked[1].line()
-    for told in ("torch is 2.8.0", "deepspeed is None", "deepspeed is not installed", "slots=8", "its clock is -90 s"):
+    for told in (
+        "torch is 2.8.0",
+        "deepspeed is None",
+        "deepspeed is not installed",
+        "slots=8",
+        "its clock is -90 s",
+    ):
         assert told in line
     assert "\n" not in line
 
@@ -123,10 +154,18 @@ def test_another_service_on_the_port_is_not_taken_for_the_master():
 @pytest.mark.parametrize(
     ("code", "said", "told"),
     [
-        (255, ["ssh: connect to host a port 22: Connection refused"], "ssh fails (.*refused): `ssh a true` must work"),
+        (
+            255,
+            ["ssh: connect to host a port 22: Connection refused"],
+            "ssh fails (.*refused): `ssh a true` must work",
+        ),
         (97, [], "has no folder /runs"),
         (127, ["bash: python: not found"], "the same virtual environment must be on each host"),
-        (1, ["x: No module named csr.cluster"], "has no csr.cluster.host_report: install the csr of this machine"),
+        (
+            1,
+            ["x: No module named csr.cluster"],
+            "has no csr.cluster.host_report: install the csr of this machine",
+        ),
         (1, ["Traceback", "ValueError: y"], "csr fails there (ValueError: y)"),
         (9, [], "csr fails there (exit code 9)"),
     ],
@@ -144,7 +183,9 @@ def test_all_hosts_are_asked_and_all_problems_are_found_at_once(fake_ssh, phanto
     lines = outcome.lines
     assert len(lines) == 4
     assert lines[0].startswith("here: ok: csr ") and "test_dir 24" in lines[0]
-    assert lines[1].startswith("gone1: FAILED: ssh fails (ssh: connect to host gone1 port 22: No route to host)")
+    assert lines[1].startswith(
+        "gone1: FAILED: ssh fails (ssh: connect to host gone1 port 22: No route to host)"
+    )
     assert lines[2].startswith("there: FAILED: slots=1000 in line 3, but there are ")
     assert lines[3].startswith("gone2: FAILED: ")
     assert outcome.master_port in host_report.PORTS and outcome.master_addr

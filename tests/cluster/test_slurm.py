@@ -102,9 +102,15 @@ def test_an_array_trains_each_experiment_in_a_folder_of_its_own(slurm, phantom_f
     arguments = of_run(phantom_folder, slurm, None, **SHORT)
     array = slurm.submit(*ONE_NODE, "--experiments", str(listed), "--", *arguments)
     numbered = slurm.sbatch(
-        "--array", "7", "--cpus-per-task", "1", "--output", "csr-%A.log", SCRIPT,
+        "--array",
+        "7",
+        "--cpus-per-task",
+        "1",
+        "--output",
+        "csr-%A.log",
+        SCRIPT,
         *of_run(phantom_folder, slurm, "numbered", **SHORT),
-    )  # fmt: skip
+    )
     tasks = [array.task(1), array.task(2), numbered]
     assert [task.end() for task in tasks] == ["COMPLETED"] * 3, tasks[0].text[-3000:]
     one, two = weights(slurm, "first"), weights(slurm, "the second")

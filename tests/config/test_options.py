@@ -9,23 +9,40 @@ from pathlib import Path
 
 import pytest
 
-from csr.config import options
+from csr.config import flags, options
 from csr.runtime.errors import InputError
 
 CONTRACT = {
-    "train_csv": "labels_train.csv", "test_csv": "labels_test.csv", "train_dir": "train/", "test_dir": "test/",
-    "batch_size": 16, "lr": 1e-4, "epochs_stage1": 10, "epochs_stage2": 10, "epochs_stage3": 10,
-    "backbone_type": "medmae", "model_name": "facebook/vit-mae-base", "num_prototypes": 5,
-    "output_dir": "checkpoints", "exp_name": "csr_exp", "gamma": 1000, "lam": 20, "delta": 0.1,
-    "margin_mode": "softtriple", "concept_pool": "avg", "reader_merge": "any", "val_fraction": 0.1,
-    "max_pos_weight": 20, "precision": "auto",
-}  # fmt: skip
+    "train_csv": "labels_train.csv",
+    "test_csv": "labels_test.csv",
+    "train_dir": "train/",
+    "test_dir": "test/",
+    "batch_size": 16,
+    "lr": 1e-4,
+    "epochs_stage1": 10,
+    "epochs_stage2": 10,
+    "epochs_stage3": 10,
+    "backbone_type": "medmae",
+    "model_name": "facebook/vit-mae-base",
+    "num_prototypes": 5,
+    "output_dir": "checkpoints",
+    "exp_name": "csr_exp",
+    "gamma": 1000,
+    "lam": 20,
+    "delta": 0.1,
+    "margin_mode": "softtriple",
+    "concept_pool": "avg",
+    "reader_merge": "any",
+    "val_fraction": 0.1,
+    "max_pos_weight": 20,
+    "precision": "auto",
+}
 
 
 def parse(*flags: str) -> options.TrainConfig:
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    options.add_arguments(parser)
-    return options.from_namespace(parser.parse_args(list(flags)))
+    flags.add_arguments(parser)
+    return flags.from_namespace(parser.parse_args(list(flags)))
 
 
 def flat(config: options.TrainConfig) -> dict:
@@ -47,7 +64,7 @@ def test_every_option_is_read_somewhere():
     source = Path(options.__file__).parent
     text = "".join(p.read_text() for p in source.rglob("*.py") if p.name != "config.py")
     own = Path(options.__file__).read_text()
-    derived = own[own.index("class TrainConfig"):own.index("def to_dict")]
+    derived = own[own.index("class TrainConfig") : own.index("def to_dict")]
     names = [f.name for group in options.groups().values() for f in dataclasses.fields(group)]
     unread = [n for n in names if not re.search(rf"\.{n}\b", text + derived)]
     assert unread == []
@@ -55,7 +72,7 @@ def test_every_option_is_read_somewhere():
 
 def test_help_gives_meaning_and_default_of_every_flag():
     parser = argparse.ArgumentParser()
-    options.add_arguments(parser)
+    flags.add_arguments(parser)
     text = re.sub(r"\s+", " ", parser.format_help())
     for name, default in CONTRACT.items():
         assert f"--{name}" in text
@@ -81,10 +98,18 @@ def test_the_backbone_learns_slower_only_when_it_is_pretrained():
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--lr", "0"), ("--lr", "nan"), ("--batch_size", "0"), ("--val_fraction", "1"), ("--epochs_stage2", "-1"),
-        ("--exp_name", "../x"), ("--exp_name", ""), ("--image_size", "100000"), ("--delta", "-1"), ("--clip", "inf"),
+        ("--lr", "0"),
+        ("--lr", "nan"),
+        ("--batch_size", "0"),
+        ("--val_fraction", "1"),
+        ("--epochs_stage2", "-1"),
+        ("--exp_name", "../x"),
+        ("--exp_name", ""),
+        ("--image_size", "100000"),
+        ("--delta", "-1"),
+        ("--clip", "inf"),
     ],
-)  # fmt: skip
+)
 def test_values_that_no_run_could_use_are_refused_by_name(flags):
     with pytest.raises(InputError, match=flags[0]):
         parse(*flags)
@@ -98,11 +123,14 @@ def test_the_configuration_is_frozen():
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--box_weight", "0.2"), ("--delta", "0.2", "--margin_mode", "none"),
-        ("--cache_dtype", "fp16", "--cache", "off"), ("--cache_dir", "x", "--cache", "memory"),
-        ("--effective_batch", "8"), ("--accumulation", "2", "--batch_size", "auto"),
+        ("--box_weight", "0.2"),
+        ("--delta", "0.2", "--margin_mode", "none"),
+        ("--cache_dtype", "fp16", "--cache", "off"),
+        ("--cache_dir", "x", "--cache", "memory"),
+        ("--effective_batch", "8"),
+        ("--accumulation", "2", "--batch_size", "auto"),
     ],
-)  # fmt: skip
+)
 def test_a_flag_that_would_do_nothing_is_refused_by_name(flags):
     with pytest.raises(InputError, match=flags[0]):
         parse(*flags)

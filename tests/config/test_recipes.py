@@ -8,16 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from csr.config import options, recipes
+from csr.config import flags, options, recipes
 from csr.runtime.errors import InputError
 from csr.train import parse
-from csr.training.checkpoints.run_folder import RunFolder, identity
+from csr.training.checkpoints.resume_plan import identity
+from csr.training.checkpoints.run_folder import RunFolder
 from csr.training.logs.summary import recipe_line
 
 PAPER = {
-    "backbone_type": "timm", "model_name": "convnext_tiny", "num_prototypes": 100, "gamma": 1000.0, "lam": 20.0,
-    "delta": 0.1, "concept_pool": "avg", "projector_blocks": 3, "task_loss": "auto", "margin_mode": "paper",
-}  # fmt: skip
+    "backbone_type": "timm",
+    "model_name": "convnext_tiny",
+    "num_prototypes": 100,
+    "gamma": 1000.0,
+    "lam": 20.0,
+    "delta": 0.1,
+    "concept_pool": "avg",
+    "projector_blocks": 3,
+    "task_loss": "auto",
+    "margin_mode": "paper",
+}
 
 
 def flat(config: options.TrainConfig) -> dict[str, object]:
@@ -37,9 +46,12 @@ def test_the_guides_recipe_is_the_training_guides_defaults():
 
 @pytest.mark.parametrize(
     "words",
-    [["--recipe", "paper", "--num_prototypes", "7"], ["--num_prototypes", "7", "--recipe", "paper"],
-     ["--num_prototypes=7", "--recipe=paper"]],
-)  # fmt: skip
+    [
+        ["--recipe", "paper", "--num_prototypes", "7"],
+        ["--num_prototypes", "7", "--recipe", "paper"],
+        ["--num_prototypes=7", "--recipe=paper"],
+    ],
+)
 def test_a_flag_that_is_given_wins_wherever_it_stands(words):
     config = parse(words)
     assert config.model.num_prototypes == 7 and config.method.gamma == 1000
@@ -52,9 +64,14 @@ def test_a_flag_that_repeats_csrs_default_wins_too():
 
 def test_another_family_of_backbones_leaves_the_recipes_network_name():
     config = parse(["--recipe", "paper", "--backbone_type", "resnet50"])
-    assert (config.model.backbone_type, config.model.model_name) == ("resnet50", options.ModelOptions().model_name)
+    assert (config.model.backbone_type, config.model.model_name) == (
+        "resnet50",
+        options.ModelOptions().model_name,
+    )
     assert parse(["--recipe", "paper", "--backbone_type", "timm"]).model.model_name == "convnext_tiny"
-    assert parse(["--recipe", "paper", "--backbone_type", "timm", "--model_name", "x"]).model.model_name == "x"
+    assert (
+        parse(["--recipe", "paper", "--backbone_type", "timm", "--model_name", "x"]).model.model_name == "x"
+    )
 
 
 def test_an_unknown_recipe_is_argparses_error_and_names_those_that_exist():
@@ -72,7 +89,7 @@ def test_every_value_of_a_recipe_is_one_that_its_flag_takes():
 
 def help_of(*words: str) -> str:
     parser = argparse.ArgumentParser()
-    options.add_arguments(parser, recipe=options.named_recipe(list(words)))
+    flags.add_arguments(parser, recipe=flags.named_recipe(list(words)))
     return " ".join(parser.format_help().split())
 
 

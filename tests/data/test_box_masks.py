@@ -38,9 +38,7 @@ def test_a_tiny_box_gets_exactly_the_cell_it_lies_in(x, y):
 
 def test_boxes_go_to_their_image_and_concept_and_are_united():
     box = [[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0, 0, 1, 1]]
-    mask = masks(
-        box, identity_theta(3, CPU), rows=[2, 2, 0], classes=[1, 1, 0], num_concepts=2, size=(2, 2)
-    )
+    mask = masks(box, identity_theta(3, CPU), rows=[2, 2, 0], classes=[1, 1, 0], num_concepts=2, size=(2, 2))
     assert mask[2, 1].int().tolist() == [[1, 0], [0, 1]]
     assert mask[0, 0].all() and mask.sum() == 6
 

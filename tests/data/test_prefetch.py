@@ -32,7 +32,11 @@ def test_batches_come_in_order_and_only_those_of_images_from_a_thread(cached):
 
 def test_on_a_gpu_cached_features_are_loaded_ahead_too():
     threads: set[str] = set()
-    assert list(arriving(slow(0, threads), cached=True, device=torch.device("cuda"), clock=Clock())) == [0, 1, 2]
+    assert list(arriving(slow(0, threads), cached=True, device=torch.device("cuda"), clock=Clock())) == [
+        0,
+        1,
+        2,
+    ]
     assert threads == {"csr-loader"}
 
 

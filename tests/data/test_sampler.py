@@ -9,9 +9,7 @@ from csr.data.sampler import EvalSampler, WindowSampler
 def windows(num, world, micro, accumulation, epoch=0):
     """Sets of (position, valid) of every optimizer step, over all ranks."""
     samplers = [
-        WindowSampler(
-            num, micro_batch=micro, rank=r, world=world, accumulation=accumulation, seed=3
-        )
+        WindowSampler(num, micro_batch=micro, rank=r, world=world, accumulation=accumulation, seed=3)
         for r in range(world)
     ]
     for sampler in samplers:

@@ -9,20 +9,23 @@ import pytest
 
 from csr.engine.ds_config import (
     DEFAULT_FILES,
-    choose_precision,
     fit_to_stage,
     load_ds_config,
     merge_ds_config,
     precision_of,
     zero_stage_of,
 )
+from csr.engine.precision import choose_precision
 from csr.runtime.errors import InputError
 
 FOLDER = Path(__file__).resolve().parents[2] / "ds_configs"
 EXPECTED = {
-    "zero2_fp16.json": ("fp16", 2), "zero2_bf16.json": ("bf16", 2), "zero2_fp32.json": ("fp32", 2),
-    "zero2_offload.json": ("bf16", 2), "zero1_bf16.json": ("bf16", 1),
-}  # fmt: skip
+    "zero2_fp16.json": ("fp16", 2),
+    "zero2_bf16.json": ("bf16", 2),
+    "zero2_fp32.json": ("fp32", 2),
+    "zero2_offload.json": ("bf16", 2),
+    "zero1_bf16.json": ("bf16", 1),
+}
 
 
 def written(tmp_path: Path, **content: object) -> str:
@@ -58,10 +61,14 @@ def test_without_a_json_the_precision_names_the_shipped_file(precision):
 @pytest.mark.parametrize(
     "requested, device, cpu_has_bf16, expected",
     [
-        ("auto", "cpu", False, "fp32"), ("auto", "cpu", True, "bf16"), ("auto", "cuda", True, "fp16"),
-        ("bf16", "cpu", False, "bf16"), ("fp32", "cpu", True, "fp32"), ("fp16", "cuda", False, "fp16"),
+        ("auto", "cpu", False, "fp32"),
+        ("auto", "cpu", True, "bf16"),
+        ("auto", "cuda", True, "fp16"),
+        ("bf16", "cpu", False, "bf16"),
+        ("fp32", "cpu", True, "fp32"),
+        ("fp16", "cuda", False, "fp16"),
     ],
-)  # fmt: skip
+)
 def test_precision_follows_flag_then_hardware(requested, device, cpu_has_bf16, expected):
     chosen = choose_precision(requested, ds_config=None, device=device, cpu_has_bf16=cpu_has_bf16)
     assert chosen.name == expected and chosen.reason
@@ -70,11 +77,17 @@ def test_precision_follows_flag_then_hardware(requested, device, cpu_has_bf16, e
 @pytest.mark.parametrize(
     "earlier, device, cpu_has_bf16, expected",
     [
-        ("bf16", "cpu", False, "bf16"), ("fp32", "cpu", True, "fp32"), ("bf16", "cuda", False, "bf16"),
-        ("fp16", "cuda", False, "fp16"), ("fp16", "cpu", False, "fp32"), ("nonsense", "cpu", True, "bf16"),
+        ("bf16", "cpu", False, "bf16"),
+        ("fp32", "cpu", True, "fp32"),
+        ("bf16", "cuda", False, "bf16"),
+        ("fp16", "cuda", False, "fp16"),
+        ("fp16", "cpu", False, "fp32"),
+        ("nonsense", "cpu", True, "bf16"),
     ],
-)  # fmt: skip
-def test_auto_goes_on_in_what_a_run_was_begun_in_where_the_device_can(earlier, device, cpu_has_bf16, expected):
+)
+def test_auto_goes_on_in_what_a_run_was_begun_in_where_the_device_can(
+    earlier, device, cpu_has_bf16, expected
+):
     """A job that is requeued may land on another kind of node."""
     chosen = choose_precision(
         "auto", ds_config=None, device=device, cpu_has_bf16=cpu_has_bf16, earlier=earlier
@@ -137,7 +150,8 @@ def test_our_flags_are_merged_into_the_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "key, value", [("train_micro_batch_size_per_gpu", 8), ("gradient_clipping", 0.5), ("train_batch_size", 16)]
+    "key, value",
+    [("train_micro_batch_size_per_gpu", 8), ("gradient_clipping", 0.5), ("train_batch_size", 16)],
 )
 def test_a_json_that_contradicts_a_flag_is_refused_and_both_are_named(tmp_path, key, value):
     with pytest.raises(InputError, match=f"{key}.*--"):
@@ -157,11 +171,18 @@ def test_buckets_are_even_and_near_the_stage_and_batchnorm_buffers_follow_fp16(t
     assert fit_to_stage(half, **sizes)["data_types"]["buffer_dtype"] == "fp16"
 
 
-@pytest.mark.parametrize("name, world_size, stage, clip", [
-    ("zero2_fp32.json", 1, 0, 0.0), ("zero2_bf16.json", 1, 0, 0.0), ("zero1_bf16.json", 1, 0, 0.0),
-    ("zero2_fp16.json", 1, 2, 1.0), ("zero2_offload.json", 1, 2, 1.0),
-    ("zero2_fp32.json", 2, 2, 1.0), ("zero1_bf16.json", 2, 1, 1.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, world_size, stage, clip",
+    [
+        ("zero2_fp32.json", 1, 0, 0.0),
+        ("zero2_bf16.json", 1, 0, 0.0),
+        ("zero1_bf16.json", 1, 0, 0.0),
+        ("zero2_fp16.json", 1, 2, 1.0),
+        ("zero2_offload.json", 1, 2, 1.0),
+        ("zero2_fp32.json", 2, 2, 1.0),
+        ("zero1_bf16.json", 2, 1, 1.0),
+    ],
+)
 def test_one_rank_shards_nothing_unless_masters_or_offloading_need_it(name, world_size, stage, clip):
     whole = merged(str(FOLDER / name))
     config = fit_to_stage(whole, num_trainable=10, has_batchnorm=False, world_size=world_size)
@@ -169,11 +190,15 @@ def test_one_rank_shards_nothing_unless_masters_or_offloading_need_it(name, worl
     assert whole["zero_optimization"]["stage"] > 0, "what is written down stays what was given"
 
 
-@pytest.mark.parametrize("content, stage", [
-    ({"zero_optimization": {"stage": 2, "cpu_offload": True}}, 2),
-    ({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}}, 1),
-    ({"zero_optimization": {"stage": 2, "offload_optimizer": None, "cpu_offload": False}}, 0),
-    ({"data_types": {"grad_accum_dtype": "bf16"}}, 2), ({"data_types": {"grad_accum_dtype": "fp32"}}, 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, stage",
+    [
+        ({"zero_optimization": {"stage": 2, "cpu_offload": True}}, 2),
+        ({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}}, 1),
+        ({"zero_optimization": {"stage": 2, "offload_optimizer": None, "cpu_offload": False}}, 0),
+        ({"data_types": {"grad_accum_dtype": "bf16"}}, 2),
+        ({"data_types": {"grad_accum_dtype": "fp32"}}, 0),
+    ],
+)
 def test_one_rank_keeps_zero_for_what_only_zero_does(tmp_path, content, stage):
     assert zero_stage_of(merged(written(tmp_path, **content)), world_size=1) == stage

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from csr.engine import config_check, process_group
 from csr.engine import engine as engines
 from csr.engine.ds_config import load_ds_config, merge_ds_config
 from csr.engine.engine import Engine
@@ -30,11 +31,11 @@ BACKBONES = ("test_resnet", "test_vit")
 
 @pytest.fixture(scope="module", autouse=True)
 def started() -> Iterator[None]:
-    if not engines.started():
+    if not process_group.started():
         from csr.runtime.distributed import adopt_launcher_environment
 
         adopt_launcher_environment()
-        engines.start(1.0)
+        process_group.start(1.0)
     yield
 
 
@@ -64,9 +65,17 @@ def build(name: str, model: CSR) -> Stage:
         )
     if name == "prototype":
         return PrototypeStage(
-            model, gamma=10.0, lam=5.0, delta=0.1, margin_mode="softtriple", mask_present=True, restart=False,
-            lr=1e-3, weight_decay=0.1, seed=0,
-        )  # fmt: skip
+            model,
+            gamma=10.0,
+            lam=5.0,
+            delta=0.1,
+            margin_mode="softtriple",
+            mask_present=True,
+            restart=False,
+            lr=1e-3,
+            weight_decay=0.1,
+            seed=0,
+        )
     return TaskStage(model, loss="bce", pos_weight_T=torch.ones(T), lr=1e-3, weight_decay=0.1)
 
 
@@ -76,9 +85,10 @@ def batch_of(step: int) -> dict[str, Any]:
     concept[torch.arange(B), (torch.arange(B) + step) % K] = 1.0  # every image has negatives
     return {
         "image": torch.randn(B, 3, 64, 64, generator=generator),
-        "concept": concept, "target": (torch.rand(B, T, generator=generator) > 0.5).float(),
+        "concept": concept,
+        "target": (torch.rand(B, T, generator=generator) > 0.5).float(),
         "scale": {"concept": 1 / (B * K), "vector": 1 / (B * K), "target": 1 / (B * T)},
-    }  # fmt: skip
+    }
 
 
 def factor(step: int) -> float:
@@ -86,7 +96,9 @@ def factor(step: int) -> float:
 
 
 def opened(stage: Stage, **options: Any) -> Engine:
-    return engines.Engine(stage, param_groups=stage.param_groups(), ds_config=ds_config(**options), lr_factor=factor)
+    return engines.Engine(
+        stage, param_groups=stage.param_groups(), ds_config=ds_config(**options), lr_factor=factor
+    )
 
 
 def plain_torch(stage: Stage, first: int) -> dict[str, torch.Tensor]:
@@ -233,7 +245,9 @@ def test_a_window_is_one_step_on_the_mean_of_its_micro_steps(accumulation, shard
         engine.micro_step(batch_of(step))
     assert engine.steps == 1 and engine.gradient_norm == pytest.approx(float(norm), rel=1e-4)
     for key, value in plain.state_dict().items():
-        torch.testing.assert_close(engine.state_dict()[key], value, rtol=0, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(
+            engine.state_dict()[key], value, rtol=0, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}"
+        )
     engine.close()
 
 
@@ -282,23 +296,33 @@ def test_a_state_of_another_stage_is_refused(sharded):
     engine.close()
 
 
-@pytest.mark.parametrize("content", [
-    {"prescale_gradients": "x"}, {"prescale_gradients": True, "gradient_predivide_factor": 0},
-    {"zero_optimization": {"stage": 2, "zenflow": {"overlap_step": True}}}, {"steps_per_print": 0},
-    {"zero_optimization": {"stage": 2, "reduce_bucket_size": "x"}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"prescale_gradients": "x"},
+        {"prescale_gradients": True, "gradient_predivide_factor": 0},
+        {"zero_optimization": {"stage": 2, "zenflow": {"overlap_step": True}}},
+        {"steps_per_print": 0},
+        {"zero_optimization": {"stage": 2, "reduce_bucket_size": "x"}},
+    ],
+)
 def test_what_zero_refuses_in_a_json_is_told_on_one_rank_too(content):
     with pytest.raises(InputError, match="^own.json: DeepSpeed refuses it: "):
-        engines.check_config({**ds_config(), **content}, "own.json")
+        config_check.check_config({**ds_config(), **content}, "own.json")
 
 
-@pytest.mark.parametrize("content", [
-    {"data_types": {"grad_accum_dtype": "bf16"}}, {"zero_optimization": {"stage": 2, "cpu_offload": True}},
-    {"zero_optimization": {"stage": 1, "overlap_comm": True}}, {"steps_per_print": 5},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data_types": {"grad_accum_dtype": "bf16"}},
+        {"zero_optimization": {"stage": 2, "cpu_offload": True}},
+        {"zero_optimization": {"stage": 1, "overlap_comm": True}},
+        {"steps_per_print": 5},
+    ],
+)
 def test_what_a_json_may_ask_for_trains_on_one_rank(content):
     config = {**ds_config(), **content}
-    engines.check_config(config, "own.json")
+    config_check.check_config(config, "own.json")
     stage = begun(build_open("concept"))
     engine = Engine(stage, param_groups=stage.param_groups(), ds_config=config, lr_factor=factor)
     before = engine.state_dict()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from csr.engine import engine
+from csr.engine import engine, process_group
 from csr.engine.ds_config import load_ds_config, merge_ds_config
 from csr.model import CSR
 from csr.stages.concept import ConceptStage
@@ -19,7 +19,7 @@ BACKBONES = {"test_resnet": 64, "test_vit": 160}
 @pytest.fixture(scope="module", autouse=True)
 def fp16_on_a_cpu():
     """DeepSpeed refuses fp16 on most CPUs, though torch computes in it, slowly."""
-    engine.start(5)
+    process_group.start(5)
     import deepspeed
 
     accelerator = deepspeed.get_accelerator()
@@ -32,9 +32,17 @@ def fp16_on_a_cpu():
 def stages(model: CSR):
     yield ConceptStage(model, pos_weight_K=torch.ones(K), lr=1e-3, backbone_lr_scale=1.0, weight_decay=0.0)
     yield PrototypeStage(
-        model, gamma=1000.0, lam=20.0, delta=0.1, margin_mode="softtriple", mask_present=True, restart=True,
-        lr=1e-3, weight_decay=0.0, seed=0,
-    )  # fmt: skip
+        model,
+        gamma=1000.0,
+        lam=20.0,
+        delta=0.1,
+        margin_mode="softtriple",
+        mask_present=True,
+        restart=True,
+        lr=1e-3,
+        weight_decay=0.0,
+        seed=0,
+    )
     yield TaskStage(model, loss="bce", pos_weight_T=torch.ones(T), lr=1e-2, weight_decay=0.0)
 
 
@@ -46,9 +54,10 @@ def test_three_stages_learn_in_fp16_and_leave_fp32_weights_behind(name):
     model = CSR(K, T, M, backbone_type="timm", model_name=name, image_size=size, embedding_dim=8)
     learnable = {n for n, p in model.named_parameters() if p.requires_grad}
     batch = {
-        "image": torch.randn(B, 3, size, size), "concept": (torch.rand(B, K) > 0.5).float(),
+        "image": torch.randn(B, 3, size, size),
+        "concept": (torch.rand(B, K) > 0.5).float(),
         "target": (torch.rand(B, T) > 0.5).float(),
-    }  # fmt: skip
+    }
     parsed, config_name = load_ds_config(None, "fp16")
     ds_config = merge_ds_config(
         parsed, name=config_name, batch_size=B, accumulation=1, clip=1.0, world_size=1

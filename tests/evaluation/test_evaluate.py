@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked_ranks import on_ranks
 from PIL import Image
-from test_distributed import on_ranks
 from tiny_model import CONCEPTS, TARGETS, K, M, tiny_card, tiny_model, write_run
 
 import csr.cli.evaluate
@@ -60,9 +60,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def flags(data: Path, out: Path, *more: str, model: str = "model") -> list[str]:
     return [
-        str(data / model), "--csv", str(data / "labels.csv"), "--dir", str(data / "images"), "--out", str(out),
-        "--workers", "1", "--bootstrap", "10", *more,
-    ]  # fmt: skip
+        str(data / model),
+        "--csv",
+        str(data / "labels.csv"),
+        "--dir",
+        str(data / "images"),
+        "--out",
+        str(out),
+        "--workers",
+        "1",
+        "--bootstrap",
+        "10",
+        *more,
+    ]
 
 
 def everything(data: Path) -> list[str]:
@@ -112,9 +122,13 @@ def test_everything_asked_for_is_there(results):
     pointing = told["localisation"]
     assert 0 < pointing["n"] == NUM - pointing["left_out"]
     assert set(told["simulation"]) == {
-        "concepts, zero", "concepts, medians", "boxes, zero", "boxes, medians", "concepts and boxes, zero",
+        "concepts, zero",
+        "concepts, medians",
+        "boxes, zero",
+        "boxes, medians",
+        "concepts and boxes, zero",
         "concepts and boxes, medians",
-    }  # fmt: skip
+    }
     for subsets in told["simulation"].values():
         row = subsets["all"]
         assert row["right_after"] - row["right_before"] == row["fixed"] - row["broken"]
@@ -125,7 +139,9 @@ def test_everything_asked_for_is_there(results):
 def test_what_is_printed_says_of_what_the_numbers_are(results):
     told = "\n".join(summary(json.loads((results / "evaluation.json").read_text())))
     assert re.search(rf"Prototypes alive: \d+/{K * M} \(on these {NUM} images\)", told)
-    assert len(re.findall(r"all: \d+ decisions fixed, \d+ broken; doubtful", told)) == told.count("Simulated doctor")
+    assert len(re.findall(r"all: \d+ decisions fixed, \d+ broken; doubtful", told)) == told.count(
+        "Simulated doctor"
+    )
 
 
 def test_the_table_holds_the_numbers_of_the_json(results):

@@ -32,9 +32,7 @@ def slow_scores(probability: np.ndarray, label: np.ndarray, called: np.ndarray) 
     truth = label >= 0.5
     if not len(truth):
         return [np.nan] * len(SCORES)
-    place = np.minimum(
-        np.maximum(np.ceil(probability * NUM_BINS) - 1, 0), NUM_BINS - 1
-    )
+    place = np.minimum(np.maximum(np.ceil(probability * NUM_BINS) - 1, 0), NUM_BINS - 1)
     gaps = [
         abs(np.sum(probability[place == s] - label[place == s], dtype=np.float64)) for s in range(NUM_BINS)
     ]

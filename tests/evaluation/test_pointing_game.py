@@ -30,10 +30,11 @@ def batch() -> dict[str, torch.Tensor]:
     size = 0.02 + torch.rand(24, 2, generator=generator) * 0.28
     concept = torch.tensor([[1.0, 1, 0], [1, float("nan"), 1], [1, 1, 1], [0, 0, 0], [0.5, 0.4, 1]])
     return {
-        "concept": concept, "box": torch.cat([low, low + size], dim=1),
+        "concept": concept,
+        "box": torch.cat([low, low + size], dim=1),
         "box_row": torch.randint(0, B, (24,), generator=generator).sort().values,
         "box_class": torch.randint(0, K, (24,), generator=generator),
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -124,7 +125,9 @@ def test_means_and_intervals_equal_a_loop_over_the_same_resamples():
 
 def test_a_batch_without_boxes_has_no_pairs(maps):
     empty = {
-        "concept": torch.ones(B, K), "box": torch.zeros(0, 4), "box_row": torch.zeros(0, dtype=torch.int64),
+        "concept": torch.ones(B, K),
+        "box": torch.zeros(0, 4),
+        "box_row": torch.zeros(0, dtype=torch.int64),
         "box_class": torch.zeros(0, dtype=torch.int64),
-    }  # fmt: skip
+    }
     assert pointing_rows(*maps, empty).isnan().all()

@@ -32,9 +32,13 @@ def test_a_mode_is_played_with_zeros_and_with_medians_where_there_are_some():
     assert [p.name for p in plays_of("concept", has_medians=False)] == ["concepts, zero"]
     assert [p.name for p in plays_of("box", has_medians=True)] == ["boxes, zero", "boxes, medians"]
     assert [p.name for p in plays_of("both", has_medians=True)] == [
-        "concepts, zero", "concepts, medians", "boxes, zero", "boxes, medians", "concepts and boxes, zero",
+        "concepts, zero",
+        "concepts, medians",
+        "boxes, zero",
+        "boxes, medians",
+        "concepts and boxes, zero",
         "concepts and boxes, medians",
-    ]  # fmt: skip
+    ]
     assert plays_of(None, has_medians=True) == ()
 
 
@@ -58,9 +62,14 @@ def test_diagnoses_after_each_play_equal_a_slow_loop():
     plays = plays_of("both", has_medians=True)
     with torch.no_grad():
         told = play_doctor(
-            sim, CALLED, BATCH, plays=plays, card=model.card,
-            diagnose=lambda s: model.task_head(s).sigmoid(), alpha=0.3,
-        )  # fmt: skip
+            sim,
+            CALLED,
+            BATCH,
+            plays=plays,
+            card=model.card,
+            diagnose=lambda s: model.task_head(s).sigmoid(),
+            alpha=0.3,
+        )
     assert reference.absent_KM is not None and reference.present_KM is not None
     for v, play in enumerate(plays):
         for b in range(2):
@@ -92,10 +101,19 @@ def test_changes_are_counted_over_annotated_decisions():
     after = table([1, 1], [1, 0], [0, 0], [0, 0]).astype(bool)
     told = count_changes(before, after, target, np.array([True, True, False, True]), bootstrap=Bootstrap(0))
     assert told == {
-        "images": 3, "edited": 2, "decisions": 5, "right_before": 3, "right_after": 3, "fixed": 2, "broken": 2,
-        "net": {"value": 0.0, "low": None, "high": None}, "images_right_before": 1, "images_right_after": 1,
-        "images_fixed": 1, "images_broken": 1,
-    }  # fmt: skip
+        "images": 3,
+        "edited": 2,
+        "decisions": 5,
+        "right_before": 3,
+        "right_after": 3,
+        "fixed": 2,
+        "broken": 2,
+        "net": {"value": 0.0, "low": None, "high": None},
+        "images_right_before": 1,
+        "images_right_after": 1,
+        "images_fixed": 1,
+        "images_broken": 1,
+    }
 
 
 def test_the_net_share_has_the_interval_of_a_loop_over_the_same_resamples():
@@ -114,16 +132,29 @@ def test_doubtful_images_are_those_with_a_gap_under_three_tenths():
     plays = plays_of("box", has_medians=False)
     before = np.array([[True], [False], [False]])
     told = score_plays(
-        before, ~before[:, None], np.ones((3, 1)), edited_NV=np.ones((3, 1), bool),
-        gap_N=np.array([0.29, 0.3, 0.1]), plays=plays, bootstrap=Bootstrap(0),
-    )["boxes, zero"]  # fmt: skip
+        before,
+        ~before[:, None],
+        np.ones((3, 1)),
+        edited_NV=np.ones((3, 1), bool),
+        gap_N=np.array([0.29, 0.3, 0.1]),
+        plays=plays,
+        bootstrap=Bootstrap(0),
+    )["boxes, zero"]
     assert (told["all"]["images"], told["all"]["fixed"], told["all"]["broken"]) == (3, 2, 1)
     assert (told["doubtful"]["images"], told["doubtful"]["fixed"], told["doubtful"]["broken"]) == (2, 1, 1)
 
 
 def test_no_doubtful_image_is_no_error():
     told = score_plays(
-        np.ones((2, 1), bool), np.ones((2, 1, 1), bool), np.ones((2, 1)), edited_NV=np.zeros((2, 1), bool),
-        gap_N=np.ones(2), plays=plays_of("box", has_medians=False), bootstrap=Bootstrap(5),
-    )  # fmt: skip
-    assert told["boxes, zero"]["doubtful"]["images"] == 0 and told["boxes, zero"]["doubtful"]["net"]["value"] is None
+        np.ones((2, 1), bool),
+        np.ones((2, 1, 1), bool),
+        np.ones((2, 1)),
+        edited_NV=np.zeros((2, 1), bool),
+        gap_N=np.ones(2),
+        plays=plays_of("box", has_medians=False),
+        bootstrap=Bootstrap(5),
+    )
+    assert (
+        told["boxes, zero"]["doubtful"]["images"] == 0
+        and told["boxes, zero"]["doubtful"]["net"]["value"] is None
+    )

@@ -51,12 +51,18 @@ def write_atlas(folder: Path, image: str, model: CSR) -> Path:
     folder.mkdir()
     vector_KM = vector_names(model).tolist()
     nearest = [{"image": image, "box": [0.1, 0.2, 0.5, 0.9], "similarity": 0.93}]
-    prototypes = [{"concept": k, "prototype": m, "vector": vector_KM[k][m], "nearest": nearest}
-                  for k in range(K) for m in range(M)]  # fmt: skip
+    prototypes = [
+        {"concept": k, "prototype": m, "vector": vector_KM[k][m], "nearest": nearest}
+        for k in range(K)
+        for m in range(M)
+    ]
     value = {
-        "format": "csr-nearest", "format_version": 2, "concept_names": list(CONCEPTS), "num_prototypes": M,
+        "format": "csr-nearest",
+        "format_version": 2,
+        "concept_names": list(CONCEPTS),
+        "num_prototypes": M,
         "prototypes": prototypes,
-    }  # fmt: skip
+    }
     (folder / "nearest.json").write_text(json.dumps(value))
     return folder
 
@@ -133,7 +139,9 @@ class Addresses(HTMLParser):
         self.found += [value or "" for name, value in attrs if name in ("src", "href", "action")]
 
 
-def test_the_command_writes_json_picture_and_a_page_that_stands_alone(model, model_folder, image, tmp_path, capsys):
+def test_the_command_writes_json_picture_and_a_page_that_stands_alone(
+    model, model_folder, image, tmp_path, capsys
+):
     out = tmp_path / "out"
     atlas = write_atlas(tmp_path / "atlas", str(image), model)
     assert main([model_folder, str(image), "--out", str(out), "--atlas", str(atlas)]) == 0
@@ -162,18 +170,36 @@ def test_a_training_image_that_is_gone_is_told_without_its_path(model, model_fol
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": "x"}, {"concept_names": ["a"]}, {"num_prototypes": 7}, {"prototypes": {}},
+        {"format": "x"},
+        {"concept_names": ["a"]},
+        {"num_prototypes": 7},
+        {"prototypes": {}},
         {"prototypes": [1]},
         {"prototypes": [{"concept": 99, "prototype": 0, "nearest": []}]},
         {"prototypes": [{"concept": 0, "prototype": 0, "nearest": [{"image": "a"}]}]},
-        {"prototypes": [{"concept": 0, "prototype": 0, "nearest": [
-            {"image": "a", "box": [0.5, 0, 0.5, 1], "similarity": 0.5}]}]},
-        {"prototypes": [{"concept": 0, "prototype": 0, "nearest": [
-            {"image": "a", "box": [0, 0, 1, 1], "similarity": 0.5, "image_id": 7}]}]},
+        {
+            "prototypes": [
+                {
+                    "concept": 0,
+                    "prototype": 0,
+                    "nearest": [{"image": "a", "box": [0.5, 0, 0.5, 1], "similarity": 0.5}],
+                }
+            ]
+        },
+        {
+            "prototypes": [
+                {
+                    "concept": 0,
+                    "prototype": 0,
+                    "nearest": [{"image": "a", "box": [0, 0, 1, 1], "similarity": 0.5, "image_id": 7}],
+                }
+            ]
+        },
         {"prototypes": [{"concept": 0, "prototype": 0, "vector": ["v"], "nearest": []}]},
-        {"prototypes": [{"concept": 0, "prototype": 0, "nearest": []}]}, {"format_version": 1},
+        {"prototypes": [{"concept": 0, "prototype": 0, "nearest": []}]},
+        {"format_version": 1},
     ],
-)  # fmt: skip
+)
 def test_an_atlas_of_another_model_or_a_damaged_one_is_refused(tmp_path, model, change):
     atlas = write_atlas(tmp_path / "atlas", "a.png", model)
     assert len(read_neighbours(atlas, model)) == K * M
@@ -187,7 +213,9 @@ def test_an_atlas_of_another_seed_is_refused_and_one_from_before_refining_fits(t
     atlas, other = write_atlas(tmp_path / "atlas", "a.png", model), copy.deepcopy(model)
     with torch.no_grad():
         other.prototypes.proto_KMD[1, 2, 0] += 1e-6
-    with pytest.raises(InputError, match="nearest.json: belongs to another model.*'Nodule/Mass' 2.: run") as error:
+    with pytest.raises(
+        InputError, match="nearest.json: belongs to another model.*'Nodule/Mass' 2.: run"
+    ) as error:
         read_neighbours(atlas, other)
     assert "Cavity" not in str(error.value) and "\n" not in str(error.value)
     other.prototypes.drop_(torch.arange(K * M).view(K, M) == M + 2)

@@ -14,12 +14,13 @@ from hostile import refuse
 from train_command import SMALL
 from weight_files import ONE, STATE
 
-from csr.config import options
+from csr.config import flags
 from csr.config.options import TrainConfig
 from csr.runtime.files import save_tensors
 from csr.training.checkpoints import checkpoint_folder
 from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
-from csr.training.checkpoints.run_folder import RunFolder, identity
+from csr.training.checkpoints.resume_plan import identity
+from csr.training.checkpoints.run_folder import RunFolder
 from csr.training.checkpoints.state import load_saved
 
 
@@ -42,8 +43,8 @@ def unfinished(tmp_path: Path) -> Path:
 
 def train_config(out: Path) -> TrainConfig:
     parser = argparse.ArgumentParser()
-    options.add_arguments(parser)
-    return options.from_namespace(
+    flags.add_arguments(parser)
+    return flags.from_namespace(
         parser.parse_args(["--output_dir", str(out), "--backbone_type", SMALL["backbone_type"]])
     )
 

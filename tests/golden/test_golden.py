@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-HERE = Path(__file__).resolve().parent
+PROGRESS = Path(__file__).resolve().parent
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE.parent / "helpers"))
+    sys.path.insert(0, str(PROGRESS.parent / "helpers"))
 
 from train_command import flags, train  # noqa: E402
 
-EXPECTED = HERE / "losses.json"
+EXPECTED = PROGRESS / "losses.json"
 CONCEPTS, TARGETS = ("Bright", "Dark", "Stripes", "Spot"), ("Pneumonia", "COPD", "No finding")
 NUM_TRAIN, NUM_TEST, SIZE, STEPS = 48, 12, 64, 20
 NETWORKS = {
@@ -70,9 +70,9 @@ def losses(folder: Path, network: str) -> dict[str, list[float]]:
 
     epochs = {f"epochs_stage{i}": "5" for i in (1, 2, 3)}
     data = draw_data(folder / "data")
-    done = train(*flags(
-        data, folder / "out", "--log_every", "1", batch_size="11", **epochs, **NETWORKS[network]
-    ))  # fmt: skip
+    done = train(
+        *flags(data, folder / "out", "--log_every", "1", batch_size="11", **epochs, **NETWORKS[network])
+    )
     assert done.returncode == 0, done.stderr
     (board,) = (folder / "out" / "csr_exp" / "tensorboard").iterdir()
     events = EventAccumulator(str(board))

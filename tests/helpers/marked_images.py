@@ -17,7 +17,9 @@ TARGETS = ("Tuberculosis", "Pneumonia", "No finding")
 MARK = 0.18  # side of the mark, fraction of the image, in the top left corner
 
 
-def draw(rng: np.random.Generator, *, size: int, disc: bool, cross: bool) -> tuple[np.ndarray, dict[str, list[int]]]:
+def draw(
+    rng: np.random.Generator, *, size: int, disc: bool, cross: bool
+) -> tuple[np.ndarray, dict[str, list[int]]]:
     """An image without a mark, and the box of each concept in it."""
     image = rng.normal(90, 12, (size, size))
     y, x = np.mgrid[:size, :size]
@@ -64,7 +66,11 @@ def write_marked(folder: Path, *, num_train: int, num_test: int, size: int, seed
             if split == "test":
                 Image.fromarray(image).save(folder / "clean" / f"{name}.png")
         _write(folder / f"labels_{split}.csv", ["image_id", *CONCEPTS, *TARGETS], rows)
-        _write(folder / f"boxes_{split}.csv", ["image_id", "class_name", "x_min", "y_min", "x_max", "y_max"], boxed)
+        _write(
+            folder / f"boxes_{split}.csv",
+            ["image_id", "class_name", "x_min", "y_min", "x_max", "y_max"],
+            boxed,
+        )
     return folder
 
 

@@ -41,7 +41,10 @@ def write_dicom(path: Path, pixels_HW: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1.1", generate_uid()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
+        "1.2.840.10008.5.1.4.1.1.1.1",
+        generate_uid(),
+    )
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.Rows, dataset.Columns = pixels_HW.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
@@ -75,7 +78,10 @@ def vindr(folder: Path, *, num_train: int = 12, num_test: int = 6) -> Path:
 TBX_BOXES = {
     # original radiograph 1024 x 2048, published image 512 x 512; VOC pixels of the former, counted from 1
     "tb/tb0001": [("ActiveTuberculosis", (101, 201, 300, 800))],
-    "tb/tb0002": [("ObsoletePulmonaryTuberculosis", (11, 21, 110, 220)), ("ActiveTuberculosis", (1, 1, 1024, 2048))],
+    "tb/tb0002": [
+        ("ObsoletePulmonaryTuberculosis", (11, 21, 110, 220)),
+        ("ActiveTuberculosis", (1, 1, 1024, 2048)),
+    ],
     "tb/tb0003": [],
     "tb/tb0004": [("ObsoletePulmonaryTuberculosis", (501, 1001, 1000, 2000))],
     "tb/tb0005": [("ActiveTuberculosis", (101, 201, 300, 800))],
@@ -101,7 +107,8 @@ def tbx11k(folder: Path) -> Path:
     for split, stems in tbx_lists().items():
         coco: dict[str, list] = {"images": [], "annotations": [], "categories": []}
         coco["categories"] = [
-            {"id": i, "name": name, "supercategory": "Tuberculosis"} for i, name in enumerate(TBX_CATEGORIES, 1)
+            {"id": i, "name": name, "supercategory": "Tuberculosis"}
+            for i, name in enumerate(TBX_CATEGORIES, 1)
         ]
         for number, stem in enumerate(stems, 1):
             path = folder / "imgs" / f"{stem}.png"
@@ -113,7 +120,9 @@ def tbx11k(folder: Path) -> Path:
                 sides = [x_min, y_min, x_max - x_min, y_max - y_min]
                 category = TBX_CATEGORIES.index(name) + 1
                 entry = {"id": len(coco["annotations"]) + 1, "image_id": number, "category_id": category}
-                coco["annotations"].append({**entry, "bbox": sides, "iscrowd": 0, "area": sides[2] * sides[3]})
+                coco["annotations"].append(
+                    {**entry, "bbox": sides, "iscrowd": 0, "area": sides[2] * sides[3]}
+                )
             if TBX_BOXES.get(stem):
                 write_voc(folder / "annotations" / "xml" / f"{stem[3:]}.xml", TBX_BOXES[stem])
         write_text(folder / "lists" / f"TBX11K_{split}.txt", "".join(f"{stem}.png\n" for stem in stems))
@@ -152,7 +161,9 @@ def isic2017(folder: Path, *, counts: tuple[int, int, int] = (8, 2, 4)) -> Path:
         for _ in range(count):
             image = f"ISIC_{number:07}"
             Image.fromarray(noise(number, *ISIC_SIZE, 3)).save(data / f"{image}.jpg")
-            rgb = np.stack([index_HW % 256, index_HW // 256, np.zeros_like(index_HW)], axis=-1).astype(np.uint8)
+            rgb = np.stack([index_HW % 256, index_HW // 256, np.zeros_like(index_HW)], axis=-1).astype(
+                np.uint8
+            )
             Image.fromarray(rgb).save(data / f"{image}_superpixels.png")
             told = {name: [0] * 48 for name in ISIC_FEATURES}
             for place_of_feature in (0, 1, 47) if number else ():
@@ -161,6 +172,8 @@ def isic2017(folder: Path, *, counts: tuple[int, int, int] = (8, 2, 4)) -> Path:
             rows.append([image, f"{float(number % 3 == 0)}", f"{float(number % 3 == 1)}"])
             number += 1
         write_csv(
-            folder / f"ISIC-2017_{part}_Part3_GroundTruth.csv", ("image_id", "melanoma", "seborrheic_keratosis"), rows
+            folder / f"ISIC-2017_{part}_Part3_GroundTruth.csv",
+            ("image_id", "melanoma", "seborrheic_keratosis"),
+            rows,
         )
     return folder

@@ -28,15 +28,25 @@ class Slurm:
         mine = {k: v for k, v in os.environ.items() if k not in launched}
         env = {k: v for k, v in mine.items() if not k.startswith(("SLURM", "SBATCH", "CSR_"))}
         self.env = env | {
-            "PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "CSR_SLURM": str(state),
-            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "",
-        }  # fmt: skip
+            "PATH": f"{Path(sys.executable).parent}:{env['PATH']}",
+            "CSR_SLURM": str(state),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "DS_ACCELERATOR": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
 
     def _script(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(SCRIPT), *words], env=self.env, cwd=self.folder, text=True, capture_output=True,
-            timeout=PATIENCE_S, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            [str(SCRIPT), *words],
+            env=self.env,
+            cwd=self.folder,
+            text=True,
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
 
     def up(self) -> None:
         done = self._script("up")

@@ -17,8 +17,11 @@ K, T, M, SIZE = 3, 2, 4, 64
 CONCEPTS = ("Cavity", "Nodule/Mass", "<b>Pleural | effusion")
 TARGETS = ("Tuberculosis", "No finding")
 OPTIONS: dict[str, Any] = {
-    "backbone_type": "timm", "model_name": "test_resnet", "image_size": SIZE, "embedding_dim": 8,
-}  # fmt: skip
+    "backbone_type": "timm",
+    "model_name": "test_resnet",
+    "image_size": SIZE,
+    "embedding_dim": 8,
+}
 
 
 def tiny_model(seed: int = 0) -> CSR:
@@ -49,13 +52,19 @@ def write_run(folder: Path, model: CSR, *, with_reference: bool = True) -> Path:
     torch.save(model.state_dict(), folder / "model_stage2_epoch5.pth")
     config = {
         "options": {"method": {"gamma": 1000.0}, "data": {"train_csv": "/home/someone/secret/train.csv"}},
-        "concept_names": list(CONCEPTS), "target_names": list(TARGETS), "model": model.description(),
+        "concept_names": list(CONCEPTS),
+        "target_names": list(TARGETS),
+        "model": model.description(),
         "preprocessing": {
-            "image_size": SIZE, "stored_size": SIZE + SIZE // 8, "mean": list(IMAGENET_MEAN),
+            "image_size": SIZE,
+            "stored_size": SIZE + SIZE // 8,
+            "mean": list(IMAGENET_MEAN),
             "std": list(IMAGENET_STD),
         },
-        "task_loss": "bce", "versions": {"csr": "0.1.0"}, "git_revision": None,
-    }  # fmt: skip
+        "task_loss": "bce",
+        "versions": {"csr": "0.1.0"},
+        "git_revision": None,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     scores = {"auc": 0.75, "ap": 0.5, "f1": None}
     results = {"num_images": 24, "concepts": {"Cavity": scores}, "targets": {"Tuberculosis": scores}}

@@ -10,19 +10,31 @@ import sys
 from pathlib import Path
 
 SMALL = {
-    "backbone_type": "timm", "model_name": "test_resnet", "image_size": "64", "batch_size": "16",
-    "epochs_stage1": "2", "epochs_stage2": "5", "epochs_stage3": "2", "lr": "1e-3", "workers": "1",
+    "backbone_type": "timm",
+    "model_name": "test_resnet",
+    "image_size": "64",
+    "batch_size": "16",
+    "epochs_stage1": "2",
+    "epochs_stage2": "5",
+    "epochs_stage3": "2",
+    "lr": "1e-3",
+    "workers": "1",
     "precision": "fp32",  # the same on every CPU
-}  # fmt: skip
+}
 
 
 def flags(data: Path, out: Path, *more: str, **changed: str | Path | None) -> list[str]:
     """Flags of a small run on a phantom folder; None leaves one out, `more` goes to the end."""
     values: dict[str, object] = {
-        "train_csv": data / "labels_train.csv", "test_csv": data / "labels_test.csv",
-        "train_dir": data / "train", "test_dir": data / "test", "output_dir": out,
-        "image_cache": out.parent / "image-cache", **SMALL, **changed,
-    }  # fmt: skip
+        "train_csv": data / "labels_train.csv",
+        "test_csv": data / "labels_test.csv",
+        "train_dir": data / "train",
+        "test_dir": data / "test",
+        "output_dir": out,
+        "image_cache": out.parent / "image-cache",
+        **SMALL,
+        **changed,
+    }
     if "--ds_config" in more or "ds_config" in changed:
         del values["precision"]  # the JSON decides
     given = {name: str(value) for name, value in values.items() if value is not None}
@@ -40,15 +52,23 @@ def start(*command: str, timeout: float = 240, cwd: Path | None = None) -> subpr
     env = {k: v for k, v in os.environ.items() if k not in launched}
     bin_folder = str(Path(sys.executable).parent)
     env |= {
-        "PATH": f"{bin_folder}:{env['PATH']}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-        "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "",
-    }  # fmt: skip
+        "PATH": f"{bin_folder}:{env['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     program = shutil.which(command[0], path=env["PATH"])
     assert program is not None, f"{command[0]} is not beside {sys.executable}"
     process = subprocess.Popen(
-        [program, *command[1:]], env=env, cwd=cwd, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [program, *command[1:]],
+        env=env,
+        cwd=cwd,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -65,9 +85,15 @@ def train(*arguments: str, launcher: str = "none") -> subprocess.CompletedProces
     elif launcher == "deepspeed":
         port = str(20000 + os.getpid() % 20000)
         words = [
-            "deepspeed", "--num_accelerators", "2", "--master_port", port, "--no_local_rank",
-            "--module", "csr.train",
-        ]  # fmt: skip
+            "deepspeed",
+            "--num_accelerators",
+            "2",
+            "--master_port",
+            port,
+            "--no_local_rank",
+            "--module",
+            "csr.train",
+        ]
     else:
         words = [Path(sys.executable).name, "-m", "csr.train"]
     return start(*words, *arguments)

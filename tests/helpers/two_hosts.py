@@ -32,9 +32,12 @@ class Hosts:
         bin_folder = str(Path(sys.executable).parent)
         launched = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
         self.env = {k: v for k, v in os.environ.items() if k not in launched} | {
-            "PATH": f"{bin_folder}:{os.environ['PATH']}", "CSR_HOSTS": str(folder), "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu",
-        }  # fmt: skip
+            "PATH": f"{bin_folder}:{os.environ['PATH']}",
+            "CSR_HOSTS": str(folder),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "DS_ACCELERATOR": "cpu",
+        }
 
     @property
     def hostfile(self) -> Path:
@@ -42,7 +45,13 @@ class Hosts:
 
     def script(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(SCRIPT), *words], env=self.env, cwd=ROOT, text=True, capture_output=True, timeout=600, check=False
+            [str(SCRIPT), *words],
+            env=self.env,
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            timeout=600,
+            check=False,
         )
 
     def up(self) -> None:
@@ -113,9 +122,13 @@ class Launched:
         self._output = open(log, "w")
         words = [str(SCRIPT), "exec", "node1", str(ROOT / "scripts" / "launch.sh"), str(hosts.hostfile), "--"]
         self._process = subprocess.Popen(
-            [*words, *flags], env=hosts.env, cwd=ROOT, stdout=self._output, stderr=subprocess.STDOUT,
+            [*words, *flags],
+            env=hosts.env,
+            cwd=ROOT,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
-        )  # fmt: skip
+        )
         self.started = time.monotonic()
 
     @property
@@ -125,7 +138,9 @@ class Launched:
     def wait_until(self, condition: Callable[[], bool], *, seconds: float = 240) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
-            assert self._process.poll() is None, f"ended with {self._process.returncode}:\n{self.text[-3000:]}"
+            assert self._process.poll() is None, (
+                f"ended with {self._process.returncode}:\n{self.text[-3000:]}"
+            )
             assert time.monotonic() < deadline, f"nothing after {seconds} s:\n{self.text[-3000:]}"
             time.sleep(0.02)
 

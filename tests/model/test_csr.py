@@ -13,9 +13,15 @@ from csr.model import CSR, CSROutput
 from csr.runtime.errors import InputError
 
 TINY_VIT = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
-    "patch_size": 8, "layer_norm_eps": 1e-6, "hidden_act": "gelu", "qkv_bias": True,
-}  # fmt: skip
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "patch_size": 8,
+    "layer_norm_eps": 1e-6,
+    "hidden_act": "gelu",
+    "qkv_bias": True,
+}
 
 
 def tiny(**changes) -> CSR:
@@ -31,9 +37,12 @@ def images(num: int = 2, size: int = 32) -> torch.Tensor:
 def test_the_output_reads_as_attributes_and_as_keys():
     output = tiny()(images())
     shapes = {
-        "logits": (2, 3), "similarity_scores": (2, 4, 2), "similarity_maps": (2, 4, 2, 4, 4),
-        "cams": (2, 4, 4, 4), "concept_logits": (2, 4),
-    }  # fmt: skip
+        "logits": (2, 3),
+        "similarity_scores": (2, 4, 2),
+        "similarity_maps": (2, 4, 2, 4, 4),
+        "cams": (2, 4, 4, 4),
+        "concept_logits": (2, 4),
+    }
     assert isinstance(output, CSROutput) and tuple(output.keys()) == tuple(shapes)
     for name, shape in shapes.items():
         assert output[name] is getattr(output, name) and tuple(output[name].shape) == shape

@@ -32,10 +32,15 @@ def edits():
     """Image 0: none; 1: a positive and a negative box; 2: decisions; 3: both; 4: a negative box, alpha 1."""
     decision = torch.zeros(B, K, dtype=torch.int64)
     decision[2, 0], decision[2, 1], decision[3, 2] = -1, 1, -1
-    box = torch.tensor([
-        [0.1, 0.1, 0.6, 0.7], [0.4, 0.5, 0.9, 0.9], [0.0, 0.0, 0.5, 0.5], [0.45, 0.45, 0.46, 0.46],
-        [0.5, 0.0, 1.0, 1.0],
-    ])  # fmt: skip
+    box = torch.tensor(
+        [
+            [0.1, 0.1, 0.6, 0.7],
+            [0.4, 0.5, 0.9, 0.9],
+            [0.0, 0.0, 0.5, 0.5],
+            [0.45, 0.45, 0.46, 0.46],
+            [0.5, 0.0, 1.0, 1.0],
+        ]
+    )
     row, positive = torch.tensor([1, 1, 3, 3, 4]), torch.tensor([True, False, True, False, False])
     alpha = torch.tensor([0.2, 0.2, 0.2, 0.5, 1.0])
     return make_edits(decision, box_R4=box, row_R=row, positive_R=positive, alpha=alpha)
@@ -45,7 +50,7 @@ def slow_importance(edits, b: int, h: int, w: int) -> float:
     boxes = [i for i in range(len(edits.box_R4)) if int(edits.row_R[i]) == b]
     if not boxes:
         return 1.0
-    inside = {i: bool(box_cells(edits.box_R4[i:i + 1], height=H, width=W)[0, h, w]) for i in boxes}
+    inside = {i: bool(box_cells(edits.box_R4[i : i + 1], height=H, width=W)[0, h, w]) for i in boxes}
     if any(inside[i] and not edits.positive_R[i] for i in boxes):
         return 0.0
     if any(inside[i] and edits.positive_R[i] for i in boxes):
@@ -86,10 +91,13 @@ def test_each_image_of_a_batch_is_edited_as_if_it_were_alone(sim, edits):
     for b in range(B):
         own = edits.row_R == b
         alone = make_edits(
-            edits.decision_BK[b:b + 1], box_R4=edits.box_R4[own], positive_R=edits.positive_R[own],
-            row_R=torch.zeros(int(own.sum()), dtype=torch.int64), alpha=edits.alpha_B[b:b + 1],
-        )  # fmt: skip
-        assert torch.equal(edited_scores(sim[b:b + 1], alone)[0], together[b])
+            edits.decision_BK[b : b + 1],
+            box_R4=edits.box_R4[own],
+            positive_R=edits.positive_R[own],
+            row_R=torch.zeros(int(own.sum()), dtype=torch.int64),
+            alpha=edits.alpha_B[b : b + 1],
+        )
+        assert torch.equal(edited_scores(sim[b : b + 1], alone)[0], together[b])
 
 
 def test_a_reset_gives_back_the_unedited_scores_to_the_last_bit(sim, edits):
@@ -125,10 +133,15 @@ def test_boxes_cover_the_cells_that_training_boxes_cover():
     zero = torch.zeros(1, dtype=torch.int64)
     for i in range(len(box)):
         expected = box_masks(
-            box[i:i + 1], class_R=zero, row_R=zero, theta_B23=identity_theta(1, torch.device("cpu")),
-            num_concepts=1, height=H, width=W,
-        )[0]  # fmt: skip
-        assert torch.equal(box_cells(box[i:i + 1], height=H, width=W), expected)
+            box[i : i + 1],
+            class_R=zero,
+            row_R=zero,
+            theta_B23=identity_theta(1, torch.device("cpu")),
+            num_concepts=1,
+            height=H,
+            width=W,
+        )[0]
+        assert torch.equal(box_cells(box[i : i + 1], height=H, width=W), expected)
 
 
 def test_a_thin_box_keeps_its_length():
@@ -200,9 +213,7 @@ def test_the_peak_in_each_box_and_its_map_equal_a_loop(sim, edits):
     report = check_safety(sim, edits, diagnose=lambda s: s[:, :, 0].sigmoid(), high_KM=high)
     cells = box_cells(edits.box_R4, height=H, width=W)
     for r, b in enumerate(edits.row_R.tolist()):
-        best = max(
-            (float(sim[b, k, m][cells[r]].max()), k, m) for k in range(K) for m in range(M)
-        )
+        best = max((float(sim[b, k, m][cells[r]].max()), k, m) for k in range(K) for m in range(M))
         assert (float(report.peak_R[r]), int(report.concept_R[r]), int(report.prototype_R[r])) == best
     assert not report.is_high_R.any(), "no similarity reaches 2"
 
@@ -215,11 +226,14 @@ def test_without_boxes_the_safety_check_has_nothing_to_say_about_them(sim):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"box_R4": [[0.5, 0.0, 0.5, 1.0]]}, {"box_R4": [[0.0, 0.0, 1.5, 1.0]]}, {"alpha": -0.1},
-        {"box_R4": [[float("nan"), 0.0, 1.0, 1.0]]}, {"box_R4": [[0, 0, 1, 1]], "row_R": [1]},
+        {"box_R4": [[0.5, 0.0, 0.5, 1.0]]},
+        {"box_R4": [[0.0, 0.0, 1.5, 1.0]]},
+        {"alpha": -0.1},
+        {"box_R4": [[float("nan"), 0.0, 1.0, 1.0]]},
+        {"box_R4": [[0, 0, 1, 1]], "row_R": [1]},
         {"box_R4": [[0, 0, 1, 1]], "positive_R": [True, False]},
     ],
-)  # fmt: skip
+)
 def test_edits_that_mean_nothing_are_refused(wrong):
     given = {k: v if k == "alpha" else torch.tensor(v) for k, v in wrong.items()}
     with pytest.raises(ValueError):

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from test_distributed import on_ranks
+from forked_ranks import on_ranks
 
 from csr.cli.exit_codes import run_command
 from csr.runtime import distributed, signals
@@ -107,6 +107,10 @@ def test_hashes_depend_on_what_they_are_of():
     from csr.runtime.fingerprint import hash_of, of_code
 
     assert hash_of(np.zeros(3), ["a"]) == hash_of(np.zeros(3), ["a"])
-    others = {hash_of(np.zeros((3, 1)), ["a"]), hash_of(np.zeros(3, np.float32), ["a"]), hash_of(np.zeros(3), ["b"])}
+    others = {
+        hash_of(np.zeros((3, 1)), ["a"]),
+        hash_of(np.zeros(3, np.float32), ["a"]),
+        hash_of(np.zeros(3), ["b"]),
+    }
     assert hash_of(np.zeros(3), ["a"]) not in others and len(others) == 3
     assert of_code() == of_code() and len(of_code()) == 64

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from train_command import flags
 
-from csr.runtime.progress import Whereabouts, described
+from csr.runtime.progress import Progress, described
 from csr.runtime.watchdog import keeper
 from csr.runtime.watchdog.heartbeat import GONE_S, LEAVE_S, Beat, Ending, Peer, Verdict, judge
 from csr.runtime.watchdog.hub import Hub, Line, Lines, encoded
@@ -32,7 +32,14 @@ TIMEOUT_S = 60.0
 def beat(rank: int, **changed: Any) -> Beat:
     place = {"stage": "concept", "epoch": 2, "step": 5, "doing": "", "joined": 10}
     place.update(changed.pop("place", {}))
-    told = {"rank": rank, "host": f"node{rank}", "process": ELSEWHERE, "place": place, "idle_s": 0.5, "still_s": 0.0}
+    told = {
+        "rank": rank,
+        "host": f"node{rank}",
+        "process": ELSEWHERE,
+        "place": place,
+        "idle_s": 0.5,
+        "still_s": 0.0,
+    }
     return Beat(**{**told, **changed})
 
 
@@ -58,7 +65,9 @@ def test_a_silent_rank_is_named_with_host_place_and_time():
 def test_many_silent_ranks_are_told_in_one_line():
     found = verdict(Peer(beat(0)), *(Peer(beat(r), silent_s=61.0) for r in range(1, 8)))
     assert found is not None
-    named = "ranks 1 on host node1, 2 on host node2, 3 on host node3, 4 on host node4 and 3 more (of 8) have been"
+    named = (
+        "ranks 1 on host node1, 2 on host node2, 3 on host node3, 4 on host node4 and 3 more (of 8) have been"
+    )
     assert found.message.startswith(named)
 
 
@@ -72,11 +81,15 @@ def test_a_rank_is_stuck_only_if_another_is_ahead_of_it_and_it_does_not_get_on()
     ahead, waiting = {"joined": 11}, {"idle_s": 61.0, "still_s": 61.0}
     assert verdict(Peer(beat(0, place=ahead, **waiting)), Peer(beat(1, idle_s=59.0))) is None, "it gets on"
     assert verdict(Peer(beat(0, place=ahead, **waiting)), Peer(beat(1, idle_s=200.0))) is None, "it computes"
-    assert verdict(Peer(beat(0, **waiting)), Peer(beat(1, **waiting))) is None, "nobody waits for it: a long step"
+    assert verdict(Peer(beat(0, **waiting)), Peer(beat(1, **waiting))) is None, (
+        "nobody waits for it: a long step"
+    )
     found = verdict(Peer(beat(0, place=ahead, **waiting)), Peer(beat(1, **waiting)))
     assert found is not None
     assert "rank 1 of 2 on host node1 does not get on while others wait: nothing for 61 s" in found.message
-    assert verdict(Peer(beat(0, place=ahead, **waiting)), Peer(beat(1, idle_s=241.0))), "computing, but for ever"
+    assert verdict(Peer(beat(0, place=ahead, **waiting)), Peer(beat(1, idle_s=241.0))), (
+        "computing, but for ever"
+    )
 
 
 def test_a_rank_that_fails_ends_all_at_once_and_one_that_left_in_agreement_after_a_while():
@@ -107,7 +120,7 @@ def test_beats_and_verdicts_survive_the_wire():
 
 
 def test_a_place_in_words():
-    here = Whereabouts()
+    here = Progress()
     assert described(here.to_dict()) == "before training"
     here.now("image 5 of 60")
     assert described(here.to_dict()) == "before training (image 5 of 60)"
@@ -119,7 +132,7 @@ def test_a_place_in_words():
 
 
 def test_every_kind_of_progress_is_a_move_and_only_common_places_are_joined():
-    here, moves = Whereabouts(), []
+    here, moves = Progress(), []
     here.at("concept", 1, 1)
     moves.append(here.moves)
     here.now("validation")
@@ -288,7 +301,12 @@ def test_a_broken_connection_is_made_anew(listening):
 
 LOST_RANK = Path(__file__).resolve().parents[1] / "helpers" / "lost_rank.py"
 STEP, FEATURES = "csr.engine.engine:Engine.micro_step", "csr.stages.prototype:PrototypeStage.inputs"
-FEW = {"epochs_stage1": "2", "epochs_stage2": "2", "epochs_stage3": "2", "batch_size": "8"}  # 3 steps an epoch
+FEW = {
+    "epochs_stage1": "2",
+    "epochs_stage2": "2",
+    "epochs_stage3": "2",
+    "batch_size": "8",
+}  # 3 steps an epoch
 TIMEOUT_MIN = 0.2
 LAUNCHERS = ("torchrun", "deepspeed", "plain")
 
@@ -312,9 +330,13 @@ def run(launcher: str, *words: str, within_s: float = 400.0) -> Ended:
     mark = f"CSR_TEST_RUN={uuid.uuid4().hex}"
     env = {k: v for k, v in os.environ.items() if k not in launched}
     env |= {
-        "PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-        "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", **dict([mark.split("=")]),
-    }  # fmt: skip
+        "PATH": f"{Path(sys.executable).parent}:{env['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        **dict([mark.split("=")]),
+    }
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -330,14 +352,27 @@ def run(launcher: str, *words: str, within_s: float = 400.0) -> Ended:
     for rank, command in enumerate(commands):
         program = shutil.which(command[0], path=env["PATH"])
         assert program is not None
-        own = {} if launcher != "plain" else {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }  # fmt: skip
-        processes.append(subprocess.Popen(
-            [program, *command[1:]], env=env | own, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        ))  # fmt: skip
+        own = (
+            {}
+            if launcher != "plain"
+            else {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            }
+        )
+        processes.append(
+            subprocess.Popen(
+                [program, *command[1:]],
+                env=env | own,
+                text=True,
+                start_new_session=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        )
     try:
         said = [p.communicate(timeout=within_s) for p in processes]
     finally:
@@ -389,8 +424,11 @@ def assert_goes_on(launcher: str, arguments: list[str], out: Path) -> None:
 
 PLACES = {
     STEP: (5, r"in the concept stage, epoch 2, step 2, \d+ s ago"),
-    FEATURES: (1, r"in the prototype stage, epoch 1, step 0 \(features \(train\), batch 1 of \d\), \d+ s ago"),
-}  # fmt: skip
+    FEATURES: (
+        1,
+        r"in the prototype stage, epoch 1, step 0 \(features \(train\), batch 1 of \d\), \d+ s ago",
+    ),
+}
 
 
 @pytest.mark.dist
@@ -430,7 +468,9 @@ def test_a_killed_rank_ends_the_run_at_once(phantom_folder, tmp_path, launcher, 
 @pytest.mark.slow
 def test_a_stopped_rank_0_is_told_by_the_next_one(phantom_folder, tmp_path):
     ended = lose("torchrun", 0, "STOP", STEP, 5, arguments_of(phantom_folder, tmp_path / "results"))
-    assert re.match(r"csr: error: rank 0 of 2 on host .* has been silent for 1[23] s", ended.told[0]), ended.told
+    assert re.match(r"csr: error: rank 0 of 2 on host .* has been silent for 1[23] s", ended.told[0]), (
+        ended.told
+    )
 
 
 @pytest.mark.dist
@@ -452,8 +492,9 @@ def test_an_exception_on_one_rank_is_told_once_and_its_traceback_is_in_that_rank
     assert ended.code == 1
     assert re.search(
         rf"rank {rank} of 2 on host .* failed in the concept stage, epoch 2, step 2: KeyError: 'a bug' "
-        rf"\(traceback in .*rank{rank}-.*\.log\)", ended.told[0],
-    ), ended.told  # fmt: skip
+        rf"\(traceback in .*rank{rank}-.*\.log\)",
+        ended.told[0],
+    ), ended.told
     assert "KeyError" not in ended.err.replace(ended.told[0], "")
     assert "Traceback" in logs(out)[rank] and "lost_rank.py" in logs(out)[rank]
     assert "Traceback" not in logs(out)[1 - rank]
@@ -465,8 +506,8 @@ def test_a_long_phase_of_one_rank_that_gets_on_trips_nothing(phantom_folder, tmp
     """Rank 0 decodes for longer than the time-out while rank 1 waits for the images."""
     slow = tmp_path / "slow.py"
     slow.write_text(
-        "import time\nfrom csr.data import squash\ntook = squash.squash_file\n"
-        "def slowly(*args):\n    time.sleep(0.3)\n    return took(*args)\nsquash.squash_file = slowly\n"
+        "import time\nfrom csr.data.images import resize\ntook = resize.resize_file\n"
+        "def slowly(*args):\n    time.sleep(0.3)\n    return took(*args)\nresize.resize_file = slowly\n"
         "from csr import train\nfrom csr.cli.exit_codes import exit_process, run_command\n"
         "exit_process(run_command(train.main))\n"
     )

@@ -76,9 +76,15 @@ def test_ratios_are_taken_round_by_round(bench, tmp_path, capsys):
     def ran(seconds: float, auc: float, **more: dict) -> dict:
         epochs = {stage: [seconds, 9 * seconds, seconds] for stage in compare.STAGES}
         return {
-            "seconds": seconds, "total_mib": 100.0, "private_mib": 50.0, "epochs": epochs, "features": {},
-            "concept_auc": auc, "target_auc": auc, **more,
-        }  # fmt: skip
+            "seconds": seconds,
+            "total_mib": 100.0,
+            "private_mib": 50.0,
+            "epochs": epochs,
+            "features": {},
+            "concept_auc": auc,
+            "target_auc": auc,
+            **more,
+        }
 
     report = measuring.Report("name", tmp_path)
     usual = [ran(s, 0.8) for s in (4.0, 9.0, 6.0)]
@@ -145,11 +151,17 @@ def test_a_command_that_fails_is_an_error_with_its_last_lines(bench):
 def test_a_quick_run_writes_its_results(script, tmp_path):
     done = subprocess.run(
         [sys.executable, str(BENCH / script), "--quick", "--results", str(tmp_path)],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / script.replace(".py", ".json")).read_text())
-    wanted = {"compare.py": {"runs", "loader", "overhead"}, "scaling.py": {"ranks", "growth", "loss"},
-              "startup.py": {"imports", "first_step"}}  # fmt: skip
+    wanted = {
+        "compare.py": {"runs", "loader", "overhead"},
+        "scaling.py": {"ranks", "growth", "loss"},
+        "startup.py": {"imports", "first_step"},
+    }
     assert wanted[script] <= set(found)
     assert (tmp_path / script.replace(".py", ".txt")).read_text()

@@ -11,8 +11,8 @@ from tiny_model import tiny_model
 
 from csr.model import CSR
 
-pytest.importorskip("fastapi", reason='the extra is not installed: pip install -e .[serve]')
-pytest.importorskip("uvicorn", reason='the extra is not installed: pip install -e .[serve]')
+pytest.importorskip("fastapi", reason="the extra is not installed: pip install -e .[serve]")
+pytest.importorskip("uvicorn", reason="the extra is not installed: pip install -e .[serve]")
 
 
 @pytest.fixture(scope="session")

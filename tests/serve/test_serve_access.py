@@ -96,14 +96,24 @@ def test_every_answer_has_the_security_headers(client):
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"alpha": NaN}', b'{"alpha": 1e999}', b'{"alpha": -0.1}', b'{"alpha": "0.5"}', b'{"alfa": 0.5}',
-        b"[]", b"{", b"\xff", b"[" * 50_000, b'{"boxes": [{}]}', b'{"decisions": {"Cavity": "maybe"}}',
-        b'{"replacement": "x"}', json.dumps({"boxes": [EDGE]}).encode(),
+        b'{"alpha": NaN}',
+        b'{"alpha": 1e999}',
+        b'{"alpha": -0.1}',
+        b'{"alpha": "0.5"}',
+        b'{"alfa": 0.5}',
+        b"[]",
+        b"{",
+        b"\xff",
+        b"[" * 50_000,
+        b'{"boxes": [{}]}',
+        b'{"decisions": {"Cavity": "maybe"}}',
+        b'{"replacement": "x"}',
+        json.dumps({"boxes": [EDGE]}).encode(),
         json.dumps({"boxes": [{**EDGE, "x_max": 1.5}]}).encode(),
         json.dumps({"boxes": [{**EDGE, "x_max": 1}] * 65}).encode(),
         json.dumps({"decisions": {"no such concept": "rejected"}}).encode(),
     ],
-)  # fmt: skip
+)
 def test_edits_that_mean_nothing_are_refused_in_one_line_and_change_nothing(client, body):
     state = opened(client)
     answer = client.put(
@@ -130,10 +140,17 @@ def test_edits_need_their_content_type(client):
 @pytest.mark.parametrize(
     "path",
     [
-        "maps?of=0", "maps?of=-1.0", "maps?of=99.0", "maps?of=0.99", "maps", "concepts/99", "concepts/-1",
-        "maps?of=0.0&of=1e9.0", "concepts/x",
+        "maps?of=0",
+        "maps?of=-1.0",
+        "maps?of=99.0",
+        "maps?of=0.99",
+        "maps",
+        "concepts/99",
+        "concepts/-1",
+        "maps?of=0.0&of=1e9.0",
+        "concepts/x",
     ],
-)  # fmt: skip
+)
 def test_places_that_are_not_there_are_told(client, path):
     session = opened(client)["session"]
     assert client.get(f"/api/sessions/{session}/{path}").status_code in (404, 422)

@@ -240,9 +240,9 @@ def test_everything_by_keyboard_alone(page, address, image):
     page.focus(reject)
     page.keyboard.press("Space")
     page.wait_for_selector(f'{reject}[aria-pressed="true"]')
-    assert (
-        page.evaluate("document.activeElement.getAttribute('aria-label')") == f"Reject {CONCEPTS[1]}"
-    ), "focus stays"
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == f"Reject {CONCEPTS[1]}", (
+        "focus stays"
+    )
     page.keyboard.press("Space")
     page.wait_for_selector(f'{reject}[aria-pressed="false"]')
     page.focus('button[aria-label="Remove region 1"]')

@@ -55,14 +55,20 @@ def test_a_port_that_was_bound_by_a_second_server_is_in_use():
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--port", "70000"], "0 to 65535"), (["--port", "x"], "whole number"),
-        (["--max_mb", "nan"], "--max_mb"), (["--max_mb", "0"], "--max_mb"),
-        (["--max_pixels", "1e6"], "whole number"), (["--max_pixels", "999999999"], "67108864"),
-        (["--host", "no.such.host.invalid"], "--host"), (["--host", "192.0.2.1"], "--host"),
-        (["--token", ""], "--token"), (["--token", "a b"], "--token"), (["--tok", "x"], "--tok"),
+        (["--port", "70000"], "0 to 65535"),
+        (["--port", "x"], "whole number"),
+        (["--max_mb", "nan"], "--max_mb"),
+        (["--max_mb", "0"], "--max_mb"),
+        (["--max_pixels", "1e6"], "whole number"),
+        (["--max_pixels", "999999999"], "67108864"),
+        (["--host", "no.such.host.invalid"], "--host"),
+        (["--host", "192.0.2.1"], "--host"),
+        (["--token", ""], "--token"),
+        (["--token", "a b"], "--token"),
+        (["--tok", "x"], "--tok"),
         (["--max_sessions", "0"], "--max_sessions"),
     ],
-)  # fmt: skip
+)
 def test_flags_that_cannot_be_used_are_told_before_the_model_is_loaded(flags, told):
     with pytest.raises(InputError, match=told):
         serve.main(["/no/such/model", "--port", "0", *flags])
@@ -97,9 +103,12 @@ def test_loopback_is_known(host, local):
 def served(*flags, env=None):
     """A real server: (process, address, what it said before the address)."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "csr", "serve", *flags, "--port", "0"], stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})},
-    )  # fmt: skip
+        [sys.executable, "-m", "csr", "serve", *flags, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **(env or {})},
+    )
     alarm = signal.signal(signal.SIGALRM, lambda *_: process.kill())
     signal.alarm(START_S)
     said = ""

@@ -10,7 +10,7 @@ import torch
 from serving import box, opened, png, put
 from tiny_model import CONCEPTS, TARGETS, K, M, tiny_model
 
-from csr.data.images.resize import squash_file
+from csr.data.images.resize import resize_file
 from csr.explain.explanation import contributions, explain, to_dict
 from csr.model.interaction import check_safety, edited_maps, edited_scores, make_edits
 from csr.model.sharing.reference import Reference
@@ -25,7 +25,7 @@ DECISIONS = {CONCEPTS[1]: "rejected", CONCEPTS[2]: "confirmed"}
 def stored(model, tmp_path):
     """The image that `png` makes as `csr explain` would read it from a file."""
     (tmp_path / "scan.png").write_bytes(png())
-    pixels = squash_file(tmp_path / "scan.png", model.card.preprocessing.stored_size).pixels_CSS
+    pixels = resize_file(tmp_path / "scan.png", model.card.preprocessing.stored_size).pixels_CSS
     return torch.from_numpy(pixels).unsqueeze(0)
 
 
@@ -67,9 +67,13 @@ def test_edits_are_told_as_the_interaction_computes_them(
     client, model, output, decisions, boxes, replacement
 ):
     told = put(
-        client, opened(client)["session"], decisions=decisions, boxes=boxes, alpha=0.3,
+        client,
+        opened(client)["session"],
+        decisions=decisions,
+        boxes=boxes,
+        alpha=0.3,
         replacement=replacement,
-    ).json()  # fmt: skip
+    ).json()
     reference = model.card.reference if replacement == "median" else Reference()
     medians = {"absent_KM": reference.absent_KM, "present_KM": reference.present_KM}
     edits = edits_of(decisions, boxes, alpha=0.3)
@@ -78,9 +82,11 @@ def test_edits_are_told_as_the_interaction_computes_them(
         logit = model.task_head(score)
         probability = model.card.probability(logit)
         safety = check_safety(
-            output.similarity_maps, edits, diagnose=lambda s: model.card.probability(model.task_head(s)),
+            output.similarity_maps,
+            edits,
+            diagnose=lambda s: model.card.probability(model.task_head(s)),
             **medians,
-        )  # fmt: skip
+        )
     assert [d["logit"] for d in told["diagnoses"]] == logit[0].tolist()
     assert [d["probability"] for d in told["diagnoses"]] == probability[0].tolist()
     share = contributions(score, model.task_head)[0].sum(dim=2)

@@ -59,12 +59,20 @@ def test_the_openapi_document_describes_every_address_and_names_none_outside(cli
     assert not re.search(r"https?://", document.text)
     paths = document.json()["paths"]
     assert set(paths) == {
-        "/api/model", "/api/images", "/api/sessions/{session}", "/api/sessions/{session}/edits",
-        "/api/sessions/{session}/undo", "/api/sessions/{session}/redo", "/api/sessions/{session}/reset",
-        "/api/sessions/{session}/record", "/api/sessions/{session}/image", "/api/sessions/{session}/maps",
-        "/api/sessions/{session}/concepts/{concept}", "/api/regions/{concept}/{prototype}",
+        "/api/model",
+        "/api/images",
+        "/api/sessions/{session}",
+        "/api/sessions/{session}/edits",
+        "/api/sessions/{session}/undo",
+        "/api/sessions/{session}/redo",
+        "/api/sessions/{session}/reset",
+        "/api/sessions/{session}/record",
+        "/api/sessions/{session}/image",
+        "/api/sessions/{session}/maps",
+        "/api/sessions/{session}/concepts/{concept}",
+        "/api/regions/{concept}/{prototype}",
         "/api/regions/{concept}/{prototype}/{rank}",
-    }  # fmt: skip
+    }
     for methods in paths.values():
         for operation in methods.values():
             assert operation["description"]

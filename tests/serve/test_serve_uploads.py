@@ -56,11 +56,13 @@ RAMP = np.linspace(0, 4095, 80 * 60).reshape(80, 60)
 @pytest.mark.parametrize(
     "data",
     [
-        saved(Image.fromarray((RAMP / 16).astype(np.uint8)), "JPEG"), png((RAMP * 16).astype(np.uint16)),
-        dicom(RAMP), png(np.dstack([(RAMP / 16).astype(np.uint8)] * 3)),
+        saved(Image.fromarray((RAMP / 16).astype(np.uint8)), "JPEG"),
+        png((RAMP * 16).astype(np.uint16)),
+        dicom(RAMP),
+        png(np.dstack([(RAMP / 16).astype(np.uint8)] * 3)),
     ],
     ids=["jpeg", "16-bit png", "dicom", "rgb png"],
-)  # fmt: skip
+)
 def test_formats_are_shown_as_a_viewer_shows_them(client, data):
     state = opened(client, data)
     assert (state["image"]["height"], state["image"]["width"]) == (80, 60)
@@ -72,11 +74,19 @@ def test_formats_are_shown_as_a_viewer_shows_them(client, data):
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"junk", b"\x89PNG\r\n\x1a\n", png()[:400], b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-        b"%PDF-1.4", b"GIF89a" + bytes(20), bytes(128) + b"DICM" + bytes(64), b"%!PS-Adobe-3.0 EPSF-3.0\n",
-        dicom(RAMP, claim=(800, 600)), png_claiming(1000, 1000)[:-40],
+        b"",
+        b"junk",
+        b"\x89PNG\r\n\x1a\n",
+        png()[:400],
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"%PDF-1.4",
+        b"GIF89a" + bytes(20),
+        bytes(128) + b"DICM" + bytes(64),
+        b"%!PS-Adobe-3.0 EPSF-3.0\n",
+        dicom(RAMP, claim=(800, 600)),
+        png_claiming(1000, 1000)[:-40],
     ],
-)  # fmt: skip
+)
 def test_what_is_no_image_is_refused_in_one_line_without_a_path(client, data):
     answer = sent(client, data)
     detail = answer.json()["detail"]
@@ -126,11 +136,15 @@ def test_max_pixels_holds_for_files_too(tmp_path):
     [
         ("../../etc/passwd", "../../etc/passwd"),
         ("<img src=x onerror=alert(1)>", "<img src=x onerror=alert(1)>"),
-        ("a\r\nX-Evil: 1", "a??X-Evil: 1"), ("a\0b.png", "a?b.png"), ("\u202egnp.exe", "?gnp.exe"),
-        ("", "image"), ("   ", "image"), ("x" * 5000, "x" * MAX_NAME),
+        ("a\r\nX-Evil: 1", "a??X-Evil: 1"),
+        ("a\0b.png", "a?b.png"),
+        ("\u202egnp.exe", "?gnp.exe"),
+        ("", "image"),
+        ("   ", "image"),
+        ("x" * 5000, "x" * MAX_NAME),
         ("Th\u00f6rax 1.png", "Th\u00f6rax 1.png"),
     ],
-)  # fmt: skip
+)
 def test_names_are_text(client, name, shown):
     from urllib.parse import quote
 

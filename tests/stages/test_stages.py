@@ -34,16 +34,22 @@ def batch() -> dict:
 
 
 def concept_stage(model: CSR) -> ConceptStage:
-    return ConceptStage(
-        model, pos_weight_K=torch.ones(K), lr=1e-2, backbone_lr_scale=1.0, weight_decay=0.0
-    )
+    return ConceptStage(model, pos_weight_K=torch.ones(K), lr=1e-2, backbone_lr_scale=1.0, weight_decay=0.0)
 
 
 def prototype_stage(model: CSR) -> PrototypeStage:
     return PrototypeStage(
-        model, gamma=1000.0, lam=20.0, delta=0.1, margin_mode="softtriple", mask_present=True, restart=True,
-        lr=1e-2, weight_decay=0.0, seed=0,
-    )  # fmt: skip
+        model,
+        gamma=1000.0,
+        lam=20.0,
+        delta=0.1,
+        margin_mode="softtriple",
+        mask_present=True,
+        restart=True,
+        lr=1e-2,
+        weight_decay=0.0,
+        seed=0,
+    )
 
 
 def task_stage(model: CSR, loss: str = "bce") -> TaskStage:
@@ -105,7 +111,7 @@ def test_two_halves_scaled_by_the_whole_window_sum_to_the_whole(model, batch):
     stage.eval()
     scaled = with_scale(stage, batch)
     whole = stage(scaled).loss
-    halves = [{**{k: v[i:i + 3] for k, v in batch.items()}, "scale": scaled["scale"]} for i in (0, 3)]
+    halves = [{**{k: v[i : i + 3] for k, v in batch.items()}, "scale": scaled["scale"]} for i in (0, 3)]
     torch.testing.assert_close(sum(stage(h).loss for h in halves), whole)
     logit = stage.predict(batch)
     expected = concept_bce(logit, batch["concept"], torch.ones(K)) / (B * K - 1)
@@ -147,10 +153,14 @@ def test_the_exported_head_is_one_linear_map_on_raw_cosines(model, batch):
 @pytest.mark.parametrize(
     "target, expected",
     [
-        ([[1, 0], [0, 1]], "ce"), ([[1, 1], [0, 1]], "bce"), ([[0, 0], [0, 1]], "bce"),
-        ([[np.nan, 1], [0, 1]], "bce"), ([[1], [1]], "bce"), ([[0.5, 0.5], [0, 1]], "bce"),
+        ([[1, 0], [0, 1]], "ce"),
+        ([[1, 1], [0, 1]], "bce"),
+        ([[0, 0], [0, 1]], "bce"),
+        ([[np.nan, 1], [0, 1]], "bce"),
+        ([[1], [1]], "bce"),
+        ([[0.5, 0.5], [0, 1]], "bce"),
     ],
-)  # fmt: skip
+)
 def test_cross_entropy_is_chosen_only_where_every_image_has_one_target(target, expected):
     assert choose_task_loss("auto", np.array(target, dtype=np.float32)) == expected
     assert choose_task_loss("focal", np.array(target, dtype=np.float32)) == "focal"
@@ -171,9 +181,10 @@ def test_prototypes_start_on_local_vectors_and_dead_ones_are_restarted(model, ba
     stage.freeze()
     generator = np.random.default_rng(0)
     rows = {
-        "image": np.repeat(np.arange(30), K), "concept_row": np.tile(np.arange(K), 30),
+        "image": np.repeat(np.arange(30), K),
+        "concept_row": np.tile(np.arange(K), 30),
         "local": generator.normal(size=(30 * K, model.backbone.channels)).astype(np.float32),
-    }  # fmt: skip
+    }
     table = build_feature_table([rows], num_images=30)
     stage.begin(table)
     report = stage.end_epoch(table, last=True)

@@ -93,9 +93,12 @@ class Parts:
 
     def find(self) -> batch_size_finder.Choice:
         return batch_size_finder.find(
-            self.stage, self.data, share=self.config.optim.batch_size, precision="fp32",
+            self.stage,
+            self.data,
+            share=self.config.optim.batch_size,
+            precision="fp32",
             device=torch.device("cpu"),
-        )  # fmt: skip
+        )
 
 
 @pytest.fixture(scope="module")

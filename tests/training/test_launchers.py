@@ -28,9 +28,16 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(phantom: Path, out: Path, launcher: str, batch_size: int) -> Path:
     boxes = str(phantom / "boxes_train.csv")
     arguments = flags(
-        phantom, out, *SMALL_STEPS, "--boxes_csv", boxes, "--log_every", "1", exp_name=launcher,
+        phantom,
+        out,
+        *SMALL_STEPS,
+        "--boxes_csv",
+        boxes,
+        "--log_every",
+        "1",
+        exp_name=launcher,
         batch_size=str(batch_size),
-    )  # fmt: skip
+    )
     done = train(*arguments, launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("=== Test set: 24 images") == 1, "printed by rank 0 alone"

@@ -38,7 +38,9 @@ def draw(folder: Path) -> Path:
         rows = []
         for n in range(num):
             name = f"{split}{n:03d}"
-            Image.fromarray(rng.integers(0, 256, (24, 24), dtype=np.uint8)).save(folder / split / f"{name}.png")
+            Image.fromarray(rng.integers(0, 256, (24, 24), dtype=np.uint8)).save(
+                folder / split / f"{name}.png"
+            )
             rows.append(f"{name},{n & 1},{n >> 1 & 1},{n >> 2 & 1},{n >> 3 & 1}\n")
         (folder / f"labels_{split}.csv").write_text(COLUMNS + "".join(rows))
     return folder
@@ -66,10 +68,16 @@ def damage(data: Path) -> dict[str, str]:
 def config(data: Path, **changed: Any) -> TrainConfig:
     built = TrainConfig()
     given = {
-        "train_csv": str(data / "labels_train.csv"), "test_csv": str(data / "labels_test.csv"),
-        "train_dir": str(data / "train"), "test_dir": str(data / "test"), "image_size": 16, "workers": 1,
-        "output_dir": str(data.parent / "out"), "on_bad_image": "quarantine", **changed,
-    }  # fmt: skip
+        "train_csv": str(data / "labels_train.csv"),
+        "test_csv": str(data / "labels_test.csv"),
+        "train_dir": str(data / "train"),
+        "test_dir": str(data / "test"),
+        "image_size": 16,
+        "workers": 1,
+        "output_dir": str(data.parent / "out"),
+        "on_bad_image": "quarantine",
+        **changed,
+    }
     groups = {}
     for f in dataclasses.fields(built):
         group = getattr(built, f.name)
@@ -91,13 +99,13 @@ def look(data: Path) -> Callable[..., tuple[Quarantine, list[str]]]:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are decoded from now on."""
     seen: list[str] = []
-    original = resize.squash_file
+    original = resize.resize_file
 
     def counted(path: Path, size: int) -> Any:
         seen.append(path.name)
         return original(path, size)
 
-    monkeypatch.setattr(resize, "squash_file", counted)
+    monkeypatch.setattr(resize, "resize_file", counted)
     return seen
 
 
@@ -136,7 +144,7 @@ def test_labels_split_boxes_and_stores_see_the_kept_images_alone(data, look, cac
     assert [len(store) for store in stores] == [208, 99]
     for store, paths in zip(stores, (found.train_paths, found.test_paths), strict=True):
         for n in (0, 7, len(store) - 1):
-            wanted = resize.squash_file(paths[n], store.size).pixels_CSS
+            wanted = resize.resize_file(paths[n], store.size).pixels_CSS
             np.testing.assert_array_equal(store[n], wanted)
 
 
@@ -246,7 +254,9 @@ def test_wrong_ids_labels_boxes_and_folders_remain_errors(data, look, tmp_path, 
     elif kind == "folder":
         changed, said = {"test_dir": str(tmp_path / "absent")}, "no such folder"
     else:
-        (tmp_path / "boxes.csv").write_text("image_id,class_name,x_min,y_min,x_max,y_max\ntrain003,Cavity,9,1,2,3\n")
+        (tmp_path / "boxes.csv").write_text(
+            "image_id,class_name,x_min,y_min,x_max,y_max\ntrain003,Cavity,9,1,2,3\n"
+        )
         changed, said = {"boxes_csv": str(tmp_path / "boxes.csv")}, "x_max 2 is not greater"
     with pytest.raises(InputError, match=said):
         look(**changed)
@@ -301,7 +311,9 @@ def test_a_run_that_goes_on_refuses_to_lose_further_images(data, look, begun_wit
         damage(data)
         recorded = look()[0].record()
     (data / "train" / "train150.png").write_bytes(b"rot")
-    with pytest.raises(InputError, match="1 image.s. that the unfinished run was trained on.*train150.*--overwrite"):
+    with pytest.raises(
+        InputError, match="1 image.s. that the unfinished run was trained on.*train150.*--overwrite"
+    ):
         look(recorded=recorded)
 
 
@@ -315,10 +327,14 @@ def test_what_one_host_cannot_read_is_left_out_on_all(data, look, monkeypatch):
     """Two hosts: the other one's images are whole, and this one's; each lacks another image."""
     (data / "train" / "train007.png").unlink()
     monkeypatch.setattr(
-        quarantine.distributed, "all_gather_object",
-        lambda value: [value, {"train": {3: ("there/train003.png", "gone")}, "test": {}}] if isinstance(value, dict)
-        else [value],
-    )  # fmt: skip
+        quarantine.distributed,
+        "all_gather_object",
+        lambda value: (
+            [value, {"train": {3: ("there/train003.png", "gone")}, "test": {}}]
+            if isinstance(value, dict)
+            else [value]
+        ),
+    )
     assert [image.image_id for image in look()[0].images] == ["train003", "train007"]
 
 
@@ -338,7 +354,9 @@ def test_one_and_two_ranks_train_on_the_same_kept_images(data, tmp_path, cache):
     lists = []
     for launcher, size in (("none", "64"), ("torchrun", "32")):
         out = tmp_path / launcher
-        done = train(*flags(data, out, *QUARANTINE, **{**FEW, **caches, "batch_size": size}), launcher=launcher)
+        done = train(
+            *flags(data, out, *QUARANTINE, **{**FEW, **caches, "batch_size": size}), launcher=launcher
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("Quarantine: ") == 1
         assert "2 of 210 training and 1 of 100 test images" in done.stdout
@@ -374,7 +392,8 @@ def test_a_killed_run_goes_on_with_the_recorded_list_when_an_image_has_come_back
     done = finished(*killed, ranks=ranks)
     assert "goes on" in done.stdout and done.stdout.count("Quarantine: ") == 1
     one, other = (
-        torch.load(tmp_path / "out" / name / "final_model.pth", weights_only=True) for name in ("whole", "killed")
+        torch.load(tmp_path / "out" / name / "final_model.pth", weights_only=True)
+        for name in ("whole", "killed")
     )
     assert [n for n in other if not torch.equal(one[n], other[n])] == []
     lists = [(tmp_path / "out" / name / "quarantine.csv").read_bytes() for name in ("whole", "killed")]

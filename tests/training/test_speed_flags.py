@@ -29,9 +29,15 @@ def records(folder: Path) -> list[dict[str, Any]]:
 def test_auto_is_recorded_and_kept_when_the_run_goes_on(phantom_folder, tmp_path):
     out = tmp_path / "out"
     arguments = flags(
-        phantom_folder, out, "--activation_checkpointing", "--profile", "2", "--effective_batch", "4",
+        phantom_folder,
+        out,
+        "--activation_checkpointing",
+        "--profile",
+        "2",
+        "--effective_batch",
+        "4",
         **{**SHORT, "batch_size": "auto"},
-    )  # fmt: skip
+    )
     done = start(Path(sys.executable).name, str(KILLED_RUN), "TERM", PLACE, "3", *arguments)
     assert done.returncode == 75, done.stderr
     assert "--batch_size auto: 4 images per rank and 1 accumulation (a step takes about" in done.stdout

@@ -24,9 +24,16 @@ EPOCHS = {"epochs_stage1": "1", "epochs_stage2": "1", "epochs_stage3": "1", "bat
 def test_no_step_reads_a_number_between_log_intervals(phantom_folder, tmp_path):
     boxes = str(phantom_folder / "boxes_train.csv")
     given = flags(
-        phantom_folder, tmp_path / "out", "--log_every", "1000000", "--boxes_csv", boxes, "--accumulation", "2",
+        phantom_folder,
+        tmp_path / "out",
+        "--log_every",
+        "1000000",
+        "--boxes_csv",
+        boxes,
+        "--accumulation",
+        "2",
         **EPOCHS,
-    )  # fmt: skip
+    )
     answer = tmp_path / "reads.json"
     done = start(sys.executable, str(COUNTED), str(answer), *given)
     assert done.returncode == 0, done.stderr
@@ -49,9 +56,15 @@ def test_batches_go_to_a_gpu_from_pinned_memory_without_waiting(monkeypatch):
 
 
 SIZES = {
-    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 16,
-    "layer_norm_eps": 1e-6, "hidden_act": "gelu", "qkv_bias": True,
-}  # fmt: skip
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "patch_size": 16,
+    "layer_norm_eps": 1e-6,
+    "hidden_act": "gelu",
+    "qkv_bias": True,
+}
 
 
 @pytest.mark.parametrize("kind, name, blocks", [("medmae", "tiny", 3), ("timm", "test_vit", 6)])

@@ -80,8 +80,10 @@ def check_data(files: DataFiles, *, rare: int, workers: int) -> Found:
     reads = read_reads(splits[0].table)
     train = splits[0].table
     return {
-        "format": "csr-data-check", "format_version": 1,
-        "problems": problems, "warnings": warnings,
+        "format": "csr-data-check",
+        "format_version": 1,
+        "problems": problems,
+        "warnings": warnings,
         "options": {"reader_merge": files.reader_merge, "rare": rare},
         "splits": {split.name: split_facts(split) for split in splits},
         "labels": label_facts(splits),
@@ -89,13 +91,16 @@ def check_data(files: DataFiles, *, rare: int, workers: int) -> Found:
         "agreement": None if reads is None else agreement(reads),
         **copied,
         "boxes": boxes,
-    }  # fmt: skip
+    }
 
 
 def _read_tables(files: DataFiles, problems: list[str]) -> list[Split]:
     """The tables; what is wrong with the test table is a problem, so that the rest is looked at all the same."""
     train = read_label_table(
-        files.csv, concept_cols=files.concept_cols, target_cols=files.target_cols, reader_merge=files.reader_merge
+        files.csv,
+        concept_cols=files.concept_cols,
+        target_cols=files.target_cols,
+        reader_merge=files.reader_merge,
     )
     splits = [Split("train", train)]
     if files.test_csv is not None:
@@ -123,7 +128,9 @@ def _look(split: Split, folder: str, workers: int, problems: list[str]) -> None:
             split.unreadable[row] = str(one)
     for what, rows in (("missing", split.missing), ("unreadable", split.unreadable)):
         if rows:
-            some = show_some([f"line {split.table.row_numbers[row]}: {told}" for row, told in rows.items()], limit=5)
+            some = show_some(
+                [f"line {split.table.row_numbers[row]}: {told}" for row, told in rows.items()], limit=5
+            )
             problems.append(f"{what} {split.name} images: {len(rows)}: {some}")
 
 
@@ -144,7 +151,9 @@ def _label_warnings(splits: list[Split], rare: int, problems: list[str]) -> list
                 if not annotated:
                     warnings.append(f"{name}: no {split.name} image is annotated")
                 elif count == annotated:
-                    warnings.append(f"{name}: every annotated {split.name} image has it: nothing to tell apart")
+                    warnings.append(
+                        f"{name}: every annotated {split.name} image has it: nothing to tell apart"
+                    )
                 elif count < rare:
                     seldom.append(f"{name} ({count})")
         if seldom:

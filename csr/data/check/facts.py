@@ -52,14 +52,18 @@ def split_facts(split: Split) -> Found:
     patients = None if table.patient_ids is None else len({*table.patient_ids} - {""})
     readers = Counter(table.num_readers_N.tolist())
     return {
-        "csv": Path(table.path).name, "images": len(table), "patients": patients,
+        "csv": Path(table.path).name,
+        "images": len(table),
+        "patients": patients,
         "readers_per_image": {str(number): count for number, count in sorted(readers.items())},
         "readable": len(scanned),
-        "missing": [*split.missing.values()], "unreadable": [*split.unreadable.values()],
+        "missing": [*split.missing.values()],
+        "unreadable": [*split.unreadable.values()],
         "kinds": dict(Counter(one.kind for one in scanned).most_common()),
         "sizes": [[width, height, count] for (width, height), count in sizes.most_common()],
-        "width": _spread(sides[:, 0]), "height": _spread(sides[:, 1]),
-    }  # fmt: skip
+        "width": _spread(sides[:, 0]),
+        "height": _spread(sides[:, 1]),
+    }
 
 
 def _spread(side_N: np.ndarray) -> Found | None:
@@ -129,18 +133,24 @@ def box_facts(path: str, split: Split) -> Found:
         size_N2[row] = one.height, one.width
     boxes = boxes.check_inside(size_N2)
     present_R = split.table.concept_NK[boxes.image_R, boxes.class_R] >= POSITIVE
-    area_R = np.prod((boxes.pixel_R4[:, 2:] - boxes.pixel_R4[:, :2]) / size_N2[boxes.image_R][:, ::-1], axis=1)
+    area_R = np.prod(
+        (boxes.pixel_R4[:, 2:] - boxes.pixel_R4[:, :2]) / size_N2[boxes.image_R][:, ::-1], axis=1
+    )
     classes = {}
     for place, name in enumerate(split.table.concept_names):
         mine = boxes.class_R == place
         positive_N = split.table.concept_NK[:, place] >= POSITIVE
         classes[name] = {
-            "boxes": int(mine.sum()), "images": int(len(np.unique(boxes.image_R[mine]))),
+            "boxes": int(mine.sum()),
+            "images": int(len(np.unique(boxes.image_R[mine]))),
             "positive_without": int(np.setdiff1d(np.flatnonzero(positive_N), boxes.image_R[mine]).size),
             "on_absent": int((mine & ~present_R).sum()),
             "median_area": float(np.median(area_R[mine])) if mine.any() else None,
-        }  # fmt: skip
+        }
     return {
-        "csv": Path(path).name, "boxes": len(boxes), "images": int(len(np.unique(boxes.image_R))),
-        "classes": classes, "ignored": boxes.ignored,
-    }  # fmt: skip
+        "csv": Path(path).name,
+        "boxes": len(boxes),
+        "images": int(len(np.unique(boxes.image_R))),
+        "classes": classes,
+        "ignored": boxes.ignored,
+    }

@@ -16,7 +16,7 @@ from PIL import Image
 from pydicom import dcmread
 
 from csr.data.images.dicom import is_dicom
-from csr.data.images.resize import squash_file
+from csr.data.images.resize import resize_file
 from csr.runtime.errors import InputError
 from csr.runtime.thread_map import mapped
 
@@ -58,7 +58,7 @@ def scan(paths: Sequence[Path], *, workers: int, title: str) -> Iterator[Scanned
 
 def _scan_one(path: Path) -> Scanned | InputError:
     try:
-        small = squash_file(path, THUMBNAIL_PX)
+        small = resize_file(path, THUMBNAIL_PX)
         digest = _sha256(path)
         kind = kind_of(path)
     except InputError as error:
@@ -85,7 +85,11 @@ def kind_of(path: Path) -> str:
         return f"DICOM {header.get('BitsStored', header.get('BitsAllocated', '?'))}-bit {colour}"
     with Image.open(path) as image:
         mode = image.mode
-        bits = 16 if mode.startswith("I;16") or (mode == "I" and image.format == "PNG") else _BIT_DEPTHS.get(mode, 8)
+        bits = (
+            16
+            if mode.startswith("I;16") or (mode == "I" and image.format == "PNG")
+            else _BIT_DEPTHS.get(mode, 8)
+        )
         colour = "grey" if mode.startswith("I;16") else _COLOURS.get(mode, mode)
         return f"{image.format} {bits}-bit {colour}"
 
@@ -116,7 +120,9 @@ def near_duplicates(thumbnail_NSS: np.ndarray) -> list[tuple[int, int, float]]:
         alike = np.einsum("nf,nf->n", centred_NF[first], centred_NF[second])
         enough = [(flipped <= bits) & (alike >= correlation) for bits, correlation in NEAR_LIMITS]
         near = (first < second) & np.logical_or.reduce(enough)
-        found = zip(usable[first[near]].tolist(), usable[second[near]].tolist(), alike[near].tolist(), strict=True)
+        found = zip(
+            usable[first[near]].tolist(), usable[second[near]].tolist(), alike[near].tolist(), strict=True
+        )
         pairs += list(found)
     return pairs
 

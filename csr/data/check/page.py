@@ -13,8 +13,7 @@ from csr.data.check.facts import Found
 from csr.data.check.text import number, verdict
 from csr.data.images.decode import read_image
 from csr.report import charts
-from csr.report.charts import Mark, escaped
-from csr.report.check_charts import heat_map, size_plot
+from csr.report.charts import Mark, escaped, heat_map, size_plot
 from csr.report.page import page, table
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
@@ -90,10 +89,15 @@ def _labels(found: Found) -> str:
             [escaped(name), *(cell for split in splits for cell in _counts(row.get(split), found, split))]
             for name, row in rows.items()
         ]
-        heads = [kind, *(f"{split}: {what}" for split in splits for what in ("positive", "share", "not annotated"))]
+        heads = [
+            kind,
+            *(f"{split}: {what}" for split in splits for what in ("positive", "share", "not annotated")),
+        ]
         parts.append(f"<h3>Prevalence of {noun}</h3>{chart}{table(heads, body)}")
     merge = escaped(found["options"]["reader_merge"])
-    return f"<p>Share of the annotated images that have a label, readers merged by '{merge}'.</p>" + "".join(parts)
+    return f"<p>Share of the annotated images that have a label, readers merged by '{merge}'.</p>" + "".join(
+        parts
+    )
 
 
 def _prevalence(counts: Found | None, split: str) -> Mark:
@@ -146,7 +150,9 @@ def _readers(found: Found | None) -> str:
 def _images(splits: dict[str, Found]) -> str:
     plot = size_plot({name: split["sizes"] for name, split in splits.items()}, title="Image sizes")
     names = dict.fromkeys(kind for split in splits.values() for kind in split["kinds"])
-    body = [[escaped(kind), *(str(split["kinds"].get(kind, 0)) for split in splits.values())] for kind in names]
+    body = [
+        [escaped(kind), *(str(split["kinds"].get(kind, 0)) for split in splits.values())] for kind in names
+    ]
     parts = [
         f"<h3>Sizes</h3>{charts.legend([(SPLIT_SERIES[name], name) for name in splits])}{plot}",
         f"<h3>Kinds</h3>{table(['kind', *splits], body)}",
@@ -169,11 +175,15 @@ def _boxes(found: Found | None) -> str:
         return ""
     body = [
         [
-            escaped(name), str(row["boxes"]), str(row["images"]), str(row["positive_without"]), str(row["on_absent"]),
+            escaped(name),
+            str(row["boxes"]),
+            str(row["images"]),
+            str(row["positive_without"]),
+            str(row["on_absent"]),
             "&ndash;" if row["median_area"] is None else f"{row['median_area']:.1%}",
         ]
         for name, row in found["classes"].items()
-    ]  # fmt: skip
+    ]
     heads = ["concept", "boxes", "images", "positive images without", "on images without it", "median area"]
     ignored = [f"{count} of {name}" for name, count in found["ignored"].items()]
     more = f"<p>No concept, not used: {escaped(', '.join(ignored))}.</p>" if ignored else ""

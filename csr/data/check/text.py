@@ -12,7 +12,13 @@ MAX_KINDS = 6
 def text_lines(found: Found) -> list[str]:
     """Lines for a terminal: counts, labels, readers, images, copies, then warnings and problems."""
     lines = [line for name, split in found["splits"].items() for line in _split_lines(name, split)]
-    lines += ["", *_label_lines(found), *_agreement_lines(found), *_box_lines(found["boxes"]), *_copy_lines(found)]
+    lines += [
+        "",
+        *_label_lines(found),
+        *_agreement_lines(found),
+        *_box_lines(found["boxes"]),
+        *_copy_lines(found),
+    ]
     lines += ["", *(f"Warning: {line}" for line in found["warnings"])]
     lines += [f"Problem: {line}" for line in found["problems"]]
     return [*lines, verdict(found)]
@@ -52,7 +58,11 @@ def _label_lines(found: Found) -> Iterator[str]:
     splits, agreed = [*found["splits"]], found["agreement"]
     width = max(map(len, found["labels"])) + 2
     head = "".join(f"{split:>18}" for split in splits)
-    yield f"{'images with':<{width}}{head}{'kappa':>8}{'Fleiss':>8}" if agreed else f"{'images with':<{width}}{head}"
+    yield (
+        f"{'images with':<{width}}{head}{'kappa':>8}{'Fleiss':>8}"
+        if agreed
+        else f"{'images with':<{width}}{head}"
+    )
     for kind in ("concept", "target"):
         for name, row in found["labels"].items():
             if row["kind"] == kind:

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from csr.data.image_cache.parts import PartIndex, read_index, read_planes, replaced_file, write_part
+from csr.data.image_cache.parts import PartIndex, read_index, read_planes, write_part
 from csr.runtime.errors import InputError
+from csr.runtime.files import replaced_file
 
 DECODER_VERSION = 1  # raise it whenever the same file would decode to other pixels
 DECODERS = ("pillow", "pydicom")  # another version of one may give other pixels
@@ -44,9 +45,7 @@ class CacheBuild:
     def _is_done(self) -> bool:
         return is_complete(self.file, len(self.paths), self.size)
 
-    def write_own_part(
-        self, workers: int, progress: Callable[[int, int], None] | None
-    ) -> str | None:
+    def write_own_part(self, workers: int, progress: Callable[[int, int], None] | None) -> str | None:
         """Decodes every world-th image; a complete part of an interrupted run is taken over."""
         own = self._part(self.rank)
         index = read_index(own)
@@ -96,9 +95,7 @@ class CacheBuild:
         size, sizes = self.size, []
         num = sum(count > 0 for part in parts for count in part.planes)
         with ExitStack() as stack:
-            streams = [
-                stack.enter_context(open(self._part(rank), "rb")) for rank in range(self.world)
-            ]
+            streams = [stack.enter_context(open(self._part(rank), "rb")) for rank in range(self.world)]
             out = stack.enter_context(replaced_file(file))
             out.write(_HEADER.pack(_MAGIC, num, channels, size))
             for index in range(len(self.paths)):

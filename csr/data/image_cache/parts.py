@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from csr.data.images.resize import squash_files
+from csr.data.images.resize import resize_files
 from csr.runtime.errors import InputError
+from csr.runtime.files import replaced_file
 
 _TAIL = struct.Struct("<q8s")
 _MAGIC = b"csrpart1"
@@ -43,20 +43,6 @@ class PartIndex:
     problems: dict[str, str]
 
 
-@contextmanager
-def replaced_file(file: Path) -> Iterator[BinaryIO]:
-    """Opens a private file that takes the name `file` when the block ends well, else vanishes."""
-    private = file.with_name(f"{file.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with open(private, "xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(private, file)
-    finally:
-        private.unlink(missing_ok=True)
-
-
 def write_part(
     file: Path,
     paths: Sequence[Path],
@@ -67,7 +53,7 @@ def write_part(
 ) -> None:
     """Decodes images into a part; unreadable ones are noted in it and do not stop the others."""
     index = PartIndex([], [], {})
-    results = squash_files(paths, size=size, workers=workers, progress=progress)
+    results = resize_files(paths, size=size, workers=workers, progress=progress)
     with replaced_file(file) as stream:
         for place, result in enumerate(results):
             if isinstance(result, InputError):

@@ -1,4 +1,4 @@
-"""The decoded-image cache: every image decoded and squashed once, then read from one mapped file.
+"""The decoded-image cache: every image decoded and resized once, then read from one mapped file.
 
 Letters: N images, B batch, C channels (1 if all images are grey, else 3), S stored side.
 
@@ -24,7 +24,7 @@ from csr.data.images.resize import (
     check_images,
     list_unreadable,
     raise_unreadable,
-    squash_file,
+    resize_file,
     survey_images,
 )
 from csr.runtime.errors import InputError
@@ -33,7 +33,7 @@ __all__ = ["ImageStore", "check_images", "list_unreadable", "open_readable", "op
 
 
 class ImageStore:
-    """Squashed images by position, as tensors.
+    """StoredImage images by position, as tensors.
 
     Attributes:
         paths: the image files.
@@ -90,7 +90,7 @@ class ImageStore:
         image_BCSS = np.empty(shape, dtype=np.uint8)
 
         def decode(place: int) -> None:
-            image_BCSS[place] = squash_file(self.paths[index_B[place]], self.size).pixels_CSS
+            image_BCSS[place] = resize_file(self.paths[index_B[place]], self.size).pixels_CSS
 
         # list: an unreadable file raises here
         list(self._pool.map(decode, range(len(index_B))))
@@ -136,9 +136,7 @@ def open_store(
     paths = [Path(path) for path in paths]
     assert size >= 1 and workers >= 1 and 0 <= shard[0] < shard[1]
     if cache_dir is None:
-        sizes_N2, channels = check_images(
-            paths, size=size, workers=workers, progress=progress, where=where
-        )
+        sizes_N2, channels = check_images(paths, size=size, workers=workers, progress=progress, where=where)
         return ImageStore(
             paths,
             channels=channels,
@@ -156,14 +154,10 @@ def open_store(
     build.clean_up()
     raise_unreadable(problems, where=where)
     if not is_complete(build.file, len(paths), size):
-        reason = (
-            failure or join_failure or "another rank could not write, or does not see this folder"
-        )
+        reason = failure or join_failure or "another rank could not write, or does not see this folder"
         raise _unwritable(cache_dir, reason)
     channels, size_N2 = read_sizes(build.file, len(paths))
-    return ImageStore(
-        paths, channels=channels, size=size, original_sizes_N2=size_N2, file=build.file
-    )
+    return ImageStore(paths, channels=channels, size=size, original_sizes_N2=size_N2, file=build.file)
 
 
 def _unwritable(cache_dir: str | os.PathLike[str], reason: str) -> InputError:
@@ -199,9 +193,7 @@ def open_readable(
     """
     paths = [Path(path) for path in paths]
     if cache_dir is None:
-        size_N2, channels, problems = survey_images(
-            paths, size=size, workers=workers, progress=progress
-        )
+        size_N2, channels, problems = survey_images(paths, size=size, workers=workers, progress=progress)
         good = [index for index in range(len(paths)) if index not in problems]
         if len(problems) > most or not good:
             return None, problems

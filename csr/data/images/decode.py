@@ -101,14 +101,10 @@ def decode_image(
             f"{path}: is no image that can be read (PNG, JPEG, DICOM); export it again"
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise TooLargeError(
-            f"{path}: has far too many pixels for a radiograph; scale it down"
-        ) from None
+        raise TooLargeError(f"{path}: has far too many pixels for a radiograph; scale it down") from None
     except DECODE_ERRORS as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise InputError(
-            f"{path}: is damaged or not supported ({reason}); export it again"
-        ) from None
+        raise InputError(f"{path}: is damaged or not supported ({reason}); export it again") from None
 
 
 def _check_file(path: str | os.PathLike[str]) -> None:
@@ -124,9 +120,7 @@ def _check_file(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{path}: is larger than 1 GiB; give one image and not a series")
 
 
-def _decode_picture(
-    path: str | os.PathLike[str], min_size: int | None, max_pixels: int
-) -> DecodedImage:
+def _decode_picture(path: str | os.PathLike[str], min_size: int | None, max_pixels: int) -> DecodedImage:
     with Image.open(path, formats=_FORMATS) as picture:
         check_pixels(path, *picture.size, limit=max_pixels)
         # The second picture of a JPEG (MPO) is a preview; elsewhere it may be the one meant.
@@ -175,6 +169,5 @@ def check_pixels(path: str | os.PathLike[str], width: int, height: int, *, limit
     """Raises a TooLargeError on sizes that would take the memory of the machine."""
     if width < 1 or height < 1 or width * height > limit:
         raise TooLargeError(
-            f"{path}: {width} x {height} pixels, allowed are 1 to {limit // 10**6} million; "
-            "scale it down"
+            f"{path}: {width} x {height} pixels, allowed are 1 to {limit // 10**6} million; scale it down"
         )

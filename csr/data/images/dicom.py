@@ -54,9 +54,7 @@ def read_dicom(path: str | os.PathLike[str], *, max_pixels: int) -> np.ndarray:
         colour = apply_color_lut(stored, dataset)
         return _to_uint8(colour / np.float32(np.iinfo(colour.dtype).max))
     if stored.ndim != 3 or stored.shape[2] != 3:
-        raise InputError(
-            f"{path}: photometric interpretation {kind} is not supported; export as PNG"
-        )
+        raise InputError(f"{path}: photometric interpretation {kind} is not supported; export as PNG")
     return _to_uint8(stored / np.float32(2 ** int(dataset.BitsStored) - 1))
 
 
@@ -99,9 +97,7 @@ def _decode(path: str | os.PathLike[str], dataset: FileDataset) -> np.ndarray:
     if stored.dtype.kind not in "iu" or bits >= allocated:
         return stored
     if not 0 < bits <= top <= allocated:
-        raise InputError(
-            f"{path}: {bits} bits stored below bit {top} of {allocated}; export it again"
-        )
+        raise InputError(f"{path}: {bits} bits stored below bit {top} of {allocated}; export it again")
     # Old files keep overlays in the unused bits, and signed values without their sign's copies.
     return (stored << (allocated - top)) >> (allocated - bits)
 

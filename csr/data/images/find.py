@@ -79,9 +79,7 @@ def find_images(
     return found
 
 
-def find_present(
-    folder: str | os.PathLike[str], table: LabelTable
-) -> tuple[dict[int, Path], dict[int, str]]:
+def find_present(folder: str | os.PathLike[str], table: LabelTable) -> tuple[dict[int, Path], dict[int, str]]:
     """Returns the files of the rows that have one, and why the other rows have none, both by row.
 
     Args:

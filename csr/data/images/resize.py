@@ -1,4 +1,4 @@
-"""Images squashed to one size, many at a time.
+"""Images resized to one size, many at a time.
 
 Letters: N images, C channels, S side of the square.
 """
@@ -22,7 +22,7 @@ from csr.runtime.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
-class Squashed:
+class StoredImage:
     """One image as it is stored.
 
     Attributes:
@@ -35,7 +35,7 @@ class Squashed:
     width: int
 
 
-def squash_file(path: Path, size: int) -> Squashed:
+def resize_file(path: Path, size: int) -> StoredImage:
     """Decodes an image and resizes it to size x size, bilinear, antialiased, aspect not kept."""
     # Twice the size: what a JPEG then leaves out is finer than what the resize lets through.
     image = decode_image(path, min_size=2 * size)
@@ -43,29 +43,29 @@ def squash_file(path: Path, size: int) -> Squashed:
     if small.ndim == 3 and (small == small[:, :, :1]).all():
         small = small[:, :, 0]
     pixels_CSS = small[None] if small.ndim == 2 else np.ascontiguousarray(small.transpose(2, 0, 1))
-    return Squashed(pixels_CSS, image.height, image.width)
+    return StoredImage(pixels_CSS, image.height, image.width)
 
 
-def squash_files(
+def resize_files(
     paths: Sequence[Path],
     *,
     size: int,
     workers: int,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[Squashed | InputError]:
-    """Yields each image squashed, or the error why not, in order; memory does not grow with N.
+) -> Iterator[StoredImage | InputError]:
+    """Yields each image resized, or the error why not, in order; memory does not grow with N.
 
     Threads suffice: Pillow lets go of the interpreter lock while it decodes and resizes.
     """
 
-    def attempt(path: Path) -> Squashed | InputError:
+    def attempt(path: Path) -> StoredImage | InputError:
         try:
-            return squash_file(path, size)
+            return resize_file(path, size)
         except InputError as error:
             return error
 
     todo = iter(paths)
-    waiting: deque[Future[Squashed | InputError]] = deque()
+    waiting: deque[Future[StoredImage | InputError]] = deque()
     # Warnings about files that we report ourselves are noise; filters are set here, once, because
     # setting them inside of threads is not safe.
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
@@ -120,7 +120,7 @@ def survey_images(
     size_N2 = np.zeros((len(paths), 2), dtype=np.int64)
     channels = 1
     problems: dict[int, str] = {}
-    results = squash_files(paths, size=size, workers=workers, progress=progress)
+    results = resize_files(paths, size=size, workers=workers, progress=progress)
     for index, result in enumerate(results):
         if isinstance(result, InputError):
             problems[index] = str(result)
@@ -135,18 +135,13 @@ def list_unreadable(paths: Sequence[Path], *, limit: int = 256) -> list[str]:
 
     Where files are missing nothing will be cached, so this looks at a bounded number only.
     """
-    results = squash_files(paths[:limit], size=1, workers=4)
+    results = resize_files(paths[:limit], size=1, workers=4)
     return [str(result) for result in results if isinstance(result, InputError)]
 
 
-def raise_unreadable(
-    problems: dict[int, str], *, where: Callable[[int], str] | None = None
-) -> None:
+def raise_unreadable(problems: dict[int, str], *, where: Callable[[int], str] | None = None) -> None:
     """Raises one InputError for all problems, in the order of the images; none: returns."""
     if not problems:
         return
-    said = [
-        f"{where(index)}: {problems[index]}" if where else problems[index]
-        for index in sorted(problems)
-    ]
+    said = [f"{where(index)}: {problems[index]}" if where else problems[index] for index in sorted(problems)]
     raise InputError(f"{len(said)} image(s) cannot be read: {show_some(said)}")

@@ -36,11 +36,17 @@ ORIGIN = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--with_validation", action="store_true",
+        "--with_validation",
+        action="store_true",
         help="add the 150 validation images to the training images (needs --images copy)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--workers", type=int, choices=range(1, 129), metavar="N", default=4, help="threads that decode (default: 4)"
+        "--workers",
+        type=int,
+        choices=range(1, 129),
+        metavar="N",
+        default=4,
+        help="threads that decode (default: 4)",
     )
 
 
@@ -61,9 +67,15 @@ def run(folder: Path, output: Output, options: argparse.Namespace) -> Imported:
 
 
 def _import_split(
-    raw: Raw, split: str, parts: list[str], output: Output, found: Imported, seen: dict[str, str], *,
+    raw: Raw,
+    split: str,
+    parts: list[str],
+    output: Output,
+    found: Imported,
+    seen: dict[str, str],
+    *,
     workers: int,
-) -> None:  # fmt: skip
+) -> None:
     columns = ("image_id", *FEATURES, *DIAGNOSES, NEVUS)
     with (
         output.table(f"labels_{split}.csv", columns) as labels,

@@ -142,9 +142,10 @@ def read_table(
     if extra and not more:
         raise InputError(f"{path} line 1: the published file has no column {show_some(extra)}; remove it")
     for line, cells in rows:
-        yield f"{path} line {line}", {
-            name: cells[place[key]] if key in place else "" for key, name in known.items()
-        }
+        yield (
+            f"{path} line {line}",
+            {name: cells[place[key]] if key in place else "" for key, name in known.items()},
+        )
 
 
 def label_cell(text: str, *, where: str, column: str) -> str:

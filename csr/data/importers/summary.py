@@ -47,7 +47,9 @@ def summary(found: Imported, out: Path) -> list[str]:
         boxes = _count_boxes(out / f"boxes_{split}.csv", table)
         mean = table.num_readers_N.mean()
         readers = f", {mean:.2g} readers each" if mean > 1 else ""
-        lines.append(f"{split}: {len(table)} images{readers}, {boxes} boxes, images in {found.folders[split]}")
+        lines.append(
+            f"{split}: {len(table)} images{readers}, {boxes} boxes, images in {found.folders[split]}"
+        )
     lines += _label_lines(tables)
     rare = [n for n, count in zip(train.concept_names, count_positives(train.concept_NK)) if not count]
     lines += [f"Notice: {line}" for line in found.notices]
@@ -63,7 +65,8 @@ def _label_lines(tables: dict[str, LabelTable]) -> list[str]:
     names = (*train.concept_names, *train.target_names)
     width = max(map(len, names)) + 2
     counts = [
-        [*count_positives(t.concept_NK).tolist(), *count_positives(t.target_NT).tolist()] for t in (train, test)
+        [*count_positives(t.concept_NK).tolist(), *count_positives(t.target_NT).tolist()]
+        for t in (train, test)
     ]
     lines = [f"{'images with':<{width}} {'train':>7} {'test':>7}"]
     lines += [f"{name:<{width}} {a:>7} {b:>7}" for name, a, b in zip(names, *counts, strict=True)]
@@ -73,13 +76,33 @@ def _label_lines(tables: dict[str, LabelTable]) -> list[str]:
 def _commands(found: Imported, out: Path, *, drop_rare: bool) -> list[str]:
     columns = ["--target_cols", *found.target_cols] if found.target_cols else []
     check = [
-        "csr", "data", "check", str(out / "labels_train.csv"), str(found.folders["train"]),
-        "--test_csv", str(out / "labels_test.csv"), "--test_dir", str(found.folders["test"]),
-        "--boxes_csv", str(out / "boxes_train.csv"), *columns,
-    ]  # fmt: skip
+        "csr",
+        "data",
+        "check",
+        str(out / "labels_train.csv"),
+        str(found.folders["train"]),
+        "--test_csv",
+        str(out / "labels_test.csv"),
+        "--test_dir",
+        str(found.folders["test"]),
+        "--boxes_csv",
+        str(out / "boxes_train.csv"),
+        *columns,
+    ]
     train = [
-        "csr", "train", "--recipe", "paper", "--train_csv", str(out / "labels_train.csv"),
-        "--train_dir", str(found.folders["train"]), "--test_csv", str(out / "labels_test.csv"),
-        "--test_dir", str(found.folders["test"]), *columns, *(["--drop_rare", "1"] if drop_rare else []),
-    ]  # fmt: skip
+        "csr",
+        "train",
+        "--recipe",
+        "paper",
+        "--train_csv",
+        str(out / "labels_train.csv"),
+        "--train_dir",
+        str(found.folders["train"]),
+        "--test_csv",
+        str(out / "labels_test.csv"),
+        "--test_dir",
+        str(found.folders["test"]),
+        *columns,
+        *(["--drop_rare", "1"] if drop_rare else []),
+    ]
     return ["Look at the data:", f"  {shlex.join(check)}", "Train on it:", f"  {shlex.join(train)}"]

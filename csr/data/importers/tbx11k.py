@@ -36,13 +36,16 @@ ORIGIN = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--boxes", choices=("json", "xml"), default="json",
+        "--boxes",
+        choices=("json", "xml"),
+        default="json",
         help="which of the two published forms of the boxes is read",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--merge_tb", action="store_true",
+        "--merge_tb",
+        action="store_true",
         help="one target 'TB' in place of 'active TB' and 'latent TB': every image has exactly one target",
-    )  # fmt: skip
+    )
 
 
 def run(folder: Path, output: Output, options: argparse.Namespace) -> Imported:
@@ -127,9 +130,13 @@ def _lesions(
 
 
 def _write(
-    split: str, names: dict[str, str], lesions: dict[str, Lesions], concepts: tuple[str, ...],
-    output: Output, found: Imported,
-) -> None:  # fmt: skip
+    split: str,
+    names: dict[str, str],
+    lesions: dict[str, Lesions],
+    concepts: tuple[str, ...],
+    output: Output,
+    found: Imported,
+) -> None:
     assert found.target_cols is not None
     untyped = 0
     with output.table(f"labels_{split}.csv", ("image_id", *concepts, *found.target_cols)) as table:

@@ -34,9 +34,13 @@ def read_coco(
         InputError: names the entry that is not as in the published file.
     """
     told = read_json(path)
-    parts = [told.get(key) if isinstance(told, dict) else None for key in ("images", "annotations", "categories")]
+    parts = [
+        told.get(key) if isinstance(told, dict) else None for key in ("images", "annotations", "categories")
+    ]
     if not all(isinstance(part, list) and all(isinstance(e, dict) for e in part) for part in parts):
-        raise InputError(f"{path}: lacks lists of images, annotations and categories; give the published file")
+        raise InputError(
+            f"{path}: lacks lists of images, annotations and categories; give the published file"
+        )
     names = {_entry(path, "categories", i, e, "id"): e.get("name") for i, e in enumerate(parts[2] or [])}
     entries = {_entry(path, "images", i, e, "id"): (i, e) for i, e in enumerate(parts[0] or [])}
     lesions: dict[str, Lesions] = {}
@@ -150,7 +154,9 @@ def _parse(path: Path) -> ElementTree.Element:
         if len(text) <= MAX_XML_BYTES and b"<!" not in text:  # entities can grow without limit
             return ElementTree.fromstring(text)
     except (ElementTree.ParseError, OSError, ValueError) as error:
-        raise InputError(f"{path}: is no XML that can be read ({str(error)[:80]}); download it again") from None
+        raise InputError(
+            f"{path}: is no XML that can be read ({str(error)[:80]}); download it again"
+        ) from None
     raise InputError(f"{path}: is not as published (a document type or more than 1 MiB); download it again")
 
 

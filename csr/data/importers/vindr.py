@@ -26,11 +26,29 @@ from csr.runtime.errors import InputError
 NAME, DATASET = "vindr", "VinDr-CXR 1.0.0"
 HELP = "VinDr-CXR (PhysioNet): DICOM, three readers, 22 findings and 6 diagnoses, boxes"
 FINDINGS = (
-    "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Clavicle fracture", "Consolidation",
-    "Edema", "Emphysema", "Enlarged PA", "ILD", "Infiltration", "Lung Opacity", "Lung cavity", "Lung cyst",
-    "Mediastinal shift", "Nodule/Mass", "Pleural effusion", "Pleural thickening", "Pneumothorax",
-    "Pulmonary fibrosis", "Rib fracture", "Other lesion",
-)  # fmt: skip
+    "Aortic enlargement",
+    "Atelectasis",
+    "Calcification",
+    "Cardiomegaly",
+    "Clavicle fracture",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Enlarged PA",
+    "ILD",
+    "Infiltration",
+    "Lung Opacity",
+    "Lung cavity",
+    "Lung cyst",
+    "Mediastinal shift",
+    "Nodule/Mass",
+    "Pleural effusion",
+    "Pleural thickening",
+    "Pneumothorax",
+    "Pulmonary fibrosis",
+    "Rib fracture",
+    "Other lesion",
+)
 NOTHING = "No finding"
 DIAGNOSES = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other disease", NOTHING)
 READERS = {"train": 3, "test": 1}
@@ -82,7 +100,9 @@ def _labels(
             image = row["image_id"]
             reading = (image, row["rad_id"] if "rad_id" in keys else "")
             if reading in findings:
-                raise InputError(f"{where}: image {show(image)} and reader {show(reading[1])} stand there twice")
+                raise InputError(
+                    f"{where}: image {show(image)} and reader {show(reading[1])} stand there twice"
+                )
             if image not in files:
                 files[image] = images.find(image, where=where)
             cells = {n: label_cell(row[n], where=where, column=n) for n in (*FINDINGS, *DIAGNOSES)}
@@ -110,7 +130,9 @@ def _boxes(
             reading = (row["image_id"], row["rad_id"] if "rad_id" in keys else "")
             if reading not in findings:
                 who = f"image {show(reading[0])}" + (f" and reader {show(reading[1])}" if reading[1] else "")
-                raise InputError(f"{where}: {who} has no row in image_labels_{split}.csv; download both again")
+                raise InputError(
+                    f"{where}: {who} has no row in image_labels_{split}.csv; download both again"
+                )
             name = name_of.get(name_key(row["class_name"]))
             if name is None:
                 raise InputError(f"{where}: class_name {show(row['class_name'])} is no finding of {DATASET}")

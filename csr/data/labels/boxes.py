@@ -68,9 +68,7 @@ class BoxTable:
         bad_R = (over_R4 >= EDGE_TOLERANCE_PX).any(1) | (over_R4[:, :2] >= 0).any(1)
         if bad_R.any():
             self._report_outside(np.flatnonzero(bad_R), limit_R4)
-        return dataclasses.replace(
-            self, pixel_R4=np.minimum(self.pixel_R4, limit_R4), size_N2=size_N2
-        )
+        return dataclasses.replace(self, pixel_R4=np.minimum(self.pixel_R4, limit_R4), size_N2=size_N2)
 
     def _report_outside(self, rows: np.ndarray, limit_R4: np.ndarray) -> None:
         said = [
@@ -84,9 +82,7 @@ class BoxTable:
             "give x_min,y_min,x_max,y_max in pixels of the original image"
         )
 
-    def for_batch(
-        self, index_B: Sequence[int] | np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def for_batch(self, index_B: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the boxes of some images, once sizes are known.
 
         Args:
@@ -187,9 +183,7 @@ def _read_box(where: str, cells: list[str]) -> list[float] | None:
         if not _NUMBER.fullmatch(cell) or not np.isfinite(float(cell)):
             raise InputError(f"{where}, column {side}: {show(cell)} is not a number; give pixels")
         if float(cell) < 0:
-            raise InputError(
-                f"{where}, column {side}: {show(cell)} is negative; give pixels inside"
-            )
+            raise InputError(f"{where}, column {side}: {show(cell)} is negative; give pixels inside")
     x_min, y_min, x_max, y_max = (float(cell) for cell in cells)
     for axis, low, high in (("x", x_min, x_max), ("y", y_min, y_max)):
         if not low < high:

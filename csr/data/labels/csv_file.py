@@ -63,15 +63,12 @@ def _check_file(path: str | os.PathLike[str]) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a file name"
         raise InputError(
-            f"{show(os.fspath(path), limit=400)}: cannot be read ({reason}); "
-            "give the path of a CSV file"
+            f"{show(os.fspath(path), limit=400)}: cannot be read ({reason}); give the path of a CSV file"
         ) from None
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: is not a file; give the path of a CSV file")
     if status.st_size > MAX_FILE_BYTES:
-        raise InputError(
-            f"{path}: is larger than 1 GiB, which is no label table; give the CSV file"
-        )
+        raise InputError(f"{path}: is larger than 1 GiB, which is no label table; give the CSV file")
 
 
 def _decoded_lines(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -83,16 +80,12 @@ def _decoded_lines(path: str | os.PathLike[str]) -> Iterator[str]:
                 raw = raw.removeprefix(_BOM) if number == 1 else raw
                 yield _decode(raw, f"{path} line {number}")
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); check it and its rights"
-        ) from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check it and its rights") from None
 
 
 def _decode(raw: bytes, where: str) -> str:
     if len(raw) > MAX_LINE_BYTES:
-        raise InputError(
-            f"{where}: longer than 1 MiB; this is not a label table, or a quote is open"
-        )
+        raise InputError(f"{where}: longer than 1 MiB; this is not a label table, or a quote is open")
     if b"\0" in raw:
         raise InputError(f"{where}: holds NUL bytes (UTF-16 or damaged); save it as 'CSV UTF-8'")
     try:
@@ -131,9 +124,7 @@ def read_header(
                 "(pandas writes such a column unless index=False)"
             )
         if len(name) > MAX_NAME_LENGTH:
-            raise InputError(
-                f"{where}: the name of column {number} is longer than {MAX_NAME_LENGTH}"
-            )
+            raise InputError(f"{where}: the name of column {number} is longer than {MAX_NAME_LENGTH}")
         first = seen.setdefault(print_key(name), number)
         if first != number:
             raise InputError(
@@ -153,7 +144,9 @@ def read_header(
 def _check_separator(cells: list[str], where: str) -> None:
     """Other signs than commas stand between names; the names themselves may hold a few of either."""
     line = ",".join(cells)
-    found = [name for sign, name in _SEPARATORS.items() if sign in cells[0] and line.count(sign) >= len(cells)]
+    found = [
+        name for sign, name in _SEPARATORS.items() if sign in cells[0] and line.count(sign) >= len(cells)
+    ]
     if found:
         raise InputError(
             f"{where}: columns are separated with {found[0]}; separate columns with commas (save it as 'CSV UTF-8')"

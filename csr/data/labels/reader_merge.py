@@ -112,9 +112,7 @@ class ReaderRows:
         mean_NL = np.where(np.isnan(mean_NL), np.float32(np.nan), above).astype(np.float32)
         return mean_NL, num_readers_N
 
-    def _report_contradiction(
-        self, code_RL: np.ndarray, inverse_R: np.ndarray, both_PL: np.ndarray
-    ) -> None:
+    def _report_contradiction(self, code_RL: np.ndarray, inverse_R: np.ndarray, both_PL: np.ndarray) -> None:
         pair, label = np.argwhere(both_PL)[0]
         rows = np.flatnonzero(inverse_R == pair)
         first = {code: self.lines[rows[code_RL[rows, label] == code][0]] for code in (0, 1)}

@@ -19,9 +19,12 @@ MAX_ORIGIN_BYTES = 2**16
 
 
 def data_facts(
-    train: LabelTable, test: LabelTable, *, train_indices: Sequence[int] | np.ndarray,
+    train: LabelTable,
+    test: LabelTable,
+    *,
+    train_indices: Sequence[int] | np.ndarray,
     val_indices: Sequence[int] | np.ndarray,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Plain JSON: where the data comes from as far as an importer said it, images, readers, labels of each split.
 
     Args:
@@ -37,7 +40,10 @@ def data_facts(
     if train.patient_ids is not None:
         facts["patients"] = {name: len({*(t.patient_ids or ())} - {""}) for name, t in splits.items()}
     facts["labels"] = {
-        name: {"kind": kind, **{split: _counts(_column(table, kind, place)) for split, table in splits.items()}}
+        name: {
+            "kind": kind,
+            **{split: _counts(_column(table, kind, place)) for split, table in splits.items()},
+        }
         for kind, names in (("concept", train.concept_names), ("target", train.target_names))
         for place, name in enumerate(names)
     }

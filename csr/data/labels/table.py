@@ -116,13 +116,9 @@ def read_label_table(
         InputError: anything wrong with the file, with its name, line, column and value.
     """
     if reader_merge not in READER_MERGES:
-        raise InputError(
-            f"reader_merge is {show(reader_merge)}; give one of {', '.join(READER_MERGES)}"
-        )
+        raise InputError(f"reader_merge is {show(reader_merge)}; give one of {', '.join(READER_MERGES)}")
     rows = read_rows(path)
-    header = read_header(
-        rows, path, required=("image_id",), known=(*RESERVED_COLUMNS, *DEFAULT_TARGETS)
-    )
+    header = read_header(rows, path, required=("image_id",), known=(*RESERVED_COLUMNS, *DEFAULT_TARGETS))
     if vocabulary is None:
         names = choose_columns(path, header, concept_cols=concept_cols, target_cols=target_cols)
     elif isinstance(vocabulary, LabelTable):
@@ -162,8 +158,7 @@ def drop_rare(table: LabelTable, minimum: int) -> tuple[LabelTable, tuple[str, .
     dropped = tuple(name for name, keep in zip(table.concept_names, keep_K) if not keep)
     if len(dropped) == len(table.concept_names):
         raise InputError(
-            f"{table.path}: every concept has fewer than {minimum} positive images; "
-            "lower --drop_rare"
+            f"{table.path}: every concept has fewer than {minimum} positive images; lower --drop_rare"
         )
     kept = tuple(name for name, keep in zip(table.concept_names, keep_K) if keep)
     smaller = dataclasses.replace(

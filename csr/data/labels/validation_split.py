@@ -13,9 +13,7 @@ from csr.runtime.errors import InputError
 MIN_GROUPS_FOR_BOTH = 3  # a label with fewer positive groups goes to training alone
 
 
-def split_validation(
-    table: LabelTable, *, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def split_validation(table: LabelTable, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Splits a table into training and validation images.
 
     Depends on the table and the seed only, so every rank gets the same. Images of one patient stay

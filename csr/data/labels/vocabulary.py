@@ -51,8 +51,7 @@ def choose_columns(
     both = [name for name in concepts or () if name in as_target]
     if both:
         raise InputError(
-            f"{path}: column {show(both[0])} is in --concept_cols and in --target_cols; "
-            "name it once"
+            f"{path}: column {show(both[0])} is in --concept_cols and in --target_cols; name it once"
         )
     if targets is None:
         by_name = {name_key(name) for name in DEFAULT_TARGETS}
@@ -63,9 +62,7 @@ def choose_columns(
     if not concepts or not targets:
         kind, flag = ("concept", "--concept_cols") if not concepts else ("target", "--target_cols")
         found = show_some([show(name) for name in labels.values()], limit=8) or "none"
-        raise InputError(
-            f"{path}: no {kind} column among the labels ({found}); name some with {flag}"
-        )
+        raise InputError(f"{path}: no {kind} column among the labels ({found}); name some with {flag}")
     used = {*concepts, *targets}
     ignored = tuple(name for name in labels.values() if name not in used)
     return Vocabulary(concepts, targets, ignored)

@@ -28,9 +28,7 @@ def _build_ribs(chest: Chest) -> np.ndarray:
     ribs_HW = 0.18 * _stripe(back_HW, half=0.2) * soft_step(a_HW - 0.1, 0.06)
     ribs_HW += 0.1 * _stripe(front_HW, half=0.22) * soft_step(a_HW - 0.4, 0.2)
     # Seen along its length at the wall, a rib is denser.
-    return (
-        patient.rib_level * cage_HW * ribs_HW * (1.0 + 0.6 * soft_step(0.08 - chest.wall_HW, 0.2))
-    )
+    return patient.rib_level * cage_HW * ribs_HW * (1.0 + 0.6 * soft_step(0.08 - chest.wall_HW, 0.2))
 
 
 def _stripe(phase_HW: np.ndarray, *, half: float) -> np.ndarray:
@@ -52,7 +50,5 @@ def _build_spine(chest: Chest) -> np.ndarray:
     """Vertebral bodies with darker discs between, and the air column of the trachea."""
     disc_HW = np.abs(np.sin(chest.v_HW * np.float32(np.pi / 0.17)))
     column_HW = soft_step(0.1 - chest.a_HW, 0.04) * (0.12 + 0.14 * soft_step(disc_HW - 0.3, 0.5))
-    trachea_HW = soft_step(0.05 - np.abs(chest.u_HW - 0.01), 0.04) * soft_step(
-        -0.3 - chest.v_HW, 0.3
-    )
+    trachea_HW = soft_step(0.05 - np.abs(chest.u_HW - 0.01), 0.04) * soft_step(-0.3 - chest.v_HW, 0.3)
     return column_HW - 0.35 * trachea_HW

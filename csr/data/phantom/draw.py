@@ -62,6 +62,4 @@ def draw_case(seed: int, *, split: str, index: int, size: int) -> Case:
         if name in plan.strengths:
             paint(scene, plan.strengths[name], rng)
     image_HW = expose(scene.density(), patient, rng=rng)
-    return Case(
-        plan=plan, image_HW=image_HW.astype(np.float32, copy=False), boxes=tuple(scene.boxes)
-    )
+    return Case(plan=plan, image_HW=image_HW.astype(np.float32, copy=False), boxes=tuple(scene.boxes))

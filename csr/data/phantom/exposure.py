@@ -29,16 +29,12 @@ def expose(density_HW: np.ndarray, patient: Patient, *, rng: np.random.Generator
     return np.clip(image_HW + _build_grain(shape, patient=patient, rng=rng), 0.0, 1.0)
 
 
-def _build_grain(
-    shape: tuple[int, int], *, patient: Patient, rng: np.random.Generator
-) -> np.ndarray:
+def _build_grain(shape: tuple[int, int], *, patient: Patient, rng: np.random.Generator) -> np.ndarray:
     """Film grain: fine noise plus a coarser share, as a detector's blur leaves it."""
     height, width = shape
     fine_HW = rng.standard_normal(shape, dtype=np.float32)
     coarse = rng.standard_normal((height // 2 + 1, width // 2 + 1), dtype=np.float32)
-    coarse_HW = np.asarray(
-        Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)
-    )
+    coarse_HW = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR))
     return np.float32(patient.grain) * (np.float32(0.7) * fine_HW + coarse_HW)
 
 

@@ -14,9 +14,7 @@ from csr.data.phantom.shapes import soft_step
 
 def draw_cardiomegaly(scene: Scene, strength: float, rng: np.random.Generator) -> None:
     """The heart is already drawn wider than half of the chest (`patient.heart_ratio`)."""
-    scene.add_box(
-        "Cardiomegaly", 2.0 - scene.radius(heart_ellipse(scene.chest.patient)), threshold=1.0
-    )
+    scene.add_box("Cardiomegaly", 2.0 - scene.radius(heart_ellipse(scene.chest.patient)), threshold=1.0)
 
 
 def draw_aortic_enlargement(scene: Scene, strength: float, rng: np.random.Generator) -> None:
@@ -66,7 +64,5 @@ def draw_pneumothorax(scene: Scene, strength: float, rng: np.random.Generator) -
     scene.add_box("Pneumothorax", outside_HW)
     scene.markings_HW = scene.markings_HW * (1.0 - outside_HW) + (0.14 + 0.08 * strength) * line_HW
     collapsed_HW = half_HW - outside_HW
-    scene.air_HW = scene.air_HW * (
-        1.0 + 0.07 * outside_HW - (0.06 + 0.14 * strength) * collapsed_HW
-    )
+    scene.air_HW = scene.air_HW * (1.0 + 0.07 * outside_HW - (0.06 + 0.14 * strength) * collapsed_HW)
     scene.occupy(outside_HW)

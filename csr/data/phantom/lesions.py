@@ -66,9 +66,7 @@ def draw_cavity(scene: Scene, strength: float, rng: np.random.Generator) -> None
     fluid_HW = inside_HW * soft_step(scene.chest.v_HW - level, 0.02)
     solid_HW = whole_HW - inside_HW + fluid_HW
     density = 0.23 + 0.12 * strength
-    added_HW = (
-        density * solid_HW + 0.07 * haze_HW * (1.0 - inside_HW) - 0.05 * (inside_HW - fluid_HW)
-    )
+    added_HW = density * solid_HW + 0.07 * haze_HW * (1.0 - inside_HW) - 0.05 * (inside_HW - fluid_HW)
     scene.add_box("Cavity", whole_HW)
     scene.added_HW = scene.added_HW + added_HW * scene.chest.lung_HW
     scene.markings_HW = scene.markings_HW * (1.0 - inside_HW)
@@ -98,18 +96,14 @@ def draw_calcification(scene: Scene, strength: float, rng: np.random.Generator) 
     for _ in range(3 + round(2 * strength) + int(rng.integers(3))):
         centre = u + rng.normal(0.0, 0.6 * spread), v + rng.normal(0.0, 0.6 * spread)
         size = rng.uniform(0.024, 0.036) + 0.008 * strength
-        ink.polygon(
-            _angular(scene, centre=centre, size=size, rng=rng), level=rng.uniform(0.75, 1.0)
-        )
+        ink.polygon(_angular(scene, centre=centre, size=size, rng=rng), level=rng.uniform(0.75, 1.0))
     specks_HW = ink.to_array()
     scene.add_box("Calcification", specks_HW, threshold=0.3)
     scene.added_HW = scene.added_HW + (0.7 + 0.25 * strength) * specks_HW
     scene.occupy(specks_HW)
 
 
-def _angular(
-    scene: Scene, *, centre: tuple[float, float], size: float, rng: np.random.Generator
-) -> Points:
+def _angular(scene: Scene, *, centre: tuple[float, float], size: float, rng: np.random.Generator) -> Points:
     """Corners of an irregular polygon, in pixels."""
     turns = np.arange(7) * (2 * math.pi / 7) + rng.uniform(0.0, 1.0)
     radii = size * rng.uniform(0.6, 1.25, 7)

@@ -54,9 +54,7 @@ def read_case(
     for rad_id, carelessness in zip(READERS, CARELESSNESS):
         seen = _look(plan, carelessness=carelessness, rng=rng)
         drawn = [
-            (name, _jitter(box, width=width, height=height, rng=rng))
-            for name, box in boxes
-            if name in seen
+            (name, _jitter(box, width=width, height=height, rng=rng)) for name, box in boxes if name in seen
         ]
         drawn += [
             (name, _imagine_box(width=width, height=height, rng=rng))

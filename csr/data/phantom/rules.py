@@ -133,9 +133,7 @@ def plan_case(seed: int, *, split: str, index: int) -> Plan:
     textbook = hand == 0
     if textbook or not card:
         extra[:] = False
-    strengths = {
-        name: float(strength[i]) for i, name in enumerate(FINDINGS) if name in card or extra[i]
-    }
+    strengths = {name: float(strength[i]) for i, name in enumerate(FINDINGS) if name in card or extra[i]}
     diagnoses = label(strengths, noise=None if textbook else rng)
     return Plan(strengths=strengths, diagnoses=diagnoses, textbook=textbook)
 

@@ -59,9 +59,7 @@ class Ink:
     def line(self, points: Points, *, width: float, level: float) -> None:
         """A polyline through (x, y) pixels, `width` pixels wide, as bright as `level` (0 to 1)."""
         doubled = [(2.0 * x, 2.0 * y) for x, y in points]
-        self._draw.line(
-            doubled, fill=round(255 * level), width=max(1, round(2 * width)), joint="curve"
-        )
+        self._draw.line(doubled, fill=round(255 * level), width=max(1, round(2 * width)), joint="curve")
 
     def polygon(self, points: Points, *, level: float) -> None:
         """A filled polygon through (x, y) pixels."""

@@ -96,9 +96,7 @@ def _write_images(
         picture.save(folder / f"{image_id}.png", compress_level=1)
         for key, findings, diagnoses, drawn in _annotate(case, split=split, rng=rng):
             marks = {*findings, *diagnoses}
-            labels.append(
-                (image_id, *key, *(int(name in marks) for name in (*FINDINGS, *DIAGNOSES)))
-            )
+            labels.append((image_id, *key, *(int(name in marks) for name in (*FINDINGS, *DIAGNOSES))))
             boxes += [(image_id, *key, name, *box) for name, box in drawn]
     return labels, boxes
 
@@ -110,9 +108,7 @@ def _annotate(
     if split == "test":
         return [((), case.plan.findings, case.plan.diagnoses, case.boxes)]
     height, width = case.image_HW.shape
-    readings: list[Reading] = read_case(
-        case.plan, boxes=case.boxes, width=width, height=height, rng=rng
-    )
+    readings: list[Reading] = read_case(case.plan, boxes=case.boxes, width=width, height=height, rng=rng)
     return [((r.rad_id,), r.findings, r.diagnoses, r.boxes) for r in readings]
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from csr.cli.exit_codes import Parser, Whole
 from csr.data.dataset import LabelledImages
 from csr.evaluation.inference import Batch, stored_batches
 from csr.explain.atlas.keep import write_keep
@@ -20,44 +19,13 @@ from csr.explain.atlas.pictures import write_pictures
 from csr.explain.atlas.record import Recorder, nearest_json
 from csr.explain.atlas.regions import chunks_of, look_again, places_of
 from csr.explain.atlas.scan import scan
-from csr.explain.source import (
-    Source,
-    add_source_flags,
-    image_folder,
-    open_images,
-    open_source,
-    split,
-)
-from csr.model.sharing.loading import pick_device
+from csr.explain.source import Source, open_images, split
 from csr.model.sharing.pretrained import MAX_CONFIG_BYTES
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
 from csr.runtime.monitor import Monitor
 
 OLD_KEEP = "keep_old.csv"
-EPILOG = """examples:
-  csr atlas checkpoints/csr_exp --out atlas/
-  csr atlas my_model/ --csv labels_train.csv --dir train/ --out atlas/
-Open atlas/index.html in a browser; then edit atlas/keep.csv and run csr refine.
-exit codes: 0 done, 1 failed, 2 bad input"""
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Parse the command line, look at the training images, write the folder; returns the exit code.
-
-    Raises:
-        InputError: the model or its data cannot be used, DIR is in use or cannot be written.
-    """
-    options = _build_parser().parse_args(argv)
-    check_folder(options.out, overwrite=options.overwrite)
-    monitor = Monitor(None)
-    source = open_source(options.source, checkpoint=options.checkpoint)
-    source.model.to(pick_device(options.device))
-    with image_folder(options.image_cache or source.image_cache) as cache:
-        images = training_images(source, options, cache=cache, monitor=monitor)
-        atlas = build(source, images, options, monitor=monitor)
-    _tell(atlas, options.out)
-    return 0
 
 
 def training_images(
@@ -69,11 +37,16 @@ def training_images(
     if not source.is_run and None in given:
         raise InputError(f"{options.source}: is no run: give its training images with --csv and --dir")
     images = open_images(
-        source, options.csv or data.train_csv, options.dir or data.train_dir, part="train",
+        source,
+        options.csv or data.train_csv,
+        options.dir or data.train_dir,
+        part="train",
         boxes_csv=options.boxes_csv or (data.boxes_csv if source.is_run and options.csv is None else None),
-        cache=cache, workers=options.workers, say=monitor.say,
+        cache=cache,
+        workers=options.workers,
+        say=monitor.say,
         hint="give the training images with --csv and --dir",
-    )  # fmt: skip
+    )
     if not source.is_run:
         monitor.say(f"All {len(images)} images of {options.csv} are taken for training images.")
         return images
@@ -93,7 +66,7 @@ def build(
         chunks = list(chunks_of(positions, options.batch_size))
         for batch in monitor.bar(
             stored_batches(images, chunks, device=device), total=len(chunks), title=title
-        ):  # fmt: skip
+        ):
             yield {**batch, "image": transform(batch["image"])}
 
     found = scan(
@@ -110,9 +83,12 @@ def build(
     try:
         _clear(options.out)
         sizes = write_pictures(
-            options.out, concepts, images.store.paths, workers=options.workers,
+            options.out,
+            concepts,
+            images.store.paths,
+            workers=options.workers,
             progress=lambda done, of: monitor.log(f"Pictures: {done}/{of}"),
-        )  # fmt: skip
+        )
         for k in range(len(concepts)):
             page = write_concept(atlas, k, sights=sights, position_of=position_of, sizes=sizes)
             _write(options.out / page_name(k), page)
@@ -145,7 +121,9 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not overwrite:
-        raise InputError(f"{folder}: not empty: give another folder, or --overwrite to replace an atlas there")
+        raise InputError(
+            f"{folder}: not empty: give another folder, or --overwrite to replace an atlas there"
+        )
     if not (folder / NEAREST).is_file() and not (folder / KEEP).is_file():
         raise InputError(f"{folder}: holds other files than an atlas: give another folder")
 
@@ -166,34 +144,3 @@ def _clear(folder: Path) -> None:
 def _write(path: Path, text: str) -> None:
     data = text.encode("utf-8", "backslashreplace")
     write_atomic(path, lambda file: file.write(data))
-
-
-def _tell(atlas: dict[str, Any], out: Path) -> None:
-    width = max(len(name) for name in ["concept", *atlas["concept_names"]]) + 2
-    print(f"{'concept':<{width}} {'images':>7} {'alive':>9} {'hints':>6}")
-    for concept in atlas["concepts"]:
-        prototypes = concept["prototypes"]
-        hints = sum(bool(p["hints"]) and p["alive"] for p in prototypes)
-        alive = f"{concept['alive']}/{len(prototypes)}"
-        print(f"{concept['name']:<{width}} {concept['images']:>7} {alive:>9} {hints:>6}")
-    print(f"Atlas: {out / INDEX}; to reject prototypes edit {out / KEEP}, then `csr refine RUN --keep {out / KEEP}`")
-
-
-def _build_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="csr atlas", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        description="Show every prototype with its nearest training regions, its hits and its weight.",
-    )  # fmt: skip
-    add_source_flags(parser)
-    add = parser.add_argument
-    add("--out", metavar="DIR", type=Path, required=True, help="folder to write; new or empty")
-    add("--csv", help="training labels (default: the run's)")
-    add("--dir", help="folder of the training images (default: the run's)")
-    add("--boxes_csv", help="boxes on the training images, to tell regions inside from those outside "
-        "(default: the run's, none with --csv)")
-    add("--top", type=Whole(1, 50), default=5, help="nearest training vectors shown of each prototype (default: 5)")
-    add("--similar", type=Whole(1, 1000), default=20,
-        help="images with the highest scores that are summed up (default: 20)")  # fmt: skip
-    add("--overwrite", action="store_true", help="replace an earlier atlas in DIR")
-    return parser

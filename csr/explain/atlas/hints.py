@@ -32,7 +32,11 @@ def hints(record: Record) -> list[str]:
         found.append(f"its images lack the concept ({concept:.0%} have it{most})")
     for name, value in similar["targets"].items():
         predicted = similar["predicted"][name]
-        if value is not None and predicted is not None and _is_more(value, predicted, similar["annotated"][name]):
+        if (
+            value is not None
+            and predicted is not None
+            and _is_more(value, predicted, similar["annotated"][name])
+        ):
             found.append(
                 f"its images share {name} ({value:.0%}) more than the concept explains ({predicted:.0%})"
             )

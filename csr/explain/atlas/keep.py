@@ -40,17 +40,30 @@ def write_keep(atlas: Record) -> str:
     for concept in atlas["concepts"]:
         for p in concept["prototypes"]:
             weight = p["weights"][p["top_target"]]["weight"]
-            table.writerow([
-                concept["name"], p["prototype"], 1, p["wins"], int(p["alive"]), f"{weight:.4f}",
-                p["top_target"], "; ".join(p["hints"]), p["vector"],
-            ])  # fmt: skip
+            table.writerow(
+                [
+                    concept["name"],
+                    p["prototype"],
+                    1,
+                    p["wins"],
+                    int(p["alive"]),
+                    f"{weight:.4f}",
+                    p["top_target"],
+                    "; ".join(p["hints"]),
+                    p["vector"],
+                ]
+            )
     return text.getvalue()
 
 
 def read_keep(
-    path: str | os.PathLike[str], *, concept_names: tuple[str, ...], kept_KM: np.ndarray,
-    vector_KM: np.ndarray, say: Callable[[str], None],
-) -> np.ndarray:  # fmt: skip
+    path: str | os.PathLike[str],
+    *,
+    concept_names: tuple[str, ...],
+    kept_KM: np.ndarray,
+    vector_KM: np.ndarray,
+    say: Callable[[str], None],
+) -> np.ndarray:
     """Read a file that a person edited.
 
     Args:
@@ -108,9 +121,12 @@ def read_keep(
 
 
 def _check_vectors(
-    path: str | os.PathLike[str], told_KM: np.ndarray, vector_KM: np.ndarray, names: tuple[str, ...],
+    path: str | os.PathLike[str],
+    told_KM: np.ndarray,
+    vector_KM: np.ndarray,
+    names: tuple[str, ...],
     say: Callable[[str], None],
-) -> None:  # fmt: skip
+) -> None:
     """Prototypes that were dropped have no vector any more and are not compared."""
     comparable_KM = (told_KM != "") & (vector_KM != "")
     differing = np.argwhere(comparable_KM & (told_KM != vector_KM)).tolist()

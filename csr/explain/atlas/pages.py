@@ -69,12 +69,16 @@ def write_index(atlas: Record) -> str:
             for p in best
         )
         dropped = f", {len(concept['dropped'])} dropped" if concept["dropped"] else ""
-        rows.append([
-            f'<a href="{page_name(concept["concept"])}">{escaped(concept["name"])}</a>',
-            str(concept["images"]), _percent(concept["prevalence"]),
-            f"{concept['alive']} of {len(prototypes)}{dropped}",
-            str(sum(bool(_worth_a_look(p)) for p in prototypes)), crops,
-        ])  # fmt: skip
+        rows.append(
+            [
+                f'<a href="{page_name(concept["concept"])}">{escaped(concept["name"])}</a>',
+                str(concept["images"]),
+                _percent(concept["prevalence"]),
+                f"{concept['alive']} of {len(prototypes)}{dropped}",
+                str(sum(bool(_worth_a_look(p)) for p in prototypes)),
+                crops,
+            ]
+        )
     heads = ["concept", "images with it", "share", "prototypes alive", "with hints", "most wins"]
     body = (
         f"<h1>Atlas of {escaped(atlas['model'])}</h1>"
@@ -92,14 +96,13 @@ def write_index(atlas: Record) -> str:
 def _first_looks(atlas: Record) -> str:
     """Links to prototypes with hints; those that move a diagnosis the most come first."""
     flagged = [
-        (p, concept)
-        for concept in atlas["concepts"]
-        for p in concept["prototypes"]
-        if _worth_a_look(p)
-    ]  # fmt: skip
+        (p, concept) for concept in atlas["concepts"] for p in concept["prototypes"] if _worth_a_look(p)
+    ]
     flagged.sort(key=lambda pair: -abs(_top_effect(pair[0])))
     if not flagged:
-        return "<h2>Look at these first</h2><p>No prototype gave rise to a hint; look at them all the same.</p>"
+        return (
+            "<h2>Look at these first</h2><p>No prototype gave rise to a hint; look at them all the same.</p>"
+        )
     items = [
         f'<li><a href="{page_name(concept["concept"])}#p{p["prototype"]}">{escaped(concept["name"])}, prototype '
         f"{p['prototype']}</a>: {escaped('; '.join(_worth_a_look(p)))} "
@@ -120,9 +123,13 @@ def _worth_a_look(record: Record) -> list[str]:
 
 
 def write_concept(
-    atlas: Record, k: int, *, sights: Mapping[Place, Sight], position_of: Mapping[int, int],
+    atlas: Record,
+    k: int,
+    *,
+    sights: Mapping[Place, Sight],
+    position_of: Mapping[int, int],
     sizes: Mapping[str, tuple[int, int]],
-) -> str:  # fmt: skip
+) -> str:
     """The page of a concept.
 
     Args:
@@ -181,12 +188,17 @@ def _overview(concept: Record) -> str:
     for p in concept["prototypes"]:
         crop = "" if p["crop"] is None else f'<img loading="lazy" src="{_address(p["crop"])}" alt="">'
         score = p["score"]
-        rows.append([
-            f'<a href="#p{p["prototype"]}">{crop} prototype {p["prototype"]}</a>', str(p["wins"]),
-            f"{p['max_present']} ({p['max_all']})", f"{score['mean']:.2f} &plusmn; {score['sd']:.2f}",
-            f"{_number(score['mean_present'])} / {_number(score['mean_absent'])}", _effect(p),
-            escaped("; ".join(p["hints"])),
-        ])  # fmt: skip
+        rows.append(
+            [
+                f'<a href="#p{p["prototype"]}">{crop} prototype {p["prototype"]}</a>',
+                str(p["wins"]),
+                f"{p['max_present']} ({p['max_all']})",
+                f"{score['mean']:.2f} &plusmn; {score['sd']:.2f}",
+                f"{_number(score['mean_present'])} / {_number(score['mean_absent'])}",
+                _effect(p),
+                escaped("; ".join(p["hints"])),
+            ]
+        )
     heads = ["prototype", "wins", "highest", "score", "with / without", "largest effect", "hints"]
     return _table(heads, rows, text=(6,))
 
@@ -244,17 +256,27 @@ def _similar(atlas: Record, record: Record) -> str:
     prevalence = atlas["concepts"][record["concept"]]["prevalence"]
     rows = [["the concept", _percent(similar["concept"]), "", _percent(prevalence)]]
     rows += [
-        [escaped(name), _percent(value), _percent(similar["predicted"][name]),
-         _percent(atlas["target_prevalence"][name])]
+        [
+            escaped(name),
+            _percent(value),
+            _percent(similar["predicted"][name]),
+            _percent(atlas["target_prevalence"][name]),
+        ]
         for name, value in similar["targets"].items()
-    ]  # fmt: skip
+    ]
     x, y = similar["peak_mean"]
     place = f"Highest cell on average at {x:.2f}, {y:.2f}, scattered by {similar['peak_spread']:.2f}"
     boxed = (
         f"; in the concept's boxes in {similar['in_box']:.0%} of {similar['with_boxes']}"
-        if similar["with_boxes"] else ""
-    )  # fmt: skip
-    heads = [f"of the {similar['images']} most similar images", "have it", "as the concept predicts", "of all images"]
+        if similar["with_boxes"]
+        else ""
+    )
+    heads = [
+        f"of the {similar['images']} most similar images",
+        "have it",
+        "as the concept predicts",
+        "of all images",
+    ]
     return f'<div>{_table(heads, rows)}<p class="soft">{place}{boxed}.</p></div>'
 
 
@@ -274,9 +296,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequenc
         f"<tr>{''.join(f'<td{kind[i]}>{cell}</td>' for i, cell in enumerate(row))}</tr>" for row in rows
     )
     # a box that scrolls must be reachable without a mouse
-    return (
-        f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _signed(value: float) -> str:

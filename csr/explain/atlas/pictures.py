@@ -27,9 +27,13 @@ Record = dict[str, Any]
 
 
 def write_pictures(
-    folder: Path, concepts: Sequence[Record], paths: Sequence[Path], *, workers: int,
+    folder: Path,
+    concepts: Sequence[Record],
+    paths: Sequence[Path],
+    *,
+    workers: int,
     progress: Callable[[int, int], None],
-) -> dict[str, tuple[int, int]]:  # fmt: skip
+) -> dict[str, tuple[int, int]]:
     """Write every picture that the records name; each image is decoded once.
 
     Args:

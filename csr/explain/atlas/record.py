@@ -37,9 +37,14 @@ class Recorder:
     """
 
     def __init__(
-        self, model: CSR, images: LabelledImages, scan: Scan, *, sights: dict[Place, Sight],
+        self,
+        model: CSR,
+        images: LabelledImages,
+        scan: Scan,
+        *,
+        sights: dict[Place, Sight],
         cells: dict[Place, Box],
-    ) -> None:  # fmt: skip
+    ) -> None:
         assert model.card is not None
         self.card, self.images, self.scan, self.sights, self.cells = model.card, images, scan, sights, cells
         table = images.table
@@ -54,19 +59,24 @@ class Recorder:
         kept_M = self.scan.kept_KM[k].tolist()
         prototypes = [self.prototype(k, m) for m, kept in enumerate(kept_M) if kept]
         return {
-            "concept": k, "name": self.card.concept_names[k],
+            "concept": k,
+            "name": self.card.concept_names[k],
             "images": int(np.sum(self.concept_NK[:, k] >= POSITIVE)),
             "prevalence": share(self.concept_NK[:, k]),
             "alive": sum(record["alive"] for record in prototypes),
             "dropped": [m for m, kept in enumerate(kept_M) if not kept],
             "prototypes": prototypes,
-        }  # fmt: skip
+        }
 
     def prototype(self, k: int, m: int) -> Record:
         """Everything of one prototype."""
         scan = self.scan
-        mean_sd = {"mean": scan.mean_KM, "sd": scan.sd_KM, "mean_present": scan.mean_present_KM,
-                   "mean_absent": scan.mean_absent_KM}  # fmt: skip
+        mean_sd = {
+            "mean": scan.mean_KM,
+            "sd": scan.sd_KM,
+            "mean_present": scan.mean_present_KM,
+            "mean_absent": scan.mean_absent_KM,
+        }
         sd = float(scan.sd_KM[k, m])
         weights = {
             name: {"weight": float(self.weight_TKM[t, k, m]), "effect": float(self.weight_TKM[t, k, m]) * sd}
@@ -75,13 +85,20 @@ class Recorder:
         top = max(weights, key=lambda name: abs(weights[name]["effect"]))
         nearest = self._nearest(k, m)
         record = {
-            "concept": k, "prototype": m, "vector": str(self.vector_KM[k, m]), "alive": bool(scan.alive_KM[k, m]),
-            "wins": int(scan.wins_KM[k, m]), "max_present": int(scan.max_present_KM[k, m]),
+            "concept": k,
+            "prototype": m,
+            "vector": str(self.vector_KM[k, m]),
+            "alive": bool(scan.alive_KM[k, m]),
+            "wins": int(scan.wins_KM[k, m]),
+            "max_present": int(scan.max_present_KM[k, m]),
             "max_all": int(scan.max_all_KM[k, m]),
             "score": {name: known(float(value[k, m])) for name, value in mean_sd.items()},
-            "weights": weights, "top_target": top, "crop": crop_name(k, m) if nearest else None,
-            "nearest": nearest, "similar": self._similar(k, m),
-        }  # fmt: skip
+            "weights": weights,
+            "top_target": top,
+            "crop": crop_name(k, m) if nearest else None,
+            "nearest": nearest,
+            "similar": self._similar(k, m),
+        }
         return {**record, "hints": hints(record)}
 
     def _nearest(self, k: int, m: int) -> list[Record]:
@@ -93,14 +110,25 @@ class Recorder:
             if position == NONE:
                 continue
             sight, row = self.sights[k, m, position], int(self.images.indices[position])
-            found.append({
-                "image_id": table.image_ids[row], "image": image_name(row, table.image_ids[row]), "row": row,
-                "similarity": min(1.0, cosine), "score": sight.score, "box": list(sight.box),
-                "peak": list(sight.peak), "cam_peak": list(sight.cam_peak), "cam_share": sight.cam_share,
-                "in_box": self._in_box(position, k, sight.cell),
-                "targets": [n for t, n in enumerate(self.card.target_names)
-                            if self.target_NT[position, t] >= POSITIVE],
-            })  # fmt: skip
+            found.append(
+                {
+                    "image_id": table.image_ids[row],
+                    "image": image_name(row, table.image_ids[row]),
+                    "row": row,
+                    "similarity": min(1.0, cosine),
+                    "score": sight.score,
+                    "box": list(sight.box),
+                    "peak": list(sight.peak),
+                    "cam_peak": list(sight.cam_peak),
+                    "cam_share": sight.cam_share,
+                    "in_box": self._in_box(position, k, sight.cell),
+                    "targets": [
+                        n
+                        for t, n in enumerate(self.card.target_names)
+                        if self.target_NT[position, t] >= POSITIVE
+                    ],
+                }
+            )
         return found
 
     def _in_box(self, position: int, k: int, cell: Box) -> bool | None:
@@ -122,16 +150,21 @@ class Recorder:
         return {
             "images": len(position_L),
             "image_ids": [self.images.table.image_ids[self.images.indices[p]] for p in position_L],
-            "concept": share(has_L), "concept_at_most": self._at_most(k, int(np.sum(~np.isnan(has_L)))),
-            "targets": {name: share(self.target_NT[position_L, t])
-                        for t, name in enumerate(self.card.target_names)},
+            "concept": share(has_L),
+            "concept_at_most": self._at_most(k, int(np.sum(~np.isnan(has_L)))),
+            "targets": {
+                name: share(self.target_NT[position_L, t]) for t, name in enumerate(self.card.target_names)
+            },
             "predicted": dict(zip(self.card.target_names, self._predicted(k, share(has_L)), strict=True)),
-            "annotated": {name: int(np.sum(~np.isnan(self.target_NT[position_L, t])))
-                          for t, name in enumerate(self.card.target_names)},
+            "annotated": {
+                name: int(np.sum(~np.isnan(self.target_NT[position_L, t])))
+                for t, name in enumerate(self.card.target_names)
+            },
             "peak_mean": peak_L2.mean(axis=0).tolist(),
             "peak_spread": float(np.sqrt((offset_L2**2).sum(axis=1).mean())),
-            "with_boxes": len(judged), "in_box": float(np.mean(judged)) if judged else None,
-        }  # fmt: skip
+            "with_boxes": len(judged),
+            "in_box": float(np.mean(judged)) if judged else None,
+        }
 
     def _at_most(self, k: int, number: int) -> float | None:
         """The largest share with the concept that this many annotated images can have."""
@@ -152,12 +185,19 @@ class Recorder:
     def summary(self, concepts: Sequence[Record], *, source: Path, csv: str) -> Record:
         """The whole atlas: what goes into atlas.json. Names of files without their folders."""
         return {
-            "format": FORMAT, "format_version": FORMAT_VERSION, "csr_version": __version__,
-            "model": source.resolve().name, "csv": Path(csv).name, "images": self.scan.num_images,
-            "concept_names": list(self.card.concept_names), "target_names": list(self.card.target_names),
-            "num_prototypes": int(self.scan.kept_KM.shape[1]), "target_prevalence": self._prevalence,
-            "has_boxes": self.images.boxes is not None, "concepts": list(concepts),
-        }  # fmt: skip
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "csr_version": __version__,
+            "model": source.resolve().name,
+            "csv": Path(csv).name,
+            "images": self.scan.num_images,
+            "concept_names": list(self.card.concept_names),
+            "target_names": list(self.card.target_names),
+            "num_prototypes": int(self.scan.kept_KM.shape[1]),
+            "target_prevalence": self._prevalence,
+            "has_boxes": self.images.boxes is not None,
+            "concepts": list(concepts),
+        }
 
 
 def nearest_json(atlas: Record) -> Record:
@@ -165,17 +205,22 @@ def nearest_json(atlas: Record) -> Record:
     keys = ("image", "box", "similarity", "image_id")
     prototypes = [
         {
-            "concept": record["concept"], "prototype": record["prototype"], "vector": record["vector"],
+            "concept": record["concept"],
+            "prototype": record["prototype"],
+            "vector": record["vector"],
             "crop": record["crop"],
             "nearest": [{key: one[key] for key in keys} for one in record["nearest"]],
         }
         for concept in atlas["concepts"]
         for record in concept["prototypes"]
-    ]  # fmt: skip
+    ]
     return {
-        "format": NEAREST_FORMAT, "format_version": NEAREST_VERSION, "concept_names": atlas["concept_names"],
-        "num_prototypes": atlas["num_prototypes"], "prototypes": prototypes,
-    }  # fmt: skip
+        "format": NEAREST_FORMAT,
+        "format_version": NEAREST_VERSION,
+        "concept_names": atlas["concept_names"],
+        "num_prototypes": atlas["num_prototypes"],
+        "prototypes": prototypes,
+    }
 
 
 def shares_given(concept_NK: np.ndarray, target_NT: np.ndarray) -> np.ndarray:

@@ -73,9 +73,11 @@ def box_around(region_HW: np.ndarray) -> Box:
     height, width = region_HW.shape
     rows, columns = np.flatnonzero(region_HW.any(axis=1)), np.flatnonzero(region_HW.any(axis=0))
     return (
-        float(columns[0] / width), float(rows[0] / height), float((columns[-1] + 1) / width),
+        float(columns[0] / width),
+        float(rows[0] / height),
+        float((columns[-1] + 1) / width),
         float((rows[-1] + 1) / height),
-    )  # fmt: skip
+    )
 
 
 def cell_of(map_HW: np.ndarray) -> Box:
@@ -120,10 +122,13 @@ def sight_of(map_HW: np.ndarray, attention_HW: np.ndarray) -> Sight:
     """
     region_HW = region_around_peak(map_HW)
     return Sight(
-        cell=cell_of(map_HW), score=float(map_HW.max()), box=box_around(region_HW),
-        map_HW=map_HW.astype(np.float16), cam_peak=peak_of(attention_HW),
+        cell=cell_of(map_HW),
+        score=float(map_HW.max()),
+        box=box_around(region_HW),
+        map_HW=map_HW.astype(np.float16),
+        cam_peak=peak_of(attention_HW),
         cam_share=float(attention_HW[region_HW].sum()),
-    )  # fmt: skip
+    )
 
 
 def places_of(scan: Scan) -> dict[int, list[tuple[int, int, bool]]]:

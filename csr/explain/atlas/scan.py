@@ -30,9 +30,7 @@ class BestImages:
         device: where values come from.
     """
 
-    def __init__(
-        self, num_concepts: int, num_per_concept: int, length: int, *, device: torch.device
-    ) -> None:
+    def __init__(self, num_concepts: int, num_per_concept: int, length: int, *, device: torch.device) -> None:
         shape = (num_concepts, num_per_concept, length)
         self.value_KML = torch.full(shape, -torch.inf, device=device)
         self.image_KML = torch.full(shape, NONE, dtype=torch.int64, device=device)
@@ -138,10 +136,18 @@ class Counter:
         for best in (self.vectors, self.scores):
             best.value_KML, best.image_KML = best.value_KML.cpu(), best.image_KML.cpu()
         return Scan(
-            kept_KM=self.kept_KM.cpu(), wins_KM=wins_KM, max_present_KM=max_present_KM, max_all_KM=max_all_KM,
-            mean_KM=mean_KM.cpu(), sd_KM=sd_KM.cpu(), mean_present_KM=mean_present_KM,
-            mean_absent_KM=mean_absent_KM, vectors=self.vectors, scores=self.scores, num_images=self.num_images,
-        )  # fmt: skip
+            kept_KM=self.kept_KM.cpu(),
+            wins_KM=wins_KM,
+            max_present_KM=max_present_KM,
+            max_all_KM=max_all_KM,
+            mean_KM=mean_KM.cpu(),
+            sd_KM=sd_KM.cpu(),
+            mean_present_KM=mean_present_KM,
+            mean_absent_KM=mean_absent_KM,
+            vectors=self.vectors,
+            scores=self.scores,
+            num_images=self.num_images,
+        )
 
 
 @torch.no_grad()

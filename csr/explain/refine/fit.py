@@ -117,14 +117,20 @@ def fit_head(
         loss, auc = record["val_loss"], record["val_auc"]
         score = (-loss if auc is None else auc, -loss)
         if best is None or score > best[0]:
-            best = score, epoch, *fold_standardisation(
-                stage.head.weight.detach(), stage.head.bias.detach(), stage.mean_F, stage.sd_F
+            best = (
+                score,
+                epoch,
+                *fold_standardisation(
+                    stage.head.weight.detach(), stage.head.bias.detach(), stage.mean_F, stage.sd_F
+                ),
             )
     assert best is not None, "at least one epoch"
     return Fit(best[2], best[3], best[1], history)
 
 
-def keep_head(weight_TF: torch.Tensor, bias_T: torch.Tensor, score_NF: torch.Tensor, keep_F: torch.Tensor) -> Fit:
+def keep_head(
+    weight_TF: torch.Tensor, bias_T: torch.Tensor, score_NF: torch.Tensor, keep_F: torch.Tensor
+) -> Fit:
     """The head as it is, where dropped scores say what they say of the mean training image.
 
     So the logits of training images keep their means: a score that is 0 instead would shift every diagnosis.
@@ -146,9 +152,11 @@ def _step(
     target_BT = train.target_NT[rows]
     count = stage.counts({"target": target_BT.numpy()})["target"]
     batch = {
-        "score": train.score_NF[rows], "row": torch.arange(len(rows)), "target": target_BT,
+        "score": train.score_NF[rows],
+        "row": torch.arange(len(rows)),
+        "target": target_BT,
         "scale": {"target": 1.0 / max(count, 1.0)},
-    }  # fmt: skip
+    }
     loss = stage(batch).loss
     optimizer.zero_grad()
     loss.backward()

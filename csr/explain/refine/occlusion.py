@@ -68,7 +68,9 @@ def paint_over(image_BCSS: torch.Tensor, region_BHW: torch.Tensor) -> torch.Tens
     side = image_BCSS.shape[-1]
     inside_B1SS = F.interpolate(region_BHW[:, None].to(image_BCSS), size=(side, side), mode="nearest")
     rest_B1SS = 1 - inside_B1SS
-    mean_BC11 = (image_BCSS * rest_B1SS).sum((2, 3), keepdim=True) / rest_B1SS.sum((2, 3), keepdim=True).clamp_min(1)
+    mean_BC11 = (image_BCSS * rest_B1SS).sum((2, 3), keepdim=True) / rest_B1SS.sum(
+        (2, 3), keepdim=True
+    ).clamp_min(1)
     return image_BCSS * rest_B1SS + mean_BC11 * inside_B1SS
 
 
@@ -112,7 +114,7 @@ def _painted_scores(model: CSR, batches: Iterable[dict[str, Any]], region_NHW: t
     found, done = [], 0
     for batch in batches:
         image_BCSS = batch["image"]
-        region_BHW = region_NHW[done:done + len(image_BCSS)].to(image_BCSS.device)
+        region_BHW = region_NHW[done : done + len(image_BCSS)].to(image_BCSS.device)
         found.append(model(paint_over(image_BCSS, region_BHW)).similarity_scores.flatten(1).float().cpu())
         done += len(image_BCSS)
     return torch.cat(found)

@@ -18,16 +18,16 @@ import torch
 
 from csr.data.dataset import LabelledImages
 from csr.evaluation.inference import image_batches, num_batches
+from csr.evaluation.thresholds import best_f1_thresholds
 from csr.explain.refine.fit import Fit, FitOptions, Scores, fit_head, keep_head
 from csr.explain.refine.occlusion import firing_from, painted_and_pasted
 from csr.explain.refine.reliance import Reliance, remaining_reliance
 from csr.explain.source import Source
 from csr.model import CSR
 from csr.model.sharing.card import Card
-from csr.model.sharing.reference import best_f1_thresholds
 from csr.runtime.monitor import Monitor
 from csr.stages.task import TaskStage
-from csr.training import build
+from csr.training import build, schedule
 from csr.training.features.cache import FeatureOptions, frozen_features
 
 
@@ -60,7 +60,9 @@ def refine(
     )
     fit_on, choose_on = train, val
     if options.head == "occlude":
-        fit_on, choose_on = without_marks(source, images, train, val, options, keep_KM=keep_KM, monitor=monitor)
+        fit_on, choose_on = without_marks(
+            source, images, train, val, options, keep_KM=keep_KM, monitor=monitor
+        )
     if options.head == "keep":
         linear = model.task_head.linear
         fit = keep_head(linear.weight.detach().cpu(), linear.bias.detach().cpu(), train.score_NF, keep_F)
@@ -73,16 +75,24 @@ def refine(
         refined.task_head.linear.bias.copy_(fit.bias_T)
     refined.card = _referenced(source.card, fit, choose_on.without(keep_F), keep_KM)
     reliance = remaining_reliance(
-        train.score_NF.numpy(), kept_KM=model.prototypes.kept_KM.cpu().numpy(), keep_KM=keep_KM,
+        train.score_NF.numpy(),
+        kept_KM=model.prototypes.kept_KM.cpu().numpy(),
+        keep_KM=keep_KM,
         seed=config.engine.seed,
-    )  # fmt: skip
+    )
     return refined, fit, reliance
 
 
 def without_marks(
-    source: Source, images: Images, train: Scores, val: Scores, options: argparse.Namespace, *,
-    keep_KM: np.ndarray, monitor: Monitor,
-) -> tuple[Scores, Scores]:  # fmt: skip
+    source: Source,
+    images: Images,
+    train: Scores,
+    val: Scores,
+    options: argparse.Namespace,
+    *,
+    keep_KM: np.ndarray,
+    monitor: Monitor,
+) -> tuple[Scores, Scores]:
     """Scores that tell nothing of what dropped prototypes looked at: see `csr.explain.refine.occlusion`."""
     model = source.model.eval()
     dropped_KM = model.prototypes.kept_KM.cpu() & ~torch.from_numpy(keep_KM)
@@ -94,30 +104,45 @@ def without_marks(
         return bar(monitor, f"{name}: {title}", passed, num_batches(len(some), size))
 
     given = partial(
-        painted_and_pasted, model, dropped_KM=dropped_KM, seed=source.config.engine.seed,
+        painted_and_pasted,
+        model,
+        dropped_KM=dropped_KM,
+        seed=source.config.engine.seed,
         firing_R=firing_from(train.score_NF[:, dropped_KM.flatten()]),
-    )  # fmt: skip
+    )
     train, marks = given(train, partial(batches, images.train, "Training images"))
-    monitor.say(f"The rejected prototypes fire in {len(marks.change_JF)} of {len(images.train)} training images.")
+    monitor.say(
+        f"The rejected prototypes fire in {len(marks.change_JF)} of {len(images.train)} training images."
+    )
     val, _ = given(val, partial(batches, images.val, "Validation images"), marks=marks)
     return train, val
 
 
 def _fitted(
-    source: Source, stage: TaskStage, train: Scores, val: Scores, options: argparse.Namespace, monitor: Monitor
+    source: Source,
+    stage: TaskStage,
+    train: Scores,
+    val: Scores,
+    options: argparse.Namespace,
+    monitor: Monitor,
 ) -> Fit:
     """A new head on the scores that are left; the model is where it was afterwards."""
     began, config, optim = time.perf_counter(), source.config, source.config.optim
     device = next(source.model.parameters()).device
     stage.cpu()
     fit = fit_head(
-        stage, train, val, names=source.card.target_names,
+        stage,
+        train,
+        val,
+        names=source.card.target_names,
         options=FitOptions(
-            epochs=optim.epochs_stage3, batch_size=options.effective_batch or source.effective_batch,
-            clip=optim.clip, seed=config.engine.seed,
-            lr_factor=partial(build.lr_factor, warmup=optim.warmup, schedule=optim.schedule),
+            epochs=optim.epochs_stage3,
+            batch_size=options.effective_batch or source.effective_batch,
+            clip=optim.clip,
+            seed=config.engine.seed,
+            lr_factor=partial(schedule.lr_factor, warmup=optim.warmup, schedule=optim.schedule),
         ),
-    )  # fmt: skip
+    )
     monitor.say(
         f"Head fitted again in {time.perf_counter() - began:.1f} s: epoch {fit.epoch} of {optim.epochs_stage3} "
         f"is the best on {len(val.score_NF)} validation images"
@@ -127,21 +152,34 @@ def _fitted(
 
 
 def scores_of(
-    stage: TaskStage, images: LabelledImages, *, folder: Path | None, batch_size: int, title: str,
+    stage: TaskStage,
+    images: LabelledImages,
+    *,
+    folder: Path | None,
+    batch_size: int,
+    title: str,
     monitor: Monitor,
-) -> Scores:  # fmt: skip
+) -> Scores:
     """Scores of all prototypes, dropped ones too: one cache serves every keep.csv."""
     assert stage.model.card is not None
     caching = FeatureOptions(
-        mode="memory" if folder is None else "disk", folder=folder or Path(), dtype="fp32", views=0,
-        batch_size=batch_size, precision="fp32", seed=0,
-    )  # fmt: skip
+        mode="memory" if folder is None else "disk",
+        folder=folder or Path(),
+        dtype="fp32",
+        views=0,
+        batch_size=batch_size,
+        precision="fp32",
+        seed=0,
+    )
     with torch.no_grad():
         found = frozen_features(
-            stage.eval(), images, options=caching,
+            stage.eval(),
+            images,
+            options=caching,
             eval_transform=stage.model.card.preprocessing.transform(),
-            device=next(stage.parameters()).device, show=partial(bar, monitor, title),
-        )  # fmt: skip
+            device=next(stage.parameters()).device,
+            show=partial(bar, monitor, title),
+        )
     monitor.say(f"{title}: {found.source}")
     return Scores(
         torch.as_tensor(found.all("score")).cpu().float(),

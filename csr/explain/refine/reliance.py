@@ -52,8 +52,11 @@ class Reliance:
         for (k, m), value in self.r2.items():
             by_name.setdefault(names[k], {})[str(m)] = value
         return {
-            "median_r2": self.median, "highest_r2": self.highest, "images": self.num_images, "r2": by_name,
-        }  # fmt: skip
+            "median_r2": self.median,
+            "highest_r2": self.highest,
+            "images": self.num_images,
+            "r2": by_name,
+        }
 
 
 def remaining_reliance(

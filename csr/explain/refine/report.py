@@ -23,9 +23,20 @@ Results = dict[str, Any]
 
 
 def record_of(
-    *, model: str, keep_csv: Path, csv: str, dropped: dict[str, list[int]], kept: int, head: str, fit: Fit,
-    reliance: Reliance | None, names: tuple[str, ...], before: Results, after: Results, changed: int,
-) -> Results:  # fmt: skip
+    *,
+    model: str,
+    keep_csv: Path,
+    csv: str,
+    dropped: dict[str, list[int]],
+    kept: int,
+    head: str,
+    fit: Fit,
+    reliance: Reliance | None,
+    names: tuple[str, ...],
+    before: Results,
+    after: Results,
+    changed: int,
+) -> Results:
     """Plain JSON of one refinement.
 
     Args:
@@ -42,18 +53,24 @@ def record_of(
         changed: decisions on test images that differ.
     """
     return {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "csr_version": __version__, "model": model,
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "csr_version": __version__,
+        "model": model,
         "keep_csv": {"name": keep_csv.name, "sha256": hashlib.sha256(keep_csv.read_bytes()).hexdigest()},
-        "test_csv": Path(csv).name, "dropped": dropped, "kept": kept, "head": head,
+        "test_csv": Path(csv).name,
+        "dropped": dropped,
+        "kept": kept,
+        "head": head,
         "remaining_reliance": None if reliance is None else reliance.to_dict(names),
-        "fit": {"epoch": fit.epoch, "history": fit.history}, "changed_decisions": changed,
-        "before": {part: before[part] for part in _PARTS}, "after": {part: after[part] for part in _PARTS},
-    }  # fmt: skip
+        "fit": {"epoch": fit.epoch, "history": fit.history},
+        "changed_decisions": changed,
+        "before": {part: before[part] for part in _PARTS},
+        "after": {part: after[part] for part in _PARTS},
+    }
 
 
-def dropped_of(
-    kept_KM: np.ndarray, keep_KM: np.ndarray, names: Sequence[str]
-) -> dict[str, list[int]]:
+def dropped_of(kept_KM: np.ndarray, keep_KM: np.ndarray, names: Sequence[str]) -> dict[str, list[int]]:
     """The prototypes that a doctor rejects now, by concept."""
     gone_KM = kept_KM & ~keep_KM
     return {name: np.flatnonzero(gone_KM[k]).tolist() for k, name in enumerate(names) if gone_KM[k].any()}
@@ -87,9 +104,10 @@ def _rows(before: Results, after: Results) -> list[tuple[str, float | None, floa
 
     rows = [both(f"AUROC {name}", "targets", "labels", name, "auroc") for name in before["targets"]["labels"]]
     rows += [
-        both("AUROC, macro", "targets", "macro", "auroc"), both("F1, macro", "targets", "macro", "f1"),
+        both("AUROC, macro", "targets", "macro", "auroc"),
+        both("F1, macro", "targets", "macro", "f1"),
         both("F1, micro", "targets", "micro", "f1"),
-    ]  # fmt: skip
+    ]
     if before["localisation"] is not None and before["localisation"]["n"]:
         rows += [
             both("pointing game, mean of concepts", "localisation", "macro", "similarity_hit"),

@@ -26,12 +26,22 @@ ARCHITECTURE_KEYS = (
 )
 # above the largest published ViT (22 billion weights)
 LARGEST = {
-    "hidden_size": 8192, "num_hidden_layers": 128, "num_attention_heads": 256, "intermediate_size": 32_768,
+    "hidden_size": 8192,
+    "num_hidden_layers": 128,
+    "num_attention_heads": 256,
+    "intermediate_size": 32_768,
     "patch_size": 1024,
-}  # fmt: skip
+}
 ACTIVATIONS = (
-    "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish",
-)  # fmt: skip
+    "gelu",
+    "gelu_new",
+    "gelu_fast",
+    "gelu_pytorch_tanh",
+    "quick_gelu",
+    "relu",
+    "silu",
+    "swish",
+)
 _COMMON = {"layer_norm_eps": 1e-12, "hidden_act": "gelu", "qkv_bias": True}
 
 
@@ -134,7 +144,9 @@ def architecture_of_tensors(state: dict[str, torch.Tensor], *, source: str) -> d
     hidden = weights.get("layers.0.mlp.fc1.weight")
     matrices = projection is not None and projection.ndim == 4 and hidden is not None and hidden.ndim == 2
     if projection is None or hidden is None or not matrices or layers != set(range(len(layers))):
-        raise InputError(f"{source}: its tensors are not those of a ViT encoder (first: {next(iter(state))[:80]!a})")
+        raise InputError(
+            f"{source}: its tensors are not those of a ViT encoder (first: {next(iter(state))[:80]!a})"
+        )
     width, original = projection.shape[0], any("blocks.0." in key for key in state)
     sizes = {
         "hidden_size": width,

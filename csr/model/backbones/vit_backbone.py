@@ -88,7 +88,7 @@ def _adapt_state(backbone: nn.Module, state: dict[str, torch.Tensor], prefix: st
     inner = f"{prefix}net."
     own = {canonical_key(key): key for key in backbone.net.state_dict()}
     for key in [k for k in state if k.startswith(inner)]:
-        renamed = own.get(canonical_key(key[len(inner):]))
+        renamed = own.get(canonical_key(key[len(inner) :]))
         if renamed is None:
             continue
         value = state.pop(key)

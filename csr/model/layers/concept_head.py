@@ -52,3 +52,18 @@ def pool_cams(cam_BKHW: torch.Tensor, mode: str = "avg") -> torch.Tensor:
     if mode == "lse":
         return torch.logsumexp(cam_BKL, dim=2) - math.log(cam_BKL.shape[2])
     raise ValueError(f"concept_pool {mode!r}: one of {', '.join(POOLS)}")
+
+
+def local_concept_vectors(feat_BCHW: torch.Tensor, cam_BKHW: torch.Tensor) -> torch.Tensor:
+    """v_k = sum_hw softmax_hw(cam_k) feat.
+
+    Args:
+        feat_BCHW: backbone features, any floating type.
+        cam_BKHW: concept activation maps of the same H x W.
+
+    Returns:
+        local_BKC, fp32.
+    """
+    with no_autocast(feat_BCHW):
+        share_BKL = full(cam_BKHW).flatten(2).softmax(dim=2)
+        return torch.einsum("bkl,bcl->bkc", share_BKL, full(feat_BCHW).flatten(2))

@@ -25,7 +25,7 @@ _LARGEST = 1e30  # of a number that is computed with in float32
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image file becomes model input: squashed to `stored_size`, resized, normalised."""
+    """How an image file becomes model input: resized to `stored_size`, resized, normalised."""
 
     image_size: int
     stored_size: int
@@ -37,7 +37,7 @@ class Preprocessing:
         return {**sizes, "mean": list(self.mean), "std": list(self.std)}
 
     def transform(self) -> EvalTransform:
-        """What follows the squashing (see `csr.data.images.resize`), for a batch at once."""
+        """What follows the resizing (see `csr.data.images.resize`), for a batch at once."""
         return EvalTransform(self.image_size, mean=self.mean, std=self.std)
 
 
@@ -98,9 +98,10 @@ _NOTES = ("method", "data", "metrics", "provenance")
 def plain_card(num_concepts: int, num_classes: int, *, image_size: int) -> Card:
     """A card for a model that nobody has named yet."""
     return Card(
-        tuple(f"concept {k}" for k in range(num_concepts)), tuple(f"target {t}" for t in range(num_classes)),
+        tuple(f"concept {k}" for k in range(num_concepts)),
+        tuple(f"target {t}" for t in range(num_classes)),
         Preprocessing(image_size, stored_size(image_size)),
-    )  # fmt: skip
+    )
 
 
 def card_from_dict(value: dict[str, Any], *, num_prototypes: int, where: str) -> Card:
@@ -127,9 +128,12 @@ def card_from_dict(value: dict[str, Any], *, num_prototypes: int, where: str) ->
     if wrong:
         raise InputError(f"{where}: {', '.join(wrong)} must be a JSON object")
     reference = reference_from_dict(
-        value.get("reference") or {}, concept_names=concepts, target_names=targets,
-        num_prototypes=num_prototypes, where=where,
-    )  # fmt: skip
+        value.get("reference") or {},
+        concept_names=concepts,
+        target_names=targets,
+        num_prototypes=num_prototypes,
+        where=where,
+    )
     preprocessing = _preprocessing(value["preprocessing"], where)
     return Card(concepts, targets, preprocessing, value["task_loss"], reference, **notes)
 
@@ -162,9 +166,7 @@ def _preprocessing(value: Any, where: str) -> Preprocessing:
             raise InputError(f"{where}: preprocessing {key} must be three numbers")
     if min(value["std"]) <= 0:
         raise InputError(f"{where}: preprocessing std must be above 0")
-    return Preprocessing(
-        value["image_size"], value["stored_size"], tuple(value["mean"]), tuple(value["std"])
-    )
+    return Preprocessing(value["image_size"], value["stored_size"], tuple(value["mean"]), tuple(value["std"]))
 
 
 def _is_finite(value: Any) -> bool:

@@ -98,9 +98,7 @@ def load_run(folder: Path, *, checkpoint: str = BEST_CHECKPOINT) -> CSR:
     return build_trained(CSR, config["model"], card=card, state=state, where=where)
 
 
-def _notes(
-    folder: Path, config: dict[str, Any], options: dict[str, Any], checkpoint: str
-) -> dict[str, Any]:
+def _notes(folder: Path, config: dict[str, Any], options: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     """The parts of a card that a run's config.json does not have under the card's names."""
     measured = checkpoint in _MEASURED
     return {
@@ -128,25 +126,3 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _optional(path: Path) -> dict[str, Any]:
     return read_config(path) if path.is_file() else {}
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device that a command computes on.
-
-    Args:
-        name: `auto` (a GPU if there is one), `cpu` or `cuda`, also with an index.
-
-    Raises:
-        InputError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"--device {name}: give auto, cpu, cuda or cuda:1") from None
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f"--device {name}: not on this machine; give auto or cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs")
-    return device

@@ -16,12 +16,7 @@ def no_folder(name: str) -> str | None:
     """
     said = f"{name}: no such folder"
     owner, slash, _ = name.partition("/")
-    if (
-        os.path.lexists(name)
-        or name.count("/") > 1
-        or name.startswith((".", "/", "~"))
-        or name.endswith("/")
-    ):
+    if os.path.lexists(name) or name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         return f"{said}; give one that `csr export` wrote, or a hub id"
     if not slash:
         return f"{said}; give the folder of a run, one that `csr export` wrote, or a hub id as owner/model"

@@ -36,7 +36,9 @@ def check_onnx() -> None:
     """Raise InputError unless the packages of the extra are installed."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"--onnx needs {' and '.join(missing)}: pip install -e '.[onnx]' in the clone of csr")
+        raise InputError(
+            f"--onnx needs {' and '.join(missing)}: pip install -e '.[onnx]' in the clone of csr"
+        )
 
 
 def export_onnx(model: CSR, path: Path) -> None:
@@ -58,10 +60,15 @@ def export_onnx(model: CSR, path: Path) -> None:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                _Traced(model).eval(), (example,), str(beside), input_names=["image"],
-                output_names=list(OUTPUTS), dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
-                dynamo=True, external_data=False,
-            )  # fmt: skip
+                _Traced(model).eval(),
+                (example,),
+                str(beside),
+                input_names=["image"],
+                output_names=list(OUTPUTS),
+                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+                dynamo=True,
+                external_data=False,
+            )
         os.replace(beside, path)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, NotImplementedError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -46,10 +46,17 @@ FORMAT, FORMAT_VERSION = "csr", 1
 MAX_CONFIG_BYTES = MAX_BYTES
 MAX_CELLS = 2**16
 _ARCHITECTURE = {
-    "num_concepts": int, "num_classes": int, "num_prototypes_per_concept": int, "backbone_type": str,
-    "model_name": str, "image_size": int, "embedding_dim": int, "projector_blocks": int, "concept_pool": str,
+    "num_concepts": int,
+    "num_classes": int,
+    "num_prototypes_per_concept": int,
+    "backbone_type": str,
+    "model_name": str,
+    "image_size": int,
+    "embedding_dim": int,
+    "projector_blocks": int,
+    "concept_pool": str,
     "architecture": (dict, type(None)),
-}  # fmt: skip
+}
 _BACKBONE = "backbone.net."
 
 Self = TypeVar("Self", bound="Shareable")
@@ -121,9 +128,12 @@ class Shareable(nn.Module):
                 f"{config_file}: format_version {str(version)[:20]}, this csr reads {FORMAT_VERSION}"
             )
         return build_trained(
-            cls, config.get("architecture"), card=config, state=read_tensors(weights_file),
+            cls,
+            config.get("architecture"),
+            card=config,
+            state=read_tensors(weights_file),
             where=(str(config_file), str(weights_file)),
-        )  # fmt: skip
+        )
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, card: Card | None = None) -> str:
         """Upload what `save_pretrained` writes; the hub's own login (`hf auth login`) is used.
@@ -316,4 +326,6 @@ def _check_vit(sizes: dict[str, Any], image_size: int, where: str) -> None:
     if problem:
         raise InputError(f"{where}: architecture: {problem}")
     if (image_size // sizes["patch_size"]) ** 2 > MAX_CELLS:
-        raise InputError(f"{where}: architecture: more than {MAX_CELLS} patches in an image of {image_size} px")
+        raise InputError(
+            f"{where}: architecture: more than {MAX_CELLS} patches in an image of {image_size} px"
+        )

@@ -112,7 +112,8 @@ def _prevalence(labels: dict[str, Any]) -> str:
     rows = {name: row for name, row in labels.items() if isinstance(row, dict)}
     splits = list(dict.fromkeys(k for row in rows.values() for k, v in row.items() if isinstance(v, dict)))
     body = [
-        [name, row.get("kind", ""), *(_share(row.get(split)) for split in splits)] for name, row in rows.items()
+        [name, row.get("kind", ""), *(_share(row.get(split)) for split in splits)]
+        for name, row in rows.items()
     ]
     return _table(["label", "kind", *splits], body)
 
@@ -163,11 +164,11 @@ def _labels(card: Card) -> str:
 def _input(card: Card) -> str:
     pre = card.preprocessing
     return (
-        f"Decoded to what a viewer shows, squashed to {pre.stored_size} x {pre.stored_size} pixels "
+        f"Decoded to what a viewer shows, resized to {pre.stored_size} x {pre.stored_size} pixels "
         "(bilinear, antialiased, aspect not kept), "
         f"resized to {pre.image_size} x {pre.image_size}, scaled to 0..1, "
         f"minus {list(pre.mean)}, divided by {list(pre.std)}; grey images have three equal channels. "
-        "`csr.data.images.resize.squash_file` and `model.card.preprocessing.transform()` do just this."
+        "`csr.data.images.resize.resize_file` and `model.card.preprocessing.transform()` do just this."
     )
 
 

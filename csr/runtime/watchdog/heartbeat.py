@@ -41,7 +41,7 @@ class Beat:
 
     Attributes:
         rank, host, process: who it is.
-        place: of `Whereabouts.to_dict`.
+        place: of `Progress.to_dict`.
         idle_s: seconds since it last got on with anything that it tells of.
         still_s: those of them without any since it last computed.
         ending: set once it leaves.

@@ -53,9 +53,13 @@ class Hub:
     """
 
     def __init__(
-        self, address: str, *, token: str, heard: Callable[[int, Message], Message],
+        self,
+        address: str,
+        *,
+        token: str,
+        heard: Callable[[int, Message], Message],
         lost: Callable[[int], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._token, self._heard, self._lost = token, heard, lost
         self._selector = selectors.DefaultSelector()
         self._listener = _listen(address)

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from csr.runtime import distributed
 from csr.runtime.errors import EXIT_DONE, EXIT_FAILED, line_of
-from csr.runtime.progress import HERE
+from csr.runtime.progress import PROGRESS
 from csr.runtime.watchdog import keeper
 from csr.runtime.watchdog.heartbeat import Beat, Ending, Peer, Verdict, judge
 from csr.runtime.watchdog.hub import Hub, Line, Message
@@ -45,16 +45,34 @@ class _Watch(threading.Thread):
         self._process, self._host = this_process(), distributed.host()
         self._idle_s, self._still_s, self._moves = 0.0, 0.0, -1
         self._last, self._computed_s = time.monotonic(), time.process_time()
-        self._keeper = None if not self._process.machine else subprocess.Popen(
-            [sys.executable, "-I", "-S", keeper.__file__, str(os.getpid()), str(timeout_s + KEEPER_LATER_S)],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        self._keeper = (
+            None
+            if not self._process.machine
+            else subprocess.Popen(
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    keeper.__file__,
+                    str(os.getpid()),
+                    str(timeout_s + KEEPER_LATER_S),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
 
     def beat(self) -> Beat:
         return Beat(
-            rank=distributed.rank(), host=self._host, process=self._process, place=HERE.to_dict(),
-            idle_s=self._idle_s, still_s=self._still_s, ending=self.ending,
-        )  # fmt: skip
+            rank=distributed.rank(),
+            host=self._host,
+            process=self._process,
+            place=PROGRESS.to_dict(),
+            idle_s=self._idle_s,
+            still_s=self._still_s,
+            ending=self.ending,
+        )
 
     def run(self) -> None:
         while not self.over.is_set():
@@ -74,7 +92,7 @@ class _Watch(threading.Thread):
         now = time.monotonic()
         seconds = min(now - self._last, 3 * self.interval_s)
         self._last = now
-        moved, self._moves = HERE.moves != self._moves, HERE.moves
+        moved, self._moves = PROGRESS.moves != self._moves, PROGRESS.moves
         before, self._computed_s = self._computed_s, time.process_time()
         computes = self._computed_s - before > COMPUTES_SHARE * seconds
         self._idle_s = 0.0 if moved else self._idle_s + seconds
@@ -220,14 +238,14 @@ class _LineWatch(_Watch):
 
 def log(text: str) -> Path | None:
     """Add to this rank's log file; None if there is none yet or it cannot be written."""
-    if HERE.log is None:
+    if PROGRESS.log is None:
         return None
     try:
-        with open(HERE.log, "a", encoding="utf-8") as file:
+        with open(PROGRESS.log, "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} the run ends: {text.rstrip()}\n")
     except OSError:
         return None
-    return HERE.log
+    return PROGRESS.log
 
 
 _watch: _Watch | None = None

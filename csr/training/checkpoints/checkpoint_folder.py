@@ -22,8 +22,12 @@ from csr.runtime.json_file import read_json
 
 FORMAT = 1
 FOLDER, PREFIX, STATE, MANIFEST, POINTER = (
-    "checkpoints", "checkpoint-", "state.pth", "manifest.json", "latest.json",
-)  # fmt: skip
+    "checkpoints",
+    "checkpoint-",
+    "state.pth",
+    "manifest.json",
+    "latest.json",
+)
 Say = Callable[[str], None]
 
 

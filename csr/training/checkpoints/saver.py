@@ -34,9 +34,14 @@ class Saver:
     """
 
     def __init__(
-        self, folder: Path, *, checkpoints: CheckpointFolder, monitor: Monitor, accumulation: int,
+        self,
+        folder: Path,
+        *,
+        checkpoints: CheckpointFolder,
+        monitor: Monitor,
+        accumulation: int,
         board: dict[str, int],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.folder, self._checkpoints, self._monitor = folder, checkpoints, monitor
         self._accumulation, self._board = accumulation, board
         self.seconds = 0.0  # spent on training checkpoints, all in all
@@ -73,9 +78,12 @@ class Saver:
         for rank in ranks:
             self._board = {**self._board, **rank.pop("board")}
         blob = {
-            "state": state.to_save(), "engine": engine.training_state(), "ranks": ranks,
-            "accumulation": self._accumulation, "board": self._board,
-        }  # fmt: skip
+            "state": state.to_save(),
+            "engine": engine.training_state(),
+            "ranks": ranks,
+            "accumulation": self._accumulation,
+            "board": self._board,
+        }
         place, best = state.place(), state.best_files
         path = self._on_main(lambda: self._checkpoints.write(blob, place=place, best=best))
         self._saved_at = time.monotonic()

@@ -17,9 +17,19 @@ from csr.training.checkpoints.checkpoint_folder import STATE
 Weights = dict[str, torch.Tensor]
 STAGE_NUMBER = {"concept": 1, "prototype": 2, "task": 3}
 PLAIN = (
-    "stage", "epoch", "windows", "global_step", "streak", "best_score", "best_loss", "history", "record",
-    "seconds", "waited", "in_collectives",
-)  # fmt: skip
+    "stage",
+    "epoch",
+    "windows",
+    "global_step",
+    "streak",
+    "best_score",
+    "best_loss",
+    "history",
+    "record",
+    "seconds",
+    "waited",
+    "in_collectives",
+)
 
 
 def best_file_of(stage: str) -> str:
@@ -74,8 +84,11 @@ class TrainState:
 
     def place(self) -> dict[str, Any]:
         return {
-            "stage": self.stage, "epoch": self.epoch, "step_in_epoch": self.windows, "step": self.global_step,
-        }  # fmt: skip
+            "stage": self.stage,
+            "epoch": self.epoch,
+            "step_in_epoch": self.windows,
+            "step": self.global_step,
+        }
 
     def to_save(self) -> dict[str, Any]:
         """What is the same on all ranks."""

@@ -20,13 +20,13 @@ import torch
 from csr.data.dataset import LabelledImages
 from csr.data.transforms import EvalTransform, TrainTransform
 from csr.engine.memory import free_gpu_bytes, free_host_bytes
-from csr.evaluation.inference import Batch, compute_features, eval_chunks, stored_batches
+from csr.evaluation.inference import Batch, eval_chunks, stored_batches
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 from csr.stages.base import Stage
 from csr.training.features.key import feature_key
 from csr.training.features.store import DTYPES, FeatureStore, Rows, encode
-from csr.training.features.table import FeatureTable, FeatureViews
+from csr.training.features.table import FeatureTable, FeatureViews, compute_features
 
 MEMORY_SHARE = 0.25  # of the free memory of host or GPU: more than that does not fit
 BATCHES_PER_SEGMENT = 32
@@ -86,18 +86,28 @@ class AugmentedView:
     def settings(self) -> dict[str, Any]:
         t = self._transform
         return {
-            "view": self.number, "seed": self.seed, "strength": t.strength, "size": t.size,
-            "mean": list(t.mean), "std": list(t.std),
-        }  # fmt: skip
+            "view": self.number,
+            "seed": self.seed,
+            "strength": t.strength,
+            "size": t.size,
+            "mean": list(t.mean),
+            "std": list(t.std),
+        }
 
 
 View = PlainView | AugmentedView
 
 
 def frozen_features(
-    stage: Stage, dataset: LabelledImages, *, options: FeatureOptions, eval_transform: EvalTransform,
-    train_transform: TrainTransform | None = None, device: torch.device, show: Show,
-) -> FeatureViews:  # fmt: skip
+    stage: Stage,
+    dataset: LabelledImages,
+    *,
+    options: FeatureOptions,
+    eval_transform: EvalTransform,
+    train_transform: TrainTransform | None = None,
+    device: torch.device,
+    show: Show,
+) -> FeatureViews:
     """What a stage's frozen layers compute on all images, on every rank. Collective.
 
     The caller puts the stage into eval mode and the arithmetic into `options.precision`.
@@ -141,9 +151,14 @@ def choose_mode(options: FeatureOptions, *, num_bytes: int) -> str:
 
 
 def _in_memory(
-    stage: Stage, dataset: LabelledImages, view: View, *, options: FeatureOptions, device: torch.device,
+    stage: Stage,
+    dataset: LabelledImages,
+    view: View,
+    *,
+    options: FeatureOptions,
+    device: torch.device,
     show: Show,
-) -> tuple[FeatureTable, str]:  # fmt: skip
+) -> tuple[FeatureTable, str]:
     chunks = list(eval_chunks(len(dataset), options.batch_size))
     batches = show(_viewed(dataset, chunks, view, device), len(chunks))
     table = compute_features(stage.inputs, batches, num_images=len(dataset))
@@ -154,9 +169,14 @@ def _in_memory(
 
 
 def _from_disk(
-    stage: Stage, dataset: LabelledImages, view: View, *, options: FeatureOptions, device: torch.device,
+    stage: Stage,
+    dataset: LabelledImages,
+    view: View,
+    *,
+    options: FeatureOptions,
+    device: torch.device,
     show: Show,
-) -> tuple[FeatureTable, str]:  # fmt: skip
+) -> tuple[FeatureTable, str]:
     images = distributed.all_gather_object(dataset.store.identity)
     key = distributed.on_main(
         lambda: key_of(stage, dataset, view, options=options, device=device, images=images)
@@ -180,17 +200,28 @@ def _from_disk(
 
 
 def key_of(
-    stage: Stage, dataset: LabelledImages, view: View, *, options: FeatureOptions, device: torch.device,
+    stage: Stage,
+    dataset: LabelledImages,
+    view: View,
+    *,
+    options: FeatureOptions,
+    device: torch.device,
     images: list[str],
-) -> str:  # fmt: skip
+) -> str:
     """The name of these features; `images` identifies the image files as each rank sees them."""
     weights = {n: v for n, v in stage.state_dict().items() if n.startswith(stage.input_parts)}
     assert weights, "a stage says which weights its features depend on"
     settings = {
-        "stage": stage.name, "model": stage.model.description(), "transform": view.settings(),
-        "stored_size": dataset.store.size, "channels": dataset.store.channels, "images": sorted(set(images)),
-        "precision": options.precision, "dtype": options.dtype, "device": device.type,
-    }  # fmt: skip
+        "stage": stage.name,
+        "model": stage.model.description(),
+        "transform": view.settings(),
+        "stored_size": dataset.store.size,
+        "channels": dataset.store.channels,
+        "images": sorted(set(images)),
+        "precision": options.precision,
+        "dtype": options.dtype,
+        "device": device.type,
+    }
     labels_NK = dataset.table.concept_NK[dataset.indices]
     return feature_key(weights=weights, settings=settings, labels_NK=labels_NK, index_N=dataset.indices)
 
@@ -253,9 +284,7 @@ def build_on_disk(
     return table
 
 
-def _exchange(
-    store: FeatureStore, segments: list[range], owner: dict[range, int], *, leads: bool
-) -> None:
+def _exchange(store: FeatureStore, segments: list[range], owner: dict[range, int], *, leads: bool) -> None:
     """Hosts get the parts that they do not see from ranks that have them (no traffic in a common folder)."""
     missing = [s for s in segments if not store.has(s)] if leads else []
     wanted = {s for lacking in distributed.all_gather_object(missing) for s in lacking}

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from csr.data.image_cache.parts import replaced_file
 from csr.runtime.errors import InputError
+from csr.runtime.files import replaced_file
 from csr.training.features.table import FeatureTable
 
 Rows = dict[str, np.ndarray]
@@ -76,9 +76,7 @@ class FeatureStore:
         assert len(rows["count"]) == len(segment)
         self.folder.mkdir(parents=True, exist_ok=True)
         encoded = {name: encode(value, self.dtype) for name, value in rows.items()}
-        write_arrays(
-            self.part(segment), self.key, {n: (v.dtype, v.shape, [v]) for n, v in encoded.items()}
-        )
+        write_arrays(self.part(segment), self.key, {n: (v.dtype, v.shape, [v]) for n, v in encoded.items()})
 
     def read(self, segment: range) -> Rows:
         """The rows of a segment out of its part or of the whole file.
@@ -130,8 +128,11 @@ class FeatureStore:
         """Remove this key's parts, what killed runs left behind, and files long unused."""
         for old in self.folder.glob(f"{self.file.stem}.*.part"):
             old.unlink(missing_ok=True)
-        for pattern, limit in (("features-*.part", UNFINISHED_S), ("features-*.tmp", UNFINISHED_S),
-                               ("features-*.bin", UNUSED_S)):  # fmt: skip
+        for pattern, limit in (
+            ("features-*.part", UNFINISHED_S),
+            ("features-*.tmp", UNFINISHED_S),
+            ("features-*.bin", UNUSED_S),
+        ):
             for old in self.folder.glob(pattern):
                 with contextlib.suppress(OSError):  # another run removes it too
                     if time.time() - old.stat().st_mtime > limit:

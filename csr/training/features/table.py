@@ -8,10 +8,13 @@ Letters: N images, B batch, R rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
+
+from csr.evaluation.inference import Batch
+from csr.runtime import distributed
 
 
 class FeatureTable:
@@ -107,3 +110,18 @@ def build_feature_table(parts: Sequence[dict[str, np.ndarray]], num_images: int)
 
 def _single(value: torch.Tensor) -> torch.Tensor:
     return value.float() if value.dtype == torch.float16 else value
+
+
+def compute_features(
+    inputs: Callable[[Batch], dict[str, torch.Tensor]], batches: Iterable[Batch], *, num_images: int
+) -> FeatureTable:
+    """Run a stage's frozen layers over all images; every rank gets all rows. Collective."""
+    kept: dict[str, list[np.ndarray]] = {}
+    with distributed.errors_agreed():
+        for batch in batches:
+            rows = {name: value.cpu() for name, value in inputs(batch).items()}
+            rows["image"] = batch["position"].cpu()[rows.pop("row")]
+            for name, value in rows.items():
+                kept.setdefault(name, []).append(value.numpy())
+    mine = {name: np.concatenate(parts) for name, parts in kept.items()}
+    return build_feature_table(distributed.all_gather_object(mine), num_images)

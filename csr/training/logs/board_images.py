@@ -43,7 +43,9 @@ def _figure(
     rows = []
     for b in range(len(shown)):
         image = to_rgb(batch["image"][b])
-        present = [n for n, v in zip(table.concept_names, table.concept_NK[shown[b]], strict=True) if v >= 0.5]
+        present = [
+            n for n, v in zip(table.concept_names, table.concept_NK[shown[b]], strict=True) if v >= 0.5
+        ]
         tiles = [captioned(image, [table.image_ids[shown[b]][:24], ", ".join(present)[:40] or "no finding"])]
         for k in output.concept_logits[b].topk(min(NUM_CONCEPTS, len(table.concept_names))).indices.tolist():
             tiles.append(_tile(image, output, b, k, name=table.concept_names[k], similarities=similarities))
@@ -60,7 +62,9 @@ def _tile(image: np.ndarray, output: object, b: int, k: int, *, name: str, simil
     score, m = output.similarity_scores[b, k].max(dim=0)  # type: ignore[attr-defined]
     map_HW = output.similarity_maps[b, k, int(m)].float().cpu().numpy()  # type: ignore[attr-defined]
     picture = overlay(image, map_HW, low=float(np.median(map_HW)), high=float(map_HW.max()))
-    return captioned(picture, [f"{name}: prototype {int(m)}", f"cosine {float(score):.2f}, p {probability:.2f}"])
+    return captioned(
+        picture, [f"{name}: prototype {int(m)}", f"cosine {float(score):.2f}, p {probability:.2f}"]
+    )
 
 
 def richest_images(concept_NK: np.ndarray) -> np.ndarray:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from csr.engine.engine import Engine
+from csr.engine.memory import memory_mib
 from csr.evaluation.metrics import Metrics
 from csr.runtime.monitor import Monitor
 from csr.stages.base import Stage, StageOutput
@@ -27,9 +26,15 @@ def step_values(engine: Engine, stage: Stage, output: StageOutput) -> dict[str, 
 
 
 def report_epoch(
-    monitor: Monitor, stage: Stage, record: dict[str, Any], *, epoch: int, epochs: int, step: int,
+    monitor: Monitor,
+    stage: Stage,
+    record: dict[str, Any],
+    *,
+    epoch: int,
+    epochs: int,
+    step: int,
     telemetry: dict[str, float],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Tell of an epoch; return its record as it goes into the history."""
     name = stage.name
     record = dict(record)
@@ -52,14 +57,3 @@ def report_epoch(
     monitor.say(f"Epoch {epoch}/{epochs} | {line} | {record['seconds']:.1f} s")
     monitor.flush()
     return record
-
-
-def memory_mib() -> float:
-    """Peak memory of this rank: of the GPU where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        import resource
-    except ImportError:  # not on Windows; NaN is not logged
-        return float("nan")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

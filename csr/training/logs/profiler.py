@@ -45,6 +45,8 @@ def profiled(file: Path, *, steps: int, say: Callable[[str], None]) -> Iterator[
     ) as profiler:
         yield profiler.step
     if written:
-        say(f"Profile: {file} (tensorboard --logdir {file.parent} with torch-tb-profiler, or ui.perfetto.dev)")
+        say(
+            f"Profile: {file} (tensorboard --logdir {file.parent} with torch-tb-profiler, or ui.perfetto.dev)"
+        )
     else:
         say(f"--profile: this stage had no more than {COLD + 1} steps: no trace")

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
-import subprocess
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from csr import __version__
 from csr.config import recipes
 from csr.config.options import TrainConfig
-from csr.engine import engine
-from csr.engine.ds_config import Precision, zero_stage_of
+from csr.engine import device
+from csr.engine.ds_config import zero_stage_of
+from csr.engine.precision import Precision
 from csr.model import CSR
 from csr.runtime import distributed
 from csr.runtime.monitor import Monitor
@@ -21,9 +16,14 @@ from csr.training import inputs
 
 
 def describe(
-    config: TrainConfig, found: inputs.Tables, model: CSR, precision: Precision, monitor: Monitor, *,
+    config: TrainConfig,
+    found: inputs.Tables,
+    model: CSR,
+    precision: Precision,
+    monitor: Monitor,
+    *,
     ds_config: dict[str, Any],
-) -> None:  # fmt: skip
+) -> None:
     """Say what is about to run, before it does."""
     train, optim, world = found.train, config.optim, distributed.world_size()
     if config.run.recipe is not None:
@@ -46,7 +46,7 @@ def describe(
     monitor.say(f"Engine: DeepSpeed, {sharding}")
     monitor.say(
         f"Batch: {optim.batch_size} per rank x {world} rank{'s' * (world > 1)} x {optim.accumulation} "
-        f"accumulation = {optim.batch_size * world * optim.accumulation} effective, on {engine.device_kind()}"
+        f"accumulation = {optim.batch_size * world * optim.accumulation} effective, on {device.device_kind()}"
     )
 
 
@@ -56,19 +56,3 @@ def recipe_line(config: TrainConfig) -> str:
     flat = {option: value for group in config.to_dict().values() for option, value in group.items()}
     changed = ", ".join(f"--{option} {value}" for option, value in recipes.changes(name, flat).items())
     return f"Recipe: {name}, {recipes.MEANINGS[name]}" + (f" (changed: {changed})" if changed else "")
-
-
-def versions() -> dict[str, str]:
-    packages = ("torch", "torchvision", "deepspeed", "transformers", "timm", "numpy", "pandas", "pillow")
-    own = {"csr": __version__, "python": platform.python_version()}
-    return own | {p: metadata.version(p) for p in packages}
-
-
-def git_revision() -> str | None:
-    """Revision of the source tree that csr runs from, None where it is installed from a package."""
-    folder = Path(__file__).resolve().parent.parent.parent.parent
-    if not (folder / ".git").exists() or shutil.which("git") is None:
-        return None
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None

@@ -53,9 +53,13 @@ class Spent(NamedTuple):
         """Seconds of each of `PARTS`."""
         within = self.data + self.communication + self.saving_within
         return {
-            "compute": max(0.0, self.train - within), "data": self.data, "communication": self.communication,
-            "evaluation": self.evaluation, "caches": self.caches, "saving": self.saving + self.saving_within,
-        }  # fmt: skip
+            "compute": max(0.0, self.train - within),
+            "data": self.data,
+            "communication": self.communication,
+            "evaluation": self.evaluation,
+            "caches": self.caches,
+            "saving": self.saving + self.saving_within,
+        }
 
 
 class StageTelemetry:
@@ -102,9 +106,7 @@ def over_ranks(told: dict[str, float]) -> dict[str, float]:
     return {**mean, "slowest_images_per_s": min(rank["images_per_s"] for rank in ranks)}
 
 
-def line_of(
-    told: dict[str, float], *, stage_number: int, save_every: int = 0, advise: bool = True
-) -> str:
+def line_of(told: dict[str, float], *, stage_number: int, save_every: int = 0, advise: bool = True) -> str:
     """One line that says where a stage's time went, and what limits it.
 
     Args:

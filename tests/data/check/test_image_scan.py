@@ -10,12 +10,12 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from csr.data.check.image_scan import NEAR_LIMITS, difference_signs, groups_of, kind_of, near_duplicates, scan
-from csr.data.images.resize import squash_file
+from csr.data.images.resize import resize_file
 from csr.runtime.errors import InputError
 
 
 def thumbnail(path: Path) -> np.ndarray:
-    return squash_file(path, 32).pixels_CSS.mean(axis=0).round().astype(np.uint8)
+    return resize_file(path, 32).pixels_CSS.mean(axis=0).round().astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +84,14 @@ def test_groups_join_by_way_of_others():
 @pytest.mark.parametrize(
     "image, kind",
     [
-        (Image.new("L", (9, 5)), "PNG 8-bit grey"), (Image.new("RGB", (9, 5)), "PNG 8-bit RGB"),
-        (Image.new("1", (9, 5)), "PNG 1-bit grey"), (Image.new("P", (9, 5)), "PNG 8-bit palette"),
-        (Image.new("I;16", (9, 5)), "PNG 16-bit grey"), (Image.new("RGBA", (9, 5)), "PNG 8-bit RGBA"),
+        (Image.new("L", (9, 5)), "PNG 8-bit grey"),
+        (Image.new("RGB", (9, 5)), "PNG 8-bit RGB"),
+        (Image.new("1", (9, 5)), "PNG 1-bit grey"),
+        (Image.new("P", (9, 5)), "PNG 8-bit palette"),
+        (Image.new("I;16", (9, 5)), "PNG 16-bit grey"),
+        (Image.new("RGBA", (9, 5)), "PNG 8-bit RGBA"),
     ],
-)  # fmt: skip
+)
 def test_kinds_tell_format_depth_and_colour(tmp_path, image, kind):
     image.save(tmp_path / "a.png")
     assert kind_of(tmp_path / "a.png") == kind

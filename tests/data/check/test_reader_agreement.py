@@ -57,7 +57,9 @@ def test_cohens_kappa_is_the_mean_of_scikit_learns_over_pairs_of_readers(tmp_pat
     assert found["mean"]["cohen"] == pytest.approx(np.mean([found["labels"][n]["cohen"] for n in LABELS]))
 
 
-@pytest.mark.parametrize("count", [[[20, 5], [10, 15]], [[45, 15], [25, 15]], [[0, 7], [3, 0]], [[4, 0], [0, 9]]])
+@pytest.mark.parametrize(
+    "count", [[[20, 5], [10, 15]], [[45, 15], [25, 15]], [[0, 7], [3, 0]], [[4, 0], [0, 9]]]
+)
 def test_cohens_kappa_of_a_table_is_scikit_learns(count):
     pairs = [(a, b) for a in (0, 1) for b in (0, 1) for _ in range(count[a][b])]
     wanted = cohen_kappa_score(*zip(*pairs, strict=True))
@@ -71,10 +73,20 @@ def test_kappa_does_not_exist_where_all_reads_are_the_same():
 
 def test_fleiss_kappa_of_the_textbook_example():
     """Fleiss (1971) as in https://en.wikipedia.org/wiki/Fleiss%27_kappa: 10 subjects, 14 raters, 0.210."""
-    counts = np.asarray([
-        [0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
-        [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7],
-    ])  # fmt: skip
+    counts = np.asarray(
+        [
+            [0, 0, 0, 0, 14],
+            [0, 2, 6, 4, 2],
+            [0, 0, 3, 5, 6],
+            [0, 3, 9, 2, 0],
+            [2, 2, 8, 1, 1],
+            [7, 7, 0, 0, 0],
+            [3, 2, 6, 3, 0],
+            [2, 5, 3, 2, 2],
+            [6, 5, 2, 1, 0],
+            [0, 2, 2, 3, 7],
+        ]
+    )
     assert fleiss_kappa(counts) == pytest.approx(0.20993, abs=1e-5)
 
 

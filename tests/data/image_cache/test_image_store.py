@@ -31,7 +31,7 @@ def paths(tmp_path):
     return found
 
 
-def squashed(path):
+def resized(path):
     value = np.asarray(Image.open(path))
     value = (value // 257).astype(np.uint8) if value.dtype == np.uint16 else value
     return np.asarray(Image.fromarray(value).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
@@ -63,22 +63,22 @@ def open_on_ranks(paths, folder, world):
     return results
 
 
-def test_a_batch_holds_each_image_squashed_in_the_order_asked_for(paths, tmp_path):
+def test_a_batch_holds_each_image_resized_in_the_order_asked_for(paths, tmp_path):
     store = open_store(paths, size=SIZE, cache_dir=tmp_path / "cache", workers=2)
     batch = store.batch([3, 0, 3])
     assert batch.shape == (3, 1, SIZE, SIZE) and batch.dtype == torch.uint8
     for image, index in zip(batch, (3, 0, 3)):
-        np.testing.assert_array_equal(image[0], squashed(paths[index]))
+        np.testing.assert_array_equal(image[0], resized(paths[index]))
     torch.testing.assert_close(store[0], batch[1])
     assert store.original_sizes_N2.tolist() == [[8 + n, 20 - n] for n in range(7)]
     batch.zero_()  # a copy: the cache cannot be written through it
-    np.testing.assert_array_equal(store[3][0], squashed(paths[3]))
+    np.testing.assert_array_equal(store[3][0], resized(paths[3]))
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 9])
 def test_any_number_of_ranks_builds_the_same_file(paths, tmp_path, world):
     stores = open_on_ranks(paths, tmp_path / "cache", world)
-    wanted = torch.stack([torch.tensor(squashed(path)) for path in paths]).unsqueeze(1)
+    wanted = torch.stack([torch.tensor(resized(path)) for path in paths]).unsqueeze(1)
     for store in stores:
         assert torch.equal(store.batch(range(7)), wanted)
     assert len(list((tmp_path / "cache").iterdir())) == 1, "parts are gone"
@@ -163,7 +163,7 @@ def test_an_interrupted_build_leaves_nothing_that_is_served(paths, tmp_path, mon
         with pytest.raises(KeyboardInterrupt):
             open_store(paths, **options)
     assert [path.suffix for path in (tmp_path / "c").iterdir()] == [".part"]
-    np.testing.assert_array_equal(open_store(paths, **options)[5][0], squashed(paths[5]))
+    np.testing.assert_array_equal(open_store(paths, **options)[5][0], resized(paths[5]))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "other magic"])
@@ -172,10 +172,8 @@ def test_a_damaged_cache_file_is_built_again(paths, tmp_path, damage):
     open_store(paths, **options)
     (file,) = (tmp_path / "c").iterdir()
     content = file.read_bytes()
-    file.write_bytes(
-        {"truncated": content[:-1], "empty": b"", "other magic": b"x" + content[1:]}[damage]
-    )
-    np.testing.assert_array_equal(open_store(paths, **options)[5][0], squashed(paths[5]))
+    file.write_bytes({"truncated": content[:-1], "empty": b"", "other magic": b"x" + content[1:]}[damage])
+    np.testing.assert_array_equal(open_store(paths, **options)[5][0], resized(paths[5]))
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_on_every_rank(paths, tmp_path):
@@ -185,7 +183,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_on_every_rank(paths, tmp_pa
 
 
 def test_two_builds_of_one_cache_at_the_same_time_do_no_harm(paths, tmp_path):
-    wanted = [squashed(path) for path in paths]
+    wanted = [resized(path) for path in paths]
     results = []
 
     def work():
@@ -250,7 +248,7 @@ def test_a_part_that_another_run_completes_meanwhile_is_left_to_it(paths, tmp_pa
 def test_images_decoded_on_demand_by_several_threads_keep_their_order(paths):
     store = open_store(paths, size=SIZE, cache_dir=None, workers=3)
     order = [6, 0, 3, 3, 1]
-    wanted = np.stack([squashed(paths[n]) for n in order])
+    wanted = np.stack([resized(paths[n]) for n in order])
     np.testing.assert_array_equal(store.batch(order)[:, 0], wanted)
     paths[3].write_bytes(b"junk")
     with pytest.raises(InputError, match="3.png"):

@@ -32,9 +32,7 @@ def png_bytes(width, height, *, bits, colour, rows, extra=b""):
     """A PNG written by hand: what Pillow cannot write itself."""
 
     def chunk(kind, body):
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     return (
@@ -68,9 +66,7 @@ def test_16_bit_rgb_is_shown_like_its_8_bit_twin(tmp_path):
 def test_grey_of_few_bits_reaches_from_black_to_white(tmp_path, bits):
     levels = 2**bits
     row = sum((n % levels) << (8 - bits * (n + 1)) for n in range(8 // bits))
-    (tmp_path / "a.png").write_bytes(
-        png_bytes(8 // bits, 1, bits=bits, colour=0, rows=bytes([0, row]))
-    )
+    (tmp_path / "a.png").write_bytes(png_bytes(8 // bits, 1, bits=bits, colour=0, rows=bytes([0, row])))
     wanted = [round((n % levels) * 255 / (levels - 1)) for n in range(8 // bits)]
     assert read_image(tmp_path / "a.png").tolist() == [wanted]
 

@@ -100,7 +100,9 @@ def test_a_missing_folder_is_named():
 @pytest.mark.parametrize("find", [find_images, find_present])
 def test_a_folder_with_none_of_the_images_is_asked_about_in_one_short_line(folder, read, find):
     table = read("image_id,M,COPD\nm1,1,0\nm2,1,0\n")
-    with pytest.raises(InputError, match=r"none of the 2 images is in .*images \(the first: 'm1'\): wrong folder\?$"):
+    with pytest.raises(
+        InputError, match=r"none of the 2 images is in .*images \(the first: 'm1'\): wrong folder\?$"
+    ):
         find(folder, table)
 
 

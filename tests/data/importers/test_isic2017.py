@@ -42,7 +42,11 @@ def test_a_feature_of_any_superpixel_is_a_concept_and_neither_diagnosis_is_a_nev
 
 def test_touching_superpixels_make_one_box(published, bring_in, rows_of):
     rows = rows_of(bring_in("isic2017", published) / "boxes_train.csv")
-    found = [tuple(int(r[s]) for s in ("x_min", "y_min", "x_max", "y_max")) for r in rows if r["image_id"][-1] == "1"]
+    found = [
+        tuple(int(r[s]) for s in ("x_min", "y_min", "x_max", "y_max"))
+        for r in rows
+        if r["image_id"][-1] == "1"
+    ]
     assert found == [(0, 0, 20, 10), (70, 50, 80, 60)], "superpixels 0 and 1, and 47"
     assert len(rows) == 14
 
@@ -106,7 +110,7 @@ def test_indices_above_255_are_decoded(raw, bring_in, rows_of):
         (lambda told: told["streaks"].__setitem__(3, True), "streaks is not a list of 0 and 1"),
         (lambda told: told.update(streaks="0"), "streaks is not a list of 0 and 1"),
     ],
-)  # fmt: skip
+)
 def test_odd_features_are_named(raw, bring_in, change, told):
     path = raw / "ISIC-2017_Training_Part2_GroundTruth" / "ISIC_0000001_features.json"
     features = json.loads(path.read_text())
@@ -125,7 +129,7 @@ def test_odd_features_are_named(raw, bring_in, change, told):
         (lambda path: path.write_bytes(path.read_bytes()[:90]), "is damaged"),
         (lambda path: path.unlink(), "'ISIC_0000001_superpixels' is not in"),
     ],
-)  # fmt: skip
+)
 def test_odd_superpixels_are_named(raw, bring_in, write, told):
     write(raw / f"{FIRST}_superpixels.png")
     with pytest.raises(InputError, match=told):
@@ -134,12 +138,14 @@ def test_odd_superpixels_are_named(raw, bring_in, write, told):
 
 @pytest.mark.parametrize(
     "old, new, told",
-    [("ISIC_0000001,0.0,1.0", "ISIC_0000001,0.0,2.0", "line 3, column seborrheic_keratosis: '2.0'"),
-     ("ISIC_0000001,0.0,1.0", "ISIC_0000001,1.0,1.0", "line 3: is both"),
-     ("ISIC_0000001,0.0", "ISIC_0000000,0.0", "line 3: image 'ISIC_0000000' stands already in"),
-     ("ISIC_0000001,0.0", "../x,0.0", "line 3: .*leaves the image folder"),
-     ("melanoma", "cancer", "line 1: no column 'melanoma'")],
-)  # fmt: skip
+    [
+        ("ISIC_0000001,0.0,1.0", "ISIC_0000001,0.0,2.0", "line 3, column seborrheic_keratosis: '2.0'"),
+        ("ISIC_0000001,0.0,1.0", "ISIC_0000001,1.0,1.0", "line 3: is both"),
+        ("ISIC_0000001,0.0", "ISIC_0000000,0.0", "line 3: image 'ISIC_0000000' stands already in"),
+        ("ISIC_0000001,0.0", "../x,0.0", "line 3: .*leaves the image folder"),
+        ("melanoma", "cancer", "line 1: no column 'melanoma'"),
+    ],
+)
 def test_an_odd_line_of_part_3_is_named(raw, bring_in, old, new, told):
     path = raw / "ISIC-2017_Training_Part3_GroundTruth.csv"
     path.write_text(path.read_text().replace(old, new, 1))

@@ -117,16 +117,33 @@ def test_what_was_imported_trains(bring_in, tmp_path, name):
     out = bring_in(name, raw)
     images = ("images", "images") if name == "tbx11k" else ("train", "test")
     targets = {
-        "vindr": [], "tbx11k": ["--target_cols", "healthy", "sick but not TB", "active TB", "latent TB"],
+        "vindr": [],
+        "tbx11k": ["--target_cols", "healthy", "sick but not TB", "active TB", "latent TB"],
         "isic2017": ["--target_cols", "melanoma", "seborrheic_keratosis", "nevus"],
-    }[name]  # fmt: skip
+    }[name]
     small = [word for flag, value in SMALL.items() for word in (f"--{flag}", value)]
     done = train(
-        "--recipe", "paper", *small, "--no_pretrained", "--dry_run", *targets, "--output_dir", str(tmp_path / "runs"),
-        "--train_csv", str(out / "labels_train.csv"), "--train_dir", str(out / images[0]),
-        "--test_csv", str(out / "labels_test.csv"), "--test_dir", str(out / images[1]),
-        "--boxes_csv", str(out / "boxes_train.csv"), "--num_prototypes", "3",
-    )  # fmt: skip
+        "--recipe",
+        "paper",
+        *small,
+        "--no_pretrained",
+        "--dry_run",
+        *targets,
+        "--output_dir",
+        str(tmp_path / "runs"),
+        "--train_csv",
+        str(out / "labels_train.csv"),
+        "--train_dir",
+        str(out / images[0]),
+        "--test_csv",
+        str(out / "labels_test.csv"),
+        "--test_dir",
+        str(out / images[1]),
+        "--boxes_csv",
+        str(out / "boxes_train.csv"),
+        "--num_prototypes",
+        "3",
+    )
     assert done.returncode == 0, done.stderr
     assert "Dry run done" in done.stdout and "Recipe: paper" in done.stdout
     loss = "bce" if name == "tbx11k" else "ce"  # exactly one target in every image of the two others

@@ -37,7 +37,9 @@ def change(raw: Path, part: str, number: int, **values: object) -> None:
 def test_labels_follow_from_folder_and_boxes(published, bring_in):
     out = bring_in("tbx11k", published)
     table = read_label_table(out / "labels_train.csv", target_cols=TARGETS)
-    assert table.concept_names == ("ActiveTuberculosis", "ObsoletePulmonaryTuberculosis"), "the third has no box"
+    assert table.concept_names == ("ActiveTuberculosis", "ObsoletePulmonaryTuberculosis"), (
+        "the third has no box"
+    )
     assert table.image_ids == tuple(raw_sets.tbx_lists()["train"])
     told = dict(zip(table.image_ids, table.target_NT.tolist(), strict=True))
     assert told["health/h0001"] == [1, 0, 0, 0] and told["sick/s0001"] == [0, 1, 0, 0]
@@ -95,14 +97,19 @@ def test_difficult_boxes_are_left_out_and_told(raw, bring_in, capsys):
         ("annotations", 1, {"bbox": [1, 2, 3]}, r"annotations\[1\]: bbox"),
         ("annotations", 1, {"bbox": [1, 2, "a", 3]}, r"annotations\[1\]: bbox"),
         ("annotations", 1, {"bbox": [1, 2, float("nan"), 3]}, r"annotations\[1\]: .* not four numbers"),
-        ("annotations", 1, {"bbox": [500, 2, 30, 3]}, r"annotations\[1\]: box .* leaves its image of 512 x 512"),
+        (
+            "annotations",
+            1,
+            {"bbox": [500, 2, 30, 3]},
+            r"annotations\[1\]: box .* leaves its image of 512 x 512",
+        ),
         ("annotations", 1, {"bbox": [500, 2, -30, 3]}, r"annotations\[1\]: .* no area"),
         ("annotations", 0, {"category_id": 9}, r"annotations\[0\]: .* category 9"),
         ("annotations", 0, {"image_id": "x"}, r"annotations\[0\]: image_id is 'x'"),
         ("images", 8, {"width": 1024}, r"images\[8\]: boxes are in pixels of '1024'"),
         ("images", 8, {"file_name": "tb/tb9999.png"}, r"images\[8\]: 'tb/tb9999.png' is not in the list"),
     ],
-)  # fmt: skip
+)
 def test_an_odd_entry_of_the_json_is_named(raw, bring_in, part, number, values, told):
     change(raw, part, number, **values)
     with pytest.raises(InputError, match=f"TBX11K_train.json {told}"):
@@ -128,7 +135,7 @@ def test_what_is_no_coco_file_is_one_line(raw, bring_in, text):
             "object 1: 'Cat'",
         ),
     ],
-)  # fmt: skip
+)
 def test_an_odd_xml_file_is_named(raw, bring_in, text, told):
     (raw / "annotations" / "xml" / "tb0001.xml").write_text(text)
     with pytest.raises(InputError, match=f"tb0001.xml.*{told}"):
@@ -137,10 +144,14 @@ def test_an_odd_xml_file_is_named(raw, bring_in, text, told):
 
 @pytest.mark.parametrize(
     "line, told",
-    [("../secret.png", "'../secret.png' is not in"), ("extra/da/a.png", "is not in health"),
-     ("tb/../../x", "is not in"),
-     ("tb/tb0001.png", "stands there twice"), ("tb/none.png", "image 'tb/none' is not in")],
-)  # fmt: skip
+    [
+        ("../secret.png", "'../secret.png' is not in"),
+        ("extra/da/a.png", "is not in health"),
+        ("tb/../../x", "is not in"),
+        ("tb/tb0001.png", "stands there twice"),
+        ("tb/none.png", "image 'tb/none' is not in"),
+    ],
+)
 def test_an_odd_line_of_a_list_is_named(raw, bring_in, line, told):
     path = raw / "lists" / "TBX11K_train.txt"
     path.write_text(f"{path.read_text()}{line}\n")

@@ -53,7 +53,10 @@ def test_boxes_keep_their_readers_and_no_finding_has_none(published, bring_in, r
     out = bring_in("vindr", published)
     source = [r for r in rows_of(published / "annotations" / "annotations_train.csv") if r["x_min"]]
     written = rows_of(out / "boxes_train.csv")
-    told = [(r["image_id"], r["rad_id"], r["class_name"], *(float(r[s]) for s in ("x_min", "y_max"))) for r in written]
+    told = [
+        (r["image_id"], r["rad_id"], r["class_name"], *(float(r[s]) for s in ("x_min", "y_max")))
+        for r in written
+    ]
     assert told == [
         (r["image_id"], r["rad_id"], r["class_name"], float(r["x_min"]), float(r["y_max"])) for r in source
     ]
@@ -80,21 +83,46 @@ def test_a_box_that_the_readers_own_label_denies_is_told(raw, bring_in, capsys):
     "name, old, new, told",
     [
         ("image_labels_train.csv", "Other diseases", "Other things", "line 1: no column 'Other disease'"),
-        ("image_labels_train.csv", "Cardiomegaly", "Cardiomegaly,Other", "line 1: .* has no column 'Other'|cells"),
+        (
+            "image_labels_train.csv",
+            "Cardiomegaly",
+            "Cardiomegaly,Other",
+            "line 1: .* has no column 'Other'|cells",
+        ),
         ("image_labels_train.csv", ",R1,1", ",R1,2", "line 2, column 'Aortic enlargement': '2'"),
         ("image_labels_train.csv", ",R2,", ",R1,", "line 3: image .* and reader 'R1' stand there twice"),
         ("image_labels_train.csv", "r" + "0" * 31, "../r" + "0" * 31, "line 2: .*leaves the image folder"),
         ("image_labels_train.csv", "r" + "0" * 31, "/r" + "0" * 31, "line 2: .*absolute"),
         ("image_labels_train.csv", "r" + "0" * 31, "f" * 32, "line 2: image .* is not in"),
         ("image_labels_test.csv", "e" + "0" * 31, "r" + "0" * 31, "line 2: image .* is not in"),
-        ("annotations_train.csv", "Aortic enlargement,3.25", "Aortic enlargement,x", "line 2: .* not four numbers"),
-        ("annotations_train.csv", "Aortic enlargement,3.25", "Aortic enlargement,33.25", "line 2: .* no area"),
-        ("annotations_train.csv", "Aortic enlargement,3.25", "Aortic enlargement,-9", "line 2: .* leaves its image"),
-        ("annotations_train.csv", "Aortic enlargement,3.25", "Fracture,3.25", "line 2: class_name 'Fracture'"),
+        (
+            "annotations_train.csv",
+            "Aortic enlargement,3.25",
+            "Aortic enlargement,x",
+            "line 2: .* not four numbers",
+        ),
+        (
+            "annotations_train.csv",
+            "Aortic enlargement,3.25",
+            "Aortic enlargement,33.25",
+            "line 2: .* no area",
+        ),
+        (
+            "annotations_train.csv",
+            "Aortic enlargement,3.25",
+            "Aortic enlargement,-9",
+            "line 2: .* leaves its image",
+        ),
+        (
+            "annotations_train.csv",
+            "Aortic enlargement,3.25",
+            "Fracture,3.25",
+            "line 2: class_name 'Fracture'",
+        ),
         ("annotations_train.csv", ",R1,", ",R9,", "line 2: image .* and reader 'R9' has no row"),
         ("annotations_train.csv", "No finding,,,,", "No finding,1,,,", "a box of 'No finding'"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_as_published_is_named_with_file_and_line(raw, bring_in, tmp_path, name, old, new, told):
     replace(raw / "annotations" / name, old, new)
     with pytest.raises(InputError, match=f"{name} {told}|{told}") as caught:
@@ -105,9 +133,13 @@ def test_what_is_not_as_published_is_named_with_file_and_line(raw, bring_in, tmp
 
 @pytest.mark.parametrize(
     "missing",
-    ["annotations/image_labels_test.csv", "annotations/annotations_train.csv", "test",
-     "train/r" + "0" * 31 + ".dicom"],
-)  # fmt: skip
+    [
+        "annotations/image_labels_test.csv",
+        "annotations/annotations_train.csv",
+        "test",
+        "train/r" + "0" * 31 + ".dicom",
+    ],
+)
 def test_missing_files_are_named(raw, bring_in, missing):
     path = raw / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()

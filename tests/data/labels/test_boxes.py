@@ -17,9 +17,7 @@ def table(read):
 
 @pytest.fixture
 def boxes_of(write, table):
-    return lambda rows, **options: read_boxes(
-        write(HEADER + rows, "boxes.csv"), table=table, **options
-    )
+    return lambda rows, **options: read_boxes(write(HEADER + rows, "boxes.csv"), table=table, **options)
 
 
 def test_boxes_are_fractions_of_their_image_in_any_order_of_the_batch(boxes_of):

@@ -27,7 +27,9 @@ TEST = "image_id,patient_id,Opacity,Nodule,Pneumonia\nx,p9,1,0,\n"
 def facts(tmp_path: Path) -> dict:
     (tmp_path / "train.csv").write_text(TRAIN)
     (tmp_path / "test.csv").write_text(TEST)
-    (tmp_path / "csr_dataset.json").write_text(json.dumps({"format": "csr-dataset", "dataset": "Lungs | 1.0", "x": 1}))
+    (tmp_path / "csr_dataset.json").write_text(
+        json.dumps({"format": "csr-dataset", "dataset": "Lungs | 1.0", "x": 1})
+    )
     train = read_label_table(tmp_path / "train.csv")
     test = read_label_table(tmp_path / "test.csv", vocabulary=train)
     return data_facts(train, test, train_indices=[0, 2], val_indices=[1])
@@ -41,19 +43,25 @@ def test_facts_are_counted_by_split_and_name_no_image_or_patient(facts):
         "patients": {"train": 1, "val": 1, "test": 1},
         "labels": {
             "Opacity": {
-                "kind": "concept", "train": {"positive": 1, "annotated": 2}, "val": {"positive": 0, "annotated": 1},
+                "kind": "concept",
+                "train": {"positive": 1, "annotated": 2},
+                "val": {"positive": 0, "annotated": 1},
                 "test": {"positive": 1, "annotated": 1},
             },
             "Nodule": {
-                "kind": "concept", "train": {"positive": 0, "annotated": 1}, "val": {"positive": 1, "annotated": 1},
+                "kind": "concept",
+                "train": {"positive": 0, "annotated": 1},
+                "val": {"positive": 1, "annotated": 1},
                 "test": {"positive": 0, "annotated": 1},
             },
             "Pneumonia": {
-                "kind": "target", "train": {"positive": 1, "annotated": 2}, "val": {"positive": 0, "annotated": 1},
+                "kind": "target",
+                "train": {"positive": 1, "annotated": 2},
+                "val": {"positive": 0, "annotated": 1},
                 "test": {"positive": 0, "annotated": 0},
             },
         },
-    }  # fmt: skip
+    }
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
 
 
@@ -70,19 +78,29 @@ def test_the_card_names_the_data_its_counts_and_prevalence(facts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "labels", [{"a": 1}, {"a": {"kind": ["x"], "train": {"positive": "1"}}}, ["a"], "a", {"<b>": {"train": None}}]
+    "labels",
+    [{"a": 1}, {"a": {"kind": ["x"], "train": {"positive": "1"}}}, ["a"], "a", {"<b>": {"train": None}}],
 )
 def test_a_strangers_facts_do_not_break_the_card(labels, tmp_path):
     run = write_run(tmp_path / "run", tiny_model())
     config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "data": {"labels": labels, "images": {"train": [1]}}}))
+    (run / "config.json").write_text(
+        json.dumps({**config, "data": {"labels": labels, "images": {"train": [1]}}})
+    )
     model = load_run(run)
     assert "<b>" not in write_readme(model.card, model.description())
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{", '{"format": "other", "dataset": "x"}', '{"format": "csr-dataset", "dataset": 1}', "x" * 70_000],
+    [
+        "",
+        "[]",
+        "{",
+        '{"format": "other", "dataset": "x"}',
+        '{"format": "csr-dataset", "dataset": 1}',
+        "x" * 70_000,
+    ],
 )
 def test_another_programs_file_of_that_name_is_passed_over(tmp_path, text):
     (tmp_path / "csr_dataset.json").write_text(text)

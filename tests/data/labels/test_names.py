@@ -32,9 +32,7 @@ def test_spellings_of_one_image_share_a_key_and_other_images_do_not():
     assert image_key("A") != image_key("a") and image_key("s/a") != image_key("a")
 
 
-@pytest.mark.parametrize(
-    "image_id", ["a", "a.png", "s/a", "1.2.840", "a..b", "b\u00e9b\u00e9", "a b"]
-)
+@pytest.mark.parametrize("image_id", ["a", "a.png", "s/a", "1.2.840", "a..b", "b\u00e9b\u00e9", "a b"])
 def test_plain_ids_are_accepted(image_id):
     assert id_problem(image_id) is None
 

@@ -70,21 +70,15 @@ def test_images_of_one_patient_stay_together_and_unknown_patients_are_apart():
     assert not ({*of[train]} & {*of[val]}) - {""}
     assert {
         "",
-    } <= {
-        *of[train]
-    } & {*of[val]}
+    } <= {*of[train]} & {*of[val]}
     assert abs(len(val) - 40) <= 6
 
 
 def test_the_seed_decides_and_nothing_else():
     label_NL = np.random.default_rng(3).random((100, 4)) < 0.3
     first = split_validation(make_table(label_NL), fraction=0.1, seed=5)[1]
-    np.testing.assert_array_equal(
-        first, split_validation(make_table(label_NL), fraction=0.1, seed=5)[1]
-    )
-    assert (
-        first.tolist() != split_validation(make_table(label_NL), fraction=0.1, seed=6)[1].tolist()
-    )
+    np.testing.assert_array_equal(first, split_validation(make_table(label_NL), fraction=0.1, seed=5)[1])
+    assert first.tolist() != split_validation(make_table(label_NL), fraction=0.1, seed=6)[1].tolist()
 
 
 def test_missing_labels_do_not_count_as_positives():

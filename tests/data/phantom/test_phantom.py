@@ -21,9 +21,7 @@ from csr.data.phantom.scene import Scene
 from csr.data.phantom.writer import encode, image_id_for
 from csr.runtime.errors import InputError
 
-DRAWN_LATER = [
-    name for name in PAINTERS if name not in ("Cardiomegaly", "Aortic enlargement", "Emphysema")
-]
+DRAWN_LATER = [name for name in PAINTERS if name not in ("Cardiomegaly", "Aortic enlargement", "Emphysema")]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -91,8 +89,7 @@ def test_the_true_findings_nearly_determine_the_diagnoses(plans: list[Plan]) -> 
     for name in DIAGNOSES:
         truth = [name in plan.diagnoses for plan in plans]
         rule = [
-            not plan.findings if name == "No finding" else apply_rules(plan.findings)[name]
-            for plan in plans
+            not plan.findings if name == "No finding" else apply_rules(plan.findings)[name] for plan in plans
         ]
         scores.append(roc_auc_score(truth, rule))
     assert 0.97 <= np.mean(scores) < 1.0
@@ -148,9 +145,7 @@ def test_the_tables_have_the_shape_of_vindr(phantom: Path) -> None:
     assert [row["rad_id"] for row in train[:3]] == ["R1", "R2", "R3"]
     assert len(train) == 3 * 16 and len(test) == 10
     for split, rows in (("train", train), ("test", test)):
-        assert {row["image_id"] for row in rows} == {
-            path.stem for path in (phantom / split).iterdir()
-        }
+        assert {row["image_id"] for row in rows} == {path.stem for path in (phantom / split).iterdir()}
     for index, row in enumerate(test):
         plan = plan_case(3, split="test", index=index)
         assert {name for name, cell in row.items() if cell == "1"} == {
@@ -231,9 +226,7 @@ def test_a_folder_in_use_is_refused_and_overwrite_leaves_strange_files(tmp_path:
         write_phantom(tmp_path, num_train=1, num_test=1, size=32, seed=1)
     assert digests(tmp_path) == before
     write_phantom(tmp_path, num_train=1, num_test=1, size=32, seed=1, overwrite=True)
-    expected = {
-        f"{split}/{image_id_for(1, split=split, index=0)}.png" for split in ("train", "test")
-    }
+    expected = {f"{split}/{image_id_for(1, split=split, index=0)}.png" for split in ("train", "test")}
     assert set(digests(tmp_path)) == {*FILES, "train/mine.png", *expected}
 
 

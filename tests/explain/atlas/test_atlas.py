@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from tiny_model import TARGETS, K, M, tiny_model, write_run
 
+from csr.cli.atlas import main
 from csr.cli.explain import main as explain
-from csr.data.images.resize import squash_file
+from csr.data.images.resize import resize_file
 from csr.data.labels.table import read_label_table
 from csr.data.labels.validation_split import split_validation
-from csr.explain.atlas.build import main
 from csr.explain.atlas.hints import hints
 from csr.explain.atlas.regions import box_around, is_in, peak_of, region_around_peak, sight_of
 from csr.explain.atlas.scan import NONE, BestImages, Counter
@@ -41,7 +41,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(rng.integers(0, 256, (50 + i, 80), dtype=np.uint8)).save(
             folder / "train" / f"{name}.png"
         )
-        lines.append(f"{name},{i % 2},{'' if i == 5 else int(i > 6)},{int(i in (1, 2))},{i % 3 // 2},{int(i % 2 == 0)}")
+        lines.append(
+            f"{name},{i % 2},{'' if i == 5 else int(i > 6)},{int(i in (1, 2))},{i % 3 // 2},{int(i % 2 == 0)}"
+        )
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     boxes = ["image_id,class_name,x_min,y_min,x_max,y_max"]
     for i in (1, 5, 7, 9):  # the whole image, or a pixel in the corner
@@ -82,7 +84,7 @@ def told(atlas) -> dict:
 def seen(model, data):
     """What the model computes image by image, and the labels: the source of every expected number."""
     rows = [line.split(",") for line in (data / "labels.csv").read_text().splitlines()[1:]]
-    images = [squash_file(data / "train" / f"{row[0]}.png", 72).pixels_CSS for row in rows]
+    images = [resize_file(data / "train" / f"{row[0]}.png", 72).pixels_CSS for row in rows]
     transform = model.card.preprocessing.transform()
     with torch.no_grad():
         feats = [model.features(transform(torch.from_numpy(image)[None])) for image in images]
@@ -90,9 +92,9 @@ def seen(model, data):
         vectors = [model.projector(model.local_vectors(f, c))[0] for f, c in zip(feats, cams, strict=True)]
         maps = torch.cat([model.similarity_maps(feat) for feat in feats])
     labels = np.array([[float(cell) if cell else np.nan for cell in row[1:]] for row in rows])
-    cosine = torch.stack([
-        torch.stack([model.prototypes.unit()[k] @ vector[k] for k in range(K)]) for vector in vectors
-    ]).detach()  # fmt: skip
+    cosine = torch.stack(
+        [torch.stack([model.prototypes.unit()[k] @ vector[k] for k in range(K)]) for vector in vectors]
+    ).detach()
     return [row[0] for row in rows], labels, cosine.numpy(), maps.numpy(), torch.cat(cams).numpy()
 
 
@@ -115,8 +117,10 @@ def test_wins_and_maxima_equal_a_loop_over_images(told, seen):
     assert wins.sum() == np.nansum(labels[:, :K]) > 0
     for k, m, record in prototypes(told):
         assert (record["wins"], record["max_present"], record["max_all"]) == (
-            wins[k, m], present[k, m], everywhere[k, m],
-        )  # fmt: skip
+            wins[k, m],
+            present[k, m],
+            everywhere[k, m],
+        )
         assert record["alive"] == bool(wins[k, m] or present[k, m])
 
 
@@ -125,9 +129,11 @@ def test_scores_weights_and_effects_equal_numpy(told, seen, model):
     for k, m, record in prototypes(told):
         score = maps[:, k, m].max(axis=(1, 2)).astype(np.float64)
         expected = {
-            "mean": score.mean(), "sd": score.std(), "mean_present": score[labels[:, k] == 1].mean(),
+            "mean": score.mean(),
+            "sd": score.std(),
+            "mean_present": score[labels[:, k] == 1].mean(),
             "mean_absent": score[labels[:, k] == 0].mean(),
-        }  # fmt: skip
+        }
         assert record["score"] == pytest.approx(expected, abs=1e-5)
         for t, name in enumerate(TARGETS):
             weight = float(model.task_head.linear.weight.detach()[t, k * M + m])
@@ -170,7 +176,9 @@ def flood(map_HW: np.ndarray) -> list[tuple[int, int]]:
 def test_a_region_is_what_is_connected_to_the_peak():
     map_HW = np.array([[9, 8, 0, 7], [6, 7, 0, 6], [0, 0, 7, 0]], dtype=np.float32)
     expected = np.array([[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]], dtype=bool)
-    assert (region_around_peak(map_HW) == expected).all(), "neither the other hill nor the cell across a corner"
+    assert (region_around_peak(map_HW) == expected).all(), (
+        "neither the other hill nor the cell across a corner"
+    )
     assert box_around(expected) == (0.0, 0.0, 0.5, pytest.approx(2 / 3))
     assert peak_of(map_HW) == (0.125, pytest.approx(1 / 6))
     attention = np.zeros((3, 4))
@@ -231,19 +239,30 @@ def test_a_cell_is_in_a_box_as_the_pointing_game_has_it_and_no_box_is_too_small_
     assert [i for i, cell in enumerate(cells) if is_in(cell, corner)[0]] == [0, 1, 7, 8]
 
 
-def hints_of(*, concept: float, at_most: float = 1.0, share: float = 0.0, predicted: float = 0.0) -> list[str]:
+def hints_of(
+    *, concept: float, at_most: float = 1.0, share: float = 0.0, predicted: float = 0.0
+) -> list[str]:
     similar = {
-        "images": 20, "peak_mean": [0.5, 0.5], "peak_spread": 0.3, "with_boxes": 0, "in_box": None,
-        "concept": concept, "concept_at_most": at_most, "targets": {"TB": share},
-        "predicted": {"TB": predicted}, "annotated": {"TB": 20},
-    }  # fmt: skip
+        "images": 20,
+        "peak_mean": [0.5, 0.5],
+        "peak_spread": 0.3,
+        "with_boxes": 0,
+        "in_box": None,
+        "concept": concept,
+        "concept_at_most": at_most,
+        "targets": {"TB": share},
+        "predicted": {"TB": predicted},
+        "annotated": {"TB": 20},
+    }
     return hints({"alive": True, "similar": similar})
 
 
 def test_a_rare_concept_is_compared_with_what_its_images_can_fill():
     assert hints_of(concept=0.2, at_most=0.2) == [] == hints_of(concept=0.1, at_most=0.2)
     assert hints_of(concept=0.0, at_most=0.0) == [], "of no image with it nothing can be said"
-    assert hints_of(concept=0.05, at_most=0.2) == ["its images lack the concept (5% have it, at most 20% could)"]
+    assert hints_of(concept=0.05, at_most=0.2) == [
+        "its images lack the concept (5% have it, at most 20% could)"
+    ]
     assert hints_of(concept=0.45) == ["its images lack the concept (45% have it)"]
 
 
@@ -251,7 +270,9 @@ def test_a_shared_diagnosis_is_told_where_the_concept_does_not_explain_it():
     told = ["its images share TB (100%) more than the concept explains (50%)"]
     assert hints_of(concept=1.0, share=1.0, predicted=0.5) == told
     for share, predicted in ((1.0, 1.0), (1.0, 0.9), (0.75, 0.5), (0.25, 0.1), (0.5, 0.9)):
-        assert hints_of(concept=1.0, share=share, predicted=predicted) == [], "follows from the concept, or chance"
+        assert hints_of(concept=1.0, share=share, predicted=predicted) == [], (
+            "follows from the concept, or chance"
+        )
 
 
 def test_what_the_concept_predicts_of_a_diagnosis_equals_a_loop(told, seen):
@@ -344,7 +365,9 @@ def test_every_link_leads_to_something_inside_the_folder(atlas):
     assert pictures <= linked, "no picture without a page"
 
 
-def test_crops_have_predictable_names_and_nearest_json_is_what_explain_reads(atlas, model_folder, data, tmp_path):
+def test_crops_have_predictable_names_and_nearest_json_is_what_explain_reads(
+    atlas, model_folder, data, tmp_path
+):
     crops = sorted(str(p.relative_to(atlas)) for p in (atlas / "prototypes").iterdir())
     assert crops == sorted(f"prototypes/c{k:03d}_p{m:03d}.png" for k in range(K) for m in range(M))
     assert max(Image.open(atlas / crops[0]).size) == 160
@@ -354,7 +377,10 @@ def test_crops_have_predictable_names_and_nearest_json_is_what_explain_reads(atl
     assert found[0, 0][0].similarity >= found[0, 0][1].similarity
     assert "/" not in {p.name for p in (atlas / "images").iterdir()} and not list(atlas.rglob("*'*"))
     out = tmp_path / "explained"
-    assert explain([model_folder, str(data / "train" / "im1.png"), "--out", str(out), "--atlas", str(atlas)]) == 0
+    assert (
+        explain([model_folder, str(data / "train" / "im1.png"), "--out", str(out), "--atlas", str(atlas)])
+        == 0
+    )
     told = json.loads((out / "explanation.json").read_text())
     assert any(concept["training_regions"] for concept in told["concepts"])
     assert "training region behind the prototype" in (out / "index.html").read_text()
@@ -373,8 +399,10 @@ def test_a_run_is_looked_at_without_its_validation_images(model, data, tmp_path,
     run = write_run(tmp_path / "runs" / "r", model)
     config = json.loads((run / "config.json").read_text())
     config["options"]["data"] = {
-        "train_csv": str(data / "labels.csv"), "train_dir": str(data / "train"), "val_fraction": 0.25,
-    }  # fmt: skip
+        "train_csv": str(data / "labels.csv"),
+        "train_dir": str(data / "train"),
+        "val_fraction": 0.25,
+    }
     (run / "config.json").write_text(json.dumps(config))
     assert main([str(run), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
     told = json.loads((tmp_path / "out" / "atlas.json").read_text())
@@ -412,7 +440,12 @@ def test_what_cannot_be_used_is_told_in_one_line(model, model_folder, data, tmp_
     with pytest.raises(InputError, match="secret/train.csv: no such file.*--csv"):
         main([str(run), "--out", str(tmp_path / "out")])
     config = json.loads((run / "config.json").read_text())
-    for options in ({"model": {"nonsense": 1}}, {"data": {"val_fraction": "x"}}, {"data": {"workers": 0}}, []):
+    for options in (
+        {"model": {"nonsense": 1}},
+        {"data": {"val_fraction": "x"}},
+        {"data": {"workers": 0}},
+        [],
+    ):
         (run / "config.json").write_text(json.dumps({**config, "options": options}))
         with pytest.raises(InputError):
             main([str(run), "--out", str(tmp_path / "out")])

@@ -73,7 +73,9 @@ def test_half_of_the_rows_are_painted_and_half_have_the_mark_of_some_image_added
         model, scores, batches(images), dropped_KM=dropped, firing_R=firing_from(chosen), seed=0
     )
     fires_N = (chosen >= firing_from(chosen)).any(dim=1)
-    assert isinstance(marks, Marks) and len(marks.change_JF) == len(marks.region_JHW) == int(fires_N.sum()) > 0
+    assert (
+        isinstance(marks, Marks) and len(marks.change_JF) == len(marks.region_JHW) == int(fires_N.sum()) > 0
+    )
     painted, pasted = both.score_NF[:N], both.score_NF[N:]
     assert torch.equal(both.target_NT, torch.cat([scores.target_NT] * 2))
     region_NHW = regions_of(model, batches(images)(""), dropped, firing_R=firing_from(chosen))

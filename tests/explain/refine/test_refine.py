@@ -18,17 +18,17 @@ from sklearn.model_selection import KFold
 from tiny_model import CONCEPTS, OPTIONS, TARGETS, K, M, T, tiny_model, write_run
 from train_command import contents, flags, train
 
+from csr.cli.atlas import main as atlas
 from csr.cli.evaluate import main as evaluate
 from csr.cli.explain import main as explain
 from csr.cli.export import main as export
 from csr.cli.predict import main as predict
-from csr.data.images.resize import squash_file
+from csr.cli.refine import main
+from csr.data.images.resize import resize_file
 from csr.evaluation.measure import count_alive
 from csr.evaluation.pointing_game import SCORES, pointing_rows
-from csr.explain.atlas.build import main as atlas
 from csr.explain.atlas.keep import read_keep, write_keep
 from csr.explain.explanation import explain as explain_images
-from csr.explain.refine.command import main
 from csr.explain.refine.fit import FitOptions, Scores, fit_head, keep_head
 from csr.explain.refine.reliance import reliance_lines, remaining_reliance
 from csr.model import CSR
@@ -40,10 +40,18 @@ from csr.stages.task import TaskStage
 ALL = np.ones((K, M), dtype=bool)
 NUM_TRAIN = 240
 SHORTCUT_RUN = {
-    "image_size": "128", "num_prototypes": "6", "lr": "3e-3", "prototype_lr_scale": "0.1", "augment": "none",
-    "epochs_stage1": "12", "epochs_stage2": "5", "epochs_stage3": "15", "val_fraction": "0.2", "seed": "1",
+    "image_size": "128",
+    "num_prototypes": "6",
+    "lr": "3e-3",
+    "prototype_lr_scale": "0.1",
+    "augment": "none",
+    "epochs_stage1": "12",
+    "epochs_stage2": "5",
+    "epochs_stage3": "15",
+    "val_fraction": "0.2",
+    "seed": "1",
     "precision": "fp32",
-}  # fmt: skip
+}
 
 
 def dropping(*places: tuple[int, int]) -> torch.Tensor:
@@ -75,7 +83,9 @@ def test_a_dropped_prototype_scores_zero_and_the_rest_is_a_model_without_its_col
     dropped = dropping((0, 1), (2, 0), (2, 3))
     model, whole = refined_model(dropped), tiny_model()
     output, before = model(images), whole(images)
-    assert (output.similarity_maps[:, dropped] == 0).all() and (output.similarity_scores[:, dropped] == 0).all()
+    assert (output.similarity_maps[:, dropped] == 0).all() and (
+        output.similarity_scores[:, dropped] == 0
+    ).all()
     kept = ~dropped
     assert torch.equal(output.similarity_maps[:, kept], before.similarity_maps[:, kept])
     columns = kept.flatten()
@@ -102,7 +112,9 @@ def test_what_is_dropped_stays_dropped_in_every_form_of_the_model(images, tmp_pa
 @torch.no_grad()
 def test_it_never_wins_in_evaluation_explanation_and_pointing():
     model = refined_model(dropping((0, 0), (2, 0), (2, 1), (2, 2), (2, 3)))
-    stored = torch.randint(0, 256, (4, 1, 72, 72), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    stored = torch.randint(
+        0, 256, (4, 1, 72, 72), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
+    )
     seen = model.embed(model.features(model.card.preprocessing.transform()(stored))).mean(dim=(0, 1, 2))
     model.prototypes.proto_KMD[0, 1:] -= 9 * seen / seen.norm()  # cosines below the 0 of what was dropped
     output = model(model.card.preprocessing.transform()(stored))
@@ -113,9 +125,11 @@ def test_it_never_wins_in_evaluation_explanation_and_pointing():
         torch.testing.assert_close((e.share_TKM.sum((1, 2)) + e.bias_T).float(), e.logit_T, rtol=0, atol=1e-5)
         assert 2 not in e.shown(K) or not e.active_K[:2].any()
     batch = {
-        "concept": torch.ones(4, K), "box": torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(8, 1),
-        "box_class": torch.tensor([0, 2] * 4), "box_row": torch.arange(4).repeat_interleave(2),
-    }  # fmt: skip
+        "concept": torch.ones(4, K),
+        "box": torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(8, 1),
+        "box_class": torch.tensor([0, 2] * 4),
+        "box_row": torch.arange(4).repeat_interleave(2),
+    }
     value = pointing_rows(output.cams, output.similarity_maps, batch, kept_KM=model.prototypes.kept_KM)
     hit, iou = SCORES.index("similarity_hit"), SCORES.index("similarity_iou")
     assert (value[:, 0, hit] == 1).all() and (value[:, 2, [hit, iou]] == 0).all(), "no map hits nothing"
@@ -173,7 +187,9 @@ def test_the_head_is_that_of_a_model_that_never_had_the_columns():
     keep_F[[1, 5, 6, 11]] = 0.0
     train_scores, val_scores = scores(0, 40), scores(1, 20)
     stage = stage_of(tiny_model())
-    fit = fit_head(stage, train_scores.without(keep_F), val_scores.without(keep_F), options=FIT, names=TARGETS)
+    fit = fit_head(
+        stage, train_scores.without(keep_F), val_scores.without(keep_F), options=FIT, names=TARGETS
+    )
     small = stage_of(CSR(1, T, 8, **OPTIONS))
     columns = keep_F > 0
     cut = [Scores(some.score_NF[:, columns], some.target_NT) for some in (train_scores, val_scores)]
@@ -181,7 +197,9 @@ def test_the_head_is_that_of_a_model_that_never_had_the_columns():
     assert (fit.weight_TF[:, ~columns] == 0).all()
     torch.testing.assert_close(fit.weight_TF[:, columns], expected.weight_TF, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(fit.bias_T, expected.bias_T, rtol=1e-4, atol=1e-4)
-    assert fit.epoch == expected.epoch == max(fit.history, key=lambda r: (r["val_auc"], -r["val_loss"]))["epoch"]
+    assert (
+        fit.epoch == expected.epoch == max(fit.history, key=lambda r: (r["val_auc"], -r["val_loss"]))["epoch"]
+    )
 
 
 def test_of_epochs_with_equal_auroc_the_one_with_the_lowest_validation_loss_is_taken():
@@ -236,7 +254,9 @@ def test_remaining_reliance_equals_a_ridge_regression_by_hand():
         assert value == pytest.approx(by_ridge(score[:, columns], (y - y.mean()) / y.std()), abs=1e-6)
     assert sorted(found.r2) == [(0, 1), (2, 2)] and found.r2[0, 1] > 0.8 and found.r2[2, 2] < 0.2
     told = found.to_dict(CONCEPTS)
-    assert told["highest_r2"] == found.r2[0, 1] and told["median_r2"] == pytest.approx(np.mean(list(found.r2.values())))
+    assert told["highest_r2"] == found.r2[0, 1] and told["median_r2"] == pytest.approx(
+        np.mean(list(found.r2.values()))
+    )
     assert set(told["r2"]["Cavity"]) == {"1"}
     assert "--head keep, or train again with more images" in reliance_lines(found, head="refit")[1]
     assert "--head keep" not in reliance_lines(found, head="keep")[1]
@@ -249,7 +269,9 @@ def test_where_nothing_is_dropped_or_left_there_is_no_reliance():
     assert remaining_reliance(score, kept_KM=ALL, keep_KM=ALL, seed=0) is None
     assert remaining_reliance(score[:4], kept_KM=ALL, keep_KM=~dropping((0, 0)).numpy(), seed=0) is None
     score[:, 1:] = 0.25  # what is left never changes
-    assert remaining_reliance(score, kept_KM=ALL, keep_KM=~dropping((0, 0)).numpy(), seed=0).r2 == {(0, 0): 0.0}
+    assert remaining_reliance(score, kept_KM=ALL, keep_KM=~dropping((0, 0)).numpy(), seed=0).r2 == {
+        (0, 0): 0.0
+    }
     assert reliance_lines(None, head="refit") == []
 
 
@@ -260,7 +282,9 @@ def test_the_chosen_epoch_and_not_the_last_is_taken_and_the_standardisation_is_f
     until = FitOptions(fit.epoch, FIT.batch_size, FIT.clip, lambda step, _: 1 - step / 24, FIT.seed)
     stage = stage_of(copy.deepcopy(model))
     fit_head(stage, train_scores, val_scores, options=until, names=TARGETS)
-    standard = (val_scores.score_NF - train_scores.score_NF.mean(0)) / train_scores.score_NF.std(0, unbiased=False)
+    standard = (val_scores.score_NF - train_scores.score_NF.mean(0)) / train_scores.score_NF.std(
+        0, unbiased=False
+    )
     raw = val_scores.score_NF @ fit.weight_TF.T + fit.bias_T
     torch.testing.assert_close(raw, stage.head(standard).detach(), rtol=1e-3, atol=1e-3)
 
@@ -281,10 +305,7 @@ def keep_file(path: Path, *rows: str, header: str = "concept,prototype,keep,note
 
 
 def every_row(*rejected: tuple[int, int]) -> list[str]:
-    return [
-        f"{name},{m},{int((k, m) not in rejected)},"
-        for k, name in enumerate(CONCEPTS) for m in range(M)
-    ]  # fmt: skip
+    return [f"{name},{m},{int((k, m) not in rejected)}," for k, name in enumerate(CONCEPTS) for m in range(M)]
 
 
 def test_what_a_doctor_rejects_is_read_in_any_order_and_with_other_columns(tmp_path):
@@ -317,7 +338,7 @@ def test_a_concept_may_lose_all_its_prototypes_and_old_files_fit_refined_models(
         (lambda rows: rows[:-1] + [rows[-1].upper()], "line 13: no concept"),
         (lambda rows: [row.replace("Cavity,1,1", "Cavity,1,0") for row in rows], None),
     ],
-)  # fmt: skip
+)
 def test_a_keep_csv_that_says_nothing_clear_is_refused_in_one_line(tmp_path, change, told):
     path = keep_file(tmp_path / "keep.csv", *change(every_row()))
     if told is None:
@@ -342,33 +363,50 @@ def test_other_files_and_prototypes_that_are_gone_are_refused(tmp_path):
 
 def test_what_an_atlas_writes_is_read_back_whatever_the_names(tmp_path):
     names = ('a "quoted", name', "<b>x</b>", "=cmd")
-    record = {"wins": 3, "alive": True, "weights": {"T": {"weight": 0.5}}, "top_target": "T", "hints": ["x, y"]}
+    record = {
+        "wins": 3,
+        "alive": True,
+        "weights": {"T": {"weight": 0.5}},
+        "top_target": "T",
+        "hints": ["x, y"],
+    }
     concepts = [
-        {"name": name, "prototypes": [
-            {"prototype": m, "vector": VECTORS[k, m], **record} for m in range(M) if (k, m) != (0, 2)
-        ]}
+        {
+            "name": name,
+            "prototypes": [
+                {"prototype": m, "vector": VECTORS[k, m], **record} for m in range(M) if (k, m) != (0, 2)
+            ],
+        }
         for k, name in enumerate(names)
-    ]  # fmt: skip
+    ]
     (tmp_path / "keep.csv").write_text(write_keep({"concepts": concepts}))
     kept = ~dropping((0, 2)).numpy()
     told: list[str] = []
-    assert (read(tmp_path / "keep.csv", kept_KM=kept, names=names, say=told.append) == kept).all() and not told
+    assert (
+        read(tmp_path / "keep.csv", kept_KM=kept, names=names, say=told.append) == kept
+    ).all() and not told
 
 
 def test_a_file_of_another_model_is_refused_and_one_without_vectors_is_read_with_a_notice(tmp_path):
     def rows(change: dict[tuple[int, int], str], *rejected: tuple[int, int]) -> Path:
-        cells = [f"{row}{change.get(place, VECTORS[place])}"
-                 for place, row in zip(np.ndindex(K, M), every_row(*rejected), strict=True)]  # fmt: skip
+        cells = [
+            f"{row}{change.get(place, VECTORS[place])}"
+            for place, row in zip(np.ndindex(K, M), every_row(*rejected), strict=True)
+        ]
         return keep_file(tmp_path / "keep.csv", *cells, header="concept,prototype,keep,vector")
 
     told: list[str] = []
     assert read(rows({}), kept_KM=ALL, say=told.append).all() and not told
     path = rows({(1, 2): "v99", (2, 0): "v98"}, (1, 2), (2, 0))
-    with pytest.raises(InputError, match="keep.csv: belongs to another model.*'Nodule/Mass' 2; .*' 0.: run") as error:
+    with pytest.raises(
+        InputError, match="keep.csv: belongs to another model.*'Nodule/Mass' 2; .*' 0.: run"
+    ) as error:
         read(path, kept_KM=ALL)
     assert "\n" not in str(error.value)
     kept = ~dropping((1, 2), (2, 0)).numpy()
-    assert (read(path, kept_KM=kept, say=told.append) == kept).all() and not told, "dropped ones are not compared"
+    assert (read(path, kept_KM=kept, say=told.append) == kept).all() and not told, (
+        "dropped ones are not compared"
+    )
     assert read(rows({(0, 1): ""}), kept_KM=ALL, say=told.append).all()
     assert read(keep_file(tmp_path / "keep.csv", *every_row()), kept_KM=ALL, say=told.append).all()
     assert [line.split(": ")[2].split()[0] for line in told] == ["1", "12"]
@@ -404,8 +442,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_run(tmp_path_factory.mktemp("runs") / "r", tiny_model())
     config = json.loads((folder / "config.json").read_text())
-    files = {f"{part}_{kind}": str(data / (f"labels_{part}.csv" if kind == "csv" else part))
-             for part in ("train", "test") for kind in ("csv", "dir")}  # fmt: skip
+    files = {
+        f"{part}_{kind}": str(data / (f"labels_{part}.csv" if kind == "csv" else part))
+        for part in ("train", "test")
+        for kind in ("csv", "dir")
+    }
     config["options"]["data"] = {**files, "val_fraction": 0.25, "target_cols": list(TARGETS), "workers": 1}
     config["options"]["optim"] = {"epochs_stage3": 3, "lr": 1e-2}
     (folder / "config.json").write_text(json.dumps({**config, "effective_batch": 8}))
@@ -419,7 +460,17 @@ def refined(run, data, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rejected = [(0, 1), (0, 2), *((1, m) for m in range(M))]
     keep = keep_file(folder / "keep.csv", *every_row(*rejected))
     before = contents(run)
-    words = [str(run), "--keep", str(keep), "--out", str(folder / "out"), "--workers", "1", "--bootstrap", "20"]
+    words = [
+        str(run),
+        "--keep",
+        str(keep),
+        "--out",
+        str(folder / "out"),
+        "--workers",
+        "1",
+        "--bootstrap",
+        "20",
+    ]
     assert main([*words, "--boxes_csv", str(data / "boxes_test.csv")]) == 0
     assert contents(run) == before, "the run stays as it was"
     return folder / "out"
@@ -459,24 +510,49 @@ def test_before_and_after_are_what_evaluate_says_of_both_models(refined, run, da
 
 def test_the_head_can_be_kept(run, data, tmp_path, capsys):
     keep = keep_file(tmp_path / "keep.csv", *every_row((0, 1), *((1, m) for m in range(M))))
-    words = [str(run), "--keep", str(keep), "--out", str(tmp_path / "out"), "--workers", "1", "--bootstrap", "0"]
+    words = [
+        str(run),
+        "--keep",
+        str(keep),
+        "--out",
+        str(tmp_path / "out"),
+        "--workers",
+        "1",
+        "--bootstrap",
+        "0",
+    ]
     with pytest.raises(InputError, match="--epochs, --lr: with --head keep no head is fitted"):
         main([*words, "--head", "keep", "--epochs", "3", "--lr", "0.1"])
     assert main([*words, "--head", "keep"]) == 0
     printed = capsys.readouterr().out
-    for line in ("Head: kept", "Remaining reliance: kept scores", "have nothing in the column 'vector'",
-                 "its images count as misses in the pointing game"):  # fmt: skip
+    for line in (
+        "Head: kept",
+        "Remaining reliance: kept scores",
+        "have nothing in the column 'vector'",
+        "its images count as misses in the pointing game",
+    ):
         assert line in printed
     told = json.loads((tmp_path / "out" / "refine.json").read_text())
     assert told["head"] == "keep" and told["fit"] == {"epoch": None, "history": []}
     old, new = load_model(str(run)), CSR.from_pretrained(tmp_path / "out")
     kept = new.prototypes.kept_KM.flatten()
     assert torch.equal(new.task_head.linear.weight[:, kept], old.task_head.linear.weight[:, kept])
-    assert (new.task_head.linear.weight[:, ~kept] == 0).all() and new.card.provenance["refined"]["head"] == "keep"
+    assert (new.task_head.linear.weight[:, ~kept] == 0).all() and new.card.provenance["refined"][
+        "head"
+    ] == "keep"
 
 
 def test_an_atlas_fits_its_model_and_refined_ones_and_no_other(refined, run, data, tmp_path):
-    flags = ["--csv", str(data / "labels_train.csv"), "--dir", str(data / "train"), "--workers", "1", "--top", "1"]
+    flags = [
+        "--csv",
+        str(data / "labels_train.csv"),
+        "--dir",
+        str(data / "train"),
+        "--workers",
+        "1",
+        "--top",
+        "1",
+    ]
     made, other = tmp_path / "atlas", tmp_path / "other"
     assert atlas([str(run), *flags, "--out", str(made)]) == 0
     stranger = tiny_model()
@@ -505,8 +581,10 @@ def test_every_command_takes_the_refined_folder(refined, data, tmp_path):
     assert concept["best_prototype"] is None and set(concept["contribution"].values()) == {0.0}
     assert predict([str(refined), image, "--out", str(tmp_path / "p.csv")]) == 0
     assert export([str(refined), str(tmp_path / "exported")]) == 0
-    assert torch.equal(CSR.from_pretrained(tmp_path / "exported").prototypes.kept_KM,
-                       CSR.from_pretrained(refined).prototypes.kept_KM)  # fmt: skip
+    assert torch.equal(
+        CSR.from_pretrained(tmp_path / "exported").prototypes.kept_KM,
+        CSR.from_pretrained(refined).prototypes.kept_KM,
+    )
     test = ["--test_csv", str(data / "labels_test.csv"), "--test_dir", str(data / "test"), "--bootstrap", "0"]
     again = [str(refined), "--keep", str(tmp_path / "atlas" / "keep.csv"), *flags, *test, "--epochs", "2"]
     assert main([*again, "--out", str(tmp_path / "twice")]) == 0
@@ -514,7 +592,17 @@ def test_every_command_takes_the_refined_folder(refined, data, tmp_path):
 
 def test_scores_are_computed_once_for_every_keep_csv(refined, run, tmp_path, capsys):
     keep = keep_file(tmp_path / "keep.csv", *every_row((2, 2)))
-    words = [str(run), "--keep", str(keep), "--workers", "1", "--bootstrap", "0", "--out", str(tmp_path / "out")]
+    words = [
+        str(run),
+        "--keep",
+        str(keep),
+        "--workers",
+        "1",
+        "--bootstrap",
+        "0",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "Scores (train): read from" in printed and "Scores (validation): read from" in printed
@@ -526,10 +614,13 @@ def test_the_model_itself_and_folders_in_use_are_not_written_to(run, refined, tm
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     for more, told in (
-        (("--out", str(run), "--overwrite"), "the model itself"), (("--out", str(refined)), "not empty"),
+        (("--out", str(run), "--overwrite"), "the model itself"),
+        (("--out", str(refined)), "not empty"),
         (("--out", str(tmp_path / "mine"), "--overwrite"), "holds no refined model"),
-        (("--epochs", "0"), "epochs"), (("--lr", "-1"), "--lr"), (("--checkpoint", "nothing.pth"), "no such"),
-    ):  # fmt: skip
+        (("--epochs", "0"), "epochs"),
+        (("--lr", "-1"), "--lr"),
+        (("--checkpoint", "nothing.pth"), "no such"),
+    ):
         with pytest.raises(InputError, match=told):
             main([str(run), "--keep", keep, *more])
     with pytest.raises(InputError, match="is no run: give its data"):
@@ -557,7 +648,9 @@ def moved_by_the_mark(model: CSR, folder: Path, scratch: Path) -> float:
     card, changes = model.card, []
     for path in sorted((folder / "clean").iterdir()):
         Image.fromarray(add_mark(np.asarray(Image.open(path)))).save(scratch / "marked.png")
-        pair = [squash_file(p, card.preprocessing.stored_size).pixels_CSS for p in (path, scratch / "marked.png")]
+        pair = [
+            resize_file(p, card.preprocessing.stored_size).pixels_CSS for p in (path, scratch / "marked.png")
+        ]
         stored = torch.from_numpy(np.stack(pair))
         probability = card.probability(model(card.preprocessing.transform()(stored)).logits)
         changes.append(float((probability[1] - probability[0]).abs().max()))
@@ -602,5 +695,7 @@ def test_a_planted_shortcut_is_found_in_the_atlas_and_what_is_left_of_it_is_told
     assert moved[0] > 0.2 and moved[3] < 0.5 * moved[0], moved
     told = json.loads((tmp_path / "refit" / "refine.json").read_text())
     assert told["remaining_reliance"]["highest_r2"] > 0.5
-    hit = {side: told[side]["localisation"]["macro"]["similarity_hit"]["value"] for side in ("before", "after")}
+    hit = {
+        side: told[side]["localisation"]["macro"]["similarity_hit"]["value"] for side in ("before", "after")
+    }
     assert hit["after"] >= hit["before"], hit

@@ -69,7 +69,7 @@ def test_channels_last_maps_and_tokens_are_put_in_the_right_order():
         backbone = build_backbone("timm", name, image_size=64).eval()
         images = torch.randn(1, 3, 64, 64)
         output = backbone.net(images)
-        tokens = output.flatten(1, 2) if output.ndim == 4 else output[:, backbone.net.num_prefix_tokens:]
+        tokens = output.flatten(1, 2) if output.ndim == 4 else output[:, backbone.net.num_prefix_tokens :]
         torch.testing.assert_close(backbone(images).flatten(2).transpose(1, 2), tokens)
 
 

@@ -45,9 +45,13 @@ def mae_state(side: int = SIDE) -> dict[str, torch.Tensor]:
         "decoder_norm.weight": random(16),
     }
     shapes = {
-        "norm1": (WIDTH,), "norm2": (WIDTH,), "attn.qkv": (3 * WIDTH, WIDTH), "attn.proj": (WIDTH, WIDTH),
-        "mlp.fc1": (64, WIDTH), "mlp.fc2": (WIDTH, 64),
-    }  # fmt: skip
+        "norm1": (WIDTH,),
+        "norm2": (WIDTH,),
+        "attn.qkv": (3 * WIDTH, WIDTH),
+        "attn.proj": (WIDTH, WIDTH),
+        "mlp.fc1": (64, WIDTH),
+        "mlp.fc2": (WIDTH, 64),
+    }
     for n in range(LAYERS):
         for name, shape in shapes.items():
             state[f"blocks.{n}.{name}.weight"] = random(*shape)
@@ -78,9 +82,13 @@ def mae_features(state: dict[str, torch.Tensor], images: torch.Tensor) -> torch.
 def hf4_name(key: str) -> str:
     """A weight's name in a ViTMAE file of transformers 4, from its common name."""
     swaps = {
-        "q_proj": "attention.query", "k_proj": "attention.key", "v_proj": "attention.value",
-        "o_proj": "output.dense", "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense",
-    }  # fmt: skip
+        "q_proj": "attention.query",
+        "k_proj": "attention.key",
+        "v_proj": "attention.value",
+        "o_proj": "output.dense",
+        "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+    }
     key = canonical_key(key).replace("layers.", "encoder.layer.")
     for new, old in swaps.items():
         key = key.replace(new, old)
@@ -137,9 +145,15 @@ def test_a_file_in_mae_naming_gives_the_features_of_the_mae_encoder(tmp_path, na
 def test_a_hugging_face_folder_gives_the_same_features(tmp_path, weights_name):
     assert "vit.encoder.layer.0.attention.attention.query.weight" in hf4_state()
     config = {
-        "model_type": "vit_mae", "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 1,
-        "intermediate_size": 64, "patch_size": PATCH, "image_size": 32, "layer_norm_eps": 1e-6,
-    }  # fmt: skip
+        "model_type": "vit_mae",
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 1,
+        "intermediate_size": 64,
+        "patch_size": PATCH,
+        "image_size": 32,
+        "layer_norm_eps": 1e-6,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     mae_file(tmp_path, state=hf4_state(), name=weights_name, wrap=False)
     backbone, report = loaded(tmp_path)
@@ -149,8 +163,12 @@ def test_a_hugging_face_folder_gives_the_same_features(tmp_path, weights_name):
 
 def test_what_the_installed_transformers_saves_loads_and_gives_its_own_features(tmp_path):
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    decoder = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2,
-               "decoder_intermediate_size": 16}  # fmt: skip
+    decoder = {
+        "decoder_hidden_size": 16,
+        "decoder_num_hidden_layers": 1,
+        "decoder_num_attention_heads": 2,
+        "decoder_intermediate_size": 16,
+    }
     config = ViTMAEConfig(**sizes, **decoder, patch_size=8, image_size=32, mask_ratio=0.0)
     original = ViTMAEForPreTraining(config).eval()
     original.save_pretrained(tmp_path)

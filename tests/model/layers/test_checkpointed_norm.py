@@ -16,9 +16,15 @@ from csr.model.layers import sync_norm
 from csr.runtime.errors import InputError
 
 TINY_VIT = {
-    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 16,
-    "layer_norm_eps": 1e-6, "hidden_act": "gelu", "qkv_bias": True,
-}  # fmt: skip
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "patch_size": 16,
+    "layer_norm_eps": 1e-6,
+    "hidden_act": "gelu",
+    "qkv_bias": True,
+}
 BACKBONES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet", "medmae")
 
 

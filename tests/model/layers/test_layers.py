@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from csr.model.layers.concept_head import ConceptHead, pool_cams
-from csr.model.layers.local_concept import local_concept_vectors
+from csr.model.layers.concept_head import ConceptHead, local_concept_vectors, pool_cams
 from csr.model.layers.projector import Projector
 from csr.model.layers.prototypes import Prototypes
 from csr.model.layers.task_head import TaskHead, fold_standardisation

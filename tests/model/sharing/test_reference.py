@@ -9,13 +9,8 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from csr.model.sharing.reference import (
-    Reference,
-    best_f1_thresholds,
-    concept_medians,
-    measure_reference,
-    reference_from_dict,
-)
+from csr.evaluation.thresholds import best_f1_thresholds, concept_medians, measure_reference
+from csr.model.sharing.reference import Reference, reference_from_dict
 from csr.runtime.errors import InputError
 
 NAMES = {"concept_names": ("a", "b"), "target_names": ("t",)}
@@ -67,10 +62,13 @@ def test_thresholds_come_from_validation_and_medians_from_training_images():
     score, concept = torch.rand(6, 2, 3), torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3)
     val_concept, val_target = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([[1.0], [0.0]])
     measured = measure_reference(
-        score_NKM=score, concept_NK=concept, val_concept_probability_NK=np.array([[0.1, 0.6], [0.3, 0.2]]),
-        val_concept_NK=val_concept, val_target_probability_NT=np.array([[0.9], [0.5]]),
+        score_NKM=score,
+        concept_NK=concept,
+        val_concept_probability_NK=np.array([[0.1, 0.6], [0.3, 0.2]]),
+        val_concept_NK=val_concept,
+        val_target_probability_NT=np.array([[0.9], [0.5]]),
         val_target_NT=val_target,
-    )  # fmt: skip
+    )
     assert measured.concept_threshold_K.tolist() == pytest.approx([0.2, 0.4])
     assert measured.target_threshold_T.tolist() == pytest.approx([0.7])
     assert torch.equal(measured.present_KM, concept_medians(score, concept)[1])
@@ -79,12 +77,18 @@ def test_thresholds_come_from_validation_and_medians_from_training_images():
 @pytest.mark.parametrize(
     "wrong",
     [
-        [], {"other": 1}, {"target_thresholds": {"t": 1.5}}, {"target_thresholds": {"t": True}},
-        {"target_thresholds": {"u": 0.5}}, {"absent_medians": {"a": [0.1] * 3}},
-        {"absent_medians": {"a": [0.1] * 3, "b": [0.1] * 2}}, {"concept_thresholds": [0.5, 0.5]},
-        {"target_thresholds": {"t": float("nan")}}, {"present_medians": {"a": [-2.0] * 3, "b": [0.1] * 3}},
+        [],
+        {"other": 1},
+        {"target_thresholds": {"t": 1.5}},
+        {"target_thresholds": {"t": True}},
+        {"target_thresholds": {"u": 0.5}},
+        {"absent_medians": {"a": [0.1] * 3}},
+        {"absent_medians": {"a": [0.1] * 3, "b": [0.1] * 2}},
+        {"concept_thresholds": [0.5, 0.5]},
+        {"target_thresholds": {"t": float("nan")}},
+        {"present_medians": {"a": [-2.0] * 3, "b": [0.1] * 3}},
     ],
-)  # fmt: skip
+)
 def test_values_that_cannot_be_are_refused(wrong):
     with pytest.raises(InputError, match="^x"):
         reference_from_dict(wrong, **NAMES, num_prototypes=3, where="x")

@@ -78,9 +78,13 @@ def test_a_fresh_process_computes_the_same_logits(saved, tmp_path):
     images = torch.randn(2, 3, SIZE, SIZE)
     torch.save((images, tiny_model()(images).logits), tmp_path / "expected.pt")
     done = subprocess.run(
-        [sys.executable, "-c", FRESH, str(saved), str(tmp_path / "expected.pt")], capture_output=True,
-        text=True, cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", FRESH, str(saved), str(tmp_path / "expected.pt")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "Tuberculosis, No finding"
 
@@ -88,9 +92,15 @@ def test_a_fresh_process_computes_the_same_logits(saved, tmp_path):
 @torch.no_grad()
 def test_a_vit_comes_back_with_the_sizes_in_its_config_and_without_its_path(tmp_path):
     sizes = {
-        "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 32,
-        "patch_size": 16, "layer_norm_eps": 1e-6, "hidden_act": "gelu", "qkv_bias": True,
-    }  # fmt: skip
+        "hidden_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 32,
+        "patch_size": 16,
+        "layer_norm_eps": 1e-6,
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+    }
     model = CSR(K, T, M, model_name="/home/someone/mae.pth", image_size=32, architecture=sizes).eval()
     images = torch.randn(1, 3, 32, 32)
     back = CSR.from_pretrained(model.save_pretrained(tmp_path / "vit"))
@@ -151,8 +161,9 @@ def test_a_config_that_lies_is_refused_in_one_line(folder, change, told):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"a": NaN}', "[" * 100_000, "\udcff"],
-)  # fmt: skip
+    "text",
+    ["", "{", "[]", "null", '{"a": NaN}', "[" * 100_000, "\udcff"],
+)
 def test_a_config_that_is_no_json_object_is_refused(folder, text):
     (folder / CONFIG).write_bytes(text.encode("utf-8", "surrogateescape"))
     assert CONFIG in complaint(folder)
@@ -232,7 +243,9 @@ def test_an_owner_whose_folder_is_empty_is_asked_of_the_hub(tmp_path, monkeypatc
 
 
 def test_of_a_folder_of_runs_the_runs_are_named(runs):
-    assert "holds no model.safetensors; did you mean checkpoints/q1 or checkpoints/q10?" in complaint("checkpoints")
+    assert "holds no model.safetensors; did you mean checkpoints/q1 or checkpoints/q10?" in complaint(
+        "checkpoints"
+    )
     with pytest.raises(InputError, match="did you mean checkpoints/q1 or checkpoints/q10"):
         read_config(Path("checkpoints", CONFIG))
 

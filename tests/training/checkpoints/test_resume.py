@@ -20,7 +20,12 @@ from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
 
 KILLED_RUN = Path(__file__).parents[2] / "helpers" / "killed_run.py"
 STEP = "csr.training.trainer:Trainer._between_steps"
-FEW = {"epochs_stage1": "2", "epochs_stage2": "2", "epochs_stage3": "2", "batch_size": "16"}  # 3 steps an epoch
+FEW = {
+    "epochs_stage1": "2",
+    "epochs_stage2": "2",
+    "epochs_stage3": "2",
+    "batch_size": "16",
+}  # 3 steps an epoch
 CLOCKS = ("seconds", "data_wait_s", "images_per_s", "features_s", "telemetry")
 # LayerNorm and no BatchNorm: which images share a micro batch does not matter
 VIT = {"model_name": "test_vit", "lr": "1e-4", "prototype_lr_scale": "0.1", "task_lr_scale": "1"}
@@ -113,8 +118,10 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_bits(phantom_folder, out
 @pytest.mark.dist
 def test_a_signal_in_training_features_or_test_saves_exits_75_and_resumes(phantom_folder, out, whole):
     ends = [
-        ("TERM", STEP, 4), ("USR1", "csr.training.validation:Passes._features", 1), ("INT", "csr.train:Run._test", 1),
-    ]  # fmt: skip
+        ("TERM", STEP, 4),
+        ("USR1", "csr.training.validation:Validator._features", 1),
+        ("INT", "csr.training.run:Run._test", 1),
+    ]
     assert_same(disturbed(phantom_folder, out, "signalled", ends), whole)
 
 
@@ -122,13 +129,19 @@ def test_a_signal_in_training_features_or_test_saves_exits_75_and_resumes(phanto
 @pytest.mark.slow
 def test_kills_in_the_middle_of_writing_and_between_stages_change_no_bit(phantom_folder, out, whole):
     ends = [
-        ("KILL", "csr.training.checkpoints.checkpoint_folder:save_tensors", 1), ("KILL", "csr.training.checkpoints.saver:save_tensors", 1),
-        ("KILL", "csr.training.checkpoints.checkpoint_folder:write_json", 3), ("KILL", "csr.training.checkpoints.checkpoint_folder:write_json", 4),
-        ("KILL", "csr.training.validation:Passes.validate", 1), ("KILL", "csr.stages.prototype:PrototypeStage.begin", 1),
-        ("KILL", "csr.training.checkpoints.checkpoint_folder:CheckpointFolder._prune", 1), ("KILL", "csr.training.validation:Passes.features", 1),
-        ("KILL", "csr.training.checkpoints.checkpoint_folder:remove", 1), ("KILL", "csr.engine.engine:Engine.close", 1), ("KILL", STEP, 3),
-        ("KILL", "csr.train:Run._check_reload", 1),
-    ]  # fmt: skip
+        ("KILL", "csr.training.checkpoints.checkpoint_folder:save_tensors", 1),
+        ("KILL", "csr.training.checkpoints.saver:save_tensors", 1),
+        ("KILL", "csr.training.checkpoints.checkpoint_folder:write_json", 3),
+        ("KILL", "csr.training.checkpoints.checkpoint_folder:write_json", 4),
+        ("KILL", "csr.training.validation:Validator.validate", 1),
+        ("KILL", "csr.stages.prototype:PrototypeStage.begin", 1),
+        ("KILL", "csr.training.checkpoints.checkpoint_folder:CheckpointFolder._prune", 1),
+        ("KILL", "csr.training.validation:Validator.features", 1),
+        ("KILL", "csr.training.checkpoints.checkpoint_folder:remove", 1),
+        ("KILL", "csr.engine.engine:Engine.close", 1),
+        ("KILL", STEP, 3),
+        ("KILL", "csr.training.run:Run._check_reload", 1),
+    ]
     assert_same(disturbed(phantom_folder, out, "often", ends, "--save_every", "2"), whole)
 
 
@@ -136,7 +149,10 @@ def test_kills_in_the_middle_of_writing_and_between_stages_change_no_bit(phantom
 @pytest.mark.slow
 def test_signals_while_images_are_decoded_and_in_validation_exit_75(phantom_folder, out, whole, tmp_path):
     fresh = ("--image_cache", str(tmp_path / "images"))
-    ends = [("TERM", "csr.data.images.resize:squash_file", 9), ("TERM", "csr.training.validation:Passes.validate", 2)]
+    ends = [
+        ("TERM", "csr.data.images.resize:resize_file", 9),
+        ("TERM", "csr.training.validation:Validator.validate", 2),
+    ]
     assert_same(disturbed(phantom_folder, out, "early", ends, *fresh), whole)
 
 
@@ -227,12 +243,18 @@ def three(tmp_path: Path) -> Path:
     store = CheckpointFolder(tmp_path, keep=2, identity={"options": {}})
     for number in range(3):
         written = checkpoint_folder.save_tensors(tmp_path / "best.pth", torch.full((50,), float(number)))
-        store.write({"number": number, "w": torch.ones(9)}, place={"step": number}, best={"best.pth": written})
+        store.write(
+            {"number": number, "w": torch.ones(9)}, place={"step": number}, best={"best.pth": written}
+        )
     return tmp_path / "checkpoints"
 
 
 def test_the_last_ones_are_kept_and_the_pointer_names_the_newest(three):
-    assert sorted(p.name for p in three.iterdir()) == ["checkpoint-000002", "checkpoint-000003", "latest.json"]
+    assert sorted(p.name for p in three.iterdir()) == [
+        "checkpoint-000002",
+        "checkpoint-000003",
+        "latest.json",
+    ]
     path, manifest = checkpoint_folder.newest(three, pytest.fail)
     assert (path.name, manifest["step"]) == ("checkpoint-000003", 2)
     assert json.loads((three / "latest.json").read_text()) == {"checkpoint": path.name}
@@ -285,14 +307,20 @@ def test_a_write_that_fails_leaves_the_ones_before_and_no_rest(three, monkeypatc
     monkeypatch.setattr(checkpoint_folder, "save_tensors", full)
     with pytest.raises(OSError, match="No space"):
         CheckpointFolder(three.parent, keep=2, identity={}).write({}, place={}, best={})
-    assert sorted(p.name for p in three.iterdir()) == ["checkpoint-000002", "checkpoint-000003", "latest.json"]
+    assert sorted(p.name for p in three.iterdir()) == [
+        "checkpoint-000002",
+        "checkpoint-000003",
+        "latest.json",
+    ]
 
 
 def test_a_manifest_cannot_name_files_elsewhere(three):
     manifest = json.loads((three / "checkpoint-000003" / "manifest.json").read_text())
     del manifest["sha256"], manifest["format"]
     manifest["files"]["../../best.pth"] = manifest["files"]["best.pth"]
-    (three / "checkpoint-000003" / "manifest.json").write_text(json.dumps(checkpoint_folder._signed(manifest)))
+    (three / "checkpoint-000003" / "manifest.json").write_text(
+        json.dumps(checkpoint_folder._signed(manifest))
+    )
     assert checkpoint_folder.newest(three, lambda line: None)[0].name == "checkpoint-000002"
 
 

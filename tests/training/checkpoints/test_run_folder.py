@@ -12,7 +12,8 @@ import pytest
 from csr.config.options import TrainConfig
 from csr.runtime.errors import InputError
 from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
-from csr.training.checkpoints.run_folder import MAY_DIFFER, RunFolder, earlier_precision, identity
+from csr.training.checkpoints.resume_plan import MAY_DIFFER, earlier_precision, identity
+from csr.training.checkpoints.run_folder import RunFolder
 
 DS = {"zero_optimization": {"stage": 2}, "train_batch_size": 16, "gradient_clipping": 1.0}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked_ranks import on_ranks
 from PIL import Image
 
 from csr.data.dataset import LabelledImages
@@ -30,7 +31,6 @@ from csr.training.features.cache import (
     key_of,
 )
 from csr.training.features.store import FeatureStore
-from tests.test_distributed import on_ranks
 
 N, K, T, SIZE = 11, 3, 2, 64
 CPU = torch.device("cpu")
@@ -43,9 +43,17 @@ def model() -> CSR:
 
 def prototype_stage() -> PrototypeStage:
     return PrototypeStage(
-        model(), gamma=1000.0, lam=20.0, delta=0.1, margin_mode="softtriple", mask_present=True, restart=True,
-        lr=1e-2, weight_decay=0.0, seed=0,
-    )  # fmt: skip
+        model(),
+        gamma=1000.0,
+        lam=20.0,
+        delta=0.1,
+        margin_mode="softtriple",
+        mask_present=True,
+        restart=True,
+        lr=1e-2,
+        weight_decay=0.0,
+        seed=0,
+    )
 
 
 def task_stage() -> TaskStage:
@@ -90,9 +98,14 @@ def features(
 
     with torch.no_grad():
         return frozen_features(
-            stage.eval(), dataset, options=options, eval_transform=EvalTransform(SIZE), device=CPU, show=show,
+            stage.eval(),
+            dataset,
+            options=options,
+            eval_transform=EvalTransform(SIZE),
+            device=CPU,
+            show=show,
             **more,
-        )  # fmt: skip
+        )
 
 
 def assert_same(one, other) -> None:
@@ -167,9 +180,13 @@ def test_a_change_of_a_weight_a_label_or_an_image_gives_another_key(change, cach
     def key():
         dataset = images(folder, cached=cached)
         return key_of(
-            stage, dataset, PlainView(EvalTransform(SIZE)), options=settings(folder), device=CPU,
+            stage,
+            dataset,
+            PlainView(EvalTransform(SIZE)),
+            options=settings(folder),
+            device=CPU,
             images=[dataset.store.identity],
-        )  # fmt: skip
+        )
 
     before = key()
     if change is not None:
@@ -186,12 +203,16 @@ def test_transform_arithmetic_split_and_stage_are_in_the_key(folder):
         return key_of(stage, dataset, view, options=settings(folder, **changed), device=CPU, images=["a"])
 
     variants = [
-        key(), key(view=PlainView(EvalTransform(SIZE, mean=(0.5, 0.5, 0.5)))), key(dataset=smaller),
-        key(view=PlainView(EvalTransform(SIZE + 2))), key(precision="bf16"), key(dtype="fp16"),
+        key(),
+        key(view=PlainView(EvalTransform(SIZE, mean=(0.5, 0.5, 0.5)))),
+        key(dataset=smaller),
+        key(view=PlainView(EvalTransform(SIZE + 2))),
+        key(precision="bf16"),
+        key(dtype="fp16"),
         key(task_stage()),
         *(key(view=AugmentedView(light, number=n, seed=s)) for n, s in ((0, 0), (1, 0), (0, 1))),
         key(view=AugmentedView(TrainTransform(SIZE, strength="flip"), number=0, seed=0)),
-    ]  # fmt: skip
+    ]
     assert len(set(variants)) == len(variants)
     assert key() == key(batch_size=5) == variants[0]
 

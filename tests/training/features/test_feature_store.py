@@ -77,10 +77,14 @@ def test_a_file_that_is_not_whole_or_not_ours_is_not_served(store, damage):
     fill(store)
     store.join(SEGMENTS)
     content = store.file.read_bytes()
-    store.file.write_bytes({
-        "truncated": content[:-1], "empty": b"", "other magic": b"x" + content[1:],
-        "other key": content.replace(b"k" * 64, b"j" * 64),
-    }[damage])  # fmt: skip
+    store.file.write_bytes(
+        {
+            "truncated": content[:-1],
+            "empty": b"",
+            "other magic": b"x" + content[1:],
+            "other key": content.replace(b"k" * 64, b"j" * 64),
+        }[damage]
+    )
     assert store.load() is None
     store.join(SEGMENTS)
     assert store.load() is not None

@@ -17,17 +17,28 @@ from csr.training.logs import profiler, throughput
 from csr.training.logs.throughput import PARTS, Spent, StageTelemetry
 
 EPOCH = Spent(
-    train=10.0, evaluation=2.0, caches=3.0, saving=1.0, data=0.5, communication=1.5, saving_within=1.0, images=200
-)  # fmt: skip
+    train=10.0,
+    evaluation=2.0,
+    caches=3.0,
+    saving=1.0,
+    data=0.5,
+    communication=1.5,
+    saving_within=1.0,
+    images=200,
+)
 
 
 def test_shares_are_those_of_the_whole_time_and_mfu_is_by_hand():
     told = StageTelemetry(flops_per_image=3e9, peak=1e11).epoch(EPOCH)
     shares = {name: told[f"{name}_share"] for name in PARTS}
     expected = {
-        "compute": 7 / 16, "data": 0.5 / 16, "communication": 1.5 / 16, "evaluation": 2 / 16, "caches": 3 / 16,
+        "compute": 7 / 16,
+        "data": 0.5 / 16,
+        "communication": 1.5 / 16,
+        "evaluation": 2 / 16,
+        "caches": 3 / 16,
         "saving": 2 / 16,
-    }  # fmt: skip
+    }
     assert shares == pytest.approx(expected) and sum(shares.values()) == pytest.approx(1.0)
     assert told["images_per_s"] == 20.0
     assert told["model_tflops"] == pytest.approx(20 * 3e9 / 1e12)

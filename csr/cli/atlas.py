@@ -1,0 +1,86 @@
+"""`csr atlas MODEL`: show every prototype with the training regions behind it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from csr.cli.shared_flags import add_source_flags
+from csr.config.parser import Parser, Whole
+from csr.engine.device import pick_device
+from csr.explain.atlas.build import build, check_folder, training_images
+from csr.explain.atlas.layout import INDEX, KEEP
+from csr.explain.source import image_folder, open_source
+from csr.runtime.monitor import Monitor
+
+EPILOG = """examples:
+  csr atlas checkpoints/csr_exp --out atlas/
+  csr atlas my_model/ --csv labels_train.csv --dir train/ --out atlas/
+Open atlas/index.html in a browser; then edit atlas/keep.csv and run csr refine.
+exit codes: 0 done, 1 failed, 2 bad input"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line, look at the training images, write the folder; returns the exit code.
+
+    Raises:
+        InputError: the model or its data cannot be used, DIR is in use or cannot be written.
+    """
+    options = _build_parser().parse_args(argv)
+    check_folder(options.out, overwrite=options.overwrite)
+    monitor = Monitor(None)
+    source = open_source(options.source, checkpoint=options.checkpoint)
+    source.model.to(pick_device(options.device))
+    with image_folder(options.image_cache or source.image_cache) as cache:
+        images = training_images(source, options, cache=cache, monitor=monitor)
+        atlas = build(source, images, options, monitor=monitor)
+    _tell(atlas, options.out)
+    return 0
+
+
+def _tell(atlas: dict[str, Any], out: Path) -> None:
+    width = max(len(name) for name in ["concept", *atlas["concept_names"]]) + 2
+    print(f"{'concept':<{width}} {'images':>7} {'alive':>9} {'hints':>6}")
+    for concept in atlas["concepts"]:
+        prototypes = concept["prototypes"]
+        hints = sum(bool(p["hints"]) and p["alive"] for p in prototypes)
+        alive = f"{concept['alive']}/{len(prototypes)}"
+        print(f"{concept['name']:<{width}} {concept['images']:>7} {alive:>9} {hints:>6}")
+    print(
+        f"Atlas: {out / INDEX}; to reject prototypes edit {out / KEEP}, then `csr refine RUN --keep {out / KEEP}`"
+    )
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="csr atlas",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        description="Show every prototype with its nearest training regions, its hits and its weight.",
+    )
+    add_source_flags(parser)
+    add = parser.add_argument
+    add("--out", metavar="DIR", type=Path, required=True, help="folder to write; new or empty")
+    add("--csv", help="training labels (default: the run's)")
+    add("--dir", help="folder of the training images (default: the run's)")
+    add(
+        "--boxes_csv",
+        help="boxes on the training images, to tell regions inside from those outside "
+        "(default: the run's, none with --csv)",
+    )
+    add(
+        "--top",
+        type=Whole(1, 50),
+        default=5,
+        help="nearest training vectors shown of each prototype (default: 5)",
+    )
+    add(
+        "--similar",
+        type=Whole(1, 1000),
+        default=20,
+        help="images with the highest scores that are summed up (default: 20)",
+    )
+    add("--overwrite", action="store_true", help="replace an earlier atlas in DIR")
+    return parser

@@ -1,0 +1,53 @@
+"""Flags that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from csr.cluster.hostfile import NAME
+from csr.config.parser import Whole
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that both commands have, under the same names."""
+    add = parser.add_argument
+    add("source", metavar="RUN", help="output_dir/exp_name of `csr train`, or folder of a model")
+    add("--checkpoint", help="name of a .pth, where RUN is a run (default: best of stage 3)")
+    add(
+        "--image_cache",
+        metavar="DIR",
+        type=Path,
+        help="decoded images (default: the run's, or a temporary one)",
+    )
+    add("--workers", type=Whole(1, 1024), default=4, help="threads that decode images (default: 4)")
+    add(
+        "--batch_size",
+        type=Whole(1, 65_536),
+        default=32,
+        help="images that the network sees at once (default: 32)",
+    )
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the port of ssh, and where the ranks meet."""
+    parser.add_argument("--ssh_port", type=port_number, help="port of ssh on the hosts (default: ssh's own)")
+    parser.add_argument(
+        "--master_addr",
+        type=address,
+        help="address of the first host for the others (default: the first one that all reach)",
+    )
+    parser.add_argument("--master_port", type=port_number, help="port there (default: a free one)")
+
+
+def port_number(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 1 to 65535")
+    return int(text)
+
+
+def address(text: str) -> str:
+    if not NAME.match(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no host name and no IPv4 address")
+    return text

@@ -1,0 +1,97 @@
+"""The runs of one SLURM job: numbered, or one for each line of a file."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from csr.cluster.slurm_job import numbers_of
+from csr.config.checks import check_ranges
+from csr.config.flags import parse_train_flags
+from csr.config.options import TrainConfig
+from csr.runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """The runs of one job: their flags, checked, and how they are told to the job.
+
+    Attributes:
+        configs: of each run; one if it is no array.
+        lines: flags by task, if they came from a file; task N has line N.
+        array: task numbers as SLURM writes them, or None.
+    """
+
+    configs: list[TrainConfig]
+    lines: list[list[str]]
+    array: str | None
+
+
+def experiments_of(
+    flags: list[str], base: TrainConfig, *, file: Path | None, array: str | None
+) -> Experiments:
+    """Return one run, one for each task number of `array`, or one for each line of `file`.
+
+    Args:
+        flags: what all runs have in common.
+        base: the options of these flags.
+        file: of `--experiments`.
+        array: of `--array`, as SLURM writes task numbers.
+
+    Raises:
+        InputError: a line that csr train would refuse, or a task number without a line.
+    """
+    if file is not None:
+        lines, configs = read_experiments(file, flags)
+        tasks = array or f"1-{len(lines)}"
+        beyond = [n for n in numbers_of(tasks) if not 1 <= n <= len(lines)]
+        if beyond:
+            raise InputError(f"--array {tasks}: {file} has no experiment {beyond[0]}")
+        return Experiments([configs[n - 1] for n in numbers_of(tasks)], lines, tasks)
+    if array is None:
+        return Experiments([base], [], None)
+    return Experiments([numbered(base, number) for number in numbers_of(array)], [], array)
+
+
+def numbered(base: TrainConfig, number: int) -> TrainConfig:
+    """The options of one task of an array, whose name ends in its number."""
+    config = replace(base, run=replace(base.run, exp_name=f"{base.run.exp_name}_{number}"))
+    check_ranges(config)
+    return config
+
+
+def read_experiments(path: Path, flags: list[str]) -> tuple[list[list[str]], list[TrainConfig]]:
+    """The flags on each line that is neither empty nor a comment, and what they resolve to.
+
+    Raises:
+        InputError: naming the row: a line that csr train would refuse, or a result folder used twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--experiments {path}: cannot be read ({error})") from None
+    lines: list[list[str]] = []
+    configs: dict[Path, TrainConfig] = {}
+    for row, line in enumerate(text.split("\n"), start=1):
+        try:
+            words = shlex.split(line, comments=True)
+            config = parse_train_flags([*flags, *words])
+        except ValueError as error:  # an open quote, or an InputError
+            raise InputError(f"{path}, row {row}: {error}") from None
+        if not words:
+            continue
+        if config.folder in configs:
+            raise InputError(
+                f"{path}, row {row}: another experiment writes {config.folder}: give another --exp_name"
+            )
+        lines.append(words)
+        configs[config.folder] = config
+    if not lines:
+        raise InputError(f"{path}: there is no experiment in it")
+    return lines, list(configs.values())
+
+
+def lines_text(lines: list[list[str]]) -> str:
+    """What the job's shell reads: the flags of task N on line N, quoted."""
+    return "".join(f"{shlex.join(words)}\n" for words in lines)

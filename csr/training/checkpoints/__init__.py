@@ -1,0 +1,1 @@
+"""Where training is, written such that a kill at any moment leaves a whole checkpoint."""

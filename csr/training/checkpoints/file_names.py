@@ -1,0 +1,24 @@
+"""Names of what a run writes into its folder."""
+
+from __future__ import annotations
+
+from csr.runtime.monitor import BOARD, METRICS
+from csr.training.checkpoints import checkpoint_folder
+from csr.training.logs import profiler
+
+CONFIG, RESULTS, LOCK = "config.json", "results.json", ".lock"
+
+OUTPUTS = (
+    "best_model_stage*.pth",
+    "model_stage*_epoch*.pth",
+    "final_model.pth",
+    CONFIG,
+    "deepspeed_config.json",
+    "reference.json",
+    METRICS,
+    RESULTS,
+    "quarantine.csv",
+    ".*.tmp",
+)
+
+OUTPUT_FOLDERS = (BOARD, "logs", profiler.FOLDER, checkpoint_folder.FOLDER)
