@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from csr.config import flags, options, recipes
+from csr.config.flags import parse_train_flags as parse
 from csr.runtime.errors import InputError
-from csr.train import parse
 from csr.training.checkpoints.resume_plan import identity
 from csr.training.checkpoints.run_folder import RunFolder
 from csr.training.logs.summary import recipe_line

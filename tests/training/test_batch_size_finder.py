@@ -11,7 +11,7 @@ import pytest
 import torch
 from train_command import flags
 
-from csr import train
+from csr.config.flags import parse_train_flags
 from csr.config.options import TrainConfig
 from csr.data.image_cache.store import ImageStore
 from csr.engine import memory
@@ -80,7 +80,7 @@ class Parts:
     """What a run builds before it looks for its batch."""
 
     def __init__(self, phantom: Path, out: Path, *more: str, **changed: Any) -> None:
-        given = train.parse(flags(phantom, out, *more, **{"batch_size": "auto", **changed}))
+        given = parse_train_flags(flags(phantom, out, *more, **{"batch_size": "auto", **changed}))
         self.config: TrainConfig = batch_size_finder.provisional(given, world=1)
         self.found = inputs.build_tables(self.config, lambda line: None)
         self.model = build.build_model(self.config, self.found.train, lambda line: None)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ended_run import STEP, ended, finished
 from PIL import Image
-from test_resume import STEP, ended, finished
 from train_command import contents, flags, train
 
 from csr.config.options import TrainConfig

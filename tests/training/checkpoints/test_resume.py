@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from train_command import flags, start, train
+from ended_run import STEP, ended, finished
+from train_command import flags, train
 
 from csr.runtime.errors import InputError
 from csr.training.checkpoints import checkpoint_folder
 from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
 
-KILLED_RUN = Path(__file__).parents[2] / "helpers" / "killed_run.py"
-STEP = "csr.training.trainer:Trainer._between_steps"
 FEW = {
     "epochs_stage1": "2",
     "epochs_stage2": "2",
@@ -35,23 +33,6 @@ ZERO_1 = {"zero_optimization": {"stage": 1, "overlap_comm": False, "contiguous_g
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("resume") / "results"
-
-
-def ended(what: str, place: str, number: int, *arguments: str, ranks: int = 1) -> Any:
-    """A run that meets its end at a place; its exit code is the one of this process or of the launcher."""
-    words = [Path(sys.executable).name]
-    if ranks > 1:
-        words = ["torchrun", "--standalone", f"--nproc_per_node={ranks}"]
-    return start(*words, str(KILLED_RUN), what, place, str(number), *arguments)
-
-
-def finished(*arguments: str, ranks: int = 1) -> Any:
-    words = [Path(sys.executable).name, "-m", "csr.train"]
-    if ranks > 1:
-        words = ["torchrun", "--standalone", f"--nproc_per_node={ranks}", "-m", "csr.train"]
-    done = start(*words, *arguments)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
