@@ -98,5 +98,5 @@ def test_what_cannot_be_done_is_an_error(arguments):
 
 def test_large_caches_are_told(caches, tmp_path, monkeypatch):
     assert cache_usage.notice(tmp_path) is None and cache_usage.notice(tmp_path / "nowhere") is None
-    monkeypatch.setattr(cache, "NOTICE_BYTES", 1000)
+    monkeypatch.setattr(cache_usage, "NOTICE_BYTES", 1000)
     assert f"csr cache prune {tmp_path}" in cache_usage.notice(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 from csr.cli import doctor, launch
 from csr.cluster import machine_facts
 from csr.cluster.launch import deepspeed_command
+from csr.cluster.preflight import Preflight
 from csr.cluster.rank_start import decode
 from csr.runtime.errors import InputError
 
@@ -81,7 +82,7 @@ def test_bad_train_flags_end_a_launch_before_any_host_is_asked(tmp_path):
 def test_the_launcher_is_given_one_plain_word_for_all_flags(tmp_path):
     flags = ["--exp_name", "a b;id", "--concept_cols", "Nodule/Mass", ""]
     given, parsed = launch.parse([str(tmp_path), "--ssh_port", "2222", "--", *flags])
-    outcome = launch.Preflight([], "10.0.0.1", 20_001)
+    outcome = Preflight([], "10.0.0.1", 20_001)
     command = deepspeed_command(given, outcome, tmp_path / "hosts", parsed)
     assert command[:4] == ["deepspeed", "--hostfile", str(tmp_path / "hosts"), "--force_multi"]
     assert command[-3:-1] == ["--module", "csr.cluster.rank_start"] and decode(command[-1]) == flags

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from csr.config import flags, options
+from csr.config import options
+from csr.config.flags import add_arguments, parse_train_flags
 from csr.runtime.errors import InputError
 
 CONTRACT = {
@@ -40,9 +41,7 @@ CONTRACT = {
 
 
 def parse(*flags: str) -> options.TrainConfig:
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    flags.add_arguments(parser)
-    return flags.from_namespace(parser.parse_args(list(flags)))
+    return parse_train_flags(list(flags))
 
 
 def flat(config: options.TrainConfig) -> dict:
@@ -61,8 +60,8 @@ def test_every_option_has_a_meaning_and_a_name_of_its_own():
 
 
 def test_every_option_is_read_somewhere():
-    source = Path(options.__file__).parent
-    text = "".join(p.read_text() for p in source.rglob("*.py") if p.name != "config.py")
+    package = Path(options.__file__).parents[1]
+    text = "".join(p.read_text() for p in package.rglob("*.py") if p.parent.name != "config")
     own = Path(options.__file__).read_text()
     derived = own[own.index("class TrainConfig") : own.index("def to_dict")]
     names = [f.name for group in options.groups().values() for f in dataclasses.fields(group)]
@@ -72,7 +71,7 @@ def test_every_option_is_read_somewhere():
 
 def test_help_gives_meaning_and_default_of_every_flag():
     parser = argparse.ArgumentParser()
-    flags.add_arguments(parser)
+    add_arguments(parser)
     text = re.sub(r"\s+", " ", parser.format_help())
     for name, default in CONTRACT.items():
         assert f"--{name}" in text

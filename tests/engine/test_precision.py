@@ -15,9 +15,10 @@ SHORT = {"epochs_stage1": "1", "epochs_stage2": "1", "epochs_stage3": "1", "prec
 ON_A_CPU = """
 import sys
 import csr.train
-from csr import command, cpu
+from csr.cli import exit_codes
+from csr.engine import cpu
 cpu.computes_bf16 = lambda: sys.argv[1] == "True"
-sys.exit(command.run_command(csr.train.main, sys.argv[2:]))
+sys.exit(exit_codes.run_command(csr.train.main, sys.argv[2:]))
 """
 Told = Callable[..., tuple[int, str]]
 
