@@ -18,7 +18,7 @@ COMMANDS = {
     "evaluate": ("csr.cli.evaluate", "measure a trained model on labelled images"),
     "predict": ("csr.cli.predict", "diagnose images with a trained model"),
     "explain": ("csr.cli.explain", "show what a diagnosis rests on"),
-    "atlas": ("csr.explain.atlas.build", "show every prototype with the training regions behind it"),
+    "atlas": ("csr.cli.atlas", "show every prototype with the training regions behind it"),
     "refine": ("csr.cli.refine", "drop rejected prototypes and re-fit the diagnoses"),
     "serve": ("csr.cli.serve", "a page that explains diagnoses and lets a doctor correct them"),
     "launch": ("csr.cli.launch", "train on several hosts over ssh, checked beforehand"),
