@@ -19,7 +19,7 @@ from csr.data.labels.vocabulary import Vocabulary
 from csr.engine import device, process_group
 from csr.evaluation.bootstrap import Bootstrap
 from csr.evaluation.images import image_folder, open_images
-from csr.evaluation.measure import Decisions, look, measure
+from csr.evaluation.measure import measure, predict_all, threshold_notices
 from csr.evaluation.output import check_folder, summary, write_files
 from csr.evaluation.simulated_doctor import MODES, Play, plays_of
 from csr.evaluation.subgroups import read_groups
@@ -84,10 +84,10 @@ def evaluate(
         boxes = None if boxes is None else boxes.check_inside(store.original_sizes_N2)
     dataset = LabelledImages(store, table, boxes=boxes)
     plays = plays_of(options.simulate, has_medians=card.reference.absent_KM is not None)
-    notices = [*Decisions(card).notices(), *_notices(plays, boxes)]
+    notices = [*threshold_notices(card), *_notices(plays, boxes)]
     for line in notices:
         monitor.say(line)
-    rows = look(
+    rows = predict_all(
         model,
         dataset,
         batch_size=options.batch_size,

@@ -18,7 +18,7 @@ from csr.config.parser import Parser, Whole
 from csr.data.dataset import LabelledImages
 from csr.engine.device import pick_device
 from csr.evaluation.bootstrap import Bootstrap
-from csr.evaluation.measure import Decisions, Rows, look, measure
+from csr.evaluation.measure import Rows, measure, predict_all
 from csr.evaluation.metrics import multilabel_metrics
 from csr.evaluation.test_table import results_record
 from csr.explain.atlas.keep import read_keep
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         images = open_all(source, options, cache=cache, monitor=monitor)
         refined, fit, reliance = refine(source, images, options, keep_KM=keep_KM, monitor=monitor)
         before, after = (
-            look(
+            predict_all(
                 model,
                 images.test,
                 batch_size=options.batch_size,
@@ -196,7 +196,7 @@ def _measured(card: Card, rows: Rows, test: LabelledImages, record: dict[str, An
 
 
 def _decided(rows: Rows, model: CSR) -> torch.Tensor:
-    return Decisions(_card(model)).targets(rows["target"])
+    return _card(model).called(rows["target"])
 
 
 def write(out: Path, refined: CSR, keep_csv: Path, record: dict[str, Any]) -> None:

@@ -1,12 +1,14 @@
 """Everything that is measured of a trained model on labelled images, as plain JSON.
 
-Letters: B batch, N images, K concepts, M prototypes per concept, T targets, V plays of the doctor.
+Two steps: `predict_all` runs the model once over the images, `measure` computes all results from its rows.
+
+Letters: B batch, N images, K concepts, M prototypes per concept, T targets, L labels (K or T), S scores of the
+pointing game, V plays of the simulated doctor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,39 +32,21 @@ Rows = dict[str, torch.Tensor]
 Wrap = Callable[[Iterable[Batch], int], Iterator[Batch]]
 
 
-@dataclass(frozen=True)
-class Decisions:
-    """What the model calls: what reaches its threshold, or the likeliest where exactly one target holds."""
-
-    card: Card
-
-    def targets(self, probability_NT: torch.Tensor) -> torch.Tensor:
-        if self.card.task_loss == "ce":
-            return probability_NT == probability_NT.amax(dim=1, keepdim=True)
-        return probability_NT >= self.card.target_threshold_T.to(probability_NT)
-
-    def concepts(self, probability_NK: torch.Tensor) -> torch.Tensor:
-        return probability_NK >= self.card.concept_threshold_K.to(probability_NK)
-
-    def target_thresholds(self) -> np.ndarray | None:
-        return None if self.card.task_loss == "ce" else self.card.target_threshold_T.numpy()
-
-    def notices(self) -> list[str]:
-        """What a reader must know about the thresholds."""
-        reference, told = self.card.reference, []
-        kinds = {"concept": reference.concept_threshold_K, "target": reference.target_threshold_T}
-        missing = [name for name, values in kinds.items() if values is None]
-        if self.card.task_loss == "ce":
-            missing = [name for name in missing if name != "target"]
-            told.append("Exactly one target holds: the likeliest is the one called, without a threshold.")
-        if missing:
-            told.append(
-                f"The model has no {' and '.join(missing)} thresholds from validation images: 0.5 is used."
-            )
-        return told
+def threshold_notices(card: Card) -> list[str]:
+    """Return lines on how labels are called, for a reader of the results; none if all thresholds were measured."""
+    lines = []
+    missing = ["concept"] if card.reference.concept_threshold_K is None else []
+    if card.exactly_one:
+        lines.append("Exactly one target holds: the likeliest is the one called, without a threshold.")
+    elif card.reference.target_threshold_T is None:
+        missing.append("target")
+    if missing:
+        kinds = " and ".join(missing)
+        lines.append(f"The model has no {kinds} thresholds from validation images: 0.5 is used.")
+    return lines
 
 
-def look(
+def predict_all(
     model: CSR,
     dataset: LabelledImages,
     *,
@@ -82,51 +66,60 @@ def look(
         wrap: shows progress over (batches, how many).
 
     Returns:
-        `target` (N, T) and `concept` (N, K) probabilities, `winner` (N, K) the prototype with the highest
-        score (-1 where all were dropped); with boxes `pointing` (N, K, S); with plays `after` (N, V, T) and
-        `edited` (N, V).
+        Rows on the CPU, in the order of the data set: `target` (N, T) and `concept` (N, K) probabilities,
+        `winner` (N, K) the prototype with the highest score (-1 where all were dropped); with boxes `pointing`
+        (N, K, S); with plays `after` (N, V, T) and `edited` (N, V).
 
     Raises:
         StoppedError: the model gives numbers that are not finite.
     """
     card = model.card
     assert card is not None and not model.training
-    decisions, kept_KM = Decisions(card), model.prototypes.kept_KM
-
-    def predict(batch: Batch) -> Rows:
-        output = model(batch["image"])
-        concept_BK = output.concept_logits.sigmoid()
-        rows = {
-            "target": card.probability(output.logits),
-            "concept": concept_BK,
-            "winner": winners(output.similarity_scores, kept_KM),
-        }
-        if "box" in batch:
-            rows["pointing"] = pointing_rows(output.cams, output.similarity_maps, batch, kept_KM=kept_KM)
-        if plays:
-            rows |= play_doctor(
-                output.similarity_maps,
-                decisions.concepts(concept_BK),
-                batch,
-                plays=plays,
-                card=card,
-                diagnose=lambda score_BKM: card.probability(model.task_head(score_BKM)),
-                alpha=alpha,
-            )
-        return rows
-
-    device = next(model.parameters()).device
     batches = inference.image_batches(
-        dataset, transform=card.preprocessing.transform(), batch_size=batch_size, device=device
+        dataset,
+        transform=card.preprocessing.transform(),
+        batch_size=batch_size,
+        device=next(model.parameters()).device,
     )
     with torch.no_grad():
-        rows = inference.predict_rows(predict, wrap(batches, inference.num_batches(len(dataset), batch_size)))
+        rows = inference.predict_rows(
+            lambda batch: _predict_batch(model, card, batch, plays=plays, alpha=alpha),
+            wrap(batches, inference.num_batches(len(dataset), batch_size)),
+        )
+    _check_finite(rows, dataset.table.image_ids)
+    return rows
+
+
+def _predict_batch(model: CSR, card: Card, batch: Batch, *, plays: tuple[Play, ...], alpha: float) -> Rows:
+    """Return the rows of one batch, on the device; see `predict_all`."""
+    output, kept_KM = model(batch["image"]), model.prototypes.kept_KM
+    concept_BK = output.concept_logits.sigmoid()
+    rows = {
+        "target": card.probability(output.logits),
+        "concept": concept_BK,
+        "winner": winners(output.similarity_scores, kept_KM),
+    }
+    if "box" in batch:
+        rows["pointing"] = pointing_rows(output.cams, output.similarity_maps, batch, kept_KM=kept_KM)
+    if plays:
+        rows |= play_doctor(
+            output.similarity_maps,
+            card.called_concepts(concept_BK),
+            batch,
+            plays=plays,
+            card=card,
+            diagnose=lambda score_BKM: card.probability(model.task_head(score_BKM)),
+            alpha=alpha,
+        )
+    return rows
+
+
+def _check_finite(rows: Rows, image_ids: Sequence[str]) -> None:
     finite_N = rows["target"].isfinite().all(dim=1) & rows["concept"].isfinite().all(dim=1)
     if not finite_N.all():
-        ids = [dataset.table.image_ids[i] for i in (~finite_N).nonzero()[:4, 0].tolist()]
+        first = [image_ids[i] for i in (~finite_N).nonzero()[:4, 0].tolist()]
         count = int((~finite_N).sum())
-        raise StoppedError(f"the model gives no finite numbers for {count} images: {', '.join(ids)}")
-    return rows
+        raise StoppedError(f"the model gives no finite numbers for {count} images: {', '.join(first)}")
 
 
 def measure(
@@ -139,16 +132,16 @@ def measure(
     groups: dict[str, np.ndarray] | None = None,
     plays: tuple[Play, ...] = (),
 ) -> dict[str, Any]:
-    """All results. Collective; the same on every rank.
+    """Compute all results from the predictions. Collective; the same on every rank.
 
     Args:
-        rows: from `look`.
+        rows: from `predict_all`.
         dataset: the images.
         card: of the model.
-        kept_KM: bool, the model's prototypes that were not dropped.
+        kept_KM: bool (K, M), the model's prototypes that were not dropped.
         bootstrap: of all intervals.
         groups: value -> places of its images, from `read_groups`.
-        plays: as given to `look`.
+        plays: as passed to `predict_all`.
 
     Returns:
         `targets` and `concepts` (see `score_labels`), `reliability`, `prototypes`, and `localisation`,
@@ -180,27 +173,27 @@ def measure(
 def _score_both(
     rows: Rows, labels: dict[str, np.ndarray], some_N: np.ndarray, card: Card, bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    """`targets` and `concepts` of some images."""
-    decisions = Decisions(card)
+    """Return `targets` and `concepts` of the images at the places some_N."""
+    threshold_T = None if card.exactly_one else card.target_threshold_T.numpy()
     kinds = {
-        "target": (card.target_names, decisions.targets, decisions.target_thresholds()),
-        "concept": (card.concept_names, decisions.concepts, card.concept_threshold_K.numpy()),
+        "target": (card.target_names, card.called, threshold_T),
+        "concept": (card.concept_names, card.called_concepts, card.concept_threshold_K.numpy()),
     }
     return {
         f"{kind}s": score_labels(
             rows[kind].numpy()[some_N],
             labels[kind][some_N],
-            decide(rows[kind]).numpy()[some_N],
+            called(rows[kind]).numpy()[some_N],
             names=names,
             threshold_L=threshold_L,
             bootstrap=bootstrap,
         )
-        for kind, (names, decide, threshold_L) in kinds.items()
+        for kind, (names, called, threshold_L) in kinds.items()
     }
 
 
 def _reliability(probability_NL: np.ndarray, label_NL: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
-    """Bins of all entries (`pooled`) and of each label, as [n, mean probability, mean label]."""
+    """Return the bins of all entries (`pooled`) and of each label, as [n, mean probability, mean label]."""
     known_NL = ~np.isnan(label_NL)
     labels = {
         name: reliability(probability_NL[known_N, i], label_NL[known_N, i])
@@ -212,6 +205,7 @@ def _reliability(probability_NL: np.ndarray, label_NL: np.ndarray, names: tuple[
 def _localisation(
     rows: Rows, dataset: LabelledImages, card: Card, bootstrap: Bootstrap
 ) -> dict[str, Any] | None:
+    """Return the scores of `score_pointing` and how many pairs with boxes are not labelled present."""
     if dataset.boxes is None:
         return None
     scores = score_pointing(rows["pointing"].numpy(), names=card.concept_names, bootstrap=bootstrap)
@@ -222,10 +216,10 @@ def _localisation(
 def count_alive(
     winner_NK: np.ndarray, concept_NK: np.ndarray, *, kept_KM: np.ndarray, names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Prototypes that win (have the highest score of their concept) in at least one image with the concept.
+    """Count the prototypes that have their concept's highest score in at least one image with the concept.
 
     Args:
-        winner_NK: which prototype wins, -1: none.
+        winner_NK: index of the prototype that wins, -1: none.
         concept_NK: labels, present from 0.5.
         kept_KM: bool; `total` does not count dropped prototypes.
         names: of the concepts.
@@ -252,11 +246,9 @@ def count_alive(
 def _simulation(
     rows: Rows, target_NT: np.ndarray, card: Card, plays: tuple[Play, ...], bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    decide = Decisions(card).targets
-    after_NVT = torch.stack([decide(after_NT) for after_NT in rows["after"].unbind(1)], dim=1)
     return score_plays(
-        decide(rows["target"]).numpy(),
-        after_NVT.numpy(),
+        card.called(rows["target"]).numpy(),
+        card.called(rows["after"]).numpy(),
         target_NT,
         edited_NV=rows["edited"].numpy(),
         gap_N=top_two_gap(rows["target"]).numpy(),

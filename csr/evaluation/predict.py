@@ -70,9 +70,6 @@ def diagnose(model: CSR, image_BCSS: torch.Tensor) -> list[Row]:
     output = model(card.preprocessing.transform()(image_BCSS.to(device)))
     target_BT = card.probability(output.logits).cpu()
     concept_BK = output.concept_logits.sigmoid().cpu()
-    present_BT = target_BT >= card.target_threshold_T
-    if card.task_loss == "ce":
-        present_BT = target_BT == target_BT.amax(dim=1, keepdim=True)
     return [
         {
             "diagnoses": dict(zip(card.target_names, target_T.tolist(), strict=True)),
@@ -82,6 +79,6 @@ def diagnose(model: CSR, image_BCSS: torch.Tensor) -> list[Row]:
             "needs_doctor": bool(gap < DOCTOR_GAP),
         }
         for target_T, concept_K, present_T, gap in zip(
-            target_BT, concept_BK, present_BT, top_two_gap(target_BT), strict=True
+            target_BT, concept_BK, card.called(target_BT), top_two_gap(target_BT), strict=True
         )
     ]

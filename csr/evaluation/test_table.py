@@ -1,25 +1,16 @@
-"""The test table of a run, and the same numbers as results.json.
-
-Letters: N images, T targets.
-"""
+"""The test table that a run prints, and the same numbers as results.json."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import torch
 
 from csr.evaluation.metrics import Metrics
 
 
-def target_probability(logit_NT: torch.Tensor, *, loss: str) -> np.ndarray:
-    """Softmax where exactly one target holds (ce), else sigmoids."""
-    return (logit_NT.softmax(-1) if loss == "ce" else logit_NT.sigmoid()).numpy()
-
-
 def table_lines(concepts: Metrics, targets: Metrics) -> list[str]:
-    """Lines: AUROC, average precision and F1 of each concept and target, macro and micro."""
+    """Return lines with AUROC, average precision and F1 of each concept and target, macro and micro."""
     width = max(len(name) for m in (concepts, targets) for name in m.auc_by_label) + 2
     lines = []
     for title, metrics in (("concept", concepts), ("target", targets)):
@@ -35,7 +26,7 @@ def table_lines(concepts: Metrics, targets: Metrics) -> list[str]:
 
 
 def results_record(concepts: Metrics, targets: Metrics, *, num_images: int) -> dict[str, Any]:
-    """What results.json holds; a number that does not exist on these images is null."""
+    """Return the content of results.json; a number that does not exist on these images is null."""
     summary = {f"concept_{k}": v for k, v in concepts.summary().items()}
     summary |= {f"target_{k}": v for k, v in targets.summary().items()}
     return {

@@ -75,9 +75,7 @@ class Explanation:
     @property
     def present_T(self) -> torch.Tensor:
         """Diagnoses that are called: from their thresholds on, or the likeliest if exactly one holds."""
-        if self.card.task_loss == "ce":
-            return self.probability_T == self.probability_T.max()
-        return self.probability_T >= self.card.target_threshold_T
+        return self.card.called(self.probability_T)
 
     def shown(self, maximum: int) -> list[int]:
         """Active concepts with prototypes, the most probable first; without any, the one of the largest share."""
@@ -137,7 +135,7 @@ def _explain_one(model: CSR, card: Card, output: CSROutput, share_BTKM: torch.Te
         bias_T=model.task_head.linear.bias.detach().cpu(),
         probability_T=card.probability(logit_T.unsqueeze(0))[0],
         concept_probability_K=concept_K,
-        active_K=concept_K >= card.concept_threshold_K,
+        active_K=card.called_concepts(concept_K),
         score_KM=score_KM,
         share_TKM=share_BTKM[b],
         map_KHW=output.similarity_maps[b].cpu()[torch.arange(len(best_K)), best_K],

@@ -20,9 +20,10 @@ from csr.engine.ds_config import zero_stage_of
 from csr.engine.precision import Precision
 from csr.evaluation import inference
 from csr.evaluation.metrics import multilabel_metrics
-from csr.evaluation.test_table import results_record, table_lines, target_probability
+from csr.evaluation.test_table import results_record, table_lines
 from csr.evaluation.thresholds import measure_reference
 from csr.model import CSR
+from csr.model.sharing.card import target_probability
 from csr.runtime import distributed
 from csr.runtime.files import load_tensors, write_json
 from csr.runtime.fingerprint import git_revision, versions
@@ -184,13 +185,14 @@ class Run:
         """Thresholds (from validation images) and median scores (from training images): reference.json."""
         rows = {name: self._predict(getattr(self.data, name), name.capitalize()) for name in ("train", "val")}
         train, val = labels_of(self.data.train), labels_of(self.data.val)
+        val_probability_NT = target_probability(rows["val"]["logit"], task_loss=self._task_loss)
         reference = measure_reference(
             score_NKM=rows["train"]["score"],
             concept_NK=torch.from_numpy(train["concept"]),
             val_concept_probability_NK=rows["val"]["concept_logit"].sigmoid().numpy(),
             val_concept_NK=val["concept"],
             val_target_NT=val["target"],
-            val_target_probability_NT=target_probability(rows["val"]["logit"], loss=self._task_loss),
+            val_target_probability_NT=val_probability_NT.numpy(),
         )
         names = self.data.names
         record = reference.to_dict(concept_names=names["concept"], target_names=names["target"])
@@ -214,8 +216,8 @@ class Run:
         concepts = multilabel_metrics(
             rows["concept_logit"].sigmoid().numpy(), labels["concept"], names=names["concept"]
         )
-        probability = target_probability(rows["logit"], loss=self._task_loss)
-        targets = multilabel_metrics(probability, labels["target"], names=names["target"])
+        probability_NT = target_probability(rows["logit"], task_loss=self._task_loss)
+        targets = multilabel_metrics(probability_NT.numpy(), labels["target"], names=names["target"])
         self.monitor.say("")
         dry = " (dry run: numbers mean nothing)" if self.config.run.dry_run else ""
         self.monitor.say(f"=== Test set: {len(self.test)} images, best model of stage 3{dry} ===")

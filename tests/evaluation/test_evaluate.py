@@ -23,7 +23,7 @@ from csr.data.dataset import LabelledImages
 from csr.data.image_cache.store import open_store
 from csr.data.labels.table import read_label_table
 from csr.data.labels.vocabulary import Vocabulary
-from csr.evaluation.measure import Decisions, count_alive, look
+from csr.evaluation.measure import count_alive, predict_all, threshold_notices
 from csr.evaluation.metrics import multilabel_metrics
 from csr.evaluation.output import COLUMNS, summary
 
@@ -200,11 +200,11 @@ def test_the_batch_size_changes_nothing_and_the_seed_moves_intervals_only(data, 
 
 def test_where_exactly_one_diagnosis_holds_the_likeliest_is_called():
     card = tiny_card()
-    chosen = Decisions(type(card)(card.concept_names, card.target_names, card.preprocessing, "ce"))
-    called = chosen.targets(torch.tensor([[0.2, 0.1], [0.4, 0.6]]))
-    assert called.tolist() == [[True, False], [False, True]]
-    assert chosen.target_thresholds() is None and "likeliest" in chosen.notices()[0]
-    assert "no concept thresholds" in chosen.notices()[1]
+    single = type(card)(card.concept_names, card.target_names, card.preprocessing, "ce")
+    called_BT = single.called(torch.tensor([[0.2, 0.1], [0.4, 0.6]]))
+    assert called_BT.tolist() == [[True, False], [False, True]]
+    first, second = threshold_notices(single)
+    assert "likeliest" in first and "no concept thresholds" in second
 
 
 def test_prototypes_are_alive_if_they_win_for_a_present_concept():
@@ -272,7 +272,7 @@ def test_two_ranks_see_what_one_sees(data, tmp_path):
     store = open_store(paths, size=72, cache_dir=tmp_path, workers=1)
 
     def body() -> dict[str, np.ndarray]:
-        rows = look(tiny_model(), LabelledImages(store, table), batch_size=4)
+        rows = predict_all(tiny_model(), LabelledImages(store, table), batch_size=4)
         return {name: value.numpy() for name, value in rows.items()}
 
     on_each = on_ranks(body)

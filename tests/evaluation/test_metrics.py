@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from csr.evaluation.inference import RowAccumulator
 from csr.evaluation.metrics import multilabel_metrics
+from csr.evaluation.row_accumulator import RowAccumulator
 
 
 @pytest.fixture

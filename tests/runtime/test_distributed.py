@@ -9,7 +9,7 @@ import pytest
 import torch
 from forked_ranks import on_ranks
 
-from csr.evaluation.inference import RowAccumulator
+from csr.evaluation.row_accumulator import RowAccumulator
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 

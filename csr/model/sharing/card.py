@@ -1,4 +1,4 @@
-"""What a trained model must know besides its weights: names, preprocessing, thresholds, where it comes from.
+"""The card of a trained model: names, preprocessing, decision rule, thresholds and origin beside the weights.
 
 Letters: B batch, K concepts, M prototypes per concept, T targets.
 """
@@ -23,9 +23,28 @@ MAX_NAME = 200
 _LARGEST = 1e30  # of a number that is computed with in float32
 
 
+def target_probability(logit_BT: torch.Tensor, *, task_loss: str) -> torch.Tensor:
+    """Return the probabilities of the diagnoses as the task loss means them.
+
+    Args:
+        logit_BT: logits, (..., T).
+        task_loss: `ce`: exactly one diagnosis holds (softmax); else any number may (sigmoids).
+
+    Returns:
+        probability_BT, 0 to 1, of the same shape.
+    """
+    return logit_BT.softmax(dim=-1) if task_loss == "ce" else logit_BT.sigmoid()
+
+
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image file becomes model input: resized to `stored_size`, resized, normalised."""
+    """The way from an image file to model input: resized to `stored_size`, resized, normalised.
+
+    Attributes:
+        image_size: side of the square that the network takes, pixels.
+        stored_size: side of the square that images are kept at, pixels.
+        mean, std: of the three channels, on the scale 0 to 1.
+    """
 
     image_size: int
     stored_size: int
@@ -37,13 +56,13 @@ class Preprocessing:
         return {**sizes, "mean": list(self.mean), "std": list(self.std)}
 
     def transform(self) -> EvalTransform:
-        """What follows the resizing (see `csr.data.images.resize`), for a batch at once."""
+        """Return what follows `csr.data.images.resize`: uint8 (B, 1 or 3, S, S) -> float (B, 3, side, side)."""
         return EvalTransform(self.image_size, mean=self.mean, std=self.std)
 
 
 @dataclass(frozen=True, eq=False)
 class Card:
-    """What goes with the weights.
+    """Everything that belongs to the weights.
 
     Attributes:
         concept_names, target_names: in the order of the model's outputs.
@@ -63,23 +82,47 @@ class Card:
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
-    def probability(self, logit_BT: torch.Tensor) -> torch.Tensor:
-        """Probabilities of the diagnoses, as the task loss means them."""
-        return logit_BT.softmax(dim=1) if self.task_loss == "ce" else logit_BT.sigmoid()
+    @property
+    def exactly_one(self) -> bool:
+        """Whether exactly one diagnosis holds: then the likeliest is called, whatever its threshold."""
+        return self.task_loss == "ce"
 
     @property
     def concept_threshold_K(self) -> torch.Tensor:
-        """0.5 where none was chosen on validation images."""
+        """Probabilities from which concepts are called, (K,); 0.5 if none were chosen on validation images."""
         chosen = self.reference.concept_threshold_K
         return torch.full((len(self.concept_names),), 0.5) if chosen is None else chosen
 
     @property
     def target_threshold_T(self) -> torch.Tensor:
-        """0.5 where none was chosen on validation images."""
+        """Probabilities from which diagnoses are called, (T,); 0.5 if none were chosen on validation images."""
         chosen = self.reference.target_threshold_T
         return torch.full((len(self.target_names),), 0.5) if chosen is None else chosen
 
+    def probability(self, logit_BT: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities of the diagnoses, (..., T); see `target_probability`."""
+        return target_probability(logit_BT, task_loss=self.task_loss)
+
+    def called(self, probability_BT: torch.Tensor) -> torch.Tensor:
+        """Return which diagnoses the model calls.
+
+        Args:
+            probability_BT: of the diagnoses, (..., T).
+
+        Returns:
+            bool, of the same shape: the likeliest (all of them in a tie) if exactly one diagnosis holds, else
+            every one that reaches its threshold.
+        """
+        if self.exactly_one:
+            return probability_BT == probability_BT.amax(dim=-1, keepdim=True)
+        return probability_BT >= self.target_threshold_T.to(probability_BT)
+
+    def called_concepts(self, probability_BK: torch.Tensor) -> torch.Tensor:
+        """Return which concepts reach their threshold, bool, for probabilities (..., K)."""
+        return probability_BK >= self.concept_threshold_K.to(probability_BK)
+
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON that `card_from_dict` reads; thresholds and medians by name."""
         return {
             "concept_names": list(self.concept_names),
             "target_names": list(self.target_names),
@@ -96,7 +139,7 @@ _NOTES = ("method", "data", "metrics", "provenance")
 
 
 def plain_card(num_concepts: int, num_classes: int, *, image_size: int) -> Card:
-    """A card for a model that nobody has named yet."""
+    """Return a card with numbered names, for a model that was given none."""
     return Card(
         tuple(f"concept {k}" for k in range(num_concepts)),
         tuple(f"target {t}" for t in range(num_classes)),
@@ -105,12 +148,15 @@ def plain_card(num_concepts: int, num_classes: int, *, image_size: int) -> Card:
 
 
 def card_from_dict(value: dict[str, Any], *, num_prototypes: int, where: str) -> Card:
-    """Read and check what `Card.to_dict` wrote; other keys are not looked at.
+    """Read and check what `Card.to_dict` wrote; other keys are ignored.
 
     Args:
         value: parsed JSON.
         num_prototypes: M of the model, for the medians.
         where: the file, for messages.
+
+    Returns:
+        The card.
 
     Raises:
         InputError: a key is missing or holds what no model could use.
@@ -121,8 +167,8 @@ def card_from_dict(value: dict[str, Any], *, num_prototypes: int, where: str) ->
     concepts = _names(value["concept_names"], f"{where}: concept_names")
     targets = _names(value["target_names"], f"{where}: target_names")
     if value["task_loss"] not in TASK_LOSSES:
-        found = str(value["task_loss"])[:40]
-        raise InputError(f"{where}: task_loss {found!r}: one of {', '.join(TASK_LOSSES)}")
+        shown = str(value["task_loss"])[:40]
+        raise InputError(f"{where}: task_loss {shown!r}: one of {', '.join(TASK_LOSSES)}")
     notes = {name: value.get(name) or {} for name in _NOTES}
     wrong = [name for name, note in notes.items() if not isinstance(note, dict)]
     if wrong:
@@ -174,7 +220,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def is_count(value: Any, maximum: int, *, minimum: int = 1) -> bool:
-    """Whether a JSON value is a whole number in a range (True is none)."""
+    """Return True for a JSON value that is a whole number in the range (True itself is none)."""
     return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
 
 

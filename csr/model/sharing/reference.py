@@ -1,4 +1,4 @@
-"""What a run measures once for later use: decision thresholds, and scores with and without each concept.
+"""Values that a run measures once for later use: decision thresholds, and scores with and without each concept.
 
 Thresholds come from validation images, medians from training images; neither ever from test images.
 
@@ -32,7 +32,7 @@ class Reference:
     present_KM: torch.Tensor | None = None
 
     def to_dict(self, *, concept_names: tuple[str, ...], target_names: tuple[str, ...]) -> dict[str, Any]:
-        """Plain JSON, by name: a person can read and edit it."""
+        """Return plain JSON, by name, so that a person can read and edit it."""
         rows = {
             "concept_thresholds": (concept_names, self.concept_threshold_K),
             "target_thresholds": (target_names, self.target_threshold_T),
@@ -59,6 +59,9 @@ def reference_from_dict(
         value: parsed JSON; a key that is absent or null was not measured.
         num_prototypes: M.
         where: the file, for messages.
+
+    Returns:
+        The values, float32.
 
     Raises:
         InputError: another name, a number missing, not finite or out of range.
