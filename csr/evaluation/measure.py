@@ -2,8 +2,8 @@
 
 Two steps: `predict_all` runs the model once over the images, `measure` computes all results from its rows.
 
-Letters: B batch, N images, K concepts, M prototypes per concept, T targets, L labels (K or T), S scores of the
-pointing game, V plays of the simulated doctor.
+Letters: B batch, N images, K concepts, M prototypes per concept, T targets, L labels (K or T), S scores of
+the pointing game, V plays of the simulated doctor.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Wrap = Callable[[Iterable[Batch], int], Iterator[Batch]]
 
 
 def threshold_notices(card: Card) -> list[str]:
-    """Return lines on how labels are called, for a reader of the results; none if all thresholds were measured."""
+    """Return lines on how labels are called, for readers of the results; none where nothing is unusual."""
     lines = []
     missing = ["concept"] if card.reference.concept_threshold_K is None else []
     if card.exactly_one:
@@ -67,8 +67,8 @@ def predict_all(
 
     Returns:
         Rows on the CPU, in the order of the data set: `target` (N, T) and `concept` (N, K) probabilities,
-        `winner` (N, K) the prototype with the highest score (-1 where all were dropped); with boxes `pointing`
-        (N, K, S); with plays `after` (N, V, T) and `edited` (N, V).
+        `winner` (N, K) the prototype with the highest score (-1 where all were dropped); with boxes
+        `pointing` (N, K, S); with plays `after` (N, V, T) and `edited` (N, V).
 
     Raises:
         StoppedError: the model gives numbers that are not finite.

@@ -1,1 +1,1 @@
-"""`csr serve`: a page where a doctor sees what a diagnosis rests on and corrects it. Needs the extra `serve`."""
+"""`csr serve`: a page where a doctor sees what a diagnosis rests on and corrects it. Extra: `serve`."""

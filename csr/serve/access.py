@@ -1,8 +1,9 @@
-"""Who may ask, and how much may be sent: checked before anything else sees a request (ASGI).
+"""Access control and size limits, an ASGI layer that checks requests before anything else sees them.
 
-A page of another site must be able to do nothing here, also where its name was made to point at this server
-(DNS rebinding): so the Host header is checked, requests of other origins are refused, and no CORS header is
-ever sent. A token goes in a header and never in a cookie, which a browser would send by itself.
+A page of another site must be able to do nothing here, even if its name was made to point at this server (DNS
+rebinding): so the Host header is checked, requests of other origins are refused, and no CORS header is ever
+sent. A token goes in a header and never in a cookie, which a browser would send by itself. Starlette's
+TrustedHostMiddleware compares names alone: it would refuse every address of `--host 0.0.0.0`.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask.
+    """The rules for requests.
 
     Attributes:
-        names: Host names that are this server, besides `localhost`; lower case.
-        any_address: whether a Host that is an IP address is taken, whichever; else loopback ones only.
-        token: asked for by everything below /api/; None: nothing is.
+        names: Host names of this server besides `localhost`, lower case.
+        any_address: accept any IP address as Host; else loopback addresses only.
+        token: required by everything below /api/; None: no token is.
         max_bytes: of an upload.
     """
 
@@ -58,7 +59,12 @@ class Access:
     max_bytes: int = 2**26
 
     def problem(self, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
-        """Status and reason of a request that is refused, None for the others."""
+        """Return status and reason if a request is refused, else None.
+
+        Args:
+            path: of the address.
+            headers: by lower-case name.
+        """
         host = headers.get("host", "")
         if not self.knows(host_name(host)):
             return 421, "this server does not answer to that Host; start it with --allow_host NAME"
@@ -74,13 +80,13 @@ class Access:
         return None
 
     def _is_token(self, authorization: str) -> bool:
-        kind, _, given = authorization.partition(" ")
+        scheme, _, token = authorization.partition(" ")
         assert self.token is not None
-        same = hmac.compare_digest(given.strip().encode("latin-1"), self.token.encode())
-        return same and kind.lower() == "bearer"
+        same = hmac.compare_digest(token.strip().encode("latin-1"), self.token.encode())
+        return same and scheme.lower() == "bearer"
 
     def knows(self, name: str) -> bool:
-        """Whether a Host name is this server. Rebinding needs a name, so addresses are harmless."""
+        """Return True for a Host name of this server. Rebinding needs a name, so addresses are harmless."""
         if name == "localhost" or name in self.names:
             return True
         try:
@@ -91,18 +97,18 @@ class Access:
 
 
 def host_name(host: str) -> str:
-    """The name in a Host header, without port and brackets, lower case."""
+    """Return the name in a Host header, without port and brackets, lower case."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].rstrip(".").lower()
 
 
 class Shield:
-    """Refuses what `Access` refuses, bounds bodies, and puts security headers on every answer.
+    """A layer that refuses what `Access` refuses, bounds bodies, and adds security headers to every answer.
 
     Args:
-        app: what is shielded.
-        access: who may ask.
+        app: the application behind it.
+        access: the rules.
     """
 
     def __init__(self, app: App, access: Access) -> None:
@@ -112,48 +118,48 @@ class Shield:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers, doubled = _headers(scope["headers"])
-        told = _with_headers(send)
-        problem = (
-            (400, "a header is there twice") if doubled else self._access.problem(scope["path"], headers)
-        )
+        send = _with_headers(send)
+        headers, repeated = _headers(scope["headers"])
+        problem = (400, "a header is repeated") if repeated else self._access.problem(scope["path"], headers)
         if problem is not None:
-            await _refuse(told, *problem)
+            await _refuse(send, *problem)
             return
         limit = self._access.max_bytes if scope["path"] == UPLOAD else JSON_BYTES
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > limit:
-            await _refuse(told, 413, _too_large(limit))
+            await _refuse(send, 413, _too_large(limit))
             return
-        await self._app(scope, _bounded(receive, limit), told)
+        await self._app(scope, _bounded(receive, limit), send)
 
 
 def _headers(raw: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], bool]:
-    """Headers by lower-case name, and whether one that decides something is there twice."""
-    found: dict[str, str] = {}
-    doubled = False
+    """Return headers by lower-case name, and whether one that `Access` decides by is repeated."""
+    headers: dict[str, str] = {}
+    repeated = False
     for name, value in raw:
         key = name.decode("latin-1").lower()
-        doubled |= key in found and key in ("host", "origin", "authorization", "content-length")
-        found[key] = value.decode("latin-1")
-    return found, doubled
+        repeated |= key in headers and key in ("host", "origin", "authorization", "content-length")
+        headers[key] = value.decode("latin-1")
+    return headers, repeated
 
 
 def _with_headers(send: Send) -> Send:
-    async def told(message: Message) -> None:
+    """Return `send` with the security headers put on every answer."""
+
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            kept = [
+            own = [
                 (k, v) for k, v in message.get("headers", []) if k.decode("latin-1").lower() not in HEADERS
             ]
-            added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-            message = {**message, "headers": [*kept, *added]}
+            security = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+            message = {**message, "headers": [*own, *security]}
         await send(message)
 
-    return told
+    return send_with_headers
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:
-    """Counts a body that did not say, or lied about, how long it is."""
+    """Return `receive` with a count of the body, whose stated length may be absent or wrong."""
     seen = 0
 
     async def counted() -> Message:

@@ -19,10 +19,7 @@ from csr import __version__
 from csr.runtime.errors import InputError, TooLargeError
 from csr.serve import schemas
 from csr.serve.access import Access, App, Shield
-from csr.serve.case import default_replacement
-from csr.serve.edits import EditSet
 from csr.serve.limits import MAX_MAPS, MAX_STEPS
-from csr.serve.payload import EditsIn
 from csr.serve.service import Service, running
 from csr.serve.session import FullError, GoneError
 from csr.serve.worker import BusyError
@@ -38,11 +35,11 @@ _ABOUT = (
 
 
 def create_app(service: Service, access: Access) -> App:
-    """The whole application, shielded.
+    """Return the whole application, shielded.
 
     Args:
-        service: what computes.
-        access: who may ask.
+        service: computes the answers.
+        access: rules on who may ask.
     """
 
     @asynccontextmanager
@@ -62,12 +59,12 @@ def create_app(service: Service, access: Access) -> App:
     app.state.service = service
     app.include_router(_static_files(), include_in_schema=False)
     app.include_router(_API)
-    _tell_errors(app)
+    _add_error_handlers(app)
     return Shield(app, access)
 
 
 def _static_files() -> APIRouter:
-    """The page's files, read once: no request ever becomes a path."""
+    """Return the page's files, read once: no request ever becomes a path."""
     router = APIRouter()
     files = {path.name: path.read_bytes() for path in sorted(_STATIC.iterdir()) if path.suffix in _TYPES}
 
@@ -84,8 +81,8 @@ def _static_files() -> APIRouter:
     return router
 
 
-def _tell_errors(app: FastAPI) -> None:
-    """Every refusal is a status and one line, `detail`; nothing that was sent comes back in it."""
+def _add_error_handlers(app: FastAPI) -> None:
+    """Make every refusal a status and one line, `detail`; nothing that was sent comes back in it."""
 
     def add(
         kind: type[Exception], status: int, detail: str | None, headers: dict[str, str] | None = None
@@ -100,18 +97,19 @@ def _tell_errors(app: FastAPI) -> None:
     add(FullError, 409, f"the record has {MAX_STEPS} steps: download it and open the image again")
     add(TooLargeError, 413, None)
     add(InputError, 422, None)
-    app.add_exception_handler(RequestValidationError, _tell_invalid)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
 
 
-def _tell_invalid(_: Request, error: Exception) -> Response:
+def _answer_invalid(_: Request, error: Exception) -> Response:
+    """Name the first wrong field of a request and what is wrong with it."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    where = ".".join(str(part)[:40] for part in first["loc"])
-    return JSONResponse({"detail": f"{where}: {first['msg'][:200]}"}, 422)
+    field = ".".join(str(part)[:40] for part in first["loc"])
+    return JSONResponse({"detail": f"{field}: {first['msg'][:200]}"}, 422)
 
 
 def get_service(request: Request) -> Service:
-    """The service of the application that a request reached."""
+    """Return the service of the application that a request reached."""
     return request.app.state.service
 
 
@@ -122,16 +120,15 @@ _API = APIRouter(
 )
 
 
-@_API.get("/model", responses={200: {"model": schemas.ModelOut}})
-async def model(service: Serves) -> Response:
+@_API.get("/model")
+async def model(service: Serves) -> schemas.ModelFacts:
     """Names, limits and what the model can do."""
-    return JSONResponse(service.described)
+    return service.facts
 
 
 @_API.post(
     "/images",
     status_code=201,
-    responses={201: {"model": schemas.State}},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -139,7 +136,7 @@ async def model(service: Serves) -> Response:
         }
     },
 )
-async def open_image(request: Request, service: Serves) -> Response:
+async def open_image(request: Request, service: Serves) -> schemas.State:
     """Open an image: the body is the file (PNG, JPEG, DICOM), X-Image-Name its name, percent-encoded."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/octet-stream":
         raise HTTPException(415, "send the file as application/octet-stream")
@@ -149,43 +146,37 @@ async def open_image(request: Request, service: Serves) -> Response:
         except asyncio.TimeoutError:
             raise HTTPException(408, "the image did not arrive in time") from None
         name = unquote(request.headers.get("x-image-name", "")[:2000], errors="replace")
-        return JSONResponse(await service.open_image(data, name=name), 201)
+        return await service.open_image(data, name=name)
 
 
-@_API.get("/sessions/{session}", responses={200: {"model": schemas.State}})
-async def state(session: str, service: Serves) -> Response:
+@_API.get("/sessions/{session}")
+async def state(session: str, service: Serves) -> schemas.State:
     """The session as it is."""
-    return JSONResponse(service.sessions.get(session).answer())
+    return service.sessions.get(session).state()
 
 
-@_API.put("/sessions/{session}/edits", responses={200: {"model": schemas.State}})
-async def edit(session: str, edits: EditsIn, service: Serves) -> Response:
+@_API.put("/sessions/{session}/edits")
+async def edit(session: str, edits: schemas.EditsIn, service: Serves) -> schemas.State:
     """Put edits in force in place of those that were; the network does not run again."""
-    assert service.model.card is not None
-    names, default = service.model.card.concept_names, default_replacement(service.model)
-    try:
-        wanted: EditSet = edits.edit_set(names, default=default)
-        return JSONResponse(await service.edit(session, wanted))
-    except ValueError as error:
-        raise HTTPException(422, str(error)) from None
+    return await service.edit(session, edits)
 
 
-@_API.post("/sessions/{session}/undo", responses={200: {"model": schemas.State}})
-async def undo(session: str, service: Serves) -> Response:
+@_API.post("/sessions/{session}/undo")
+async def undo(session: str, service: Serves) -> schemas.State:
     """Go back one step; at the first one nothing happens."""
-    return JSONResponse(service.move(session, "undo"))
+    return service.move(session, "undo")
 
 
-@_API.post("/sessions/{session}/redo", responses={200: {"model": schemas.State}})
-async def redo(session: str, service: Serves) -> Response:
+@_API.post("/sessions/{session}/redo")
+async def redo(session: str, service: Serves) -> schemas.State:
     """Go forward one step; at the last one nothing happens."""
-    return JSONResponse(service.move(session, "redo"))
+    return service.move(session, "redo")
 
 
-@_API.post("/sessions/{session}/reset", responses={200: {"model": schemas.State}})
-async def reset(session: str, service: Serves) -> Response:
-    """Leave out all edits, as a step that can be undone."""
-    return JSONResponse(await service.reset(session))
+@_API.post("/sessions/{session}/reset")
+async def reset(session: str, service: Serves) -> schemas.State:
+    """Drop all edits, as a step that can be undone."""
+    return await service.reset(session)
 
 
 @_API.delete("/sessions/{session}", status_code=204)
@@ -195,13 +186,14 @@ async def close(session: str, service: Serves) -> Response:
     return Response(status_code=204)
 
 
-@_API.get("/sessions/{session}/record", responses={200: {"model": schemas.Record}})
-async def record(session: str, service: Serves) -> Response:
+@_API.get("/sessions/{session}/record")
+async def record(session: str, service: Serves, response: Response) -> schemas.Record:
     """The record: hashes of model and image, every step with its time, edits and result."""
-    told = service.record(session)
+    answer = service.record(session)
     # the name is the server's: what an upload is called becomes no file name and no header
-    name = f"csr-session-{told['image']['sha256'][:12]}.json"
-    return JSONResponse(told, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+    name = f"csr-session-{answer.image.sha256[:12]}.json"
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    return answer
 
 
 @_API.get("/sessions/{session}/image", responses=_PNG, response_class=Response)
@@ -210,31 +202,30 @@ async def image(session: str, service: Serves) -> Response:
     return Response(service.sessions.get(session).view, media_type="image/png")
 
 
-@_API.get("/sessions/{session}/maps", responses={200: {"model": schemas.Maps}})
+@_API.get("/sessions/{session}/maps")
 async def maps(
     session: str,
     service: Serves,
     of: Annotated[list[str], Query(max_length=MAX_MAPS, description="concept.prototype, e.g. 3.0")],
-) -> Response:
+) -> schemas.Maps:
     """Similarity maps under the boxes in force."""
-    found = [_PLACE.fullmatch(one) for one in of]
-    places = [(int(one[1]), int(one[2])) for one in found if one is not None]
+    matches = [_PLACE.fullmatch(one) for one in of]
+    places = [(int(match[1]), int(match[2])) for match in matches if match is not None]
     if len(places) < len(of):
         raise HTTPException(422, "of: give concept.prototype, such as 3.0")
-    return JSONResponse(await service.maps(session, places))
+    return await service.maps(session, places)
 
 
-@_API.get("/sessions/{session}/concepts/{concept}", responses={200: {"model": schemas.Prototypes}})
-async def prototypes(session: str, concept: int, service: Serves) -> Response:
+@_API.get("/sessions/{session}/concepts/{concept}")
+async def prototypes(session: str, concept: int, service: Serves) -> schemas.Prototypes:
     """Every prototype of a concept, with its score and contributions under the edits in force."""
-    return JSONResponse(service.prototypes(session, concept))
+    return service.prototypes(session, concept)
 
 
-@_API.get("/regions/{concept}/{prototype}", responses={200: {"model": list[schemas.Region]}})
-async def regions(concept: int, prototype: int, service: Serves) -> Response:
+@_API.get("/regions/{concept}/{prototype}")
+async def regions(concept: int, prototype: int, service: Serves) -> list[schemas.Region]:
     """The training regions nearest to a prototype; none without an atlas."""
-    service.check_place(concept, prototype)
-    return JSONResponse(service.regions.told(concept, prototype))
+    return service.regions(concept, prototype)
 
 
 @_API.get("/regions/{concept}/{prototype}/{rank}", responses=_PNG, response_class=Response)

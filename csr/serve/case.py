@@ -1,11 +1,12 @@
 """One image's similarities, computed once, and the diagnosis under any edits of them.
 
-Letters: B batch (1 here), K concepts, M prototypes per concept, H W feature map, C channels, S side.
+Letters: B batch (1 here), K concepts, M prototypes per concept, N maps, H W feature map, C channels, S side.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,8 @@ from csr.explain.explanation import Explanation, explain_output, map_range
 from csr.model import CSR, CSROutput
 from csr.model.interaction import SafetyReport, check_safety, decide, edited_maps
 from csr.model.layers.prototypes import winners
-from csr.serve.edits import MEDIAN, ZERO, EditSet
+from csr.serve.edits import MEDIAN, ZERO, as_tensors, no_edits
+from csr.serve.schemas import Edits, Replacement
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,23 +25,28 @@ class Outcome:
     """A diagnosis under edits.
 
     Attributes:
-        edits: which.
+        edits: those in force.
         explanation: of the edited scores. Its maps and best prototypes are those after the boxes and
             before decisions on concepts: a rejected concept still shows what was rejected.
         safety: of `csr.model.interaction.check_safety`.
     """
 
-    edits: EditSet
+    edits: Edits
     explanation: Explanation
     safety: SafetyReport
 
 
 class Case:
-    """What the network computed for one image; nothing of it changes.
+    """Everything that the network computed for one image; nothing of it changes.
 
     Args:
         model: in eval mode, with a card; shared by all cases.
-        pixels_CSS: uint8, from `csr.data.images.resize`.
+        pixels_CSS: uint8 (1 or 3, S, S), from `csr.data.images.resize`.
+
+    Attributes:
+        output: of the network, a batch of one.
+        plain: explanation without edits.
+        scale: similarities at the ends of the colour scale.
     """
 
     @torch.no_grad()
@@ -54,23 +61,24 @@ class Case:
         self.scale = map_range(self.plain, self.plain.shown(model.num_concepts))
 
     @property
-    def unedited(self) -> EditSet:
-        return EditSet.none(self.model.num_concepts, replacement=default_replacement(self.model))
+    def unedited(self) -> Edits:
+        """The state that this image starts in."""
+        return no_edits(default_replacement(self.model))
 
     @torch.no_grad()
-    def diagnose(self, edits: EditSet) -> Outcome:
-        """The diagnosis under edits: scores and head only, the network does not run.
+    def diagnose(self, edits: Edits) -> Outcome:
+        """Return the diagnosis under edits: scores and head only, the network does not run.
 
-        Raises:
-            ValueError: see `EditSet.tensors`.
+        Args:
+            edits: from `csr.serve.edits.checked_edits`.
         """
-        chosen = edits.tensors(self.device)
+        tensors = as_tensors(edits, self.card.concept_names, self.device)
         use_medians = edits.replacement == MEDIAN
         absent_KM = self.card.reference.absent_KM if use_medians else None
         present_KM = self.card.reference.present_KM if use_medians else None
-        sim_BKMHW = edited_maps(self.output.similarity_maps, chosen, absent_KM=absent_KM)
+        sim_BKMHW = edited_maps(self.output.similarity_maps, tensors, absent_KM=absent_KM)
         seen_BKM = sim_BKMHW.amax(dim=(3, 4))
-        score_BKM = decide(seen_BKM, chosen.decision_BK, absent_KM=absent_KM, present_KM=present_KM)
+        score_BKM = decide(seen_BKM, tensors.decision_BK, absent_KM=absent_KM, present_KM=present_KM)
         output = dataclasses.replace(
             self.output,
             similarity_maps=sim_BKMHW,
@@ -82,29 +90,31 @@ class Case:
         explanation = explain_output(self.model, output)[0]
         safety = check_safety(
             self.output.similarity_maps,
-            chosen,
-            diagnose=self._probability,
+            tensors,
+            diagnose=lambda score_BKM: self.card.probability(self.model.task_head(score_BKM)),
             absent_KM=absent_KM,
             present_KM=present_KM,
         )
         return Outcome(edits, dataclasses.replace(explanation, best_K=best_K, map_KHW=map_KHW), safety)
 
-    def _probability(self, score_BKM: torch.Tensor) -> torch.Tensor:
-        return self.card.probability(self.model.task_head(score_BKM))
-
     @torch.no_grad()
-    def maps(self, edits: EditSet, places: list[tuple[int, int]]) -> np.ndarray:
-        """Maps of prototypes (concept, prototype) after the boxes, (number of places, H, W)."""
-        chosen = edits.tensors(self.device)
-        concept, prototype = torch.tensor(places, dtype=torch.int64).view(-1, 2).unbind(1)
-        some_BKMHW = self.output.similarity_maps[:, concept, prototype].unsqueeze(2)
+    def maps(self, edits: Edits, places: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Return similarity maps after the boxes, map_NHW.
+
+        Args:
+            edits: in force.
+            places: (concept, prototype) of each map.
+        """
+        tensors = as_tensors(edits, self.card.concept_names, self.device)
+        concept_N, prototype_N = torch.tensor(places, dtype=torch.int64).view(-1, 2).unbind(1)
+        # one prototype each, as if it were a concept of its own: (1, N, 1, H, W)
+        sim_BNMHW = self.output.similarity_maps[:, concept_N, prototype_N].unsqueeze(2)
         absent_KM = self.card.reference.absent_KM if edits.replacement == MEDIAN else None
-        if absent_KM is not None:
-            absent_KM = absent_KM[concept, prototype].unsqueeze(1)
-        return edited_maps(some_BKMHW, chosen, absent_KM=absent_KM)[0, :, 0].cpu().numpy()
+        absent_NM = None if absent_KM is None else absent_KM[concept_N, prototype_N].unsqueeze(1)
+        return edited_maps(sim_BNMHW, tensors, absent_KM=absent_NM)[0, :, 0].cpu().numpy()
 
 
-def default_replacement(model: CSR) -> str:
-    """Medians where the model has them: they harm less than the paper's zero."""
+def default_replacement(model: CSR) -> Replacement:
+    """Return medians where the model has them: they harm less than the paper's zero."""
     assert model.card is not None
     return ZERO if model.card.reference.absent_KM is None else MEDIAN

@@ -1,75 +1,75 @@
-"""One state of a doctor's edits of one image: what is sent, kept, undone and recorded.
+"""A doctor's edits between the wire and the computation: checked, completed, and as tensors.
 
-Letters: K concepts, R boxes.
+Letters: B batch (1 here), K concepts, R boxes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Final
 
 import torch
 
-from csr.model.interaction import ALPHA, CONFIRMED, REJECTED, UNTOUCHED, Edits, make_edits
+from csr.model import interaction
+from csr.runtime.errors import InputError
+from csr.serve.schemas import Decision, Edits, EditsIn, Replacement
 
-ZERO, MEDIAN = "zero", "median"
-POSITIVE, NEGATIVE = "positive", "negative"
-DECISIONS = {"rejected": REJECTED, "confirmed": CONFIRMED}
-_WORD_OF = {number: word for word, number in DECISIONS.items()}
-
-
-@dataclass(frozen=True)
-class Box:
-    """A region; `corners` are x_min, y_min, x_max, y_max, fractions of the image."""
-
-    corners: tuple[float, float, float, float]
-    is_positive: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        x_min, y_min, x_max, y_max = self.corners
-        kind = POSITIVE if self.is_positive else NEGATIVE
-        return {"kind": kind, "x_min": x_min, "y_min": y_min, "x_max": x_max, "y_max": y_max}
+ZERO: Final = "zero"
+MEDIAN: Final = "median"
+_CODES: dict[Decision, int] = {"rejected": interaction.REJECTED, "confirmed": interaction.CONFIRMED}
 
 
-@dataclass(frozen=True)
-class EditSet:
-    """All edits in force at once.
+def no_edits(replacement: Replacement) -> Edits:
+    """Return the state that a session starts in and a reset returns to."""
+    return Edits(decisions={}, boxes=[], alpha=interaction.ALPHA, replacement=replacement)
 
-    Attributes:
-        decision_K: `csr.model.interaction`'s REJECTED, UNTOUCHED or CONFIRMED.
-        boxes: in the order they were drawn.
-        alpha: importance outside of all boxes.
-        replacement: what a rejected concept's scores become and similarities outside of the boxes are drawn
-            to: `median` (its median over training images without it; a confirmed concept's are raised to its
-            median with it) or `zero` (the paper's, Eqs. 12-13; confirming changes nothing).
+
+def checked_edits(sent: EditsIn, concept_names: Sequence[str], *, default: Replacement) -> Edits:
+    """Return the edits that a request puts in force.
+
+    Args:
+        sent: the request.
+        concept_names: of the model, K.
+        default: replacement that holds where the request names none.
+
+    Raises:
+        InputError: an unknown concept, medians that were not measured, a box without area.
     """
+    unknown = [name for name in sent.decisions if name not in concept_names]
+    if unknown:
+        raise InputError(f"{len(unknown)} decisions are on concepts that the model does not have")
+    replacement = sent.replacement or default
+    if replacement == MEDIAN and default != MEDIAN:
+        raise InputError("replacement 'median': the medians of this model were not measured")
+    decisions = {name: sent.decisions[name] for name in concept_names if name in sent.decisions}
+    edits = Edits(decisions=decisions, boxes=sent.boxes, alpha=sent.alpha, replacement=replacement)
+    try:
+        as_tensors(edits, concept_names, torch.device("cpu"))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return edits
 
-    decision_K: tuple[int, ...]
-    boxes: tuple[Box, ...] = ()
-    alpha: float = ALPHA
-    replacement: str = ZERO
 
-    @classmethod
-    def none(cls, num_concepts: int, *, replacement: str) -> EditSet:
-        return cls((UNTOUCHED,) * num_concepts, replacement=replacement)
+def as_tensors(edits: Edits, concept_names: Sequence[str], device: torch.device) -> interaction.Edits:
+    """Return the edits for `csr.model.interaction`, as those of a batch of one image.
 
-    def tensors(self, device: torch.device) -> Edits:
-        """For `csr.model.interaction`, a batch of one image.
+    Args:
+        edits: in force.
+        concept_names: of the model, K.
+        device: of the result.
 
-        Raises:
-            ValueError: what a box, a decision or alpha says means nothing.
-        """
-        decision_BK = torch.tensor([self.decision_K], dtype=torch.int64, device=device)
-        box_R4 = torch.tensor([box.corners for box in self.boxes]).view(-1, 4)
-        positive_R = torch.tensor([box.is_positive for box in self.boxes], dtype=torch.bool)
-        return make_edits(decision_BK, box_R4=box_R4, positive_R=positive_R, alpha=self.alpha)
+    Returns:
+        Edits with decision_BK (1, K), box_R4 (R, 4) and positive_R (R,).
 
-    def to_dict(self, concept_names: tuple[str, ...]) -> dict[str, Any]:
-        """Plain JSON, by name."""
-        decided = zip(concept_names, self.decision_K, strict=True)
-        return {
-            "decisions": {name: _WORD_OF[value] for name, value in decided if value != UNTOUCHED},
-            "boxes": [box.to_dict() for box in self.boxes],
-            "alpha": self.alpha,
-            "replacement": self.replacement,
-        }
+    Raises:
+        ValueError: a box without area.
+    """
+    decided = {name: _CODES[decision] for name, decision in edits.decisions.items()}
+    codes = [decided.get(name, interaction.UNTOUCHED) for name in concept_names]
+    corners = [(box.x_min, box.y_min, box.x_max, box.y_max) for box in edits.boxes]
+    return interaction.make_edits(
+        torch.tensor([codes], dtype=torch.int64, device=device),
+        box_R4=torch.tensor(corners).view(-1, 4),
+        positive_R=torch.tensor([box.kind == "positive" for box in edits.boxes], dtype=torch.bool),
+        alpha=edits.alpha,
+    )

@@ -1,4 +1,4 @@
-"""What one server takes: bytes, pixels, sessions, requests that wait."""
+"""Limits of one server: bytes, pixels, sessions, requests that wait."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Limits:
     Attributes:
         max_bytes: of one image file.
         max_pixels: of one image, decoded.
-        max_sessions: images in memory; opening one more closes the one that was not used for longest.
-        timeout_s: after which an unused session is closed.
-        receive_s: in which an upload must have arrived.
-        uploads: images that are received or wait for the network at once; more are answered 503.
-        edits: edits that wait at once; more are answered 503.
+        max_sessions: images in memory; opening one more closes the one that was unused for longest.
+        timeout_s: time after which an unused session is closed.
+        receive_s: time within which an upload must have arrived.
+        uploads: images that are received or wait for the network at once; more are answered with 503.
+        edits: edits that wait at once; more are answered with 503.
     """
 
     max_bytes: int = 64 * 2**20

@@ -1,41 +1,41 @@
-"""The record of a session: what anyone needs to see, or to compute again, what was done to a diagnosis."""
+"""The record of a session, and the hash that names its model."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 
 from csr import __version__
 from csr.model import CSR
 from csr.runtime.fingerprint import hash_of
+from csr.serve.schemas import ModelName, Record
 from csr.serve.session import Session, utc_now
 
-FORMAT, FORMAT_VERSION = "csr-session", 1
+FORMAT_VERSION = 1
 
 
-def record_of(session: Session, *, model_name: str, model_sha256: str) -> dict[str, Any]:
-    """Plain JSON; `steps` has every action in order with the edits then in force and their result."""
+def record_of(session: Session, model: ModelName) -> Record:
+    """Return the record of a session up to now; no pixels, and no path of this machine, are in it."""
     card = session.case.card
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "csr_version": __version__,
-        "torch_version": torch.__version__,
-        "model": {"name": model_name, "sha256": model_sha256},
-        "image": session.image.to_dict(),
-        "opened": session.log[0]["time"],
-        "downloaded": utc_now(),
-        "concepts": list(card.concept_names),
-        "targets": list(card.target_names),
-        "steps": session.log,
-    }
+    return Record(
+        format="csr-session",
+        format_version=FORMAT_VERSION,
+        csr_version=__version__,
+        torch_version=torch.__version__,
+        model=model,
+        image=session.image,
+        opened=session.log[0].time,
+        downloaded=utc_now(),
+        concepts=list(card.concept_names),
+        targets=list(card.target_names),
+        steps=session.log,
+    )
 
 
 def model_sha256(model: CSR) -> str:
-    """A hash of what decides what a model says: sizes, names, preprocessing, thresholds, medians, weights.
+    """Return a hash of all that decides a model's output.
 
-    The same for a run's folder, its export and the hub: where the model lies does not count.
+    That is sizes, names, preprocessing, thresholds, medians and weights. The hash is the same for a run's
+    folder, its export and the hub: the place of a model does not count.
     """
     assert model.card is not None
     sizes = {key: value for key, value in model.description().items() if key != "model_name"}

@@ -6,11 +6,11 @@ An address names them by concept, prototype and rank; files are those that the a
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
 
 from csr.explain.neighbours import Neighbours
 from csr.explain.page import neighbour_picture
 from csr.report.pictures import png_bytes
+from csr.serve.schemas import Region
 
 _KEPT = 512  # pictures of about 100 KB
 MAX_RANKS = 8
@@ -27,15 +27,18 @@ class Regions:
         self._neighbours = neighbours
         self._pictures: OrderedDict[tuple[int, int, int], bytes | None] = OrderedDict()
 
-    def told(self, k: int, m: int) -> list[dict[str, Any]]:
-        """The nearest first; of a file's path only the name."""
+    def nearest(self, k: int, m: int) -> list[Region]:
+        """Return the regions nearest to prototype m of concept k, nearest first, without paths."""
         return [
-            {"image": one.image.name, "box": list(one.box), "similarity": one.similarity}
+            Region(image=one.image.name, box=list(one.box), similarity=one.similarity)
             for one in self._neighbours.get((k, m), [])[:MAX_RANKS]
         ]
 
     def picture(self, k: int, m: int, rank: int) -> bytes | None:
-        """PNG with the region framed; None if there is none, or its file is gone. Called from one thread."""
+        """Return a PNG with the region framed, None if there is none or its file is gone.
+
+        To be called from one thread only: pictures are kept.
+        """
         key = (k, m, rank)
         if key in self._pictures:
             self._pictures.move_to_end(key)

@@ -1,29 +1,89 @@
-"""What the server answers, for the OpenAPI document."""
+"""Everything that goes over the wire, described once: requests, answers, and with them the OpenAPI document.
+
+Requests are checked by these models, and handlers return them. They are also what a session keeps: its edits,
+results and record.
+
+Letters: K concepts, T targets (diagnoses), H W feature map. Boxes are fractions of the image, 0 to 1, from
+its top left corner.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from csr.model.interaction import ALPHA
+from csr.serve.limits import MAX_BOXES
 
-class Problem(BaseModel):
-    """Why a request was refused."""
+Decision = Literal["rejected", "confirmed"]
+BoxKind = Literal["positive", "negative"]
+Replacement = Literal["median", "zero"]
+Action = Literal["open", "edit", "undo", "redo", "reset"]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
+
+
+class Schema(BaseModel):
+    """An object without unknown keys that does not change; NaN is an error, as JSON would make it null."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Problem(Schema):
+    """The reason for which a request was refused."""
 
     detail: str
 
 
-class ModelOut(BaseModel):
-    """What stays the same for all images."""
+class Box(Schema):
+    """A region: look here (positive) or not here (negative)."""
+
+    kind: BoxKind
+    x_min: Fraction
+    y_min: Fraction
+    x_max: Fraction
+    y_max: Fraction
+
+
+class EditsIn(Schema):
+    """All edits that are to be in force; what is omitted is not edited."""
+
+    decisions: dict[str, Decision] = Field(
+        default_factory=dict, description="by the name of the concept", max_length=100_000
+    )
+    boxes: list[Box] = Field(default_factory=list, max_length=MAX_BOXES)
+    alpha: Fraction = Field(ALPHA, description="importance outside of all boxes")
+    replacement: Replacement | None = Field(
+        None,
+        description="what rejected concepts and regions that do not count become; null: the model's default",
+    )
+
+
+class Edits(Schema):
+    """The edits in force, all at once."""
+
+    decisions: dict[str, Decision] = Field(description="by the name of the concept, in the model's order")
+    boxes: list[Box] = Field(description="in the order in which they were drawn")
+    alpha: float = Field(description="importance outside of all boxes")
+    replacement: Replacement = Field(
+        description="what the scores of rejected concepts become, and similarities outside of the boxes are "
+        "drawn to. median: the median score over training images without the concept; a confirmed concept's "
+        "scores are raised to the median over those with it. zero: as in the paper (Eqs. 12-13); confirming "
+        "changes nothing"
+    )
+
+
+class ModelFacts(Schema):
+    """Facts that are the same for all images."""
 
     name: str
     sha256: str = Field(description="of sizes, names, preprocessing, thresholds, medians and weights")
     concepts: list[str]
     targets: list[str]
-    num_prototypes: int
+    num_prototypes: int = Field(description="of each concept")
     one_diagnosis: bool = Field(description="exactly one diagnosis holds (softmax); else several may")
-    replacements: list[str]
-    default_replacement: str
+    replacements: list[Replacement]
+    default_replacement: Replacement
     default_alpha: float
     doctor_gap: float = Field(description="two likeliest diagnoses closer than this: ask a doctor")
     has_atlas: bool
@@ -33,18 +93,18 @@ class ModelOut(BaseModel):
     palette: list[list[int]] = Field(description="colours of maps, RGB, lowest value first")
 
 
-class ImageOut(BaseModel):
-    """The image; height and width in pixels, as displayed."""
+class ImageFacts(Schema):
+    """The image; height and width in pixels, as displayed. The pixels are not in it."""
 
     name: str
-    sha256: str
+    sha256: str = Field(description="of the file")
     bytes: int
     height: int
     width: int
 
 
-class MapScale(BaseModel):
-    """Cells of all maps, and the similarities at the ends of the colour scale."""
+class MapScale(Schema):
+    """The number of cells of all maps, and the similarities at the ends of the colour scale."""
 
     height: int
     width: int
@@ -52,26 +112,7 @@ class MapScale(BaseModel):
     high: float
 
 
-class BoxOut(BaseModel):
-    """A box in force."""
-
-    kind: str
-    x_min: float
-    y_min: float
-    x_max: float
-    y_max: float
-
-
-class EditsOut(BaseModel):
-    """The edits in force."""
-
-    decisions: dict[str, str]
-    boxes: list[BoxOut]
-    alpha: float
-    replacement: str
-
-
-class Before(BaseModel):
+class Before(Schema):
     """A diagnosis without any edit."""
 
     probability: float
@@ -79,7 +120,7 @@ class Before(BaseModel):
     present: bool
 
 
-class Diagnosis(BaseModel):
+class Diagnosis(Schema):
     """A diagnosis under the edits; its logit is the bias plus the contributions of all concepts."""
 
     name: str
@@ -87,78 +128,80 @@ class Diagnosis(BaseModel):
     logit: float
     bias: float
     threshold: float
-    present: bool
+    present: bool = Field(description="the model calls it")
     before: Before
 
 
-class Concept(BaseModel):
-    """A concept; contributions in the order of the model's targets."""
+class Concept(Schema):
+    """A concept under the edits; contributions have T entries, in the order of the model's targets."""
 
     name: str
     probability: float
     threshold: float
-    active: bool
-    best_prototype: int | None = Field(description="none: all its prototypes were dropped")
+    active: bool = Field(description="the probability reaches the threshold")
+    best_prototype: int | None = Field(description="null: all its prototypes were dropped")
     similarity: float | None = Field(description="highest cosine of the best prototype, after the boxes")
     score: float | None = Field(description="what counts for it, after the decision on the concept too")
     peak: list[float] | None = Field(description="x, y of the highest cell of its map, fractions")
     contribution: list[float]
-    contribution_before: list[float]
+    contribution_before: list[float] = Field(description="without any edit")
 
 
-class BoxEvidence(BaseModel):
-    """What the unedited maps have in a box."""
+class BoxEvidence(Schema):
+    """The highest similarity that the unedited maps have in a box."""
 
     peak: float
     concept: str
     prototype: int
     is_high: bool
-    contradicts: bool
+    contradicts: bool = Field(description="look here, but no map is high; or not here, but one is")
 
 
-class Safety(BaseModel):
-    """How far the edits move a probability, and whether boxes contradict the maps."""
+class Safety(Schema):
+    """The largest change of a probability by the edits, and whether boxes contradict the maps."""
 
     moved: float
-    flips: bool
+    flips: bool = Field(description="another diagnosis is the likeliest one")
     warn: bool
     boxes: list[BoxEvidence]
 
 
-class Result(BaseModel):
-    """A diagnosis under edits."""
+class Result(Schema):
+    """The diagnoses under edits, and what they rest on."""
 
     diagnoses: list[Diagnosis]
-    gap: float
+    gap: float = Field(description="between the two likeliest diagnoses")
     needs_doctor: bool
     concepts: list[Concept]
     safety: Safety
 
 
-class State(Result):
-    """A session as it is."""
-
-    model_config = ConfigDict(extra="forbid")
+class History(Schema):
+    """The place of a session in its history, its image, and the edits in force."""
 
     session: str
     step: int = Field(description="place in the history; undo and redo move it")
     num_steps: int = Field(description="actions in the record")
     can_undo: bool
     can_redo: bool
-    image: ImageOut
+    image: ImageFacts
     map: MapScale
-    edits: EditsOut
+    edits: Edits
 
 
-class Prototype(BaseModel):
-    """One prototype under the edits."""
+class State(Result, History):  # fields of the last base come first
+    """The whole state of a session."""
+
+
+class Prototype(Schema):
+    """One prototype under the edits; T contributions."""
 
     prototype: int
     score: float
     contribution: list[float]
 
 
-class Prototypes(BaseModel):
+class Prototypes(Schema):
     """All prototypes of a concept that were not dropped."""
 
     concept: str
@@ -168,59 +211,59 @@ class Prototypes(BaseModel):
     prototypes: list[Prototype]
 
 
-class Map(BaseModel):
-    """A similarity map after the boxes, row by row."""
+class Map(Schema):
+    """A similarity map after the boxes, row by row: H x W values."""
 
     concept: int
     prototype: int
     values: list[float]
 
 
-class Maps(BaseModel):
-    """Maps of one size."""
+class Maps(Schema):
+    """Maps of one size, in cells."""
 
     height: int
     width: int
     maps: list[Map]
 
 
-class Region(BaseModel):
-    """A training region near a prototype; box in fractions of its image."""
+class Region(Schema):
+    """A training region near a prototype; box as x_min, y_min, x_max, y_max, fractions of its image."""
 
-    image: str
+    image: str = Field(description="name of the file, without its folder")
     box: list[float]
     similarity: float
 
 
-class Step(BaseModel):
+class Step(Schema):
     """One action, the edits in force after it, and their result."""
 
-    time: str
-    action: Literal["open", "edit", "undo", "redo", "reset"]
-    edits: EditsOut
+    time: str = Field(description="UTC, ISO 8601")
+    action: Action
+    edits: Edits
     result: Result
 
 
-class ModelName(BaseModel):
-    """Which model."""
+class ModelName(Schema):
+    """The model of a record."""
 
     name: str
     sha256: str
 
 
-class Record(BaseModel):
-    """The record of a session."""
-
-    model_config = ConfigDict(extra="forbid")
+class Record(Schema):
+    """The record of a session: enough to see, or to compute again, what was done to a diagnosis."""
 
     format: Literal["csr-session"]
     format_version: int
     csr_version: str
     torch_version: str
     model: ModelName
-    image: ImageOut
+    image: ImageFacts
     opened: str
     downloaded: str
     concepts: list[str]
     targets: list[str]
-    steps: list[Step]
+    steps: list[Step] = Field(
+        description="every action in order, with the edits then in force and their result"
+    )

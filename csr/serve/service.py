@@ -1,4 +1,4 @@
-"""What the page asks for, without HTTP: images opened, edited, undone, recorded, off the event loop."""
+"""The work behind the page, without HTTP: images opened, edited, undone, recorded, off the event loop."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from csr.explain.neighbours import Neighbours
 from csr.model import CSR
-from csr.serve.answers import tell_maps, tell_model, tell_prototypes
-from csr.serve.case import Case, Outcome
-from csr.serve.edits import EditSet
+from csr.serve.answers import image_facts, maps_of, model_facts, prototypes_of
+from csr.serve.case import Case, Outcome, default_replacement
+from csr.serve.edits import checked_edits
 from csr.serve.limits import Limits
 from csr.serve.record import model_sha256, record_of
 from csr.serve.regions import Regions
-from csr.serve.session import GoneError, ImageFacts, Session, Sessions
+from csr.serve.schemas import Edits, EditsIn, Maps, ModelName, Prototypes, Record, Region, State
+from csr.serve.session import GoneError, Session, Sessions
 from csr.serve.upload import Upload, read_upload
 from csr.serve.worker import BusyError, Worker
 
 SWEEP_S = 15.0
-Answer = dict[str, Any]
 
 
 class Service:
@@ -40,36 +40,37 @@ class Service:
         self, model: CSR, *, name: str, limits: Limits, neighbours: Neighbours | None = None
     ) -> None:
         assert model.card is not None
-        self.model, self.name, self.limits = model, name, limits
+        self.model, self.card, self.limits = model, model.card, limits
         self.sha256 = model_sha256(model)
-        self.size = model.card.preprocessing.stored_size
-        self.regions = Regions(neighbours or {})
         self.sessions = Sessions(limits)
-        self.described = tell_model(
+        self.facts = model_facts(
             model, name=name, sha256=self.sha256, limits=limits, has_atlas=neighbours is not None
         )
+        self._size = model.card.preprocessing.stored_size
+        self._regions = Regions(neighbours or {})
         self._receiving = threading.BoundedSemaphore(limits.uploads)
         self._uploads = Worker("csr-network", places=limits.uploads)
         self._edits = Worker("csr-edits", places=limits.edits)  # never waits for another image's network
         self._pictures = Worker("csr-pictures", places=limits.edits)
 
     def warm_up(self) -> None:
-        """Run the network once: what comes first is slow, and what cannot run should say so at the start."""
-        Case(self.model, np.zeros((1, self.size, self.size), dtype=np.uint8))
+        """Run the network once: the first run is slow, and a model that cannot run should fail at once."""
+        Case(self.model, np.zeros((1, self._size, self._size), dtype=np.uint8))
 
     async def close_unused(self) -> None:
-        """Close sessions that timed out, for ever: images leave the memory without anyone asking."""
+        """Close sessions that timed out, for ever: images leave the memory without a request."""
         while True:
             await asyncio.sleep(SWEEP_S)
             self.sessions.close_unused()
 
     def close(self) -> None:
+        """Wait for what is being computed, and drop what waits."""
         for worker in (self._uploads, self._edits, self._pictures):
             worker.close()
 
     @contextlib.contextmanager
     def receiving(self) -> Iterator[None]:
-        """Holds a place while an upload arrives and is computed; its bytes are in memory all that time.
+        """Hold a place while an upload arrives and is computed; its bytes are in memory all that time.
 
         Raises:
             BusyError: no place is free.
@@ -81,8 +82,12 @@ class Service:
         finally:
             self._receiving.release()
 
-    async def open_image(self, data: bytes, *, name: str) -> Answer:
-        """Decode, run the network, start a session.
+    async def open_image(self, data: bytes, *, name: str) -> State:
+        """Decode an image, run the network, start a session.
+
+        Args:
+            data: the file's bytes, not trusted.
+            name: the sender's name of it.
 
         Raises:
             BusyError: too many wait.
@@ -90,52 +95,54 @@ class Service:
         """
         session = await self._uploads.run(lambda: self._opened(data, name))
         self.sessions.add(session)
-        return session.answer()
+        return session.state()
 
     def _opened(self, data: bytes, name: str) -> Session:
-        upload: Upload = read_upload(data, name=name, size=self.size, max_pixels=self.limits.max_pixels)
+        upload: Upload = read_upload(data, name=name, size=self._size, max_pixels=self.limits.max_pixels)
         case = Case(self.model, upload.pixels_CSS)
         first = case.diagnose(case.unedited)
-        return Session(ImageFacts.of(upload), view=upload.view, case=case, first=first)
+        return Session(image_facts(upload), view=upload.view, case=case, first=first)
 
-    async def edit(self, session_id: str, edits: EditSet) -> Answer:
+    async def edit(self, session_id: str, sent: EditsIn) -> State:
         """Put new edits in force.
 
         Raises:
-            GoneError, FullError, BusyError.
-            ValueError: edits that mean nothing.
+            InputError: see `checked_edits`.
+            GoneError, FullError, BusyError: no such session, its record is full, too many wait.
         """
-        return await self._apply(self.sessions.get(session_id), edits, action="edit")
+        session = self.sessions.get(session_id)
+        edits = checked_edits(sent, self.card.concept_names, default=default_replacement(self.model))
+        return await self._apply(session, edits, action="edit")
 
-    async def reset(self, session_id: str) -> Answer:
-        """Leave out all edits; a step of its own, which can be undone.
+    async def reset(self, session_id: str) -> State:
+        """Drop all edits, as a step that can be undone.
 
         Raises:
-            GoneError, FullError, BusyError.
+            GoneError, FullError, BusyError: see `edit`.
         """
         session = self.sessions.get(session_id)
         return await self._apply(session, session.case.unedited, action="reset")
 
-    async def _apply(self, session: Session, edits: EditSet, *, action: str) -> Answer:
+    async def _apply(self, session: Session, edits: Edits, *, action: Literal["edit", "reset"]) -> State:
         if edits != session.edits:
             session.check_open()
             outcome: Outcome = await self._edits.run(lambda: session.case.diagnose(edits))
             session.edit(outcome, action=action)
-        return session.answer()
+        return session.state()
 
-    def move(self, session_id: str, action: str) -> Answer:
-        """`undo` or `redo`.
+    def move(self, session_id: str, action: Literal["undo", "redo"]) -> State:
+        """Move one step in the history.
 
         Raises:
-            GoneError, FullError.
+            GoneError, FullError: see `edit`.
         """
         session = self.sessions.get(session_id)
         session.check_open()
         session.move(action)
-        return session.answer()
+        return session.state()
 
-    async def maps(self, session_id: str, places: list[tuple[int, int]]) -> Answer:
-        """Maps of prototypes after the boxes.
+    async def maps(self, session_id: str, places: list[tuple[int, int]]) -> Maps:
+        """Return maps of prototypes, (concept, prototype) each, after the boxes in force.
 
         Raises:
             GoneError: no such session, concept or prototype.
@@ -143,39 +150,57 @@ class Service:
         """
         session = self.sessions.get(session_id)
         for k, m in places:
-            self.check_place(k, m)
+            self._check_place(k, m)
         edits = session.edits
-        return await self._edits.run(lambda: tell_maps(places, session.case.maps(edits, places)))
+        return await self._edits.run(lambda: maps_of(places, session.case.maps(edits, places)))
 
-    def prototypes(self, session_id: str, k: int) -> Answer:
-        """All prototypes of a concept. Raises GoneError."""
+    def prototypes(self, session_id: str, k: int) -> Prototypes:
+        """Return all prototypes of concept k under the edits in force.
+
+        Raises:
+            GoneError: no such session or concept.
+        """
         session = self.sessions.get(session_id)
-        self.check_place(k, 0)
-        return tell_prototypes(session.case, session.outcome.explanation, k)
+        self._check_place(k, 0)
+        return prototypes_of(session.case, session.outcome.explanation, k)
+
+    def regions(self, k: int, m: int) -> list[Region]:
+        """Return the training regions nearest to prototype m of concept k.
+
+        Raises:
+            GoneError: no such concept or prototype.
+        """
+        self._check_place(k, m)
+        return self._regions.nearest(k, m)
 
     async def region(self, k: int, m: int, rank: int) -> bytes | None:
-        """A training region's picture, None if it is gone.
+        """Return a training region's picture (PNG), None if it is gone.
 
         Raises:
             GoneError: no such concept or prototype.
             BusyError: too many wait.
         """
-        self.check_place(k, m)
-        return await self._pictures.run(lambda: self.regions.picture(k, m, rank))
+        self._check_place(k, m)
+        return await self._pictures.run(lambda: self._regions.picture(k, m, rank))
 
-    def record(self, session_id: str) -> Answer:
-        """Raises GoneError."""
-        return record_of(self.sessions.get(session_id), model_name=self.name, model_sha256=self.sha256)
+    def record(self, session_id: str) -> Record:
+        """Return the record of a session.
 
-    def check_place(self, k: int, m: int) -> None:
-        """Raise GoneError unless the model has concept k with a prototype m."""
+        Raises:
+            GoneError: no such session.
+        """
+        model = ModelName(name=self.facts.name, sha256=self.sha256)
+        return record_of(self.sessions.get(session_id), model)
+
+    def _check_place(self, k: int, m: int) -> None:
+        """Raise GoneError unless the model has a concept k with a prototype m."""
         if not (0 <= k < self.model.num_concepts and 0 <= m < self.model.num_prototypes_per_concept):
             raise GoneError
 
 
 @contextlib.asynccontextmanager
 async def running(service: Service) -> AsyncIterator[None]:
-    """The service while a server runs."""
+    """Run the service's clean-up while a server runs, and close it at the end."""
     sweeper = asyncio.create_task(service.close_unused())
     try:
         yield

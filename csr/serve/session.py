@@ -8,15 +8,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-from csr.serve.answers import tell_outcome
+from csr.serve.answers import result_of
 from csr.serve.case import Case, Outcome
-from csr.serve.edits import EditSet
 from csr.serve.limits import MAX_STEPS, Limits
-from csr.serve.upload import Upload
-
-Answer = dict[str, Any]
+from csr.serve.schemas import Action, Edits, ImageFacts, MapScale, Result, State, Step
 
 
 class GoneError(LookupError):
@@ -27,28 +24,12 @@ class FullError(RuntimeError):
     """A session has as many steps as are recorded."""
 
 
-@dataclass(frozen=True)
-class ImageFacts:
-    """What a record says about the image; the pixels are not in it."""
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """One place in the history: a diagnosis, and the same as the page is shown it."""
 
-    name: str
-    sha256: str
-    num_bytes: int
-    height: int
-    width: int
-
-    @classmethod
-    def of(cls, upload: Upload) -> ImageFacts:
-        return cls(upload.name, upload.sha256, upload.num_bytes, upload.height, upload.width)
-
-    def to_dict(self) -> Answer:
-        return {
-            "name": self.name,
-            "sha256": self.sha256,
-            "bytes": self.num_bytes,
-            "height": self.height,
-            "width": self.width,
-        }
+    outcome: Outcome
+    result: Result
 
 
 class Session:
@@ -59,73 +40,80 @@ class Session:
         view: PNG for the page.
         case: what the network computed.
         first: the diagnosis without edits.
+
+    Attributes:
+        id: secret name of the session.
+        log: every action so far, for the record.
     """
 
     def __init__(self, image: ImageFacts, *, view: bytes, case: Case, first: Outcome) -> None:
         self.id = secrets.token_urlsafe(18)
         self.image, self.view, self.case = image, view, case
-        self.log: list[Answer] = []
-        self._states: list[tuple[Outcome, Answer]] = []
+        self.log: list[Step] = []
+        self._history: list[_Entry] = []
         self._at = -1
         self._append(first, "open")
 
     @property
-    def edits(self) -> EditSet:
+    def edits(self) -> Edits:
+        """The edits in force."""
         return self.outcome.edits
 
     @property
     def outcome(self) -> Outcome:
-        return self._states[self._at][0]
+        """The diagnosis under the edits in force."""
+        return self._history[self._at].outcome
 
-    def answer(self) -> Answer:
-        """The state as the page is told."""
+    def state(self) -> State:
+        """Return the whole state, as the page shows it."""
         height, width = self.case.output.similarity_maps.shape[3:]
-        return {
-            "session": self.id,
-            "step": self._at,
-            "num_steps": len(self.log),
-            "can_undo": self._at > 0,
-            "can_redo": self._at + 1 < len(self._states),
-            "image": self.image.to_dict(),
-            "map": {"height": height, "width": width, "low": self.case.scale[0], "high": self.case.scale[1]},
-            **self._states[self._at][1],
-        }
+        low, high = self.case.scale
+        return State(
+            session=self.id,
+            step=self._at,
+            num_steps=len(self.log),
+            can_undo=self._at > 0,
+            can_redo=self._at + 1 < len(self._history),
+            image=self.image,
+            map=MapScale(height=height, width=width, low=low, high=high),
+            edits=self.edits,
+            **dict(self._history[self._at].result),
+        )
 
     def check_open(self) -> None:
         """Raise FullError if no step fits into the record."""
         if len(self.log) >= MAX_STEPS:
             raise FullError
 
-    def edit(self, outcome: Outcome, *, action: str) -> None:
-        """Make new edits the state; what was undone before is forgotten."""
+    def edit(self, outcome: Outcome, *, action: Literal["edit", "reset"]) -> None:
+        """Put new edits in force; what was undone before is forgotten."""
         self._append(outcome, action)
 
-    def move(self, action: str) -> None:
-        """`undo` or `redo`; does nothing at the end of the history."""
+    def move(self, action: Literal["undo", "redo"]) -> None:
+        """Move by one step; nothing happens at the end of the history."""
         at = self._at + {"undo": -1, "redo": 1}[action]
-        if 0 <= at < len(self._states):
+        if 0 <= at < len(self._history):
             self._at = at
-            self._note(action)
+            self._record(action)
 
-    def _append(self, outcome: Outcome, action: str) -> None:
-        self._states[self._at + 1 :] = [(outcome, tell_outcome(self.case, outcome))]
-        self._at = len(self._states) - 1
-        self._note(action)
+    def _append(self, outcome: Outcome, action: Action) -> None:
+        self._history[self._at + 1 :] = [_Entry(outcome, result_of(self.case, outcome))]
+        self._at = len(self._history) - 1
+        self._record(action)
 
-    def _note(self, action: str) -> None:
-        told = self._states[self._at][1]
-        result = {key: value for key, value in told.items() if key != "edits"}
-        self.log.append({"time": utc_now(), "action": action, "edits": told["edits"], "result": result})
+    def _record(self, action: Action) -> None:
+        result = self._history[self._at].result
+        self.log.append(Step(time=utc_now(), action=action, edits=self.edits, result=result))
 
 
 def utc_now() -> str:
-    """ISO 8601 with milliseconds."""
+    """Return the time as ISO 8601 with milliseconds."""
     now = datetime.datetime.now(datetime.timezone.utc)
     return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Sessions:
-    """At most `max_sessions`; used from the event loop only.
+    """The open sessions, at most `max_sessions`; used from the event loop only.
 
     Args:
         limits: of the server.
@@ -140,13 +128,18 @@ class Sessions:
         return len(self._open)
 
     def add(self, session: Session) -> None:
+        """Open a session; those that were unused for longest make room for it."""
         self.close_unused()
         while len(self._open) >= self._limits.max_sessions:
             self._open.popitem(last=False)
         self._open[session.id] = (session, self._clock())
 
     def get(self, session_id: str) -> Session:
-        """Raises GoneError."""
+        """Return an open session, which counts as used now.
+
+        Raises:
+            GoneError: it is not open.
+        """
         self.close_unused()
         if session_id not in self._open:
             raise GoneError
@@ -155,10 +148,11 @@ class Sessions:
         return session
 
     def close(self, session_id: str) -> None:
+        """Forget a session, if it is open."""
         self._open.pop(session_id, None)
 
     def close_unused(self) -> None:
-        """Close what nobody used for the time-out."""
+        """Close the sessions that were not used for the time-out."""
         oldest = self._clock() - self._limits.timeout_s
         for session_id in [key for key, (_, used) in self._open.items() if used < oldest]:
             del self._open[session_id]

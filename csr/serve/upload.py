@@ -1,4 +1,4 @@
-"""Uploaded bytes to an image: decoded by the same code as files are, and never written to a disk.
+"""Decoding of uploaded bytes, by the same code as for files, and without writing them to a disk.
 
 The bytes are lent to the readers as an anonymous file in memory (memfd), which has no name that an upload
 could choose and which is gone when it is closed.
@@ -31,11 +31,11 @@ class Upload:
     """An image that was sent.
 
     Attributes:
-        name: what the sender calls it; shown, never used as a path.
+        name: the sender's name of it; shown, never used as a path.
         sha256: of the file's bytes.
         num_bytes: of the file.
         height, width: of the image as displayed, pixels.
-        pixels_CSS: uint8, resized as for `csr explain`.
+        pixels_CSS: uint8 (C, S, S), resized as for `csr explain`.
         view: PNG of at most `VIEW_PX` pixels a side.
     """
 
@@ -52,10 +52,13 @@ def read_upload(data: bytes, *, name: str, size: int, max_pixels: int) -> Upload
     """Decode an image.
 
     Args:
-        data: the file's bytes, not trusted.
+        data: bytes of an untrusted file.
         name: see `Upload`.
-        size: side to resize to, the model's `stored_size`.
-        max_pixels: more are refused before they are decoded.
+        size: side S to resize to, the model's `stored_size`.
+        max_pixels: larger images are refused before they are decoded.
+
+    Returns:
+        The image, as shown and as the network takes it.
 
     Raises:
         TooLargeError: too many pixels.
@@ -83,7 +86,7 @@ def read_upload(data: bytes, *, name: str, size: int, max_pixels: int) -> Upload
 
 @contextmanager
 def in_memory(data: bytes) -> Iterator[Path]:
-    """A path under which this process, and no other user, can read the bytes while the context lasts."""
+    """Yield a path under which this process, and no other user, can read the bytes until the context ends."""
     file = os.memfd_create("csr-upload", os.MFD_CLOEXEC)
     try:
         with open(file, "wb", closefd=False) as stream:
@@ -94,7 +97,11 @@ def in_memory(data: bytes) -> Iterator[Path]:
 
 
 def view_png(pixels: np.ndarray) -> bytes:
-    """A PNG for the page, aspect kept, never enlarged."""
+    """Return a PNG for the page, aspect kept, never enlarged.
+
+    Args:
+        pixels: uint8, (height, width) or (height, width, 3).
+    """
     picture = Image.fromarray(pixels)
     scale = min(1.0, VIEW_PX / max(picture.size))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -102,6 +109,6 @@ def view_png(pixels: np.ndarray) -> bytes:
 
 
 def shown_name(name: str) -> str:
-    """A name as one line of printable text, without what would turn or hide other text."""
+    """Return a name as one line of printable text, without characters that turn or hide other text."""
     kept = "".join(c if unicodedata.category(c)[0] not in "CZ" or c == " " else "?" for c in name)
     return kept.strip()[:MAX_NAME] or "image"

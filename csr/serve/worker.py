@@ -1,4 +1,4 @@
-"""Work that would hold up the event loop: one thread each, and a bounded number of calls that wait."""
+"""Threads for work that would hold up the event loop, each with a bounded number of calls that wait."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Result = TypeVar("Result")
 
 
 class BusyError(RuntimeError):
-    """As many calls wait as may: come again."""
+    """As many calls wait as may; trying again later helps."""
 
 
 class Worker:
-    """Calls one after the other in one thread, off the event loop.
+    """One thread that runs calls one after the other, off the event loop.
 
     Args:
         name: of the thread.
@@ -28,10 +28,11 @@ class Worker:
         self._free = threading.BoundedSemaphore(places)
 
     async def run(self, call: Callable[[], Result]) -> Result:
-        """The call's result, or what it raised.
+        """Return the call's result.
 
         Raises:
             BusyError: no place is free.
+            Exception: any that the call raised.
         """
         if not self._free.acquire(blocking=False):
             raise BusyError
@@ -45,5 +46,5 @@ class Worker:
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Forget what waits, and wait for what runs."""
+        """Drop the calls that wait, and wait for the one that runs."""
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,9 +1,8 @@
-"""What the page is told equals csr.explain.explanation and csr.model.interaction called directly, to the last bit."""
+"""Answers equal csr.explain.explanation and csr.model.interaction called directly, to the last bit."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -14,8 +13,11 @@ from csr.data.images.resize import resize_file
 from csr.explain.explanation import contributions, explain, to_dict
 from csr.model.interaction import check_safety, edited_maps, edited_scores, make_edits
 from csr.model.sharing.reference import Reference
-from csr.serve.case import Case
-from csr.serve.edits import EditSet
+from csr.runtime.errors import InputError
+from csr.serve.answers import prototypes_of, result_of
+from csr.serve.case import Case, default_replacement
+from csr.serve.edits import checked_edits
+from csr.serve.schemas import Edits, EditsIn
 
 BOXES = [box("positive", 0.0, 0.1, 0.45, 0.5), box("negative", 0.5, 0.5, 1.0, 0.9)]
 DECISIONS = {CONCEPTS[1]: "rejected", CONCEPTS[2]: "confirmed"}
@@ -153,30 +155,32 @@ def test_every_prototype_of_a_concept_is_told(client, model, stored):
 
 
 def test_dropped_prototypes_are_not_shown_and_a_concept_without_any_has_no_map(stored):
-    from csr.serve.answers import tell_outcome, tell_prototypes
-
     model = tiny_model()
     dropped = torch.zeros(K, M, dtype=torch.bool)
     dropped[0], dropped[1, 2] = True, True
     model.prototypes.drop_(dropped)
     case = Case(model, stored[0].numpy())
-    outcome = case.diagnose(EditSet((-1, 0, 0), replacement="zero"))
-    told = json.loads(json.dumps(tell_outcome(case, outcome), allow_nan=False))
-    assert [told["concepts"][0][key] for key in ("best_prototype", "peak", "score", "similarity")] == [
-        None
-    ] * 4
-    assert [p["prototype"] for p in tell_prototypes(case, outcome.explanation, 1)["prototypes"]] == [0, 1, 3]
+    rejected = Edits(decisions={CONCEPTS[0]: "rejected"}, boxes=[], alpha=0.2, replacement="zero")
+    outcome = case.diagnose(rejected)
+    concept = result_of(case, outcome).concepts[0]
+    assert {concept.best_prototype, concept.score, concept.similarity} == {None} and concept.peak is None
+    assert [p.prototype for p in prototypes_of(case, outcome.explanation, 1).prototypes] == [0, 1, 3]
+
+
+def test_a_number_that_is_not_finite_is_an_error_and_never_null(stored):
+    model = tiny_model()
+    with torch.no_grad():
+        model.task_head.linear.bias[0] = float("nan")
+    case = Case(model, stored[0].numpy())
+    with pytest.raises(ValueError, match="finite number"):
+        result_of(case, case.diagnose(case.unedited))
 
 
 def test_a_model_without_medians_starts_with_zero_and_refuses_medians(stored):
-    from csr.runtime.errors import InputError
-    from csr.serve.case import default_replacement
-    from csr.serve.payload import EditsIn
-
     model = tiny_model()
     model.card = dataclasses.replace(model.card, reference=Reference())
     assert default_replacement(model) == "zero"
     case = Case(model, stored[0].numpy())
     assert case.diagnose(case.unedited).explanation.rejected_TK is None
     with pytest.raises(InputError, match="medians"):
-        EditsIn(replacement="median").edit_set(CONCEPTS, default="zero")
+        checked_edits(EditsIn(replacement="median"), CONCEPTS, default="zero")

@@ -92,7 +92,7 @@ def test_the_record_has_hashes_times_and_every_step_with_its_result(client, mode
 def test_answers_are_what_the_openapi_document_says(client):
     state = opened(client)
     schemas.State.model_validate(state)
-    schemas.ModelOut.model_validate(client.get("/api/model").json())
+    schemas.ModelFacts.model_validate(client.get("/api/model").json())
     at = f"/api/sessions/{state['session']}"
     schemas.Maps.model_validate(client.get(f"{at}/maps?of=0.0").json())
     schemas.Prototypes.model_validate(client.get(f"{at}/concepts/0").json())

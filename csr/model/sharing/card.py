@@ -56,7 +56,7 @@ class Preprocessing:
         return {**sizes, "mean": list(self.mean), "std": list(self.std)}
 
     def transform(self) -> EvalTransform:
-        """Return what follows `csr.data.images.resize`: uint8 (B, 1 or 3, S, S) -> float (B, 3, side, side)."""
+        """Return the step after `csr.data.images.resize`: uint8 (B, 1 or 3, S, S) -> float (B, 3, H, W)."""
         return EvalTransform(self.image_size, mean=self.mean, std=self.std)
 
 
@@ -89,13 +89,13 @@ class Card:
 
     @property
     def concept_threshold_K(self) -> torch.Tensor:
-        """Probabilities from which concepts are called, (K,); 0.5 if none were chosen on validation images."""
+        """Probabilities from which concepts are called, (K,); 0.5 where no validation images chose them."""
         chosen = self.reference.concept_threshold_K
         return torch.full((len(self.concept_names),), 0.5) if chosen is None else chosen
 
     @property
     def target_threshold_T(self) -> torch.Tensor:
-        """Probabilities from which diagnoses are called, (T,); 0.5 if none were chosen on validation images."""
+        """Probabilities from which diagnoses are called, (T,); 0.5 where no validation images chose them."""
         chosen = self.reference.target_threshold_T
         return torch.full((len(self.target_names),), 0.5) if chosen is None else chosen
 

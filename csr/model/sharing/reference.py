@@ -1,4 +1,4 @@
-"""Values that a run measures once for later use: decision thresholds, and scores with and without each concept.
+"""Values that a run measures once for later use: decision thresholds, scores with and without each concept.
 
 Thresholds come from validation images, medians from training images; neither ever from test images.
 
