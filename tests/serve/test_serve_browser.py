@@ -349,7 +349,7 @@ def test_a_token_is_asked_for_and_leaves_the_address(browser, serve, image):
     page.wait_for_selector("#token-dialog[open]")
     page.fill("#token", "wrong")
     page.keyboard.press("Enter")
-    page.wait_for_selector('#token-problem:has-text("not the right one")')
+    page.wait_for_selector('#token-problem:has-text("not correct")')
     page.fill("#token", TOKEN)
     page.keyboard.press("Enter")
     page.wait_for_selector("#limits:not(:empty)")

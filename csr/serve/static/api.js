@@ -31,14 +31,14 @@ async function send(method, path, { body, headers = {} } = {}) {
       credentials: "omit", cache: "no-store",
     });
   } catch {
-    throw new ApiError(0, "The server does not answer. Is it still running?");
+    throw new ApiError(0, "The server does not respond. Is it still running?");
   }
   if (answer.ok) return answer;
-  let detail = `The server answered ${answer.status}.`;
+  let detail = `The server answered with status ${answer.status}.`;
   try {
-    const told = (await answer.json()).detail;
-    if (typeof told === "string") detail = told;
-  } catch { /* no JSON: an error nobody foresaw */ }
+    const reason = (await answer.json()).detail;
+    if (typeof reason === "string") detail = reason;
+  } catch { /* no JSON: an unforeseen error */ }
   throw new ApiError(answer.status, detail);
 }
 

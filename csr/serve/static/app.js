@@ -1,4 +1,4 @@
-// The page: one session at a time, its state as the server last told it.
+// The page: one session at a time, its state as the server last sent it.
 
 import { ApiError, getBlob, getJson, post, putJson, remove, setToken, takeTokenFromAddress, upload } from "./api.js";
 import { drawOverlay, drawPicture, drawRamp, framePeak } from "./heat.js";
@@ -12,7 +12,7 @@ const SHOWN_REGIONS = 5;
 const at = (id) => document.getElementById(id);
 
 let model = null;
-let connected = null; // a promise: the model is known, or the page says why not
+let connected = null; // a promise: the model is known, or the page shows why not
 let state = null;
 let target = 0; // diagnosis that contributions are shown for
 let picked = 0; // concept
@@ -26,9 +26,9 @@ let running = false; // a request that changes the state
 const waiting = []; // what comes after it: changes of the edits then in force, or names of actions
 const regionPictures = new Map();
 
-// --- telling
+// --- messages
 
-function say(text) {
+function announce(text) {
   at("live").textContent = text;
 }
 
@@ -55,7 +55,7 @@ async function attempt(call) {
 
 function askForToken() {
   const dialog = at("token-dialog");
-  at("token-problem").textContent = sessionStorage.getItem("csr-token") ? "The token is not the right one." : "";
+  at("token-problem").textContent = sessionStorage.getItem("csr-token") ? "That token is not correct." : "";
   if (!dialog.open) dialog.showModal();
 }
 
@@ -100,24 +100,24 @@ async function resume() {
 async function open(file) {
   if (!file) return;
   if (!model) await connected;
-  if (!model) return;  // why stands on the page
+  if (!model) return; // the page shows why
   hideProblem();
   if (file.size > model.max_bytes) {
-    showProblem(new Error(`${file.name}: larger than ${+(model.max_bytes / 2 ** 20).toFixed(1)} MiB.`));
+    showProblem(new Error(`${file.name} is larger than ${+(model.max_bytes / 2 ** 20).toFixed(1)} MiB.`));
     return;
   }
   document.body.classList.add("busy");
-  say("Reading the image");
+  announce("Reading the image");
   const old = state?.session;
   const opened = await attempt(() => upload(file));
   document.body.classList.remove("busy");
   if (!opened) {
-    say("");
+    announce("");
     return;
   }
   if (old) remove(`sessions/${old}`).catch(() => {});
   await show(opened);
-  say(`Image opened. ${summary()}`);
+  announce(`Image opened. ${summary()}`);
 }
 
 async function show(opened) {
@@ -187,14 +187,14 @@ async function run(next) {
       const todo = waiting.shift();
       const answer = await attempt(() => (typeof todo === "string" ? post(`${path()}/${todo}`) : putJson(`${path()}/edits`, changed(todo))));
       if (!answer || answer.session !== state?.session) {
-        if (state) render(); // as the server last told, whatever the controls say
+        if (state) render(); // as the server last sent it, whatever the controls show
         return;
       }
       state = answer;
       hideProblem();
       render();
       at("timing").textContent = `updated in ${Math.max(1, Math.round(performance.now() - began))} ms`;
-      say(summary());
+      announce(summary());
     }
   } finally {
     running = false;
@@ -228,7 +228,7 @@ function decide(k, decision) {
 
 function addBox(box) {
   if (state.edits.boxes.length >= model.max_boxes) {
-    showProblem(new Error(`At most ${model.max_boxes} regions: remove one first.`));
+    showProblem(new Error(`At most ${model.max_boxes} regions are possible: remove one first.`));
     return;
   }
   run((edits) => edits.boxes.push(box));
@@ -308,7 +308,7 @@ function paint() {
     at("heat").getContext("2d").clearRect(0, 0, at("heat").width, at("heat").height);
     stage.show({ peak: null });
   }
-  at("shown-map").textContent = k.best_prototype === null ? `${k.name}: all its prototypes were dropped`
+  at("shown-map").textContent = k.best_prototype === null ? `${k.name}: all of its prototypes were dropped`
     : `Map of ${k.name}, prototype ${prototype ?? k.best_prototype}; frame: highest cell`;
 }
 
@@ -333,12 +333,12 @@ async function showEvidence() {
   const missing = [...new Set(all)].filter((one) => !known.has(one)).slice(0, 256);
   const query = missing.map((one) => `of=${one}`).join("&");
   const k = picked;
-  const [told, detail] = await Promise.all([
+  const [added, detail] = await Promise.all([
     missing.length ? attempt(() => getJson(`${path()}/maps?${query}`)) : { maps: [] },
     attempt(() => getJson(`${path()}/concepts/${k}`)),
   ]);
-  if (!told || !detail || state !== shown || picked !== k) return; // what is shown has changed meanwhile
-  for (const one of told.maps) known.set(`${one.concept}.${one.prototype}`, one.values);
+  if (!added || !detail || state !== shown || picked !== k) return; // what is shown has changed meanwhile
+  for (const one of added.maps) known.set(`${one.concept}.${one.prototype}`, one.values);
   maps = known;
   mapsOf = now;
   paint();
@@ -350,9 +350,9 @@ async function showEvidence() {
 function showDetail(detail) {
   const concept = state.concepts[picked];
   const current = prototype ?? concept.best_prototype;
-  const active = concept.active ? "present" : "below its threshold";
+  const verdict = concept.active ? "present" : "below its threshold";
   at("detail-title").textContent = `Evidence: ${concept.name}`;
-  at("detail-facts").textContent = `${percentText(concept.probability)}, ${active} (from ${percentText(concept.threshold)} on)`;
+  at("detail-facts").textContent = `${percentText(concept.probability)}, ${verdict} (threshold ${percentText(concept.threshold)})`;
   at("evidence").setAttribute("aria-label", `The image with the map of ${concept.name}, prototype ${current}`);
   const highest = Math.max(...(maps.get(place()) ?? [0]));
   at("evidence-caption").textContent = current === null ? "no prototypes" : `This image: prototype ${current}, cosine ${highest.toFixed(3)}`;
@@ -361,7 +361,7 @@ function showDetail(detail) {
   const kept = rows.slice(0, SHOWN_PROTOTYPES);
   if (!kept.some((one) => one.prototype === current)) kept.push(...rows.filter((one) => one.prototype === current));
   const focused = at("prototypes").contains(document.activeElement) ? document.activeElement.textContent : null;
-  fillTable(at("prototypes"), ["prototype", "counts as", `adds to ${name}`], kept.map((one) => {
+  fillTable(at("prototypes"), ["prototype", "score used", `contribution to ${name}`], kept.map((one) => {
     const button = make("button", { type: "button", cls: "link", text: String(one.prototype), "aria-pressed": String(one.prototype === current),
       "aria-label": `Show prototype ${one.prototype}` });
     button.addEventListener("click", () => {
@@ -370,8 +370,8 @@ function showDetail(detail) {
     return { cls: one.prototype === current ? "current" : "", cells: [button, one.score.toFixed(3), signed(one.contribution[target], 3)] };
   }));
   if (focused !== null) [...at("prototypes").querySelectorAll("button")].find((one) => one.textContent === focused)?.focus();
-  at("prototypes").caption.textContent = rows.length > kept.length ? `Prototypes: ${kept.length} of ${rows.length}, largest share first` : "Prototypes, largest share first";
-  const head = ["diagnosis", "adds now", "without edits", ...(detail.if_rejected ? ["if rejected"] : [])];
+  at("prototypes").caption.textContent = rows.length > kept.length ? `Prototypes: ${kept.length} of ${rows.length}, largest contribution first` : "Prototypes, largest contribution first";
+  const head = ["diagnosis", "now", "without edits", ...(detail.if_rejected ? ["if rejected"] : [])];
   fillTable(at("shares"), head, state.diagnoses.map((d, t) => ({
     cls: t === target ? "current" : "",
     cells: [d.name, signed(concept.contribution[t], 3), signed(concept.contribution_before[t], 3),
@@ -398,16 +398,16 @@ async function showRegions() {
     area.replaceChildren();
     return;
   }
-  const told = await attempt(() => getJson(`regions/${k}/${m}`));
-  if (!told || !state || picked !== k || (prototype ?? state.concepts[k].best_prototype) !== m) return;
-  const figures = told.slice(0, SHOWN_REGIONS).map((one, rank) => {
+  const near = await attempt(() => getJson(`regions/${k}/${m}`));
+  if (!near || !state || picked !== k || (prototype ?? state.concepts[k].best_prototype) !== m) return;
+  const figures = near.slice(0, SHOWN_REGIONS).map((one, rank) => {
     const image = make("img", { alt: `Training region ${rank + 1} behind prototype ${m}` });
     const caption = make("figcaption", {}, make("b", { text: rank ? `Training ${rank + 1}` : "Looks like" }), ` cosine ${one.similarity.toFixed(3)}`,
       make("span", { cls: "file", text: one.image }));
     const figure = make("figure", {}, image, caption);
     regionPicture(k, m, rank).then((address) => {
       if (address) image.src = address;
-      else image.replaceWith(make("span", { cls: "gone", text: "The file is gone or cannot be read." }));
+      else image.replaceWith(make("span", { cls: "gone", text: "The file is missing or cannot be read." }));
     });
     return figure;
   });
@@ -441,7 +441,7 @@ async function download() {
 // --- wiring
 
 function wire() {
-  stage = new Stage(at("stage"), { onBox: addBox, onTool: setTool, say });
+  stage = new Stage(at("stage"), { onBox: addBox, onTool: setTool, announce });
   at("open").addEventListener("click", () => at("file").click());
   at("drop").addEventListener("click", () => at("file").click());
   at("file").addEventListener("change", () => {
@@ -512,7 +512,7 @@ function wireDrop() {
 }
 
 function wireTheme() {
-  const names = { auto: "as the system", light: "light", dark: "dark" };
+  const names = { auto: "system", light: "light", dark: "dark" };
   const signs = { auto: "\u25d0", light: "\u2600", dark: "\u263e" };
   const set = (theme) => {
     document.documentElement.dataset.theme = theme;

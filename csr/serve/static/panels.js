@@ -47,7 +47,7 @@ export class DiagnosisList {
       const moved = d.probability - d.before.probability;
       row.button.setAttribute("aria-pressed", String(t === picked));
       row.button.title =
-        `logit ${signed(d.logit, 3)}, bias ${signed(d.bias, 3)}, called from ${percentText(d.threshold)} on`;
+        `logit ${signed(d.logit, 3)}, bias ${signed(d.bias, 3)}, called at ${percentText(d.threshold)} or more`;
       row.badge.hidden = !d.present;
       row.value.textContent = percentText(d.probability);
       row.change.textContent = Math.abs(moved) < 0.0005 ? "" : `${signed(100 * moved, 1)}`;
@@ -103,7 +103,7 @@ export class ConceptList {
     const largest = Math.max(1e-9, ...state.concepts.map((c) => Math.max(Math.abs(c.contribution[target]), Math.abs(c.contribution_before[target]))));
     const below = this.hidden.reduce((sum, k) => sum + state.concepts[k].contribution[target], 0);
     const num = this.hidden.length;
-    this.summary.textContent = `${num} ${num === 1 ? "concept" : "concepts"} below threshold, together ${signed(below)}`;
+    this.summary.textContent = `${num} ${num === 1 ? "concept" : "concepts"} below threshold, contributing ${signed(below)}`;
     state.concepts.forEach((concept, k) => {
       const row = this.rows[k];
       const decision = state.edits.decisions[concept.name];
@@ -123,7 +123,7 @@ export class ConceptList {
 
 function scoreText({ similarity, score }) {
   if (score === null) return "no prototypes";
-  const counted = score === similarity ? "" : `, counts as ${score.toFixed(2)}`;
+  const counted = score === similarity ? "" : `, score used ${score.toFixed(2)}`;
   return `cosine ${similarity.toFixed(2)}${counted}`;
 }
 
@@ -156,13 +156,13 @@ export function fillNotes(area, state, model) {
   const contradicting = state.safety.boxes.flatMap((box, i) => (box.contradicts ? [{ ...box, number: i + 1, kind: state.edits.boxes[i].kind }] : []));
   if (state.safety.warn) {
     notes.push(make("p", { cls: "note bad", role: "alert" }, make("b", { text: "Check the regions. " }),
-      `Your edits move a probability by ${(100 * state.safety.moved).toFixed(0)} points, and regions contradict the rest of the evidence: ${contradicting.map(contradiction).join("; ")}.`));
+      `Your edits change a probability by ${(100 * state.safety.moved).toFixed(0)} percentage points, and regions contradict the other evidence: ${contradicting.map(contradiction).join("; ")}.`));
   } else if (contradicting.length) {
-    notes.push(make("p", { cls: "note" }, `Against the maps: ${contradicting.map(contradiction).join("; ")}.`));
+    notes.push(make("p", { cls: "note" }, `Regions contradict the maps: ${contradicting.map(contradiction).join("; ")}.`));
   }
-  if (state.safety.flips) notes.push(make("p", { cls: "note" }, "Your edits changed which diagnosis is the likeliest."));
+  if (state.safety.flips) notes.push(make("p", { cls: "note" }, "Your edits change the most likely diagnosis."));
   if (state.needs_doctor) {
-    const between = state.diagnoses.length === 1 ? "The probability is close to even" : `The two likeliest diagnoses differ by ${(100 * state.gap).toFixed(0)} points, less than ${(100 * model.doctor_gap).toFixed(0)}`;
+    const between = state.diagnoses.length === 1 ? "The probability is close to even" : `The two most likely diagnoses differ by ${(100 * state.gap).toFixed(0)} percentage points, less than ${(100 * model.doctor_gap).toFixed(0)}`;
     notes.push(make("p", { cls: "note info", text: `${between}: a doctor should decide.` }));
   }
   area.replaceChildren(...notes);

@@ -10,9 +10,9 @@ const limit = (value) => Math.min(1, Math.max(0, value));
 const percent = (value) => `${100 * value}%`;
 
 export class Stage {
-  // onBox({kind, x_min, ..}), onTool(tool), say(text)
-  constructor(element, { onBox, onTool, say }) {
-    Object.assign(this, { element, onBox, onTool, say });
+  // onBox({kind, x_min, ..}), onTool(tool), announce(text)
+  constructor(element, { onBox, onTool, announce }) {
+    Object.assign(this, { element, onBox, onTool, announce });
     this.marks = element.querySelector("svg");
     this.tool = "look";
     this.boxes = [];
@@ -88,7 +88,7 @@ export class Stage {
     const step = event.shiftKey ? LARGE_STEP : STEP;
     this.cursor = this.cursor.map((value, axis) => limit(value + step * ARROWS[event.key][axis]));
     const [x, y] = this.cursor.map((value) => Math.round(100 * value));
-    this.say(`${x} percent from the left, ${y} percent from the top`);
+    this.announce(`${x} percent from the left, ${y} percent from the top`);
     this.draw();
   }
 
@@ -98,7 +98,7 @@ export class Stage {
       return;
     }
     this.anchor = this.cursor;
-    this.say("First corner set. Move to the opposite corner and press Enter.");
+    this.announce("First corner set. Move to the opposite corner and press Enter.");
     this.draw();
   }
 
