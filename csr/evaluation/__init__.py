@@ -1,1 +1,1 @@
-"""What is measured of a trained model."""
+"""Measurements of a trained model: scores with intervals, calibration, where it looks, what edits do."""

@@ -1,9 +1,11 @@
-"""Bootstrap intervals: images are drawn with replacement, all quantities measured on the same resamples.
+"""Bootstrap intervals: images are drawn with replacement, and all quantities measured on the same resamples.
 
 A resample is a row of weights, how often each image was drawn; it depends on the seed and its own number
-alone, so that the intervals are the same for any number of ranks.
+alone, so that the intervals are the same for any number of ranks. scipy.stats.bootstrap passes the resampled
+data of one quantity, a thousand calls for each score of each label; rows of weights measure all labels of
+hundreds of resamples in one matrix product, and ranks share them.
 
-Letters: N images, R resamples; `value_R...` has any shape behind R.
+Letters: N images, R resamples, Q quantities; `value_R...` has any shape behind R.
 """
 
 from __future__ import annotations
@@ -18,15 +20,15 @@ from csr.runtime import distributed
 
 LEVEL = 0.95
 MAX_CELLS = 2**22  # numbers in one array of a chunk: 32 MiB
-Measure = Callable[[np.ndarray], np.ndarray]
+Measure = Callable[[np.ndarray], np.ndarray]  # weight_RN -> value_R...
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made.
+    """Settings of the intervals.
 
     Attributes:
-        num_resamples: 0: no intervals.
+        num_resamples: R; 0: no intervals.
         seed: of the resamples.
     """
 
@@ -36,7 +38,7 @@ class Bootstrap:
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """What was measured on all images, and the 95 % intervals around it; NaN where there is none."""
+    """Values on all images, and their 95 % intervals; three arrays of one shape, NaN where there is none."""
 
     value: np.ndarray
     low: np.ndarray
@@ -44,13 +46,13 @@ class Estimate:
 
 
 def draw_weights(num_images: int, resamples: Sequence[int], *, seed: int) -> np.ndarray:
-    """How often each resample drew each image: weight_RN, float64, rows that sum to N."""
+    """Return how often each resample drew each image: weight_RN, float64, rows that sum to N."""
     rows = [np.bincount(drawn_images(num_images, r, seed=seed), minlength=num_images) for r in resamples]
     return np.asarray(rows, dtype=np.float64).reshape(len(rows), num_images)
 
 
 def drawn_images(num_images: int, resample: int, *, seed: int) -> np.ndarray:
-    """The N images of one resample, int64, with repetitions."""
+    """Return the N images of one resample, int64, with repetitions."""
     return np.random.default_rng([seed, resample]).integers(num_images, size=num_images)
 
 
@@ -64,16 +66,19 @@ def estimate(
         num_images: N.
         bootstrap: how many resamples, and their seed.
         cells_per_image: numbers that `measure` holds for each image of a resample.
+
+    Returns:
+        Values and intervals, in the shape of one row of `measure`.
     """
     value = measure(np.ones((1, num_images)))[0]
     rank, world = distributed.rank(), distributed.world_size()
     if not distributed.is_initialized():
         rank, world = 0, 1
-    mine = range(rank, bootstrap.num_resamples, world)
+    share = range(rank, bootstrap.num_resamples, world)
     rows = max(1, MAX_CELLS // max(1, num_images * cells_per_image))
     parts = [
-        measure(draw_weights(num_images, mine[i : i + rows], seed=bootstrap.seed))
-        for i in range(0, len(mine), rows)
+        measure(draw_weights(num_images, share[i : i + rows], seed=bootstrap.seed))
+        for i in range(0, len(share), rows)
     ]
     own = np.concatenate(parts) if parts else np.zeros((0, *value.shape))
     value_R = np.zeros((bootstrap.num_resamples, *value.shape))
@@ -83,10 +88,14 @@ def estimate(
 
 
 def limits(value_R: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile interval of each quantity.
+    """Return the percentile interval of each quantity, (low, high), each of the shape behind R.
 
-    Resamples without a value (none of a rare label was drawn) are left out; where fewer than half of them
+    Resamples without a value (none of a rare label was drawn) are omitted; where fewer than half of them
     have one there is no interval (NaN).
+
+    Args:
+        value_R: value_R..., NaN where a resample has no value.
+        level: share of the resamples in the interval.
     """
     flat_RQ = value_R.reshape(len(value_R), math.prod(value_R.shape[1:]))
     low_Q, high_Q = np.full((2, flat_RQ.shape[1]), np.nan)

@@ -1,7 +1,8 @@
-"""Whether a probability means what it says: Brier score, expected calibration error, reliability curve.
+"""Calibration of probabilities: Brier score, expected calibration error, reliability curve.
 
-Ten bins of equal width, closed on the right as scikit-learn's `calibration_curve` has them; a bin's gap is
-the difference of its mean probability and its mean label. Soft labels count as the fractions that they are.
+Ten bins of equal width, closed on the right as those of scikit-learn's `calibration_curve`, which takes no
+weights; a bin's gap is the difference of its mean probability and its mean label. Soft labels count as the
+fractions that they are.
 
 Letters: N entries, R rows of weights, S bins.
 """
@@ -18,7 +19,7 @@ NUM_BINS = 10
 
 
 class Bin(NamedTuple):
-    """Entries whose probability lies in one bin."""
+    """Entries whose probability lies in one bin: their number, mean probability and mean label."""
 
     n: int
     probability: float
@@ -26,12 +27,13 @@ class Bin(NamedTuple):
 
 
 def bin_of(probability_N: np.ndarray, *, num_bins: int = NUM_BINS) -> np.ndarray:
+    """Return the bin of each probability, int64 (N,)."""
     edges = np.linspace(0.0, 1.0, num_bins + 1)
     return np.searchsorted(edges[1:-1], probability_N)
 
 
 class Calibration:
-    """Errors of probabilities against labels, for every row of weights.
+    """Calibration errors of probabilities against labels, for every row of weights.
 
     Args:
         probability_N: 0 to 1.
@@ -45,14 +47,19 @@ class Calibration:
         self._gap_NS[np.arange(len(gap_N)), bin_of(probability_N)] = gap_N
 
     def scores(self, weight_RN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Brier score and expected calibration error, each (R,)."""
+        """Return Brier score and expected calibration error, each (R,), for weight_RN."""
         total_R = weight_RN.sum(axis=1)
         gap_R = np.abs(weight_RN @ self._gap_NS).sum(axis=1)
         return ratio(weight_RN @ self._square_N, total_R), ratio(gap_R, total_R)
 
 
 def reliability(probability_N: np.ndarray, label_N: np.ndarray) -> list[Bin]:
-    """The bins that have entries, lowest first."""
+    """Return the bins that have entries, lowest first.
+
+    Args:
+        probability_N: 0 to 1.
+        label_N: 0 to 1, none missing.
+    """
     place_N = bin_of(probability_N)
     return [
         Bin(

@@ -1,4 +1,4 @@
-"""Images of a labelled table, opened for an evaluation."""
+"""Images of a label table, decoded once for an evaluation that may have several ranks on a host."""
 
 from __future__ import annotations
 
@@ -16,22 +16,29 @@ from csr.runtime.errors import InputError
 
 
 @contextlib.contextmanager
-def image_folder(given: Path | None) -> Iterator[Path]:
-    """Where this host keeps decoded images: the given folder, or a temporary one. Collective."""
+def image_folder(kept: Path | None) -> Iterator[Path]:
+    """Yield the folder of decoded images that the ranks of this host share. Collective.
+
+    Args:
+        kept: a folder that stays; None: a private temporary one, which is removed at the end.
+
+    Raises:
+        InputError: the temporary folder cannot be made.
+    """
     token = distributed.broadcast_object(secrets.token_hex(8))
-    folder = given or Path(tempfile.gettempdir()) / f"csr-evaluate-{token}"
+    folder = kept or Path(tempfile.gettempdir()) / f"csr-evaluate-{token}"
     try:
-        if given is None:
+        if kept is None:
             with distributed.errors_agreed():
                 _make_private(folder)
         yield folder
     finally:
-        if given is None and distributed.local_rank() == 0:
+        if kept is None and distributed.local_rank() == 0:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make_private(folder: Path) -> None:
-    """The images are patients': nobody else may look into the temporary folder."""
+    """Make a folder that no other user can read: the images are patients'."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
@@ -40,6 +47,16 @@ def _make_private(folder: Path) -> None:
 
 def open_images(paths: list[Path], table: LabelTable, folder: Path, *, size: int, workers: int) -> ImageStore:
     """Decode every image once; the ranks of a host share the work. Collective.
+
+    Args:
+        paths: files of the images, in the order of the table.
+        table: their labels.
+        folder: from `image_folder`.
+        size: side that images are stored at, pixels.
+        workers: threads that decode, per rank.
+
+    Returns:
+        The images, uint8 (N, C, size, size).
 
     Raises:
         InputError: one for all unreadable images, or the folder cannot be written.

@@ -1,4 +1,7 @@
-"""Validator over a data set without gradients, sharded over ranks: features, logits, rows in image order."""
+"""Passes over a data set without gradients, sharded over ranks: batches in, rows of predictions out.
+
+Letters: B batch, N images. The place of an image is its number in the data set.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,15 @@ Batch = dict[str, Any]
 def stored_batches(
     dataset: LabelledImages, chunks: Iterable[np.ndarray], *, device: torch.device
 ) -> Iterator[Batch]:
-    """Stored images of the given places in the data set, loaded ahead, on the device.
+    """Yield stored images at the given places of the data set, loaded ahead, on the device.
 
-    Each batch has what `LabelledImages.load` gives and `position`, the places.
+    Args:
+        dataset: the images.
+        chunks: places of each batch, int64 (B,).
+        device: of the batches.
+
+    Yields:
+        Batches of `LabelledImages.load`, and in each `position` (B,), the places.
     """
 
     def load() -> Iterator[Batch]:
@@ -36,19 +45,30 @@ def stored_batches(
 def image_batches(
     dataset: LabelledImages, *, transform: EvalTransform, batch_size: int, device: torch.device
 ) -> Iterator[Batch]:
-    """This rank's share of the images, transformed, with labels and `position` (place in the data set)."""
+    """Yield this rank's share of the images, transformed, with labels and `position`.
+
+    Args:
+        dataset: the images.
+        transform: makes uint8 (B, C, S, S) the network's float (B, 3, H, W).
+        batch_size: B.
+        device: of the batches.
+
+    Yields:
+        Batches as `stored_batches` yields them, with `image` transformed.
+    """
     for batch in stored_batches(dataset, eval_chunks(len(dataset), batch_size), device=device):
         batch["image"] = transform(batch["image"])
         yield batch
 
 
 def eval_chunks(num_images: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Places of this rank's batches in an evaluation."""
+    """Yield the places of each of this rank's batches, int64 (B,); sampler padding is dropped."""
     for position_B, _ in _sampler(num_images, batch_size):
         yield position_B
 
 
 def num_batches(num_images: int, batch_size: int) -> int:
+    """Return the number of this rank's batches."""
     return len(_sampler(num_images, batch_size))
 
 
@@ -59,7 +79,15 @@ def _sampler(num_images: int, batch_size: int) -> EvalSampler:
 def predict_rows(
     predict: Callable[[Batch], dict[str, torch.Tensor]], batches: Iterable[Batch]
 ) -> dict[str, torch.Tensor]:
-    """Rows (N, ...) of every image in data set order, on every rank's CPU. Collective."""
+    """Return the rows of all images in data set order, on every rank's CPU. Collective.
+
+    Args:
+        predict: batch -> name -> rows (B, ...).
+        batches: this rank's, each with `position` (B,).
+
+    Returns:
+        name -> rows (N, ...), and `position` (N,).
+    """
     rows = RowAccumulator()
     with distributed.errors_agreed():
         for batch in batches:

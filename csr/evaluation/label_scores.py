@@ -1,9 +1,9 @@
 """Scores of every label with intervals, their mean (macro) and all entries pooled (micro).
 
 A label that is not annotated (NaN) is no entry. Soft labels are positive from 0.5 on; calibration takes them
-as fractions. A score that does not exist (AUROC of one class) is NaN and left out of the macro mean.
+as fractions. A score that does not exist (AUROC of one class) is NaN and omitted from the macro mean.
 
-Letters: N images, L labels (K concepts or T targets), R rows of weights, S scores.
+Letters: N images, L labels (K concepts or T targets), E entries, R rows of weights, S scores.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from csr.data.labels.table import POSITIVE
 from csr.evaluation.bootstrap import Bootstrap, Estimate, estimate
 from csr.evaluation.calibration import Calibration
 from csr.evaluation.weighted_metrics import Ranking, confusion, ratio
 
 SCORES = ("auroc", "auprc", "f1", "sensitivity", "specificity", "brier", "ece")
-POSITIVE = 0.5
 Row = dict[str, Any]
 
 
 class _Entries:
-    """The annotated entries of one label, or of all."""
+    """The annotated entries of one label, or of all: probability, label, decision and image, each (E,)."""
 
     def __init__(
         self, probability_N: np.ndarray, label_N: np.ndarray, called_N: np.ndarray, image_N: np.ndarray
@@ -33,7 +33,7 @@ class _Entries:
         self.calibration = Calibration(probability_N, label_N)
 
     def __call__(self, weight_RN: np.ndarray) -> np.ndarray:
-        """(R, S)"""
+        """Return the scores, (R, S)."""
         weight_RE = weight_RN[:, self.image_N]
         counted = confusion(self.called_N, self.truth_N, weight_RE)
         ranked = self.ranking.scores(weight_RE)
@@ -42,12 +42,12 @@ class _Entries:
 
 
 class LabelMeasure:
-    """weight_RN -> (R, L + 2, S): the labels, then macro, then micro.
+    """All scores as a function of weights, weight_RN -> (R, L + 2, S): the labels, then macro, then micro.
 
     Args:
         probability_NL: 0 to 1.
         label_NL: 0 to 1, NaN where not annotated.
-        called_NL: bool, what the model decides.
+        called_NL: bool, decisions of the model.
     """
 
     def __init__(self, probability_NL: np.ndarray, label_NL: np.ndarray, called_NL: np.ndarray) -> None:
@@ -69,7 +69,7 @@ class LabelMeasure:
 
 
 def mean_of_known(value_RLS: np.ndarray) -> np.ndarray:
-    """Mean over L of what is not NaN; NaN where nothing is."""
+    """Return the mean over L of what is not NaN, (R, S); NaN where nothing is."""
     known_RLS = ~np.isnan(value_RLS)
     return ratio(np.where(known_RLS, value_RLS, 0.0).sum(axis=1), known_RLS.sum(axis=1))
 
@@ -88,7 +88,7 @@ def score_labels(
     Args:
         probability_NL, label_NL, called_NL: see `LabelMeasure`.
         names: of the L labels.
-        threshold_L: what `called_NL` was decided with; None: the likeliest label is the one called.
+        threshold_L: thresholds behind `called_NL`; None: the likeliest label is the one called.
         bootstrap: of the intervals.
 
     Returns:
@@ -119,10 +119,11 @@ def score_labels(
 
 
 def named(measured: Estimate, i: int, names: Sequence[str]) -> Row:
-    """Row i of an estimate (L, S) as {score: {value, low, high}}, None for what does not exist."""
+    """Return row i of an estimate (L, S) as {score: {value, low, high}}, None for what does not exist."""
     parts = {"value": measured.value[i], "low": measured.low[i], "high": measured.high[i]}
     return {name: {key: known(part[s]) for key, part in parts.items()} for s, name in enumerate(names)}
 
 
 def known(value: float) -> float | None:
+    """Return the value for JSON: None in place of NaN."""
     return None if np.isnan(value) else float(value)

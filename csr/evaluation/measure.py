@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from csr.data.dataset import LabelledImages
+from csr.data.labels.table import POSITIVE
 from csr.evaluation import inference
 from csr.evaluation.bootstrap import Bootstrap
 from csr.evaluation.calibration import reliability
-from csr.evaluation.label_scores import POSITIVE, score_labels
+from csr.evaluation.label_scores import score_labels
 from csr.evaluation.pointing_game import pointing_rows, score_pointing
 from csr.evaluation.simulated_doctor import Play, play_doctor, score_plays
 from csr.model import CSR
@@ -30,20 +31,6 @@ from csr.runtime.errors import StoppedError
 Batch = dict[str, Any]
 Rows = dict[str, torch.Tensor]
 Wrap = Callable[[Iterable[Batch], int], Iterator[Batch]]
-
-
-def threshold_notices(card: Card) -> list[str]:
-    """Return lines on how labels are called, for readers of the results; none where nothing is unusual."""
-    lines = []
-    missing = ["concept"] if card.reference.concept_threshold_K is None else []
-    if card.exactly_one:
-        lines.append("Exactly one target holds: the likeliest is the one called, without a threshold.")
-    elif card.reference.target_threshold_T is None:
-        missing.append("target")
-    if missing:
-        kinds = " and ".join(missing)
-        lines.append(f"The model has no {kinds} thresholds from validation images: 0.5 is used.")
-    return lines
 
 
 def predict_all(
@@ -255,3 +242,17 @@ def _simulation(
         plays=plays,
         bootstrap=bootstrap,
     )
+
+
+def threshold_notices(card: Card) -> list[str]:
+    """Return lines on how labels are called, for readers of the results; none where nothing is unusual."""
+    lines = []
+    missing = ["concept"] if card.reference.concept_threshold_K is None else []
+    if card.exactly_one:
+        lines.append("Exactly one target holds: the likeliest is the one called, without a threshold.")
+    elif card.reference.target_threshold_T is None:
+        missing.append("target")
+    if missing:
+        kinds = " and ".join(missing)
+        lines.append(f"The model has no {kinds} thresholds from validation images: 0.5 is used.")
+    return lines

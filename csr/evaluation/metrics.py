@@ -1,4 +1,4 @@
-"""Multi-label metrics from scikit-learn, with masked labels left out, and rows gathered over ranks.
+"""Multi-label metrics of a training run, by scikit-learn, over the entries that are annotated.
 
 Letters: N images, L labels (K concepts or T targets).
 """
@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from csr.data.labels.table import POSITIVE
+
 
 @dataclass(frozen=True)
 class Metrics:
-    """Macro and per-label scores; NaN where a label has one class only (left out of the macro mean)."""
+    """Macro and per-label scores; NaN where a label has one class only (omitted from the macro mean)."""
 
     auc: float
     mean_ap: float
@@ -24,25 +26,26 @@ class Metrics:
     f1_by_label: dict[str, float]
 
     def summary(self) -> dict[str, float]:
+        """Return the four scores over all labels, by the names that logs and results.json use."""
         return {"auc": self.auc, "map": self.mean_ap, "f1_macro": self.f1_macro, "f1_micro": self.f1_micro}
 
 
 def multilabel_metrics(
     probability_NL: np.ndarray, label_NL: np.ndarray, *, names: Sequence[str], threshold: float = 0.5
 ) -> Metrics:
-    """AUROC, average precision and F1 of every label over its annotated images.
+    """Return AUROC, average precision and F1 of every label over its annotated images.
 
     Args:
-        probability_NL: scores in 0..1.
+        probability_NL: 0 to 1.
         label_NL: 0, 1 or NaN (not annotated); soft labels count as positive from 0.5.
         names: of the L labels.
         threshold: of F1, on the probability.
     """
-    # heavy: 1 s and more, which a run does not wait for before its first step
+    # heavy: takes 1 s and more, which should not delay a run's first step
     from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
     known_NL = ~np.isnan(label_NL)
-    truth_NL = np.nan_to_num(label_NL) >= 0.5
+    truth_NL = np.nan_to_num(label_NL) >= POSITIVE
     guess_NL = probability_NL >= threshold
     auc, ap, f1 = {}, {}, {}
     for i, name in enumerate(names):
@@ -67,5 +70,5 @@ def multilabel_metrics(
 
 
 def _mean(by_label: dict[str, float]) -> float:
-    values = [v for v in by_label.values() if not np.isnan(v)]
+    values = [value for value in by_label.values() if not np.isnan(value)]
     return float(np.mean(values)) if values else float("nan")

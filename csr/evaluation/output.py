@@ -1,4 +1,4 @@
-"""What an evaluation leaves: evaluation.json with everything, evaluation.csv, report.html, a summary."""
+"""Files of an evaluation (evaluation.json with everything, evaluation.csv, report.html), and its summary."""
 
 from __future__ import annotations
 
@@ -36,21 +36,25 @@ Line = tuple[Any, ...]
 def check_folder(folder: Path, *, overwrite: bool) -> None:
     """Raise InputError if results cannot be written there, or would replace some unasked."""
     try:
-        present = next((f for f in (folder, *folder.parents) if f.exists()), folder)
+        nearest = next((f for f in (folder, *folder.parents) if f.exists()), folder)
         filled = folder.is_dir() and any(folder.iterdir())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a folder's name"
         raise InputError(f"--out {folder}: {reason}: give another folder") from None
-    if not present.is_dir():
-        raise InputError(f"--out {folder}: {present} is no folder: give another one")
-    if not os.access(present, os.W_OK | os.X_OK):
-        raise InputError(f"--out {folder}: {present} cannot be written to: give another folder")
+    if not nearest.is_dir():
+        raise InputError(f"--out {folder}: {nearest} is no folder: give another one")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"--out {folder}: {nearest} cannot be written to: give another folder")
     if filled and not overwrite:
         raise InputError(f"--out {folder}: is not empty: give another folder, or --overwrite")
 
 
 def write_files(folder: Path, results: Results) -> None:
     """Write the three files, each whole or not at all, the JSON last; other files stay.
+
+    Args:
+        folder: made where it does not exist.
+        results: from `csr.evaluation.measure`, with a description of the data.
 
     Raises:
         InputError: they cannot be written.
@@ -67,7 +71,7 @@ def write_files(folder: Path, results: Results) -> None:
 
 
 def write_table(results: Results) -> str:
-    """CSV with `COLUMNS`, one number a line.
+    """Return CSV text with `COLUMNS`, one number a line.
 
     `part` is targets, concepts, localisation, prototypes or simulation; `group` a value of the column of
     --group_by (empty: all images) or, in a simulation, `all` or `doubtful`; `label` a name, `macro` or
@@ -82,6 +86,7 @@ def write_table(results: Results) -> str:
 
 
 def lines(results: Results) -> Iterator[Line]:
+    """Yield the rows of the table, cells in the order of `COLUMNS`."""
     yield from _label_lines(results, "")
     for group, scores in (results["groups"] or {}).items():
         yield from _label_lines(scores, group)
@@ -95,18 +100,8 @@ def lines(results: Results) -> Iterator[Line]:
         for subset, row in subsets.items():
             for count in _COUNTS:
                 yield ("simulation", subset, play, count, row[count], None, None, row["images"], None)
-            net = row["net"]
-            yield (
-                "simulation",
-                subset,
-                play,
-                "net",
-                net["value"],
-                net["low"],
-                net["high"],
-                row["decisions"],
-                None,
-            )
+            net = (row["net"][key] for key in ("value", "low", "high"))
+            yield ("simulation", subset, play, "net", *net, row["decisions"], None)
 
 
 def _label_lines(scores: Results, group: str) -> Iterator[Line]:
@@ -122,45 +117,45 @@ def _score_lines(part: str, group: str, scores: Results, names: tuple[str, ...])
             yield (part, group, label, name, score["value"], score["low"], score["high"], *counts)
 
 
-def summary(results: dict[str, Any]) -> list[str]:
-    """What the terminal shows."""
-    lines = [f"=== {results['data']['images']} images of {results['data']['csv']} ==="]
+def summary(results: Results) -> list[str]:
+    """Return the lines that the terminal shows."""
+    text = [f"=== {results['data']['images']} images of {results['data']['csv']} ==="]
     for kind in ("targets", "concepts"):
         rows = [
             *results[kind]["labels"].items(),
             *((name, results[kind][name]) for name in ("macro", "micro")),
         ]
         width = max(len(name) for name, _ in rows) + 2
-        lines += ["", f"{kind:<{width}} {'AUROC':>21} {'AUPRC':>7} {'F1':>7} {'sens.':>7} {'spec.':>7}"]
+        text += ["", f"{kind:<{width}} {'AUROC':>21} {'AUPRC':>7} {'F1':>7} {'sens.':>7} {'spec.':>7}"]
         for name, row in rows:
             rest = (
                 f"{_number(row[score]['value']):>7}"
                 for score in ("auprc", "f1", "sensitivity", "specificity")
             )
-            lines.append(f"{name:<{width}} {_interval(row['auroc']):>21} {' '.join(rest)}")
-    return [*lines, *_extra_lines(results), ""]
+            text.append(f"{name:<{width}} {_interval(row['auroc']):>21} {' '.join(rest)}")
+    return [*text, *_extra_lines(results), ""]
 
 
-def _extra_lines(results: dict[str, Any]) -> list[str]:
+def _extra_lines(results: Results) -> list[str]:
     alive = results["prototypes"]
-    seen = f"(on these {results['data']['images']} images)"
-    lines = ["", f"Prototypes alive: {alive['alive']}/{alive['total']} {seen}"]
-    found = results["localisation"]
-    if found is not None:
-        all_pairs = found["micro"]
+    images = f"(on these {results['data']['images']} images)"
+    text = ["", f"Prototypes alive: {alive['alive']}/{alive['total']} {images}"]
+    pointing = results["localisation"]
+    if pointing is not None:
+        all_pairs = pointing["micro"]
         parts = [
             f"{name} {_interval(all_pairs[f'{key}_hit'])}"
             for name, key in (("CAM", "cam"), ("similarity", "similarity"), ("centre", "centre"))
         ]
         chance = _number(all_pairs["chance"]["value"])
-        lines.append(f"Pointing game, {found['n']} pairs: {', '.join(parts)}, chance {chance}")
+        text.append(f"Pointing game, {pointing['n']} pairs: {', '.join(parts)}, chance {chance}")
     for play, subsets in (results["simulation"] or {}).items():
         parts = [
             f"{subset}: {row['fixed']} decisions fixed, {row['broken']} broken"
             for subset, row in subsets.items()
         ]
-        lines.append(f"Simulated doctor ({play}): {'; '.join(parts)}")
-    return lines
+        text.append(f"Simulated doctor ({play}): {'; '.join(parts)}")
+    return text
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Does the model look where the finding is: pointing game and overlap with boxes, beside floors.
+"""Localisation: pointing game and overlap of maps with boxes, beside floors that need no model.
 
 A pair is an image and a concept that it has boxes of. Pointing game: the centre of the map's highest cell
 (the first of equals) lies in one of the pair's boxes. Overlap: the map, bilinearly enlarged, is cut half-way
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from csr.data.labels.table import POSITIVE
 from csr.evaluation.bootstrap import Bootstrap, estimate
-from csr.evaluation.label_scores import POSITIVE, mean_of_known, named
+from csr.evaluation.label_scores import mean_of_known, named
 from csr.evaluation.weighted_metrics import ratio
 from csr.model.interaction import box_cells
 from csr.model.layers.prototypes import winners
@@ -33,15 +34,15 @@ Batch = dict[str, Any]
 def pointing_rows(
     cam_BKHW: torch.Tensor, sim_BKMHW: torch.Tensor, batch: Batch, *, kept_KM: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Scores of every pair of a batch.
+    """Return the scores of every pair of a batch.
 
     Args:
         cam_BKHW: concept activation maps.
         sim_BKMHW: similarity maps; of each concept the prototype with the highest value counts.
         kept_KM: bool, prototypes that were not dropped; None: all. A concept without any has no similarity
             map, which counts as a miss and no overlap.
-        batch: with `concept` (B, K), `box`, `box_class` and `box_row`; boxes of concepts that are not
-            labelled present are left out.
+        batch: with `concept` (B, K), `box` (R, 4), `box_class` and `box_row` (R,); boxes of concepts that
+            are not labelled present are omitted.
 
     Returns:
         value_BKS float32, NaN where there is no pair.
@@ -76,33 +77,42 @@ def pointing_rows(
 
 
 def peak_points(map_PHW: torch.Tensor) -> torch.Tensor:
-    """Centre (x, y) of each map's highest cell, fractions of the image, (P, 2)."""
+    """Return the centre (x, y) of each map's highest cell, fractions of the image, (P, 2)."""
     height, width = map_PHW.shape[1:]
     at_P = map_PHW.float().flatten(1).argmax(dim=1)
     return torch.stack([(at_P % width + 0.5) / width, (at_P // width + 0.5) / height], dim=1)
 
 
 def hits(point_P2: torch.Tensor, box_R4: torch.Tensor, pair_R: torch.Tensor) -> torch.Tensor:
-    """Whether a pair's point lies in one of its boxes, edges included; float (P,), 0 or 1."""
+    """Return 1 for pairs whose point lies in one of their boxes, edges included, else 0; float (P,).
+
+    Args:
+        point_P2: x, y of each pair, fractions of the image.
+        box_R4: boxes of all pairs.
+        pair_R: the pair that each box belongs to, int64.
+    """
     point_R2 = point_P2[pair_R]
     inside_R = ((point_R2 >= box_R4[:, :2]) & (point_R2 <= box_R4[:, 2:])).all(dim=1)
-    return (
-        torch.zeros(len(point_P2), device=box_R4.device).index_add_(0, pair_R, inside_R.float()).clamp(max=1)
-    )
+    return _any_of_pair(inside_R, pair_R, num_pairs=len(point_P2))
+
+
+def _any_of_pair(value_R: torch.Tensor, pair_R: torch.Tensor, *, num_pairs: int) -> torch.Tensor:
+    """Return 1 for pairs of which any box has the value True, else 0; float (P,)."""
+    count_P = torch.zeros(num_pairs, device=value_R.device).index_add_(0, pair_R, value_R.float())
+    return count_P.clamp(max=1)
 
 
 def pair_masks(box_R4: torch.Tensor, pair_R: torch.Tensor) -> torch.Tensor:
-    """Boxes of each pair on the fine grid, united; bool (P, G, G), at least one cell each."""
+    """Return the union of each pair's boxes on the fine grid; bool (P, G, G), at least one cell each."""
     inside_RGG = box_cells(box_R4, height=GRID, width=GRID)
     count_PGG = torch.zeros(int(pair_R.max()) + 1, GRID, GRID, device=box_R4.device)
     return count_PGG.index_add_(0, pair_R, inside_RGG.float()) > 0
 
 
 def overlap(map_PHW: torch.Tensor, mask_PGG: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of the upper half of a map's range and a mask, (P,)."""
-    fine_PGG = F.interpolate(map_PHW.float()[:, None], (GRID, GRID), mode="bilinear", align_corners=False)[
-        :, 0
-    ]
+    """Return the intersection over union of the upper half of a map's range and a mask, (P,)."""
+    map_P1HW = map_PHW.float()[:, None]
+    fine_PGG = F.interpolate(map_P1HW, (GRID, GRID), mode="bilinear", align_corners=False)[:, 0]
     middle_P = (fine_PGG.amax(dim=(1, 2)) + fine_PGG.amin(dim=(1, 2))) / 2
     region_PGG = fine_PGG >= middle_P[:, None, None]
     both_P = (region_PGG & mask_PGG).sum(dim=(1, 2))
@@ -110,22 +120,21 @@ def overlap(map_PHW: torch.Tensor, mask_PGG: torch.Tensor) -> torch.Tensor:
 
 
 def reachable(box_R4: torch.Tensor, pair_R: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
-    """Whether any cell's centre lies in a box of the pair; float (P,), 0 or 1."""
+    """Return 1 for pairs of which a box holds any cell's centre, else 0; float (P,)."""
     holds_R = torch.ones(len(box_R4), dtype=torch.bool, device=box_R4.device)
     for low_R, high_R, num in ((box_R4[:, 0], box_R4[:, 2], width), (box_R4[:, 1], box_R4[:, 3], height)):
-        centre_L = (torch.arange(num, device=box_R4.device) + 0.5) / num
-        holds_R &= ((centre_L >= low_R[:, None]) & (centre_L <= high_R[:, None])).any(dim=1)
-    num_pairs = int(pair_R.max()) + 1
-    return torch.zeros(num_pairs, device=box_R4.device).index_add_(0, pair_R, holds_R.float()).clamp(max=1)
+        centre_C = (torch.arange(num, device=box_R4.device) + 0.5) / num  # of the columns, then of the rows
+        holds_R &= ((centre_C >= low_R[:, None]) & (centre_C <= high_R[:, None])).any(dim=1)
+    return _any_of_pair(holds_R, pair_R, num_pairs=int(pair_R.max()) + 1)
 
 
 def union_areas(box_R4: np.ndarray, pair_R: np.ndarray) -> np.ndarray:
-    """Share of the image that each pair's boxes cover together, exactly, float64 (P,)."""
+    """Return the exact share of the image that each pair's boxes cover together, float64 (P,)."""
     return np.array([_union_area(box_R4[pair_R == p].astype(np.float64)) for p in range(pair_R.max() + 1)])
 
 
 def _union_area(box_R4: np.ndarray) -> float:
-    """Cut the plane at all edges; a piece counts if a box covers it."""
+    """Return the area of the union: the plane is cut at all edges, and a piece counts if a box covers it."""
     x, y = np.unique(box_R4[:, [0, 2]]), np.unique(box_R4[:, [1, 3]])
     in_x = (box_R4[:, :1] <= x[:-1]) & (box_R4[:, 2:3] >= x[1:])
     in_y = (box_R4[:, 1:2] <= y[:-1]) & (box_R4[:, 3:] >= y[1:])
@@ -134,7 +143,11 @@ def _union_area(box_R4: np.ndarray) -> float:
 
 
 class PointingMeasure:
-    """weight_RN -> (R, K + 2, S): means of each concept's pairs; macro; of all pairs (micro)."""
+    """Mean scores as a function of weights, weight_RN -> (R, K + 2, S): each concept's pairs, macro, micro.
+
+    Args:
+        value_NKS: from `pointing_rows`, NaN where there is no pair.
+    """
 
     def __init__(self, value_NKS: np.ndarray) -> None:
         self._known_NKS = (~np.isnan(value_NKS)).astype(np.float64)
@@ -149,7 +162,12 @@ class PointingMeasure:
 
 
 def score_pointing(value_NKS: np.ndarray, *, names: Sequence[str], bootstrap: Bootstrap) -> dict[str, Any]:
-    """Means with intervals of what `pointing_rows` gave of all images. Collective.
+    """Return means with intervals of the scores of all images. Collective.
+
+    Args:
+        value_NKS: from `pointing_rows`.
+        names: of the K concepts.
+        bootstrap: of the intervals.
 
     Returns:
         `labels` (concept with boxes -> `n` pairs, and each of SCORES as {value, low, high}), `macro`,

@@ -1,4 +1,7 @@
-"""Diagnoses of image files."""
+"""Diagnoses of image files that have no labels, one row a file, in batches and without keeping them.
+
+Letters: B batch, K concepts, T targets, S side of a stored image.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from csr.model.interaction import DOCTOR_GAP, top_two_gap
 from csr.runtime.errors import InputError
 
 Row = dict[str, Any]
+Readable = tuple[Path, torch.Tensor]  # a file and its pixels_CSS
+Unreadable = tuple[Path, str]  # a file and the reason
 
 
 @torch.no_grad()
@@ -25,7 +30,7 @@ def predict_files(
     workers: int = 4,
     report: Callable[[str], object] = lambda line: None,
 ) -> Iterator[Row]:
-    """A row for each file, in order; memory does not grow with their number.
+    """Yield a row for each file, in order; memory does not grow with their number.
 
     Args:
         model: in eval mode, with a card, on the device to compute on.
@@ -35,35 +40,45 @@ def predict_files(
         report: called with one line for each file that cannot be read.
 
     Yields:
-        `image`, then either `error`, or `diagnoses` and `concepts` (name -> probability), `present`
-        (diagnoses from their thresholds on; the likeliest one if exactly one holds), `gap` of the two most
-        likely ones, and `needs_doctor`, whether it is under 0.3.
+        `image`, then either `error`, or `diagnoses` and `concepts` (name -> probability), `present` (names of
+        the diagnoses that are called, see `Card.called`), `gap` of the two most likely ones, and
+        `needs_doctor`, whether it is under 0.3.
     """
     assert model.card is not None
     size = model.card.preprocessing.stored_size
-    waiting: list[tuple[Path, torch.Tensor | None, str]] = []
+    waiting: list[Readable | Unreadable] = []
+    num_readable = 0
     for path, result in zip(paths, resize_files(paths, size=size, workers=workers), strict=True):
         if isinstance(result, InputError):
             report(str(result))
-            waiting.append((path, None, str(result)))
-        else:
-            waiting.append((path, torch.from_numpy(result.pixels_CSS).expand(3, -1, -1), ""))
-        if sum(pixels is not None for _, pixels, _ in waiting) == batch_size:
-            yield from _predict(model, waiting)
-            waiting = []
-    yield from _predict(model, waiting)
+            waiting.append((path, str(result)))
+            continue
+        waiting.append((path, torch.from_numpy(result.pixels_CSS).expand(3, -1, -1)))
+        num_readable += 1
+        if num_readable == batch_size:
+            yield from _rows(model, waiting)
+            waiting, num_readable = [], 0
+    yield from _rows(model, waiting)
 
 
-def _predict(model: CSR, waiting: list[tuple[Path, torch.Tensor | None, str]]) -> Iterator[Row]:
-    """Rows of one batch, unreadable ones in their place."""
-    stored = [pixels for _, pixels, _ in waiting if pixels is not None]
-    told = iter(diagnose(model, torch.stack(stored)) if stored else [])
-    for path, pixels, error in waiting:
-        yield {"image": str(path), **({"error": error} if pixels is None else next(told))}
+def _rows(model: CSR, waiting: list[Readable | Unreadable]) -> Iterator[Row]:
+    """Yield the rows of one batch, unreadable files in their place."""
+    stored = [pixels for _, pixels in waiting if not isinstance(pixels, str)]
+    diagnosed = iter(diagnose(model, torch.stack(stored)) if stored else [])
+    for path, pixels in waiting:
+        yield {"image": str(path), **({"error": pixels} if isinstance(pixels, str) else next(diagnosed))}
 
 
 def diagnose(model: CSR, image_BCSS: torch.Tensor) -> list[Row]:
-    """What the model says about resized images (uint8, 1 or 3 channels)."""
+    """Return the diagnoses and concepts of resized images.
+
+    Args:
+        model: in eval mode, with a card.
+        image_BCSS: uint8, 1 or 3 channels, at the card's stored size; on any device.
+
+    Returns:
+        A row for each image, see `predict_files`, without `image`.
+    """
     card = model.card
     assert card is not None
     device = next(model.parameters()).device
@@ -74,11 +89,11 @@ def diagnose(model: CSR, image_BCSS: torch.Tensor) -> list[Row]:
         {
             "diagnoses": dict(zip(card.target_names, target_T.tolist(), strict=True)),
             "concepts": dict(zip(card.concept_names, concept_K.tolist(), strict=True)),
-            "present": [name for name, is_it in zip(card.target_names, present_T, strict=True) if is_it],
+            "present": [name for name, called in zip(card.target_names, called_T, strict=True) if called],
             "gap": float(gap),
             "needs_doctor": bool(gap < DOCTOR_GAP),
         }
-        for target_T, concept_K, present_T, gap in zip(
-            target_BT, concept_BK, card.called(target_BT), top_two_gap(target_BT), strict=True
+        for target_T, concept_K, called_T, gap in zip(
+            target_BT, concept_BK, card.called(target_BT).tolist(), top_two_gap(target_BT), strict=True
         )
     ]

@@ -1,11 +1,12 @@
 """A doctor played from labels and boxes: what corrections do to diagnoses (paper, Sec. 3.3, Eqs. 12-13).
 
-The doctor looks at what the model called. `concept`: rejects a concept that is labelled absent and was
+The doctor sees which concepts the model called. `concept`: rejects a concept that is labelled absent and was
 called present, confirms one that is labelled present and was not called; what is not annotated stays.
 `box`: draws the boxes of the concepts labelled present as positive regions. `both` does both at once. Where
 the model has medians, everything is played twice: towards 0 as in the paper, and towards medians.
 
-Letters: B batch, N images, K concepts, M prototypes, T targets, H W map, V plays, R rows of weights.
+Letters: B batch, N images, K concepts, M prototypes per concept, T targets, H W map, V plays, R boxes or
+rows of weights.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from csr.data.labels.table import POSITIVE
 from csr.evaluation.bootstrap import Bootstrap, estimate
-from csr.evaluation.label_scores import POSITIVE, known
+from csr.evaluation.label_scores import known
 from csr.evaluation.weighted_metrics import ratio
 from csr.model.interaction import ALPHA, CONFIRMED, DOCTOR_GAP, REJECTED, Edits, edited_scores, make_edits
 from csr.model.sharing.card import Card
@@ -32,9 +34,10 @@ class Play:
     """One way of correcting all images.
 
     Attributes:
-        concepts, boxes: what the doctor corrects.
-        medians: whether rejected concepts and regions outside of boxes go to medians, not to 0, and confirmed
-            concepts are raised to theirs.
+        concepts: correct the decisions on concepts.
+        boxes: draw the boxes.
+        medians: move rejected concepts and regions outside of boxes to medians, not to 0, and raise confirmed
+            concepts to their medians.
     """
 
     concepts: bool
@@ -43,35 +46,36 @@ class Play:
 
     @property
     def name(self) -> str:
-        what = " and ".join([*["concepts"] * self.concepts, *["boxes"] * self.boxes])
-        return f"{what}, {'medians' if self.medians else 'zero'}"
+        """Key of the play in the results, such as `concepts and boxes, zero`."""
+        tools = " and ".join([*["concepts"] * self.concepts, *["boxes"] * self.boxes])
+        return f"{tools}, {'medians' if self.medians else 'zero'}"
 
 
 def plays_of(mode: str | None, *, has_medians: bool) -> tuple[Play, ...]:
-    """The plays of a mode; of `both` also those of its parts, to compare."""
+    """Return the plays of a mode; of `both` also those of its parts, to compare.
+
+    Args:
+        mode: one of `MODES`; None: no plays.
+        has_medians: of the model.
+    """
     if mode is None:
         return ()
+    tools = {"concept": [(True, False)], "box": [(False, True)]}  # concepts, boxes
+    tools["both"] = [*tools["concept"], *tools["box"], (True, True)]
     medians = (False, True) if has_medians else (False,)
-    plays = []
-    if mode in ("concept", "both"):
-        plays += [Play(True, False, m) for m in medians]
-    if mode in ("box", "both"):
-        plays += [Play(False, True, m) for m in medians]
-    if mode == "both":
-        plays += [Play(True, True, m) for m in medians]
-    return tuple(plays)
+    return tuple(Play(concepts, boxes, m) for concepts, boxes in tools[mode] for m in medians)
 
 
 def doctor_edits(
     concept_BK: torch.Tensor, called_BK: torch.Tensor, batch: Batch, *, play: Play, alpha: float = ALPHA
 ) -> Edits:
-    """What the doctor does to a batch.
+    """Return the doctor's edits of a batch.
 
     Args:
         concept_BK: labels 0 to 1, NaN where not annotated.
         called_BK: bool, concepts that the model called present.
-        batch: with `box`, `box_class` and `box_row` if boxes are played.
-        play: which tools.
+        batch: with `box` (R, 4), `box_class` and `box_row` (R,) if boxes are played.
+        play: the tools to use.
         alpha: importance outside of all boxes.
     """
     decision_BK = torch.zeros_like(called_BK, dtype=torch.int64)
@@ -94,7 +98,7 @@ def play_doctor(
     diagnose: Callable[[torch.Tensor], torch.Tensor],
     alpha: float = ALPHA,
 ) -> dict[str, torch.Tensor]:
-    """Diagnoses of a batch after each play.
+    """Return the diagnoses of a batch after each play.
 
     Args:
         sim_BKMHW: the network's maps.
@@ -123,7 +127,7 @@ def play_doctor(
 
 
 class _NetMeasure:
-    """weight_RN -> (R,): fixed minus broken decisions, as a share of all decisions."""
+    """Fixed minus broken decisions, as a share of all decisions, for weights: weight_RN -> (R,)."""
 
     def __init__(self, gain_NT: np.ndarray, known_NT: np.ndarray) -> None:
         self._gain_N = np.where(known_NT, gain_NT, 0).sum(axis=1).astype(np.float64)
@@ -141,7 +145,7 @@ def count_changes(
     *,
     bootstrap: Bootstrap,
 ) -> dict[str, Any]:
-    """How many diagnoses were fixed and how many broken. Collective.
+    """Count the diagnoses that were fixed and those that were broken. Collective.
 
     Args:
         before_NT, after_NT: bool, called before and after the corrections.
@@ -163,8 +167,8 @@ def count_changes(
     all_before, all_after = (((r | ~known_NT).all(axis=1) & counted_N) for r in (right_before, right_after))
     net: dict[str, float | None] = {"value": None, "low": None, "high": None}
     if len(known_NT):
-        found = estimate(_NetMeasure(gain_NT, known_NT), num_images=len(known_NT), bootstrap=bootstrap)
-        net = {key: known(getattr(found, key)) for key in net}
+        measured = estimate(_NetMeasure(gain_NT, known_NT), num_images=len(known_NT), bootstrap=bootstrap)
+        net = {key: known(getattr(measured, key)) for key in net}
     return {
         "images": int(counted_N.sum()),
         "edited": int((edited_N & counted_N).sum()),
@@ -191,12 +195,12 @@ def score_plays(
     plays: tuple[Play, ...],
     bootstrap: Bootstrap,
 ) -> dict[str, Any]:
-    """`count_changes` of every play over all images and over the doubtful ones. Collective.
+    """Return `count_changes` of every play over all images and over the doubtful ones. Collective.
 
     Args:
         before_NT, after_NVT: bool, called before and after each play.
-        target_NT: labels.
-        edited_NV: bool, images corrected.
+        target_NT: labels 0 to 1, NaN where not annotated.
+        edited_NV: bool, images that each play corrected.
         gap_N: of the two most likely diagnoses before, see `csr.model.interaction.top_two_gap`.
         plays: the V plays.
         bootstrap: of the intervals.

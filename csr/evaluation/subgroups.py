@@ -16,7 +16,7 @@ NOT_GIVEN = "(not given)"
 
 
 def read_groups(path: str | os.PathLike[str], column: str, *, table: LabelTable) -> dict[str, np.ndarray]:
-    """Images of each value of a column.
+    """Return the images of each value of a column.
 
     Args:
         path: the file that `table` was read from.
@@ -24,7 +24,7 @@ def read_groups(path: str | os.PathLike[str], column: str, *, table: LabelTable)
         table: the labels.
 
     Returns:
-        value -> int64 places in the table, the largest group first; `NOT_GIVEN` for empty cells.
+        value -> places in the table, int64, the largest group first; `NOT_GIVEN` for empty cells.
 
     Raises:
         InputError: no such column, an image with two values, more than `MAX_GROUPS` values.
@@ -39,7 +39,7 @@ def read_groups(path: str | os.PathLike[str], column: str, *, table: LabelTable)
         if value and value_N[place] and value != value_N[place]:
             raise InputError(
                 f"{path} line {line}, column {show(column)}: {show(value)}, but another row of image "
-                f"{show(table.image_ids[place])} says {show(value_N[place])}; give one value for each image"
+                f"{show(table.image_ids[place])} has {show(value_N[place])}; give one value for each image"
             )
         value_N[place] = value_N[place] or value
     groups: dict[str, list[int]] = {}

@@ -1,10 +1,14 @@
-"""Reference values of a trained model: thresholds from validation images, median scores from training images."""
+"""Reference values of a trained model: thresholds by validation images, median scores of training images.
+
+Letters: N images, K concepts, M prototypes per concept, T targets, L labels (K or T).
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
+from csr.data.labels.table import POSITIVE
 from csr.model.sharing.reference import Reference
 
 
@@ -17,12 +21,15 @@ def measure_reference(
     val_target_probability_NT: np.ndarray,
     val_target_NT: np.ndarray,
 ) -> Reference:
-    """All values of one trained model, from what training has at its end.
+    """Return the thresholds and medians of a trained model.
 
     Args:
         score_NKM, concept_NK: similarity scores and labels of the training images.
         val_concept_probability_NK, val_concept_NK: probabilities and labels of the validation images.
         val_target_probability_NT, val_target_NT: the same of the diagnoses.
+
+    Returns:
+        All four values, float32: thresholds (K,) and (T,), medians (K, M).
     """
     absent_KM, present_KM = concept_medians(score_NKM, concept_NK)
     return Reference(
@@ -34,7 +41,7 @@ def measure_reference(
 
 
 def concept_medians(score_NKM: torch.Tensor, concept_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Median scores of images without and of images with each concept.
+    """Return the median scores of images without and of images with each concept.
 
     Args:
         score_NKM: similarity scores of training images.
@@ -50,15 +57,17 @@ def concept_medians(score_NKM: torch.Tensor, concept_NK: torch.Tensor) -> tuple[
         score_NM, label_N = score_NKM[:, k], concept_NK[:, k]
         known_N = ~label_N.isnan()
         overall_N = known_N if known_N.any() else torch.ones_like(known_N)
-        for kept, wanted_N in ((absent, known_N & (label_N < 0.5)), (present, known_N & (label_N >= 0.5))):
-            kept.append(score_NM[wanted_N if wanted_N.any() else overall_N].float().quantile(0.5, dim=0))
+        positive_N = label_N >= POSITIVE
+        for medians, wanted_N in ((absent, known_N & ~positive_N), (present, known_N & positive_N)):
+            chosen_N = wanted_N if wanted_N.any() else overall_N
+            medians.append(score_NM[chosen_N].float().quantile(0.5, dim=0))
     return torch.stack(absent), torch.stack(present)
 
 
 def best_f1_thresholds(probability_NL: np.ndarray, label_NL: np.ndarray) -> np.ndarray:
-    """The threshold of each label with the highest F1 on these (validation) images.
+    """Return the threshold of each label with the highest F1 on these (validation) images.
 
-    It lies midway between two neighbouring probabilities, so that new images do not sit on it; of several
+    It lies midway between two neighbouring probabilities, so that new images do not lie on it; of several
     equally good ones it is the highest.
 
     Args:
@@ -68,14 +77,11 @@ def best_f1_thresholds(probability_NL: np.ndarray, label_NL: np.ndarray) -> np.n
     Returns:
         threshold_L, float64; 0.5 where no image is positive.
     """
-    known_NL = ~np.isnan(label_NL)
-    labels = range(label_NL.shape[1])
-    return np.array(
-        [
-            _best_f1(probability_NL[known_NL[:, i], i].astype(np.float64), label_NL[known_NL[:, i], i] >= 0.5)
-            for i in labels
-        ]
-    )
+    thresholds = []
+    for probability_N, label_N in zip(probability_NL.T, label_NL.T, strict=True):
+        known_N = ~np.isnan(label_N)
+        thresholds.append(_best_f1(probability_N[known_N].astype(np.float64), label_N[known_N] >= POSITIVE))
+    return np.array(thresholds)
 
 
 def _best_f1(probability_N: np.ndarray, positive_N: np.ndarray) -> float:
@@ -85,7 +91,7 @@ def _best_f1(probability_N: np.ndarray, positive_N: np.ndarray) -> float:
     value_N, hits_N = probability_N[order], np.cumsum(positive_N[order])
     called_N = np.arange(1, len(value_N) + 1)
     f1_N = 2 * hits_N / (called_N + positive_N.sum())
-    f1_N[:-1][value_N[:-1] == value_N[1:]] = -1.0  # equal probabilities cannot be told apart
+    f1_N[:-1][value_N[:-1] == value_N[1:]] = -1.0  # no threshold lies between equal probabilities
     best = int(np.argmax(f1_N))
     below = value_N[best + 1] if best + 1 < len(value_N) else 0.0
     return float((value_N[best] + below) / 2)

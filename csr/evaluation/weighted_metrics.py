@@ -1,4 +1,7 @@
-"""Metrics of weighted images, many rows of weights at once: scikit-learn's, of images repeated so often.
+"""Metrics of weighted images, many rows of weights at once.
+
+A row gives the value that scikit-learn gives for images repeated as often; scikit-learn takes one row a call,
+which is a thousand calls for an interval.
 
 Letters: N entries (images, or image-label pairs), R rows of weights, G groups of equal scores.
 """
@@ -20,25 +23,27 @@ class Confusion(NamedTuple):
 
     @property
     def f1(self) -> np.ndarray:
-        """NaN without a positive entry, as in training."""
+        """F1, (R,); NaN without a positive entry, as in training."""
         return ratio(2 * self.tp, np.where(self.tp + self.fn > 0, 2 * self.tp + self.fp + self.fn, 0))
 
     @property
     def sensitivity(self) -> np.ndarray:
+        """Share of positive entries that are called, (R,); NaN without any."""
         return ratio(self.tp, self.tp + self.fn)
 
     @property
     def specificity(self) -> np.ndarray:
+        """Share of negative entries that are not called, (R,); NaN without any."""
         return ratio(self.tn, self.tn + self.fp)
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """above / below, NaN where below is 0."""
+    """Return above / below, NaN where below is 0; any shape."""
     return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
 
 
 def confusion(called_N: np.ndarray, truth_N: np.ndarray, weight_RN: np.ndarray) -> Confusion:
-    """Count decisions (bool) against the truth (bool)."""
+    """Return the weights of decisions against the truth, both bool (N,), for weight_RN."""
     kinds = (called_N & truth_N, called_N & ~truth_N, ~called_N & truth_N, ~called_N & ~truth_N)
     return Confusion(*(weight_RN @ np.stack(kinds, axis=1).astype(np.float64)).T)
 
@@ -58,7 +63,10 @@ class Ranking:
         self._start_G = np.flatnonzero(is_first_N)
 
     def scores(self, weight_RN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """AUROC and average precision, each (R,); NaN without both classes, without a positive entry."""
+        """Return AUROC and average precision, each (R,), for weight_RN.
+
+        They are NaN without both classes, and without a positive entry.
+        """
         if not len(self._order):
             return np.full(len(weight_RN), np.nan), np.full(len(weight_RN), np.nan)
         weight_RN = weight_RN[:, self._order]
@@ -68,12 +76,12 @@ class Ranking:
 
 
 def _auroc(pos_RG: np.ndarray, neg_RG: np.ndarray) -> np.ndarray:
-    """How often a positive entry is ahead of a negative one, ties counting half; lowest score first."""
+    """Return how often a positive entry is above a negative one, ties counting half; lowest score first."""
     below_RG = np.cumsum(neg_RG, axis=1) - neg_RG / 2
     return ratio(np.sum(pos_RG * below_RG, axis=1), pos_RG.sum(axis=1) * neg_RG.sum(axis=1))
 
 
 def _average_precision(pos_RG: np.ndarray, all_RG: np.ndarray) -> np.ndarray:
-    """Precision at each threshold, weighted by the recall it adds; highest score first."""
+    """Return the precision at each threshold, weighted by the recall it adds; highest score first."""
     precision_RG = ratio(np.cumsum(pos_RG, axis=1), np.cumsum(all_RG, axis=1))
     return ratio(np.sum(pos_RG * np.nan_to_num(precision_RG), axis=1), pos_RG.sum(axis=1))

@@ -26,7 +26,7 @@ def test_the_readers_of_an_image_share_its_value(tmp_path):
 
 def test_an_image_with_two_values_is_refused(tmp_path):
     path, table = written(tmp_path, ["a,1,0,1,f", "a,2,0,0,m"])
-    with pytest.raises(InputError, match=r"line 3, column 'sex': 'm', but another row of image 'a' says 'f'"):
+    with pytest.raises(InputError, match=r"line 3, column 'sex': 'm', but another row of image 'a' has 'f'"):
         read_groups(path, "sex", table=table)
 
 
