@@ -1,10 +1,10 @@
-"""How long a doctor waits in `csr serve`: edits over HTTP, and in a browser, on maps as large as real ones.
+"""Waiting times of a doctor in `csr serve`: edits over HTTP, and in a browser, on maps as large as real ones.
 
     python scripts/bench/serve.py [--edits 200] [--browser]
 
 Untrained networks of real size (the numbers are meaningless, their computation is not), 22 concepts and 6
 diagnoses as VinDr-CXR has, 5 and 100 prototypes per concept. Every edit toggles a concept and moves one of
-three boxes, so that none is answered from the history. Asked for: a median below 100 ms.
+three boxes, so that none is answered from the history. Wanted: a median below 100 ms.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
                 if options.browser:
                     row["browser_ms"] = median(browse(port, min(options.edits, 40)))
             rows.append(row)
-            report.say(told(row))
+            report.say(line_of(row))
             report.write()
     slowest = max(row["edit_ms"]["median"] for row in rows)
     verdict = "below" if slowest < WANTED_MS else "NOT below"
@@ -70,7 +70,8 @@ def main() -> None:
     report.write()
 
 
-def told(row: dict[str, Any]) -> str:
+def line_of(row: dict[str, Any]) -> str:
+    """Return the table's line of one network."""
     edit, height, width = row["edit_ms"], *row["map"]
     line = (
         f"{row['network']:<10} {row['num_prototypes']:>4} {f'{height}x{width}':>7} {row['open_ms']:>6.0f} ms "
@@ -81,6 +82,7 @@ def told(row: dict[str, Any]) -> str:
 
 
 def build_model(timm_name: str, num_prototypes: int) -> CSR:
+    """Return an untrained network with a card and medians."""
     torch.manual_seed(0)
     model = CSR(
         NUM_CONCEPTS,
@@ -102,7 +104,7 @@ def build_model(timm_name: str, num_prototypes: int) -> CSR:
 
 @contextlib.contextmanager
 def served(model: CSR) -> Iterator[int]:
-    """A real server on loopback; yields its port."""
+    """Run a real server on loopback; yield its port."""
     service = Service(model, name="bench", limits=Limits())
     service.warm_up()
     listener = listen("127.0.0.1", 0)
@@ -117,7 +119,7 @@ def served(model: CSR) -> Iterator[int]:
 
 
 def radiograph() -> bytes:
-    """A 2000 x 2400 PNG, smooth with some noise."""
+    """Return a PNG, 2000 pixels wide and 2400 high, smooth with some noise."""
     noise = np.random.default_rng(0).normal(0, 4, (2400, 2000))
     ramp = np.linspace(40, 200, 2400)[:, None] + noise
     buffer = io.BytesIO()
@@ -126,7 +128,7 @@ def radiograph() -> bytes:
 
 
 def edits(number: int) -> dict[str, Any]:
-    """The edits of one round: no two in a row are equal."""
+    """Return the edits of one round: no two in a row are equal."""
     shift = number % 50 / 100
     boxes = [
         {"kind": "positive", "x_min": shift, "y_min": 0.1, "x_max": shift + 0.3, "y_max": 0.5},
@@ -138,9 +140,10 @@ def edits(number: int) -> dict[str, Any]:
 
 
 def measure(port: int, num_edits: int) -> dict[str, Any]:
+    """Return the times of opening an image and of edits over HTTP, and the size of an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
 
-    def ask(method: str, path: str, body: bytes, kind: str) -> tuple[float, bytes]:
+    def send(method: str, path: str, body: bytes, kind: str) -> tuple[float, bytes]:
         began = time.perf_counter()
         connection.request(method, path, body, {"Content-Type": kind})
         answer = connection.getresponse()
@@ -152,13 +155,13 @@ def measure(port: int, num_edits: int) -> dict[str, Any]:
 
     image, opening = radiograph(), []
     for _ in range(3):
-        spent_ms, data = ask("POST", "/api/images", image, "application/octet-stream")
+        spent_ms, data = send("POST", "/api/images", image, "application/octet-stream")
         opening.append(spent_ms)
     state = json.loads(data)
     path = f"/api/sessions/{state['session']}/edits"
     times = []
     for number in range(num_edits + 5):
-        spent_ms, data = ask("PUT", path, json.dumps(edits(number)).encode(), "application/json")
+        spent_ms, data = send("PUT", path, json.dumps(edits(number)).encode(), "application/json")
         times.append(spent_ms)
     times = times[5:]  # the first ones warm up
     connection.close()
@@ -171,7 +174,7 @@ def measure(port: int, num_edits: int) -> dict[str, Any]:
 
 
 def browse(port: int, num_edits: int) -> list[float]:
-    """From the press of a button to the numbers on the page, as the page itself measures it."""
+    """Return the times from the press of a button to the numbers on the page, as the page measures them."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as engines:

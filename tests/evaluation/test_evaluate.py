@@ -1,4 +1,4 @@
-"""`csr evaluate`: numbers of the model on the images, three files, and one line for what cannot work."""
+"""`csr evaluate`: numbers of the model on the images, three files, and one line for bad input."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def results(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_scores_are_those_of_the_models_own_output(data, results):
-    told = json.loads((results / "evaluation.json").read_text())
+    record = json.loads((results / "evaluation.json").read_text())
     table = read_label_table(data / "labels.csv", vocabulary=Vocabulary(CONCEPTS, TARGETS))
     store = open_store(
         [data / f"images/{name}.png" for name in table.image_ids], size=72, cache_dir=None, workers=1
@@ -104,7 +104,7 @@ def test_scores_are_those_of_the_models_own_output(data, results):
                 expected = multilabel_metrics(
                     probability, labels[:, i : i + 1], names=["x"], threshold=np.float32(thresholds[i])
                 )
-            row = told[kind]["labels"][name]
+            row = record[kind]["labels"][name]
             assert row["auroc"]["value"] == pytest.approx(expected.auc, abs=1e-6)
             assert row["auprc"]["value"] == pytest.approx(expected.mean_ap, abs=1e-6)
             assert row["f1"]["value"] == pytest.approx(expected.f1_macro, abs=1e-6)
@@ -114,14 +114,14 @@ def test_scores_are_those_of_the_models_own_output(data, results):
 
 
 def test_everything_asked_for_is_there(results):
-    told = json.loads((results / "evaluation.json").read_text())
+    record = json.loads((results / "evaluation.json").read_text())
     assert sorted(p.name for p in results.iterdir()) == FILES
-    assert told["notices"] == ["Boxes of 'Rib', which is no concept, are not used: 1"]
-    assert told["data"]["images"] == NUM and told["model"] == "model"
-    assert {name: group["images"] for name, group in told["groups"].items()} == {"<b>north": 12, "south": 6}
-    pointing = told["localisation"]
+    assert record["notices"] == ["Boxes of 'Rib', which is no concept, are not used: 1"]
+    assert record["data"]["images"] == NUM and record["model"] == "model"
+    assert {name: group["images"] for name, group in record["groups"].items()} == {"<b>north": 12, "south": 6}
+    pointing = record["localisation"]
     assert 0 < pointing["n"] == NUM - pointing["left_out"]
-    assert set(told["simulation"]) == {
+    assert set(record["simulation"]) == {
         "concepts, zero",
         "concepts, medians",
         "boxes, zero",
@@ -129,37 +129,37 @@ def test_everything_asked_for_is_there(results):
         "concepts and boxes, zero",
         "concepts and boxes, medians",
     }
-    for subsets in told["simulation"].values():
+    for subsets in record["simulation"].values():
         row = subsets["all"]
         assert row["right_after"] - row["right_before"] == row["fixed"] - row["broken"]
         assert subsets["doubtful"]["images"] <= row["images"] <= NUM
-    assert told["prototypes"]["total"] == K * M
+    assert record["prototypes"]["total"] == K * M
 
 
-def test_what_is_printed_says_of_what_the_numbers_are(results):
-    told = "\n".join(summary(json.loads((results / "evaluation.json").read_text())))
-    assert re.search(rf"Prototypes alive: \d+/{K * M} \(on these {NUM} images\)", told)
-    assert len(re.findall(r"all: \d+ decisions fixed, \d+ broken; doubtful", told)) == told.count(
+def test_the_summary_names_the_images_behind_its_numbers(results):
+    text = "\n".join(summary(json.loads((results / "evaluation.json").read_text())))
+    assert re.search(rf"Prototypes alive: \d+/{K * M} \(on these {NUM} images\)", text)
+    assert len(re.findall(r"all: \d+ decisions fixed, \d+ broken; doubtful", text)) == text.count(
         "Simulated doctor"
     )
 
 
 def test_the_table_holds_the_numbers_of_the_json(results):
-    told = json.loads((results / "evaluation.json").read_text())
+    record = json.loads((results / "evaluation.json").read_text())
     with open(results / "evaluation.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
-    found = {(row["part"], row["group"], row["label"], row["score"]): row for row in rows}
-    assert len(found) == len(rows)
-    auroc = told["groups"]["south"]["targets"]["labels"][TARGETS[0]]["auroc"]["value"]
-    cell = found["targets", "south", TARGETS[0], "auroc"]["value"]
+    by_key = {(row["part"], row["group"], row["label"], row["score"]): row for row in rows}
+    assert len(by_key) == len(rows)
+    auroc = record["groups"]["south"]["targets"]["labels"][TARGETS[0]]["auroc"]["value"]
+    cell = by_key["targets", "south", TARGETS[0], "auroc"]["value"]
     assert cell == ("" if auroc is None else str(auroc))
-    assert float(found["localisation", "", "micro", "cam_hit"]["value"]) == pytest.approx(
-        told["localisation"]["micro"]["cam_hit"]["value"]
+    assert float(by_key["localisation", "", "micro", "cam_hit"]["value"]) == pytest.approx(
+        record["localisation"]["micro"]["cam_hit"]["value"]
     )
     assert (
-        int(found["simulation", "all", "boxes, zero", "fixed"]["value"])
-        == told["simulation"]["boxes, zero"]["all"]["fixed"]
+        int(by_key["simulation", "all", "boxes, zero", "fixed"]["value"])
+        == record["simulation"]["boxes, zero"]["all"]["fixed"]
     )
 
 
@@ -174,14 +174,14 @@ def test_the_report_is_one_file_that_shows_names_as_text(results):
     assert "nan" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S).lower().replace("annotated", "")
 
 
-def test_a_run_without_thresholds_is_measured_at_one_half_and_says_so(data, tmp_path, capsys):
+def test_a_run_without_thresholds_is_measured_at_one_half_with_a_notice(data, tmp_path, capsys):
     assert main(flags(data, tmp_path / "out", "--simulate", "concept", model="run")) == 0
-    told = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert "no concept and target thresholds from validation images: 0.5 is used" in told["notices"][0]
-    assert told["notices"][0] in capsys.readouterr().out
-    assert {row["threshold"] for row in told["targets"]["labels"].values()} == {0.5}
-    assert list(told["simulation"]) == ["concepts, zero"] and "zeros only" in told["notices"][1]
-    assert told["localisation"] is None and told["groups"] is None
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert "no concept and target thresholds from validation images: 0.5 is used" in record["notices"][0]
+    assert record["notices"][0] in capsys.readouterr().out
+    assert {row["threshold"] for row in record["targets"]["labels"].values()} == {0.5}
+    assert list(record["simulation"]) == ["concepts, zero"] and "zeros only" in record["notices"][1]
+    assert record["localisation"] is None and record["groups"] is None
 
 
 def test_the_batch_size_changes_nothing_and_the_seed_moves_intervals_only(data, results, tmp_path):
@@ -210,14 +210,14 @@ def test_where_exactly_one_diagnosis_holds_the_likeliest_is_called():
 def test_prototypes_are_alive_if_they_win_for_a_present_concept():
     winner = np.array([[0, 1], [2, 1], [0, 3], [1, 0]])
     concept = np.array([[1, np.nan], [0.5, 1], [1, 0], [0, 0]])
-    told = count_alive(winner, concept, kept_KM=np.ones((2, 4), dtype=bool), names=("a", "b"))
-    assert told["alive"] == 3 and told["total"] == 8
-    assert told["labels"]["a"] == {"alive": 2, "total": 4, "images": 3, "wins": [2, 0, 1, 0]}
-    assert told["labels"]["b"] == {"alive": 1, "total": 4, "images": 1, "wins": [0, 1, 0, 0]}
+    alive = count_alive(winner, concept, kept_KM=np.ones((2, 4), dtype=bool), names=("a", "b"))
+    assert alive["alive"] == 3 and alive["total"] == 8
+    assert alive["labels"]["a"] == {"alive": 2, "total": 4, "images": 3, "wins": [2, 0, 1, 0]}
+    assert alive["labels"]["b"] == {"alive": 1, "total": 4, "images": 1, "wins": [0, 1, 0, 0]}
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         (["--csv", "DATA/none.csv"], "none.csv': cannot be read"),
         (["--dir", "DATA/none"], "none"),
@@ -232,13 +232,13 @@ def test_prototypes_are_alive_if_they_win_for_a_present_concept():
         (["--out", "DATA/labels.csv/x"], "labels.csv is no folder"),
     ],
 )
-def test_what_cannot_work_costs_one_line_and_nothing_is_written(data, tmp_path, capsys, change, told):
+def test_bad_input_gives_one_line_and_nothing_is_written(data, tmp_path, capsys, change, message):
     before = sorted(p.name for p in data.rglob("*"))
     caches = set(Path(tempfile.gettempdir()).glob("csr-evaluate-*"))
     arguments = flags(data, tmp_path / "out", *(word.replace("DATA", str(data)) for word in change))
     assert run_command(csr.cli.evaluate.main, arguments) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("csr: error: ") and told in lines[0]
+    assert len(lines) == 1 and lines[0].startswith("csr: error: ") and message in lines[0]
     assert not (tmp_path / "out").exists() and sorted(p.name for p in data.rglob("*")) == before
     assert set(Path(tempfile.gettempdir()).glob("csr-evaluate-*")) <= caches
 
@@ -253,7 +253,7 @@ def test_an_unreadable_image_is_named_with_its_line(data, tmp_path, capsys):
 
 
 def test_overwrite_replaces_an_evaluation_and_nothing_else(data, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "notes.txt").write_text("own")
     (tmp_path / "report.html").write_text("old")
     main(flags(data, tmp_path, "--overwrite"))
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -262,7 +262,7 @@ def test_overwrite_replaces_an_evaluation_and_nothing_else(data, tmp_path):
         "notes.txt",
         "report.html",
     ]
-    assert (tmp_path / "notes.txt").read_text() == "mine" and "old" != (tmp_path / "report.html").read_text()
+    assert (tmp_path / "notes.txt").read_text() == "own" and "old" != (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.dist
@@ -287,10 +287,10 @@ def test_two_ranks_have_the_intervals_of_one():
     from csr.evaluation.bootstrap import Bootstrap, estimate
 
     def body() -> np.ndarray:
-        found = estimate(
+        measured = estimate(
             lambda weight_RN: weight_RN @ np.arange(20.0), num_images=20, bootstrap=Bootstrap(7, 3)
         )
-        return np.array([found.value, found.low, found.high])
+        return np.array([measured.value, measured.low, measured.high])
 
     for rows in on_ranks(body):
         np.testing.assert_array_equal(rows, body())

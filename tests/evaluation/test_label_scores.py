@@ -69,19 +69,19 @@ def test_binary_labels_give_scikit_learns_brier_score(tables):
 
 
 def test_intervals_are_those_of_a_loop_over_the_same_resamples(tables):
-    found = estimate(LabelMeasure(*tables), num_images=40, bootstrap=Bootstrap(20, 7), cells_per_image=5)
+    measured = estimate(LabelMeasure(*tables), num_images=40, bootstrap=Bootstrap(20, 7), cells_per_image=5)
     slow = []
     for r in range(20):
         drawn = drawn_images(40, r, seed=7)
         slow.append(slow_table(*(table[drawn] for table in tables)))
     values = np.array(slow)
-    for i, s in np.ndindex(found.low.shape):
+    for i, s in np.ndindex(measured.low.shape):
         column = values[:, i, s][~np.isnan(values[:, i, s])]
         if 2 * len(column) < 20:
-            assert np.isnan(found.low[i, s]) and np.isnan(found.high[i, s])
+            assert np.isnan(measured.low[i, s]) and np.isnan(measured.high[i, s])
         else:
-            np.testing.assert_allclose(found.low[i, s], np.quantile(column, 0.025), atol=1e-12)
-            np.testing.assert_allclose(found.high[i, s], np.quantile(column, 0.975), atol=1e-12)
+            np.testing.assert_allclose(measured.low[i, s], np.quantile(column, 0.025), atol=1e-12)
+            np.testing.assert_allclose(measured.high[i, s], np.quantile(column, 0.975), atol=1e-12)
 
 
 def test_chunks_of_resamples_change_nothing(tables, monkeypatch):
@@ -100,8 +100,10 @@ def test_a_resample_depends_on_the_seed_and_its_number_alone():
 
 
 def test_without_resamples_there_are_no_intervals(tables):
-    found = estimate(LabelMeasure(*tables), num_images=40, bootstrap=Bootstrap(0))
-    assert np.isnan(found.low).all() and np.isnan(found.high).all() and not np.isnan(found.value).all()
+    measured = estimate(LabelMeasure(*tables), num_images=40, bootstrap=Bootstrap(0))
+    assert (
+        np.isnan(measured.low).all() and np.isnan(measured.high).all() and not np.isnan(measured.value).all()
+    )
 
 
 def test_an_interval_needs_a_value_in_half_of_the_resamples():
@@ -114,34 +116,34 @@ def test_an_interval_needs_a_value_in_half_of_the_resamples():
 
 def test_macro_scores_are_those_that_training_prints(tables):
     probability, label, called = tables
-    told = score_labels(
+    scores = score_labels(
         probability, label, called, names=NAMES, threshold_L=np.full(5, 0.5), bootstrap=Bootstrap(0)
     )
     old = multilabel_metrics(probability, label, names=NAMES)
-    assert told["macro"]["auroc"]["value"] == pytest.approx(old.auc)
-    assert told["macro"]["auprc"]["value"] == pytest.approx(old.mean_ap)
-    assert told["macro"]["f1"]["value"] == pytest.approx(old.f1_macro)
-    assert told["micro"]["f1"]["value"] == pytest.approx(old.f1_micro)
+    assert scores["macro"]["auroc"]["value"] == pytest.approx(old.auc)
+    assert scores["macro"]["auprc"]["value"] == pytest.approx(old.mean_ap)
+    assert scores["macro"]["f1"]["value"] == pytest.approx(old.f1_macro)
+    assert scores["micro"]["f1"]["value"] == pytest.approx(old.f1_micro)
 
 
-def test_labels_without_a_score_say_so_and_masked_images_are_not_counted(tables):
+def test_labels_without_a_score_have_none_and_masked_images_are_not_counted(tables):
     probability, label, called = tables
-    told = score_labels(probability, label, called, names=NAMES, threshold_L=None, bootstrap=Bootstrap(5))
+    scores = score_labels(probability, label, called, names=NAMES, threshold_L=None, bootstrap=Bootstrap(5))
     nothing = {"value": None, "low": None, "high": None}
-    assert told["labels"]["never"]["auroc"] == told["labels"]["always"]["specificity"] == nothing
-    assert told["labels"]["masked"]["n"] == 0 and told["labels"]["masked"]["brier"] == nothing
-    assert told["labels"]["a"]["n"] == int(np.sum(~np.isnan(label[:, 0])))
-    assert told["labels"]["a"]["positives"] == int(np.nansum(label[:, 0]))
-    assert told["labels"]["a"]["threshold"] is None
+    assert scores["labels"]["never"]["auroc"] == scores["labels"]["always"]["specificity"] == nothing
+    assert scores["labels"]["masked"]["n"] == 0 and scores["labels"]["masked"]["brier"] == nothing
+    assert scores["labels"]["a"]["n"] == int(np.sum(~np.isnan(label[:, 0])))
+    assert scores["labels"]["a"]["positives"] == int(np.nansum(label[:, 0]))
+    assert scores["labels"]["a"]["threshold"] is None
 
 
 def test_soft_labels_are_positive_from_one_half_and_fractions_for_calibration():
     probability, label = np.array([[0.2], [0.9], [0.6]]), np.array([[1 / 3], [2 / 3], [0.5]])
     row = LabelMeasure(probability, label, probability >= 0.5)(np.ones((1, 3)))[0, 0]
-    told = dict(zip(SCORES, row, strict=True))
-    assert told["sensitivity"] == told["specificity"] == told["auroc"] == 1
-    assert told["brier"] == pytest.approx(np.mean((probability - label) ** 2))
-    assert told["ece"] == pytest.approx(np.mean(np.abs(probability - label)))
+    value = dict(zip(SCORES, row, strict=True))
+    assert value["sensitivity"] == value["specificity"] == value["auroc"] == 1
+    assert value["brier"] == pytest.approx(np.mean((probability - label) ** 2))
+    assert value["ece"] == pytest.approx(np.mean(np.abs(probability - label)))
 
 
 def test_reliability_is_scikit_learns_calibration_curve():

@@ -47,7 +47,7 @@ def maps() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def slow_pair(map_hw: torch.Tensor, boxes: np.ndarray) -> tuple[bool, float]:
-    """Whether the highest cell's centre is in a box, and the overlap pixel by pixel."""
+    """Return whether the highest cell's centre is in a box, and the overlap, pixel by pixel."""
     best, point = -np.inf, (0.0, 0.0)
     for y in range(H):
         for x in range(W):
@@ -69,21 +69,21 @@ def test_every_pair_equals_a_slow_loop(batch, maps):
     pairs = 0
     for b in range(B):
         for k in range(K):
-            mine = (batch["box_row"] == b) & (batch["box_class"] == k)
-            if not mine.any() or not batch["concept"][b, k] >= 0.5:
+            of_pair = (batch["box_row"] == b) & (batch["box_class"] == k)
+            if not of_pair.any() or not batch["concept"][b, k] >= 0.5:
                 assert np.isnan(rows[b, k]).all()
                 continue
             pairs += 1
-            boxes = batch["box"][mine].numpy()
-            told = dict(zip(SCORES, rows[b, k], strict=True))
+            boxes = batch["box"][of_pair].numpy()
+            value = dict(zip(SCORES, rows[b, k], strict=True))
             best = max(range(M), key=lambda m: float(sim[b, k, m].max()))
             for name, map_hw in (("cam", cam[b, k]), ("similarity", sim[b, k, best])):
                 hit, iou = slow_pair(map_hw, boxes)
-                assert told[f"{name}_hit"] == hit and told[f"{name}_iou"] == pytest.approx(iou, abs=1e-6)
-            assert told["centre_hit"] == any(x0 <= 0.5 <= x1 and y0 <= 0.5 <= y1 for x0, y0, x1, y1 in boxes)
+                assert value[f"{name}_hit"] == hit and value[f"{name}_iou"] == pytest.approx(iou, abs=1e-6)
+            assert value["centre_hit"] == any(x0 <= 0.5 <= x1 and y0 <= 0.5 <= y1 for x0, y0, x1, y1 in boxes)
             cells = [((x + 0.5) / W, (y + 0.5) / H) for x in range(W) for y in range(H)]
             can = any(x0 <= x <= x1 and y0 <= y <= y1 for x, y in cells for x0, y0, x1, y1 in boxes)
-            assert told["reachable"] == can
+            assert value["reachable"] == can
     assert pairs >= 5
 
 
@@ -110,16 +110,18 @@ def test_means_and_intervals_equal_a_loop_over_the_same_resamples():
     value = draw.random((30, 3, len(SCORES))).astype(np.float32)
     value[draw.random((30, 3)) < 0.5] = np.nan
     value[:, 2] = np.nan
-    told = score_pointing(value, names=("a", "b", "none"), bootstrap=Bootstrap(40, 3))
-    assert list(told["labels"]) == ["a", "b"] and told["n"] == int((~np.isnan(value[:, :, 0])).sum())
-    np.testing.assert_allclose(told["labels"]["b"]["chance"]["value"], np.nanmean(value[:, 1, 4]), rtol=1e-6)
-    np.testing.assert_allclose(told["micro"]["cam_hit"]["value"], np.nanmean(value[:, :, 0]), rtol=1e-6)
+    scores = score_pointing(value, names=("a", "b", "none"), bootstrap=Bootstrap(40, 3))
+    assert list(scores["labels"]) == ["a", "b"] and scores["n"] == int((~np.isnan(value[:, :, 0])).sum())
+    np.testing.assert_allclose(
+        scores["labels"]["b"]["chance"]["value"], np.nanmean(value[:, 1, 4]), rtol=1e-6
+    )
+    np.testing.assert_allclose(scores["micro"]["cam_hit"]["value"], np.nanmean(value[:, :, 0]), rtol=1e-6)
     means = [np.nanmean(value[:, k, 0]) for k in (0, 1)]
-    np.testing.assert_allclose(told["macro"]["cam_hit"]["value"], np.mean(means), rtol=1e-6)
+    np.testing.assert_allclose(scores["macro"]["cam_hit"]["value"], np.mean(means), rtol=1e-6)
     slow = [np.nanmean(value[drawn_images(30, r, seed=3)][:, :, 0]) for r in range(40)]
     low, high = np.quantile(slow, [0.025, 0.975])
     np.testing.assert_allclose(
-        [told["micro"]["cam_hit"][end] for end in ("low", "high")], [low, high], rtol=1e-5
+        [scores["micro"]["cam_hit"][end] for end in ("low", "high")], [low, high], rtol=1e-5
     )
 
 

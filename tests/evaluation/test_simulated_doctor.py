@@ -1,4 +1,4 @@
-"""The simulated doctor: what is corrected, and how changes are counted."""
+"""The simulated doctor: corrections, and the count of changes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_diagnoses_after_each_play_equal_a_slow_loop():
     sim = torch.rand(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0)) * 2 - 1
     plays = plays_of("both", has_medians=True)
     with torch.no_grad():
-        told = play_doctor(
+        rows = play_doctor(
             sim,
             CALLED,
             BATCH,
@@ -87,8 +87,8 @@ def test_diagnoses_after_each_play_equal_a_slow_loop():
                 score[0] = reference.absent_KM[0] if play.medians else 0.0
                 score[1] = torch.maximum(score[1], reference.present_KM[1]) if play.medians else score[1]
             with torch.no_grad():
-                torch.testing.assert_close(told["after"][b, v], model.task_head(score[None])[0].sigmoid())
-            assert bool(told["edited"][b, v]) == (b == 0)
+                torch.testing.assert_close(rows["after"][b, v], model.task_head(score[None])[0].sigmoid())
+            assert bool(rows["edited"][b, v]) == (b == 0)
 
 
 def table(*rows: list[float]) -> np.ndarray:
@@ -99,8 +99,8 @@ def test_changes_are_counted_over_annotated_decisions():
     target = table([1, 0], [1, 1], [0, NAN], [NAN, NAN])
     before = table([0, 0], [1, 1], [1, 1], [1, 1]).astype(bool)
     after = table([1, 1], [1, 0], [0, 0], [0, 0]).astype(bool)
-    told = count_changes(before, after, target, np.array([True, True, False, True]), bootstrap=Bootstrap(0))
-    assert told == {
+    counts = count_changes(before, after, target, np.array([True, True, False, True]), bootstrap=Bootstrap(0))
+    assert counts == {
         "images": 3,
         "edited": 2,
         "decisions": 5,
@@ -119,19 +119,19 @@ def test_changes_are_counted_over_annotated_decisions():
 def test_the_net_share_has_the_interval_of_a_loop_over_the_same_resamples():
     draw = np.random.default_rng(0)
     before, after, target = (draw.random((30, 2)) < 0.5 for _ in range(3))
-    told = count_changes(before, after, target.astype(float), np.ones(30, bool), bootstrap=Bootstrap(50, 4))
+    counts = count_changes(before, after, target.astype(float), np.ones(30, bool), bootstrap=Bootstrap(50, 4))
     gain = (after == target).astype(float) - (before == target)
     slow = [gain[drawn_images(30, r, seed=4)].mean() for r in range(50)]
-    assert told["net"]["value"] == pytest.approx((told["fixed"] - told["broken"]) / told["decisions"])
+    assert counts["net"]["value"] == pytest.approx((counts["fixed"] - counts["broken"]) / counts["decisions"])
     np.testing.assert_allclose(
-        [told["net"]["low"], told["net"]["high"]], np.quantile(slow, [0.025, 0.975]), atol=1e-12
+        [counts["net"]["low"], counts["net"]["high"]], np.quantile(slow, [0.025, 0.975]), atol=1e-12
     )
 
 
 def test_doubtful_images_are_those_with_a_gap_under_three_tenths():
     plays = plays_of("box", has_medians=False)
     before = np.array([[True], [False], [False]])
-    told = score_plays(
+    scores = score_plays(
         before,
         ~before[:, None],
         np.ones((3, 1)),
@@ -140,12 +140,13 @@ def test_doubtful_images_are_those_with_a_gap_under_three_tenths():
         plays=plays,
         bootstrap=Bootstrap(0),
     )["boxes, zero"]
-    assert (told["all"]["images"], told["all"]["fixed"], told["all"]["broken"]) == (3, 2, 1)
-    assert (told["doubtful"]["images"], told["doubtful"]["fixed"], told["doubtful"]["broken"]) == (2, 1, 1)
+    assert (scores["all"]["images"], scores["all"]["fixed"], scores["all"]["broken"]) == (3, 2, 1)
+    doubtful = scores["doubtful"]
+    assert (doubtful["images"], doubtful["fixed"], doubtful["broken"]) == (2, 1, 1)
 
 
 def test_no_doubtful_image_is_no_error():
-    told = score_plays(
+    scores = score_plays(
         np.ones((2, 1), bool),
         np.ones((2, 1, 1), bool),
         np.ones((2, 1)),
@@ -155,6 +156,6 @@ def test_no_doubtful_image_is_no_error():
         bootstrap=Bootstrap(5),
     )
     assert (
-        told["boxes, zero"]["doubtful"]["images"] == 0
-        and told["boxes, zero"]["doubtful"]["net"]["value"] is None
+        scores["boxes, zero"]["doubtful"]["images"] == 0
+        and scores["boxes, zero"]["doubtful"]["net"]["value"] is None
     )

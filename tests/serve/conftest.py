@@ -22,7 +22,7 @@ def model() -> CSR:
 
 @pytest.fixture(scope="session")
 def serve(model: CSR) -> Callable[..., Any]:
-    """Returns a context manager: a client of a server with the given limits, token, ..."""
+    """Return a function that makes a context manager: a client of a server with limits, token, .."""
     from starlette.testclient import TestClient
 
     from csr.serve.access import Access

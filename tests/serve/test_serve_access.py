@@ -1,4 +1,4 @@
-"""Who may ask: Host, Origin, token; what every answer carries; bodies that no page of ours would send."""
+"""Access: Host, Origin, token; headers of every answer; bodies that our page would never send."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_picture_on_another_site_cannot_read_but_a_link_may_open_the_page(clie
     assert client.get("/", headers={"sec-fetch-site": "cross-site"}).status_code == 200
 
 
-def test_a_token_is_asked_for_by_everything_that_knows_an_image(serve):
+def test_a_token_is_required_by_everything_that_knows_an_image(serve):
     with serve(token=TOKEN) as client:
         assert client.get("/").status_code == 200, "the page asks for it"
         for wrong in (None, TOKEN, "Bearer ", f"Bearer {TOKEN}x", f"Basic {TOKEN}", "Bearer \u00e9"):
@@ -151,7 +151,7 @@ def test_edits_need_their_content_type(client):
         "concepts/x",
     ],
 )
-def test_places_that_are_not_there_are_told(client, path):
+def test_places_that_are_not_there_are_refused(client, path):
     session = opened(client)["session"]
     assert client.get(f"/api/sessions/{session}/{path}").status_code in (404, 422)
 

@@ -51,22 +51,21 @@ CONTRAST = """() => {
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-    )
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    installed = next(filter(None, map(shutil.which, names)), None)
     with playwright.sync_playwright() as engines:
-        if not Path(engines.chromium.executable_path).is_file() and found is None:
+        if not Path(engines.chromium.executable_path).is_file() and installed is None:
             pytest.skip("no Chromium: run `playwright install chromium` or install the system's package")
         own = Path(engines.chromium.executable_path).is_file()
         browser = engines.chromium.launch(
-            executable_path=None if own else found, args=["--no-sandbox"], timeout=WAIT_MS
+            executable_path=None if own else installed, args=["--no-sandbox"], timeout=WAIT_MS
         )
         yield browser
         browser.close()
 
 
 def run_server(serve_one):
-    """Runs an application in a thread; returns its address and what stops it."""
+    """Run an application in a thread; return its address and a function that stops it."""
     import uvicorn
 
     from csr.cli.serve import listen
@@ -145,7 +144,7 @@ def state(page, address):
     return page.request.get(f"{address}api/sessions/{session}").json()
 
 
-def told(state):
+def percents(state):
     return {d["name"]: f"{100 * d['probability']:.1f}%" for d in state["diagnoses"]}
 
 
@@ -165,12 +164,12 @@ def drag(page, x_min, y_min, x_max, y_max):
 def test_open_reject_draw_undo_and_download(page, address, image):
     open_image(page, image)
     first = probabilities(page)
-    assert first == told(state(page, address)) and set(first) == set(TARGETS)
+    assert first == percents(state(page, address)) and set(first) == set(TARGETS)
     assert HOSTILE in page.inner_text("#image-facts"), "a name is text"
     page.click(f'button[aria-label="Reject {CONCEPTS[0]}"]')
     page.wait_for_selector('.concept[data-decision="rejected"]')
     rejected = probabilities(page)
-    assert rejected == told(state(page, address)) != first
+    assert rejected == percents(state(page, address)) != first
     page.click('label:has-text("Not here")')
     drag(page, 0.1, 0.2, 0.5, 0.7)
     page.wait_for_selector(".boxrow")
@@ -180,7 +179,7 @@ def test_open_reject_draw_undo_and_download(page, address, image):
         [0.1, 0.2, 0.5, 0.7], abs=0.01
     )
     both = probabilities(page)
-    assert both == told(state(page, address))
+    assert both == percents(state(page, address))
     page.click("#undo")
     page.wait_for_selector(".boxrow", state="detached")
     assert probabilities(page) == rejected
@@ -264,7 +263,7 @@ def test_edits_made_faster_than_the_answers_come_are_all_in_force(page, address,
     page.wait_for_selector(f'.concept[data-decision="rejected"] .name:has-text("{CONCEPTS[2][:5]}")')
     decided = {CONCEPTS[0]: "rejected", CONCEPTS[2]: "rejected"}
     assert state(page, address)["edits"]["decisions"] == decided, "once, twice and three times pressed"
-    assert probabilities(page) == told(state(page, address))
+    assert probabilities(page) == percents(state(page, address))
 
 
 def test_every_control_has_a_name(page, image):
@@ -294,21 +293,21 @@ def test_evidence_shows_the_image_beside_the_training_region(page, image):
     assert painted
 
 
-def test_a_dropped_file_is_opened_and_a_bad_one_is_told(page, image):
+def test_a_dropped_file_is_opened_and_a_bad_one_is_reported(page, image):
     for name, data in (("bad.png", b"junk"), ("good.png", png())):
         page.evaluate_handle(
             """([name, bytes]) => {
           const transfer = new DataTransfer();
           transfer.items.add(new File([new Uint8Array(bytes)], name));
-          const told = { dataTransfer: transfer, bubbles: true, cancelable: true };
-          document.body.dispatchEvent(new DragEvent("drop", told));
+          const options = { dataTransfer: transfer, bubbles: true, cancelable: true };
+          document.body.dispatchEvent(new DragEvent("drop", options));
         }""",
             [name, list(data)],
         )
         page.wait_for_selector("#work:not([hidden])" if name == "good.png" else "#problem:not([hidden])")
         if name == "bad.png":
             assert "no image that can be read" in page.inner_text("#problem")
-            page.problems.clear()  # the browser notes the refused request
+            page.problems.clear()  # the browser logs the refused request
     assert not page.is_visible("#problem")
 
 

@@ -38,7 +38,7 @@ def test_a_missing_extra_is_named_with_its_remedy(monkeypatch):
         serve.main(["model"])
 
 
-def test_a_port_in_use_is_told(model_folder):
+def test_a_port_in_use_is_an_error(model_folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"--port {port}: in use"):
@@ -53,7 +53,7 @@ def test_a_port_that_was_bound_by_a_second_server_is_in_use():
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--port", "70000"], "0 to 65535"),
         (["--port", "x"], "whole number"),
@@ -69,12 +69,12 @@ def test_a_port_that_was_bound_by_a_second_server_is_in_use():
         (["--max_sessions", "0"], "--max_sessions"),
     ],
 )
-def test_flags_that_cannot_be_used_are_told_before_the_model_is_loaded(flags, told):
-    with pytest.raises(InputError, match=told):
+def test_flags_that_cannot_be_used_are_refused_before_the_model_is_loaded(flags, message):
+    with pytest.raises(InputError, match=message):
         serve.main(["/no/such/model", "--port", "0", *flags])
 
 
-def test_a_model_or_atlas_that_is_not_there_is_told(model_folder, tmp_path):
+def test_a_model_or_atlas_that_is_not_there_is_an_error(model_folder, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         serve.main([str(tmp_path / "none"), "--port", "0"])
     with pytest.raises(InputError, match="nearest.json"):
@@ -101,7 +101,7 @@ def test_loopback_is_known(host, local):
 
 @contextmanager
 def served(*flags, env=None):
-    """A real server: (process, address, what it said before the address)."""
+    """Run a real server; yield its process, its address, and its output up to the address."""
     process = subprocess.Popen(
         [sys.executable, "-m", "csr", "serve", *flags, "--port", "0"],
         stdout=subprocess.PIPE,
@@ -111,15 +111,15 @@ def served(*flags, env=None):
     )
     alarm = signal.signal(signal.SIGALRM, lambda *_: process.kill())
     signal.alarm(START_S)
-    said = ""
+    output = ""
     try:
         for line in process.stdout:
-            said += line
+            output += line
             if line.startswith("Open "):
                 break
-        found = re.search(r"http://[\w.]+:(\d+)/", said)
-        assert found, said
-        yield process, f"http://127.0.0.1:{found[1]}/", said
+        match = re.search(r"http://[\w.]+:(\d+)/", output)
+        assert match, output
+        yield process, f"http://127.0.0.1:{match[1]}/", output
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, alarm)
@@ -139,8 +139,8 @@ def get(address, **headers):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_server_starts_answers_and_stops(model_folder, number):
-    with served(model_folder) as (process, address, said):
-        assert get(address)[0] == 200 and "warning" not in said
+    with served(model_folder) as (process, address, output):
+        assert get(address)[0] == 200 and "warning" not in output
         assert json.loads(get(f"{address}api/model")[1])["name"] == "tiny"
         assert get(address, Host="evil.example")[0] == 421
         process.send_signal(number)
@@ -151,14 +151,14 @@ def test_a_server_starts_answers_and_stops(model_folder, number):
 @pytest.mark.dist
 @pytest.mark.slow
 def test_a_server_for_others_warns_without_a_token_and_keeps_a_token_to_itself(model_folder):
-    with served(model_folder, "--host", "0.0.0.0") as (_, _, said):
-        assert "csr: warning: 0.0.0.0 can be reached from other machines" in said
+    with served(model_folder, "--host", "0.0.0.0") as (_, _, output):
+        assert "csr: warning: 0.0.0.0 can be reached from other machines" in output
     with served(model_folder, "--host", "0.0.0.0", env={serve.TOKEN_VARIABLE: TOKEN}) as (
         process,
         address,
-        said,
+        output,
     ):
-        assert "warning" not in said and TOKEN not in said
+        assert "warning" not in output and TOKEN not in output
         assert get(f"{address}api/model")[0] == 401
         assert get(f"{address}api/model", Authorization=f"Bearer {TOKEN}")[0] == 200
         process.send_signal(signal.SIGINT)

@@ -45,12 +45,12 @@ def edits_of(decisions, boxes, alpha=0.2):
     return make_edits(decision, box_R4=corners, positive_R=positive, alpha=alpha)
 
 
-def test_an_image_without_edits_is_told_as_csr_explain_tells_it(client, model, stored):
-    told, expected = opened(client), to_dict(explain(model, stored)[0], neighbours={})
-    for diagnosis, wanted in zip(told["diagnoses"], expected["diagnoses"], strict=True):
+def test_an_image_without_edits_has_the_numbers_of_csr_explain(client, model, stored):
+    state, expected = opened(client), to_dict(explain(model, stored)[0], neighbours={})
+    for diagnosis, wanted in zip(state["diagnoses"], expected["diagnoses"], strict=True):
         assert {key: diagnosis[key] for key in wanted} == wanted
         assert diagnosis["before"] == {key: wanted[key] for key in ("probability", "logit", "present")}
-    for concept, wanted in zip(told["concepts"], expected["concepts"], strict=True):
+    for concept, wanted in zip(state["concepts"], expected["concepts"], strict=True):
         for key in ("name", "probability", "threshold", "active", "best_prototype", "peak"):
             assert concept[key] == wanted[key], key
         assert dict(zip(TARGETS, concept["contribution"], strict=True)) == wanted["contribution"]
@@ -60,15 +60,13 @@ def test_an_image_without_edits_is_told_as_csr_explain_tells_it(client, model, s
             == concept["similarity"]
             == wanted["prototypes"][wanted["best_prototype"]]["score"]
         )
-    assert (told["gap"], told["needs_doctor"]) == (expected["gap"], expected["needs_doctor"])
+    assert (state["gap"], state["needs_doctor"]) == (expected["gap"], expected["needs_doctor"])
 
 
 @pytest.mark.parametrize("replacement", ["median", "zero"])
 @pytest.mark.parametrize(("decisions", "boxes"), [(DECISIONS, []), ({}, BOXES), (DECISIONS, BOXES)])
-def test_edits_are_told_as_the_interaction_computes_them(
-    client, model, output, decisions, boxes, replacement
-):
-    told = put(
+def test_edits_have_the_numbers_of_the_interaction(client, model, output, decisions, boxes, replacement):
+    state = put(
         client,
         opened(client)["session"],
         decisions=decisions,
@@ -89,44 +87,46 @@ def test_edits_are_told_as_the_interaction_computes_them(
             diagnose=lambda s: model.card.probability(model.task_head(s)),
             **medians,
         )
-    assert [d["logit"] for d in told["diagnoses"]] == logit[0].tolist()
-    assert [d["probability"] for d in told["diagnoses"]] == probability[0].tolist()
+    assert [d["logit"] for d in state["diagnoses"]] == logit[0].tolist()
+    assert [d["probability"] for d in state["diagnoses"]] == probability[0].tolist()
     share = contributions(score, model.task_head)[0].sum(dim=2)
-    assert [c["contribution"] for c in told["concepts"]] == share.T.tolist()
-    assert told["safety"]["moved"] == float(safety.moved_B[0])
-    assert (told["safety"]["warn"], told["safety"]["flips"]) == (
+    assert [c["contribution"] for c in state["concepts"]] == share.T.tolist()
+    assert state["safety"]["moved"] == float(safety.moved_B[0])
+    assert (state["safety"]["warn"], state["safety"]["flips"]) == (
         bool(safety.warn_B[0]),
         bool(safety.flips_B[0]),
     )
-    assert [b["peak"] for b in told["safety"]["boxes"]] == safety.peak_R.tolist()
-    assert [b["contradicts"] for b in told["safety"]["boxes"]] == safety.contradicts_R.tolist()
-    assert [b["concept"] for b in told["safety"]["boxes"]] == [CONCEPTS[k] for k in safety.concept_R.tolist()]
+    assert [b["peak"] for b in state["safety"]["boxes"]] == safety.peak_R.tolist()
+    assert [b["contradicts"] for b in state["safety"]["boxes"]] == safety.contradicts_R.tolist()
+    assert [b["concept"] for b in state["safety"]["boxes"]] == [
+        CONCEPTS[k] for k in safety.concept_R.tolist()
+    ]
 
 
 def test_contributions_and_the_bias_sum_to_the_logit_under_edits(client):
-    told = put(client, opened(client)["session"], decisions=DECISIONS, boxes=BOXES).json()
-    for t, diagnosis in enumerate(told["diagnoses"]):
-        total = sum(concept["contribution"][t] for concept in told["concepts"])
+    state = put(client, opened(client)["session"], decisions=DECISIONS, boxes=BOXES).json()
+    for t, diagnosis in enumerate(state["diagnoses"]):
+        total = sum(concept["contribution"][t] for concept in state["concepts"])
         assert total + diagnosis["bias"] == pytest.approx(diagnosis["logit"], abs=1e-5)
 
 
 def test_zero_takes_a_rejected_concept_out_of_every_logit_and_nothing_else(client):
     first = opened(client)
-    told = put(client, first["session"], decisions={CONCEPTS[0]: "rejected"}, replacement="zero").json()
-    for t, diagnosis in enumerate(told["diagnoses"]):
+    state = put(client, first["session"], decisions={CONCEPTS[0]: "rejected"}, replacement="zero").json()
+    for t, diagnosis in enumerate(state["diagnoses"]):
         gone = first["concepts"][0]["contribution"][t]
         assert diagnosis["logit"] == pytest.approx(first["diagnoses"][t]["logit"] - gone, abs=1e-5)
-        assert told["concepts"][0]["contribution"][t] == 0.0
+        assert state["concepts"][0]["contribution"][t] == 0.0
     for k in (1, 2):
-        assert told["concepts"][k]["contribution"] == first["concepts"][k]["contribution"]
+        assert state["concepts"][k]["contribution"] == first["concepts"][k]["contribution"]
 
 
 def test_a_rejected_concept_still_shows_the_map_that_was_rejected(client):
     first = opened(client)
-    told = put(client, first["session"], decisions={CONCEPTS[0]: "rejected"}).json()["concepts"][0]
+    concept = put(client, first["session"], decisions={CONCEPTS[0]: "rejected"}).json()["concepts"][0]
     for key in ("best_prototype", "peak", "similarity"):
-        assert told[key] == first["concepts"][0][key]
-    assert told["score"] != told["similarity"], "what counts is the median"
+        assert concept[key] == first["concepts"][0][key]
+    assert concept["score"] != concept["similarity"], "the median counts"
 
 
 @pytest.mark.parametrize("replacement", ["median", "zero"])
@@ -136,22 +136,22 @@ def test_maps_are_those_after_the_boxes(client, model, output, replacement):
     for boxes in ([], BOXES):
         put(client, session, boxes=boxes, replacement=replacement)
         edited = edited_maps(output.similarity_maps, edits_of({}, boxes), absent_KM=absent)[0]
-        told = client.get(f"/api/sessions/{session}/maps?of=0.1&of=2.3").json()
-        assert [(m["concept"], m["prototype"]) for m in told["maps"]] == [(0, 1), (2, 3)]
-        for one in told["maps"]:
+        answer = client.get(f"/api/sessions/{session}/maps?of=0.1&of=2.3").json()
+        assert [(m["concept"], m["prototype"]) for m in answer["maps"]] == [(0, 1), (2, 3)]
+        for one in answer["maps"]:
             expected = edited[one["concept"], one["prototype"]]
-            assert (told["height"], told["width"]) == expected.shape
+            assert (answer["height"], answer["width"]) == expected.shape
             assert one["values"] == pytest.approx(expected.flatten().tolist(), abs=5.1e-5)
 
 
-def test_every_prototype_of_a_concept_is_told(client, model, stored):
+def test_every_prototype_of_a_concept_is_listed(client, model, stored):
     session = opened(client)["session"]
     e = explain(model, stored)[0]
     for k in range(K):
-        told = client.get(f"/api/sessions/{session}/concepts/{k}").json()
-        assert [p["score"] for p in told["prototypes"]] == e.score_KM[k].tolist()
-        assert [p["contribution"] for p in told["prototypes"]] == e.share_TKM[:, k].T.tolist()
-        assert told["if_rejected"] == e.rejected_TK[:, k].tolist()
+        answer = client.get(f"/api/sessions/{session}/concepts/{k}").json()
+        assert [p["score"] for p in answer["prototypes"]] == e.score_KM[k].tolist()
+        assert [p["contribution"] for p in answer["prototypes"]] == e.share_TKM[:, k].T.tolist()
+        assert answer["if_rejected"] == e.rejected_TK[:, k].tolist()
 
 
 def test_dropped_prototypes_are_not_shown_and_a_concept_without_any_has_no_map(stored):

@@ -31,21 +31,21 @@ def test_files_are_served_and_name_no_address_outside(client, name):
 
 def test_scripts_put_no_text_in_as_html_and_run_none():
     for path in STATIC.glob("*.js"):
-        found = re.search(
+        match = re.search(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", path.read_text()
         )
-        assert found is None, path.name
+        assert match is None, path.name
     page = (STATIC / "index.html").read_text()
     assert not re.search(r"<script(?![^>]*src=)|\son\w+=|\sstyle=|<style", page), "the policy would block it"
 
 
 def test_every_id_that_scripts_look_up_is_in_the_page():
     page = (STATIC / "index.html").read_text()
-    there = set(re.findall(r'id="([\w-]+)"', page))
+    present = set(re.findall(r'id="([\w-]+)"', page))
     wanted = {
         name for path in STATIC.glob("*.js") for name in re.findall(r'\bat\("([\w-]+)"\)', path.read_text())
     }
-    assert len(there) == page.count(' id="') and not wanted - there
+    assert len(present) == page.count(' id="') and not wanted - present
 
 
 def test_imports_of_scripts_are_files_that_are_there():
@@ -102,9 +102,9 @@ def regions(serve, tmp_path):
 
 def test_training_regions_are_framed_pictures_without_paths(regions, tmp_path):
     assert regions.get("/api/model").json()["has_atlas"]
-    told = regions.get("/api/regions/0/1")
-    assert [one["image"] for one in told.json()] == ["near.png", "bad.png", "gone.png"]
-    assert str(tmp_path) not in told.text and told.json()[0]["similarity"] == 0.93
+    answer = regions.get("/api/regions/0/1")
+    assert [one["image"] for one in answer.json()] == ["near.png", "bad.png", "gone.png"]
+    assert str(tmp_path) not in answer.text and answer.json()[0]["similarity"] == 0.93
     picture = np.asarray(Image.open(io.BytesIO(regions.get("/api/regions/0/1/0").content)))
     height, width = picture.shape[:2]
     assert picture[height // 2, width // 2].tolist() == [90, 90, 90]
@@ -112,10 +112,10 @@ def test_training_regions_are_framed_pictures_without_paths(regions, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["0/1/1", "0/1/2", "0/1/3", "0/1/-1", "2/0/0", "9/0/0", "0/9/0"])
-def test_a_training_image_that_is_not_there_is_told_without_its_path(regions, tmp_path, path):
+def test_a_training_image_that_is_not_there_is_refused_without_its_path(regions, tmp_path, path):
     answer = regions.get(f"/api/regions/{path}")
     assert answer.status_code == 404 and str(tmp_path) not in answer.text
-    assert regions.get(f"/api/regions/{path}").status_code == 404, "also from what is kept"
+    assert regions.get(f"/api/regions/{path}").status_code == 404, "from the kept pictures too"
 
 
 def test_without_an_atlas_there_are_no_regions(client):

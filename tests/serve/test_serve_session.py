@@ -89,7 +89,7 @@ def test_the_record_has_hashes_times_and_every_step_with_its_result(client, mode
     schemas.Record.model_validate(record)
 
 
-def test_answers_are_what_the_openapi_document_says(client):
+def test_answers_are_as_the_openapi_document_describes_them(client):
     state = opened(client)
     schemas.State.model_validate(state)
     schemas.ModelFacts.model_validate(client.get("/api/model").json())
@@ -158,7 +158,7 @@ def test_an_unused_session_times_out():
         sessions.get("left")
 
 
-def test_a_full_record_is_told_and_can_still_be_downloaded(client, monkeypatch):
+def test_a_full_record_is_reported_and_can_still_be_downloaded(client, monkeypatch):
     monkeypatch.setattr("csr.serve.session.MAX_STEPS", 3)
     session = opened(client)["session"]
     put(client, session, **REJECT)

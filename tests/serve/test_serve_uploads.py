@@ -87,7 +87,7 @@ def test_formats_are_shown_as_a_viewer_shows_them(client, data):
         png_claiming(1000, 1000)[:-40],
     ],
 )
-def test_what_is_no_image_is_refused_in_one_line_without_a_path(client, data):
+def test_files_that_are_no_image_are_refused_in_one_line_without_a_path(client, data):
     answer = sent(client, data)
     detail = answer.json()["detail"]
     assert answer.status_code == 422, detail
@@ -114,7 +114,7 @@ def test_limits_on_bytes_and_pixels_are_exact(serve):
         assert sent(client, wider[: len(data)]).status_code == 413, "known from the header"
 
 
-def test_a_body_that_does_not_say_its_length_is_counted(serve):
+def test_a_body_without_a_stated_length_is_counted(serve):
     def parts():
         for _ in range(100):
             yield bytes(1000)

@@ -1,4 +1,4 @@
-"""A busy server says so at once, and an edit does not wait for another image's network."""
+"""A busy server refuses at once, and an edit does not wait for another image's network."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_place_is_free_again_when_the_thread_is_done_and_not_when_the_client_h
     asyncio.run(play())
 
 
-def test_what_a_call_raises_is_raised_and_frees_its_place():
+def test_an_error_of_a_call_is_raised_and_frees_its_place():
     async def play():
         worker = Worker("test", places=1)
         for _ in range(3):
@@ -58,7 +58,7 @@ def test_what_a_call_raises_is_raised_and_frees_its_place():
     asyncio.run(play())
 
 
-def test_a_busy_network_answers_503_and_edits_go_on(serve, monkeypatch):
+def test_a_busy_network_answers_503_while_edits_are_answered(serve, monkeypatch):
     with serve(Limits(uploads=1)) as client:
         session = opened(client)["session"]
         go, began = threading.Event(), threading.Event()

@@ -84,7 +84,7 @@ class Card:
 
     @property
     def exactly_one(self) -> bool:
-        """Whether exactly one diagnosis holds: then the likeliest is called, whatever its threshold."""
+        """True if exactly one diagnosis holds: then the likeliest is called, whatever its threshold."""
         return self.task_loss == "ce"
 
     @property
