@@ -1,4 +1,4 @@
-"""`csr train`: flags -> checks -> three stages -> test table. What every launcher starts (`-m csr.train`)."""
+"""`csr train`: flags -> prepare -> three stages -> results. What every launcher starts (`-m csr.train`)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,36 @@ from csr.cli.exit_codes import exit_process, run_command
 from csr.config.flags import parse_train_flags
 from csr.runtime import distributed
 from csr.runtime.progress import PROGRESS
-from csr.runtime.signals import StopRequest
-from csr.training.prepare import train
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Check everything, then train three stages, test, and write the results.
+
+    Args:
+        argv: flags; None reads those of this process.
+
+    Returns:
+        The exit code of a run that came to its end.
+
+    Raises:
+        InputError: anything wrong with flags, files, hosts or data; nothing was written.
+        StoppedError: training could not continue.
+        PreemptedError: a signal; the same command resumes.
+    """
     distributed.adopt_launcher_environment()
-    given = parse_train_flags(argv)
+    given = parse_train_flags(argv)  # before what takes seconds to import: --help answers at once
+    from csr.runtime.signals import StopRequest
+    from csr.training.prepare import prepare
+    from csr.training.run import Run, opened_folder, rehearse
+
     PROGRESS.restart()
     with StopRequest().listening() as stop:
-        return train(given, stop)
+        prepared = prepare(given, stop)  # nothing is written before all checks have passed
+        if given.run.dry_run:
+            return rehearse(prepared, stop)
+        with opened_folder(prepared) as folder:
+            Run(prepared, folder, stop=stop).train()
+    return 0
 
 
 if __name__ == "__main__":

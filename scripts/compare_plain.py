@@ -31,8 +31,8 @@ from csr.stages.concept import positive_weights
 from csr.stages.task import choose_task_loss
 from csr.train import main as train_csr
 from csr.training import build, inputs
+from csr.training.data import labels_of
 from csr.training.schedule import lr_factor
-from csr.training.trainer import labels_of
 
 
 def train_plain(config: TrainConfig) -> Metrics:

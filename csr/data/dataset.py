@@ -6,12 +6,11 @@ targets, R boxes in the batch.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from csr.data.batch import Batch
 from csr.data.image_cache.store import ImageStore
 from csr.data.labels.boxes import BoxTable
 from csr.data.labels.table import LabelTable
@@ -25,7 +24,7 @@ def keep_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return batch
 
 
-class LabelledImages(Dataset[dict[str, torch.Tensor]]):
+class LabelledImages(Dataset[Batch]):
     """Images with their labels (and boxes) as ready batches.
 
     Works without a loader (`load`) and as the data set of
@@ -53,13 +52,13 @@ class LabelledImages(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, position: int) -> Batch:
         return self.load(np.asarray([position]))
 
-    def __getitems__(self, positions: Positions) -> dict[str, torch.Tensor]:
+    def __getitems__(self, positions: Positions) -> Batch:
         return self.load(*positions)
 
-    def load(self, positions_B: np.ndarray, valid_B: np.ndarray | None = None) -> dict[str, torch.Tensor]:
+    def load(self, positions_B: np.ndarray, valid_B: np.ndarray | None = None) -> Batch:
         """Returns one batch.
 
         Args:
@@ -74,7 +73,7 @@ class LabelledImages(Dataset[dict[str, torch.Tensor]]):
         """
         index_B = self.indices[np.asarray(positions_B, dtype=np.int64)]
         valid = np.ones(len(index_B), dtype=bool) if valid_B is None else np.asarray(valid_B, bool)
-        batch: dict[str, Any] = {
+        batch: Batch = {
             "image": self.store.batch(index_B),
             "concept": _masked(self.table.concept_NK, index_B, valid),
             "target": _masked(self.table.target_NT, index_B, valid),

@@ -6,12 +6,13 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
+from csr.data.batch import Batch
+
 T = TypeVar("T")
-Batch = dict[str, Any]
 
 
 class Clock:
@@ -95,10 +96,13 @@ def pinned(batch: Batch, device: torch.device) -> Batch:
     """CPU tensors in pinned memory if they go to a GPU; in a loader thread that costs the step nothing."""
     if device.type != "cuda":
         return batch
-    return {
-        k: v.pin_memory() if isinstance(v, torch.Tensor) and v.device.type == "cpu" else v
-        for k, v in batch.items()
-    }
+    return cast(
+        Batch,
+        {
+            k: v.pin_memory() if isinstance(v, torch.Tensor) and v.device.type == "cpu" else v
+            for k, v in batch.items()
+        },
+    )
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -106,6 +110,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
     moved = pinned(batch, device)
-    return {
-        k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in moved.items()
-    }
+    return cast(
+        Batch,
+        {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in moved.items()},
+    )

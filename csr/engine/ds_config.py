@@ -6,7 +6,7 @@ import copy
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from csr.runtime.errors import InputError
 from csr.runtime.json_file import parse_json, read_text
@@ -49,11 +49,15 @@ KNOWN_KEYS = {
 }
 
 
-def load_ds_config(path: str | None, precision: str) -> tuple[dict[str, Any], str]:
-    """Read the JSON of `--ds_config`, or the one of `ds_configs/` for this precision.
+class DsFile(NamedTuple):
+    """A DeepSpeed JSON as read, and its name in messages."""
 
-    Returns:
-        The parsed JSON and the name to call it by in messages.
+    parsed: dict[str, Any]
+    name: str
+
+
+def load_ds_config(path: str | None, precision: str) -> DsFile:
+    """Read the JSON of `--ds_config`, or the one of `ds_configs/` for this precision.
 
     Raises:
         InputError: missing, not JSON, or with a key that DeepSpeed would ignore in silence.
@@ -74,7 +78,7 @@ def load_ds_config(path: str | None, precision: str) -> tuple[dict[str, Any], st
         if key not in KNOWN_KEYS:
             raise InputError(f"{name}: unknown key {_shown(key)}; known are {', '.join(sorted(KNOWN_KEYS))}")
     _check_sections(parsed, name)
-    return parsed, name
+    return DsFile(parsed, name)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

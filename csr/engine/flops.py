@@ -10,7 +10,7 @@ Letters: B batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ def count_flops(run: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def training_flops(stage: nn.Module, batch: dict[str, Any]) -> int:
+def training_flops(stage: nn.Module, batch: Mapping[str, Any]) -> int:
     """Model FLOPs of forward and backward on one micro batch; weights, gradients and statistics stay.
 
     Args:

@@ -4,55 +4,71 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from csr.engine.ds_config import load_ds_config, precision_of
+from csr.engine.ds_config import DsFile, precision_of
 from csr.runtime.errors import InputError
 
 
 class Precision(NamedTuple):
+    """Name of the arithmetic (fp16, bf16 or fp32), and the reason for it."""
+
     name: str
     reason: str
+
+
+def check_request(requested: str, *, ds_file: DsFile | None, device: str) -> None:
+    """Check `--precision` and `--ds_config` as far as one rank alone can.
+
+    Args:
+        requested: auto, fp16, bf16 or fp32.
+        ds_file: the JSON given by the user, or None.
+        device: "cuda" or "cpu".
+
+    Raises:
+        InputError: fp16 without a GPU, or a flag and a JSON that contradict each other.
+    """
+    name, reason = requested, "--precision says so"
+    if ds_file is not None:
+        name, reason = precision_of(ds_file.parsed), f"{ds_file.name} says so"
+        if requested not in ("auto", name):
+            raise InputError(
+                f"--precision {requested} contradicts {ds_file.name}, which computes in {name}: give one of them "
+                "alone"
+            )
+    if name == "fp16" and device != "cuda":
+        raise InputError(
+            f"fp16 needs a GPU and this machine has none ({reason}): use --precision bf16 or fp32"
+        )
 
 
 def choose_precision(
     requested: str,
     *,
-    ds_config: str | None,
+    ds_file: DsFile | None,
     device: str,
     cpu_has_bf16: bool = False,
     earlier: str | None = None,
 ) -> Precision:
-    """Settle `--precision` with the hardware and `--ds_config`.
+    """Choose the arithmetic of a run by its request, an unfinished run, and the hardware, in this order.
 
     Args:
         requested: auto, fp16, bf16 or fp32.
-        ds_config: path of the JSON the user gave, or None.
+        ds_file: the JSON given by the user, or None.
         device: "cuda" or "cpu".
         cpu_has_bf16: whether the CPU has instructions for it; without, bf16 is slower there than fp32.
-        earlier: what the run that this one goes on with computes in.
+        earlier: precision of the unfinished run that is resumed, or None.
 
     Raises:
-        InputError: fp16 on a CPU, or a flag and a JSON that contradict each other.
+        InputError: see `check_request`.
     """
-    if ds_config is not None:
-        parsed, name = load_ds_config(ds_config, "fp32")
-        in_file = precision_of(parsed)
-        if requested not in ("auto", in_file):
-            raise InputError(
-                f"--precision {requested} contradicts {name}, which computes in {in_file}: give one of them alone"
-            )
-        chosen = Precision(in_file, f"{name} says so")
-    elif requested != "auto":
-        chosen = Precision(requested, "--precision says so")
-    elif earlier in ("bf16", "fp32") or (earlier == "fp16" and device == "cuda"):
-        chosen = Precision(earlier, "the unfinished run computes in it")
-    elif device == "cuda":
-        chosen = Precision("fp16", "there is a GPU; --precision bf16 is the alternative on Ampere and later")
-    elif cpu_has_bf16:
-        chosen = Precision("bf16", "there is no GPU, and the CPU has instructions for it; weights stay fp32")
-    else:
-        chosen = Precision("fp32", "there is no GPU, and the CPU has neither AVX512-BF16 nor AMX")
-    if chosen.name == "fp16" and device != "cuda":
-        raise InputError(
-            f"fp16 needs a GPU and this machine has none ({chosen.reason}): use --precision bf16 or fp32"
-        )
-    return chosen
+    check_request(requested, ds_file=ds_file, device=device)
+    if ds_file is not None:
+        return Precision(precision_of(ds_file.parsed), f"{ds_file.name} says so")
+    if requested != "auto":
+        return Precision(requested, "--precision says so")
+    if earlier in ("bf16", "fp32") or (earlier == "fp16" and device == "cuda"):
+        return Precision(earlier, "the unfinished run computes in it")
+    if device == "cuda":
+        return Precision("fp16", "there is a GPU; --precision bf16 is the alternative on Ampere and later")
+    if cpu_has_bf16:
+        return Precision("bf16", "there is no GPU, and the CPU has instructions for it; weights stay fp32")
+    return Precision("fp32", "there is no GPU, and the CPU has neither AVX512-BF16 nor AMX")

@@ -6,18 +6,16 @@ Letters: B batch, N images. The place of an image is its number in the data set.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
 
+from csr.data.batch import Batch
 from csr.data.dataset import EvalSampler, LabelledImages
 from csr.data.prefetch import ahead, pinned, to_device
 from csr.data.transforms import EvalTransform
 from csr.evaluation.row_accumulator import RowAccumulator
 from csr.runtime import distributed
-
-Batch = dict[str, Any]
 
 
 def stored_batches(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from csr.data.batch import Batch
 from csr.data.dataset import LabelledImages
 from csr.data.labels.table import POSITIVE
 from csr.evaluation import inference
@@ -28,7 +29,6 @@ from csr.model.layers.prototypes import winners
 from csr.model.sharing.card import Card
 from csr.runtime.errors import StoppedError
 
-Batch = dict[str, Any]
 Rows = dict[str, torch.Tensor]
 Wrap = Callable[[Iterable[Batch], int], Iterator[Batch]]
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from csr.data.batch import Batch
 from csr.data.labels.table import POSITIVE
 from csr.evaluation.bootstrap import Bootstrap, estimate
 from csr.evaluation.label_scores import mean_of_known, named
@@ -28,7 +29,6 @@ from csr.model.layers.prototypes import winners
 
 GRID = 128
 SCORES = ("cam_hit", "cam_iou", "similarity_hit", "similarity_iou", "chance", "centre_hit", "reachable")
-Batch = dict[str, Any]
 
 
 def pointing_rows(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from csr.data.batch import Batch
 from csr.data.labels.table import POSITIVE
 from csr.evaluation.bootstrap import Bootstrap, estimate
 from csr.evaluation.label_scores import known
@@ -26,7 +27,6 @@ from csr.model.interaction import ALPHA, CONFIRMED, DOCTOR_GAP, REJECTED, Edits,
 from csr.model.sharing.card import Card
 
 MODES = ("concept", "box", "both")
-Batch = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from csr.data.batch import Batch, Rows
 from csr.model import CSR
-
-Batch = dict[str, Any]
 
 
 class StageOutput(NamedTuple):
@@ -68,7 +67,7 @@ class Stage(nn.Module):
         """Positive or class weights of the labels that validate this stage, (L,), to be logged."""
         return None
 
-    def inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def inputs(self, batch: Batch) -> Rows:
         """What the frozen layers make of `batch["image"]`: rows (R, ...) and `row` (R,), each row's image in 0..B-1."""
         return {}
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from csr.data.batch import Batch
 from csr.model import CSR
-from csr.stages.base import Batch, Stage, StageOutput, decayed
+from csr.stages.base import Stage, StageOutput, decayed
 from csr.stages.losses import box_attention, concept_bce
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from csr.data.batch import Batch, Rows
 from csr.model import CSR
-from csr.stages.base import Batch, Stage, StageOutput, decayed
+from csr.stages.base import Stage, StageOutput, decayed
 from csr.stages.clustering import kmeans_prototypes, restart_dead
 from csr.stages.losses import contrastive, prototype_similarity
 
@@ -63,7 +64,7 @@ class PrototypeStage(Stage):
             {"params": prototypes, "lr": self.lr, "weight_decay": 0.0, "name": "prototypes"},
         ]
 
-    def inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def inputs(self, batch: Batch) -> Rows:
         feat_BCHW = self.model.features(batch["image"])
         local_BKC = self.model.local_vectors(feat_BCHW, self.model.cams(feat_BCHW))
         row_R, concept_R = torch.nonzero(is_present(batch["concept"]), as_tuple=True)

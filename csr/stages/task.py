@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from csr.data.batch import Batch, Rows
 from csr.model import CSR
 from csr.model.layers.task_head import fold_standardisation
-from csr.stages.base import Batch, Stage, StageOutput
+from csr.stages.base import Stage, StageOutput
 from csr.stages.concept import positive_weights
 from csr.stages.losses import task_bce, task_cross_entropy, task_focal
 
@@ -80,7 +81,7 @@ class TaskStage(Stage):
     def label_weights(self) -> torch.Tensor:
         return self.pos_weight_T
 
-    def inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def inputs(self, batch: Batch) -> Rows:
         feat_BCHW = self.model.features(batch["image"])
         score_BKM = self.model.similarity_scores(feat_BCHW)
         row_B = torch.arange(len(score_BKM), device=score_BKM.device)
@@ -94,8 +95,8 @@ class TaskStage(Stage):
         self.mean_F.copy_(score_NF.mean(0))
         self.sd_F.copy_(score_NF.std(0, unbiased=False).clamp_min(MIN_SD))
 
-    def logits(self, batch: Batch) -> torch.Tensor:
-        score_BF = batch["score"] if "score" in batch else self.inputs(batch)["score"]
+    def logits(self, score_BF: torch.Tensor) -> torch.Tensor:
+        """Return logits (B,T) of similarity scores (B,K*M)."""
         standard_BF = (score_BF.float() - self.mean_F.float()) / self.sd_F.float()
         return self.head(standard_BF.to(self.head.weight.dtype)).float()
 
@@ -106,9 +107,10 @@ class TaskStage(Stage):
         return (task_focal if self.loss == "focal" else task_bce)(logit_BT, label_BT, weight_T)
 
     def forward(self, batch: Batch) -> StageOutput:
-        rows = batch if "score" in batch else self.inputs(batch)
+        cached = "score" in batch
+        rows = {"score": batch["score"], "row": batch["row"]} if cached else self.inputs(batch)
         label_RT = batch["target"][rows["row"]]  # cached padding has no rows
-        loss = self._loss_sum(self.logits(rows), label_RT) * batch["scale"]["target"]
+        loss = self._loss_sum(self.logits(rows["score"]), label_RT) * batch["scale"]["target"]
         return StageOutput(loss, {"task_loss": loss.detach()})
 
     def counts(self, labels: dict[str, np.ndarray]) -> dict[str, float]:
@@ -116,7 +118,7 @@ class TaskStage(Stage):
         return {"target": float(known_NT.all(axis=1).sum() if self.loss == "ce" else known_NT.sum())}
 
     def predict(self, batch: Batch) -> torch.Tensor:
-        return self.logits(batch)
+        return self.logits(batch["score"] if "score" in batch else self.inputs(batch)["score"])
 
     def evaluation_loss(self, logit_NL: torch.Tensor, label_NL: torch.Tensor) -> float:
         counted = max(1.0, self.counts({"target": label_NL.numpy()})["target"])

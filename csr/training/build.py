@@ -24,10 +24,11 @@ from csr.stages.base import Stage
 from csr.stages.concept import ConceptStage, positive_weights
 from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage, choose_task_loss, task_weights
+from csr.training.data import Splits
 from csr.training.features.cache import FeatureOptions
 from csr.training.inputs import Say, Tables
 from csr.training.schedule import lr_factor
-from csr.training.trainer import Splits, TrainerOptions
+from csr.training.trainer_options import TrainerOptions
 
 
 def build_model(config: TrainConfig, train: LabelTable, say: Say) -> CSR:

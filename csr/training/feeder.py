@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import numpy as np
 import torch
 
+from csr.data.batch import Batch
 from csr.data.dataset import WindowSampler
-from csr.data.prefetch import Batch, Clock, arriving, pinned, to_device
+from csr.data.prefetch import Clock, arriving, pinned, to_device
 from csr.data.transforms import box_masks
 from csr.runtime import distributed
 from csr.stages.base import Stage
+from csr.training.checkpoints.state import STAGE_NUMBER, TrainState
 from csr.training.data import Splits, labels_of
 from csr.training.features.table import FeatureTable, FeatureViews
 
@@ -52,27 +55,26 @@ class Feeder:
         self.windows_per_epoch = min(self._sampler.num_windows, max_windows or self._sampler.num_windows)
 
     def batches(
-        self, stage: Stage, features: FeatureViews | None, *, epoch_key: int, first_window: int, clock: Clock
-    ) -> Iterator[tuple[Batch, bool]]:
-        """(batch, is the last of its window) of an epoch from a window on, loaded ahead or in turn.
+        self, stage: Stage, features: FeatureViews | None, state: TrainState, *, clock: Clock
+    ) -> Iterator[Batch]:
+        """Yield the rest of an epoch's micro batches on the device, loaded ahead or in turn.
 
         Args:
             stage: counts the entries of each loss term in a global window.
             features: cached ones; None loads images.
-            epoch_key: decides order and augmentation.
-            first_window: where a resumed run goes on.
-            clock: is told the time waited.
+            state: stage and epoch decide order and augmentation; a resumed epoch begins after `state.windows`.
+            clock: adds up the seconds waited for data.
+
+        Yields:
+            Images (B,C,S,S) or frozen features (R, ...), labels, `scale`, `position`, `ends_window`.
         """
-        load = self._loader(features, epoch_key)
-        return arriving(
-            self._load(stage, load, epoch_key, first_window),
-            cached=features is not None,
-            device=self.device,
-            clock=clock,
-        )
+        epoch_key = 10_000 * STAGE_NUMBER[stage.name] + state.epoch  # no order or augmentation comes twice
+        loaded = self._load(stage, self._loader(features, epoch_key), epoch_key, state.windows)
+        for batch in arriving(loaded, cached=features is not None, device=self.device, clock=clock):
+            yield self.prepare(batch, epoch_key=epoch_key)
 
     def example(self, stage: Stage, features: FeatureViews | None, *, num_images: int) -> Batch:
-        """The first images as a training batch on the device, again and again if there are fewer."""
+        """Return a training batch of `num_images` images on the device: the first ones, repeated if there are fewer."""
         positions_B = np.arange(num_images) % len(self.data.train)
         loaded = self._loader(features, 1)(positions_B, np.ones(num_images, dtype=bool))
         counts = stage.counts({name: values[positions_B] for name, values in self._labels.items()})
@@ -85,9 +87,7 @@ class Feeder:
         view = features.at_epoch(epoch_key)
         return cached_loader(view, self._labels["concept"], self._labels["target"])
 
-    def _load(
-        self, stage: Stage, load: Load, epoch_key: int, first_window: int
-    ) -> Iterator[tuple[Batch, bool]]:
+    def _load(self, stage: Stage, load: Load, epoch_key: int, first_window: int) -> Iterator[Batch]:
         share = distributed.world_size() * self.accumulation
         first_step = first_window * self.accumulation
         self._sampler.set_epoch(epoch_key, start_step=first_step)
@@ -100,8 +100,9 @@ class Feeder:
                 counts = stage.counts({name: values[all_ranks] for name, values in self._labels.items()})
                 scale = {name: share / max(count, 1.0) for name, count in counts.items()}
             loaded = pinned(load(positions, valid), self.device)
-            batch = {**loaded, "scale": scale, "positions": positions[valid]}
-            yield batch, j == self.accumulation - 1
+            loaded["scale"], loaded["ends_window"] = scale, j == self.accumulation - 1
+            loaded["position"] = torch.from_numpy(positions[valid])
+            yield loaded
 
     def prepare(self, batch: Batch, *, epoch_key: int) -> Batch:
         """Move to the device and augment there."""
@@ -136,6 +137,6 @@ def cached_loader(features: FeatureTable, concept_NK: np.ndarray, target_NT: np.
             name: torch.from_numpy(np.where(valid_B[:, None], table[positions_B], np.nan).astype(np.float32))
             for name, table in (("concept", concept_NK), ("target", target_NT))
         }
-        return {**features.gather(positions_B, valid_B), **labels}
+        return cast(Batch, {**features.gather(positions_B, valid_B), **labels})
 
     return load

@@ -85,7 +85,7 @@ class Quarantine:
         write_atomic(folder / FILE, lambda file: file.write(data))
 
 
-def look_for_bad_images(
+def find_bad_images(
     config: TrainConfig, say: inputs.Say, progress: inputs.Progress, *, recorded: Any = None
 ) -> Quarantine:
     """Decode every image and decide which ones the run leaves out. Collective; the same on every rank.

@@ -1,36 +1,50 @@
-"""Counts optimizer steps that were skipped in a row, and remembers whose images gave no finite loss."""
+"""Counts optimizer steps that were skipped in a row, and ends a run that makes no headway."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence
+from typing import NoReturn
 
-import numpy as np
-import torch
+from csr.engine.engine import Engine
+from csr.runtime import distributed
+from csr.runtime.errors import StoppedError
+from csr.stages.base import StageOutput
+from csr.training.checkpoints.state import TrainState
+from csr.training.losses import Losses
 
 
 class SkippedSteps:
-    """Trips after `limit` skipped steps in a row. The count is the same on all ranks: all skip together.
+    """Ends the run after `limit` skipped steps in a row. The count is the same on all ranks: all skip together.
 
     Args:
         limit: steps in a row.
-        streak: of the run that this one goes on with.
+        losses: asked for their images when the run ends.
+        image_ids: of the training images, by position.
+        seen: steps that the engine has skipped so far.
     """
 
-    def __init__(self, limit: int, *, streak: int = 0) -> None:
-        self.limit = limit
-        self.streak = streak
-        self._recent: deque[tuple[torch.Tensor, np.ndarray]] = deque(maxlen=limit)
+    def __init__(self, limit: int, *, losses: Losses, image_ids: Sequence[str], seen: int) -> None:
+        self._limit, self._losses, self._image_ids, self._seen = limit, losses, image_ids, seen
 
-    def add(self, loss: torch.Tensor, positions_B: np.ndarray) -> None:
-        """Remember a micro batch: its loss stays on the device, unread."""
-        self._recent.append((loss, positions_B))
+    def after_step(self, state: TrainState, engine: Engine, output: StageOutput) -> None:
+        """Count the step.
 
-    def step_done(self, *, skipped: bool) -> bool:
-        """Whether the limit is reached."""
-        self.streak = self.streak + 1 if skipped else 0
-        return self.streak >= self.limit
+        Raises:
+            StoppedError: the limit is reached.
+        """
+        skipped = engine.skipped_steps
+        state.streak = state.streak + 1 if skipped > self._seen else 0
+        self._seen = skipped
+        if state.streak >= self._limit:
+            self.stop(state, engine)
 
-    def suspects(self) -> list[int]:
-        """Images of this rank's remembered micro batches whose loss was not finite, latest first."""
-        bad = [index.tolist() for loss, index in reversed(self._recent) if not bool(torch.isfinite(loss))]
-        return [i for indices in bad for i in indices]
+    def stop(self, state: TrainState, engine: Engine) -> NoReturn:
+        """Raise StoppedError with step, ranks and images. Collective."""
+        suspects = distributed.all_gather_object([self._image_ids[i] for i in self._losses.suspects()[:8]])
+        lines = [f"rank {rank}: images {', '.join(ids)}" for rank, ids in enumerate(suspects) if ids]
+        raise StoppedError(
+            f"{state.streak} steps in a row were skipped or not finite ({state.stage} stage, epoch {state.epoch}, "
+            f"step {state.global_step}); "
+            f"{'; '.join(lines) or 'the losses were finite, the gradients were not'}; "
+            f"loss scale {engine.loss_scale:g}: try a lower --lr, --precision bf16 or fp32, or inspect these images"
+        )

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from csr.data.batch import Batch
 from csr.data.dataset import LabelledImages
-from csr.data.prefetch import Batch
 from csr.engine.device import inference_precision
 from csr.engine.engine import Engine
 from csr.evaluation import inference

@@ -123,7 +123,7 @@ def test_a_lost_host_ends_the_run_everywhere_and_the_same_command_goes_on(hosts,
     time.sleep(TIMEOUT_S / 4)  # a cable that comes back in time does no harm
     hosts.link("node2", "up")
     assert run.wait() == 0, run.text[-3000:]
-    assert "goes on in the" in run.text
+    assert "resumes in the" in run.text
     assert hosts.left() == {}
     kept = [(r["stage"], r["epoch"], r["train_loss"]) for r in records(folder)]
     assert kept == [(r["stage"], r["epoch"], r["train_loss"]) for r in records(pair)]

@@ -141,7 +141,7 @@ def test_the_lock_of_a_crashed_node_holds_nobody_up(slurm, phantom_folder):
     node = job.field("NodeList")
     slurm.crash(node)
     job.until(", start 2,")
-    job.until("goes on in the concept stage")
+    job.until("resumes in the concept stage")
     assert job.field("NodeList") == ({"node1", "node2"} - {node}).pop()
     slurm.told("scancel", job.number)
     assert job.end() == "CANCELLED"

@@ -11,7 +11,7 @@ import pytest
 from csr.config import flags, options, recipes
 from csr.config.flags import parse_train_flags as parse
 from csr.runtime.errors import InputError
-from csr.training.checkpoints.resume_plan import identity
+from csr.training.checkpoints.resume_plan import Planner, identity_of
 from csr.training.checkpoints.run_folder import RunFolder
 from csr.training.logs.summary import recipe_line
 
@@ -114,8 +114,8 @@ def test_the_summary_names_the_recipe_and_what_flags_changed_of_it():
 
 
 def plan_of(config: options.TrainConfig, earlier: options.TrainConfig) -> None:
-    mine, theirs = (identity(c, ds_config={}, precision="fp32", world=1) for c in (config, earlier))
-    RunFolder(config, mine=mine, say=lambda _: None)._compare(theirs)
+    own, other = (identity_of(c, ds_config={}, precision="fp32", world=1) for c in (config, earlier))
+    Planner(config, own, RunFolder(config.folder), say=lambda _: None).compare(other.record())
 
 
 def test_a_run_goes_on_with_the_same_values_however_they_were_given():

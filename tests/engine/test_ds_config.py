@@ -70,7 +70,7 @@ def test_without_a_json_the_precision_names_the_shipped_file(precision):
     ],
 )
 def test_precision_follows_flag_then_hardware(requested, device, cpu_has_bf16, expected):
-    chosen = choose_precision(requested, ds_config=None, device=device, cpu_has_bf16=cpu_has_bf16)
+    chosen = choose_precision(requested, ds_file=None, device=device, cpu_has_bf16=cpu_has_bf16)
     assert chosen.name == expected and chosen.reason
 
 
@@ -89,25 +89,30 @@ def test_auto_goes_on_in_what_a_run_was_begun_in_where_the_device_can(
     earlier, device, cpu_has_bf16, expected
 ):
     """A job that is requeued may land on another kind of node."""
-    chosen = choose_precision(
-        "auto", ds_config=None, device=device, cpu_has_bf16=cpu_has_bf16, earlier=earlier
-    )
+    chosen = choose_precision("auto", ds_file=None, device=device, cpu_has_bf16=cpu_has_bf16, earlier=earlier)
     assert chosen.name == expected
-    assert choose_precision("fp32", ds_config=None, device=device, earlier=earlier).name == "fp32"
+    assert choose_precision("fp32", ds_file=None, device=device, earlier=earlier).name == "fp32"
 
 
 def test_fp16_on_a_cpu_is_refused_and_names_the_alternative():
     with pytest.raises(InputError, match="needs a GPU.*bf16 or fp32"):
-        choose_precision("fp16", ds_config=None, device="cpu")
+        choose_precision("fp16", ds_file=None, device="cpu")
 
 
 def test_a_json_decides_the_precision_where_the_flag_is_auto(tmp_path):
-    assert choose_precision("auto", ds_config=str(FOLDER / "zero1_bf16.json"), device="cpu").name == "bf16"
+    assert (
+        choose_precision(
+            "auto", ds_file=load_ds_config(str(FOLDER / "zero1_bf16.json"), "fp32"), device="cpu"
+        ).name
+        == "bf16"
+    )
 
 
 def test_a_flag_that_contradicts_the_json_is_refused():
     with pytest.raises(InputError, match="--precision fp32 contradicts .*zero2_bf16.json"):
-        choose_precision("fp32", ds_config=str(FOLDER / "zero2_bf16.json"), device="cpu")
+        choose_precision(
+            "fp32", ds_file=load_ds_config(str(FOLDER / "zero2_bf16.json"), "fp32"), device="cpu"
+        )
 
 
 @pytest.mark.parametrize(

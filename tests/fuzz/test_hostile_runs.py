@@ -19,7 +19,7 @@ from csr.config.options import TrainConfig
 from csr.runtime.files import save_tensors
 from csr.training.checkpoints import checkpoint_folder
 from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
-from csr.training.checkpoints.resume_plan import identity
+from csr.training.checkpoints.resume_plan import Planner, identity_of
 from csr.training.checkpoints.run_folder import RunFolder
 from csr.training.checkpoints.state import load_saved
 
@@ -30,12 +30,12 @@ def unfinished(tmp_path: Path) -> Path:
     folder = tmp_path / "csr_exp"
     folder.mkdir()
     given = train_config(tmp_path)
-    mine = identity(given, ds_config={}, precision="fp32", world=1)
+    identity = identity_of(given, ds_config={}, precision="fp32", world=1).record()
     (folder / "config.json").write_text(
-        json.dumps({"options": mine["options"], "precision": {"name": "fp32"}})
+        json.dumps({"options": identity["options"], "precision": {"name": "fp32"}})
     )
     place = {"stage": "concept", "epoch": 1, "step_in_epoch": 1, "step": 1}
-    store = CheckpointFolder(folder, keep=2, identity={**mine, "data": "x", "quarantine": []})
+    store = CheckpointFolder(folder, keep=2, identity={**identity, "data": "x", "quarantine": []})
     written = save_tensors(folder / "best_model_stage1.pth", STATE)
     store.write({"w": ONE}, place=place, best={"best_model_stage1.pth": written})
     return folder
@@ -51,10 +51,9 @@ def train_config(out: Path) -> TrainConfig:
 
 def go_on(folder: Path) -> None:
     given = train_config(folder.parent)
-    mine = identity(given, ds_config={}, precision="fp32", world=1)
-    run = RunFolder(given, mine=mine, say=lambda line: None)
+    own, run = identity_of(given, ds_config={}, precision="fp32", world=1), RunFolder(given.folder)
     try:
-        plan = run.plan()
+        plan = Planner(given, own, run, say=lambda line: None).plan()
         assert plan.checkpoint is not None
         load_saved(plan.checkpoint, accumulation=1)
     finally:

@@ -418,7 +418,7 @@ def assert_goes_on(launcher: str, arguments: list[str], out: Path) -> None:
     words = ["-m", "csr.train"] if launcher != "deepspeed" else ["--module", "csr.train"]
     done = run(launcher, *words, *arguments)
     assert done.code == 0, done.err
-    assert ": goes on " in done.out
+    assert ": resumes " in done.out
     assert (out / "csr_exp" / "results.json").is_file()
 
 

@@ -24,7 +24,7 @@ from csr.data.images import resize
 from csr.data.labels.table import read_label_table
 from csr.runtime.errors import InputError
 from csr.training import inputs, quarantine
-from csr.training.quarantine import Quarantine, look_for_bad_images
+from csr.training.quarantine import Quarantine, find_bad_images
 
 NUM = {"train": 210, "test": 100}
 COLUMNS = "image_id,Cavity,Nodule,COPD,Pneumonia\n"
@@ -91,7 +91,7 @@ def look(data: Path) -> Callable[..., tuple[Quarantine, list[str]]]:
     def call(*, recorded: Any = None, **changed: Any) -> tuple[Quarantine, list[str]]:
         said: list[str] = []
         chosen = config(data, **changed)
-        return look_for_bad_images(chosen, said.append, lambda done, of: None, recorded=recorded), said
+        return find_bad_images(chosen, said.append, lambda done, of: None, recorded=recorded), said
 
     return call
 
@@ -390,7 +390,7 @@ def test_a_killed_run_goes_on_with_the_recorded_list_when_an_image_has_come_back
     assert ended("TERM", STEP, 5, *killed, ranks=ranks).returncode != 0
     shutil.copy(data / "train" / "train008.png", data / "train" / "train007.png")
     done = finished(*killed, ranks=ranks)
-    assert "goes on" in done.stdout and done.stdout.count("Quarantine: ") == 1
+    assert "resumes" in done.stdout and done.stdout.count("Quarantine: ") == 1
     one, other = (
         torch.load(tmp_path / "out" / name / "final_model.pth", weights_only=True)
         for name in ("whole", "killed")

@@ -1,21 +1,62 @@
-"""Skipped steps are counted in a row, and the images without a finite loss are remembered."""
+"""Skipped steps are counted in a row, and the images without a finite loss are named."""
 
 from __future__ import annotations
 
-import numpy as np
+from types import SimpleNamespace
+
+import pytest
 import torch
 
+from csr.runtime.errors import StoppedError
+from csr.training.checkpoints.state import TrainState
+from csr.training.losses import Losses
 from csr.training.skipped_steps import SkippedSteps
 
-
-def test_it_trips_at_the_limit_and_an_applied_step_starts_the_count_again():
-    guard = SkippedSteps(3)
-    outcomes = [True, True, False, True, True, True]
-    assert [guard.step_done(skipped=s) for s in outcomes] == [False] * 5 + [True]
+CPU = torch.device("cpu")
 
 
-def test_only_images_whose_loss_was_not_finite_are_suspects():
-    guard = SkippedSteps(2)
-    for loss, positions in ((float("nan"), [0]), (1.0, [1, 2]), (float("inf"), [3, 4])):
-        guard.add(torch.tensor(loss), np.array(positions))
-    assert guard.suspects() == [3, 4]  # the first has left the memory of two
+def steps(limit: int, losses: Losses, *, streak: int = 0) -> tuple[SkippedSteps, TrainState]:
+    ids = [f"image{i}" for i in range(9)]
+    return SkippedSteps(limit, losses=losses, image_ids=ids, seen=0), TrainState(
+        stage="concept", streak=streak
+    )
+
+
+def engine(skipped: int) -> SimpleNamespace:
+    return SimpleNamespace(skipped_steps=skipped, loss_scale=4.0)
+
+
+def batch(*position: int) -> dict[str, torch.Tensor]:
+    return {"position": torch.tensor(position)}
+
+
+def test_it_ends_the_run_at_the_limit_and_an_applied_step_starts_the_count_again():
+    observer, state = steps(3, Losses(device=CPU, remembered=3))
+    for seen, streak in ((1, 1), (2, 2), (2, 0), (3, 1), (4, 2)):
+        observer.after_step(state, engine(seen), None)
+        assert state.streak == streak
+    with pytest.raises(StoppedError, match="^3 steps in a row .*concept stage.*gradients were not.*scale 4"):
+        observer.after_step(state, engine(5), None)
+
+
+def test_a_resumed_run_counts_on():
+    observer, state = steps(3, Losses(device=CPU, remembered=3), streak=2)
+    with pytest.raises(StoppedError):
+        observer.after_step(state, engine(1), None)
+
+
+def test_only_images_whose_loss_was_not_finite_are_named_the_latest_first():
+    losses = Losses(device=CPU, remembered=2)
+    for loss, position in ((float("nan"), [0]), (1.0, [1, 2]), (float("inf"), [3, 4])):
+        losses.add(torch.tensor(loss), batch(*position))
+    assert losses.suspects() == [3, 4]  # the first has left the memory of two
+    observer, state = steps(1, losses)
+    with pytest.raises(StoppedError, match="rank 0: images image3, image4;"):
+        observer.after_step(state, engine(1), None)
+
+
+def test_losses_add_up_on_top_of_those_before_a_resume():
+    losses = Losses(device=CPU, remembered=2)
+    total = losses.begin_epoch(1.5)
+    losses.add(torch.tensor(2.5), batch(0))
+    assert float(total) == 4.0 and losses.mean(2) == 2.0

@@ -13,7 +13,7 @@ from train_command import flags, start, train
 
 KILLED_RUN = Path(__file__).parents[1] / "helpers" / "killed_run.py"
 SHORT = {"epochs_stage1": "2", "epochs_stage2": "1", "epochs_stage3": "1"}
-PLACE = "csr.training.trainer:Trainer._between_steps"
+PLACE = "csr.training.observers:StopWhenAsked.after_step"
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def test_auto_is_recorded_and_kept_when_the_run_goes_on(phantom_folder, tmp_path
     assert "--batch_size auto: 4 images per rank and 1 accumulation (a step takes about" in done.stdout
     done = train(*arguments)
     assert done.returncode == 0, done.stderr
-    assert "goes on" in done.stdout and "--batch_size auto" not in done.stdout
+    assert "resumes" in done.stdout and "--batch_size auto" not in done.stdout
     run = out / "csr_exp"
     assert config_of(run)["batch_size_auto"].startswith("a step takes about"), "kept with the choice"
     optim = config_of(run)["options"]["optim"]

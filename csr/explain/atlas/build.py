@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from csr.data.batch import Batch
 from csr.data.dataset import LabelledImages
-from csr.evaluation.inference import Batch, stored_batches
+from csr.evaluation.inference import stored_batches
 from csr.explain.atlas.keep import write_keep
 from csr.explain.atlas.layout import CROPS, IMAGES, INDEX, KEEP, NEAREST, NUMBERS, page_name
 from csr.explain.atlas.pages import write_concept, write_index

@@ -14,16 +14,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
 
+from csr.data.batch import Batch
 from csr.explain.atlas.scan import NONE, Scan
 from csr.model import CSR
 
-Batch = dict[str, Any]
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 Place = tuple[int, int, int]  # concept, prototype, position of the image

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from csr.data.batch import Batch
 from csr.model import CSR
 from csr.model.layers.prototypes import winners
 from csr.stages.prototype import is_present
 
-Batch = dict[str, Any]
 NONE = -1  # an empty place of a list
 
 

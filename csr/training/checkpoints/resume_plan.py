@@ -1,49 +1,31 @@
-"""Whether a run begins, resumes or is refused."""
+"""Whether a run begins, resumes or is refused: what is compared, and the batch that keeps the effective one.
+
+Called by rank 0 alone; nothing is written here.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from csr.config.options import TrainConfig
+from csr.runtime.errors import InputError
 from csr.runtime.json_file import read_json
 from csr.training.checkpoints import checkpoint_folder
 from csr.training.checkpoints.file_names import CONFIG, RESULTS
+from csr.training.checkpoints.run_folder import RunFolder
 
 # options that move no weight, or whose effect is compared otherwise: data by its hash, batches by their
 # product, the DeepSpeed JSON and the precision by what comes of them
 MAY_DIFFER = {
-    "train_csv",
-    "test_csv",
-    "train_dir",
-    "test_dir",
-    "boxes_csv",
-    "workers",
-    "image_cache",
-    "cache_dir",
-    "batch_size",
-    "accumulation",
-    "ds_config",
-    "precision",
-    "timeout",
-    "max_skipped",
-    "output_dir",
-    "exp_name",
-    "overwrite",
-    "log_every",
-    "dry_run",
-    "resume",
-    "save_every",
-    "keep_checkpoints",
-    "recipe",
-    "effective_batch",
-    "compile",
-    "activation_checkpointing",
-    "profile",
+    *("train_csv", "test_csv", "train_dir", "test_dir", "boxes_csv", "workers", "image_cache", "cache_dir"),
+    *("batch_size", "accumulation", "effective_batch", "ds_config", "precision", "timeout", "max_skipped"),
+    *("output_dir", "exp_name", "overwrite", "resume", "recipe", "dry_run", "log_every", "save_every"),
+    *("keep_checkpoints", "compile", "activation_checkpointing", "profile"),
 }
-
 DS_MAY_DIFFER = {
     "zero_optimization",
     "train_micro_batch_size_per_gpu",
@@ -51,6 +33,53 @@ DS_MAY_DIFFER = {
     "train_batch_size",
     "gradient_clipping",
 }
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a checkpoint must share with the run that resumes it.
+
+    Attributes:
+        options: as given by the user, by group.
+        engine: merged DeepSpeed JSON without what may differ.
+        precision: name of the arithmetic.
+        effective_batch: images per optimizer step over all ranks.
+        world_size: number of ranks.
+        quarantine: images that are left out (`Quarantine.record`); None until they are known.
+        data: hash of tables, split and image files; None until they are read.
+        batch_size_auto: why `--batch_size auto` chose what it chose; None where a number was given.
+    """
+
+    options: dict[str, Any]
+    engine: dict[str, Any]
+    precision: str
+    effective_batch: int
+    world_size: int
+    quarantine: list[dict[str, Any]] | None = None
+    data: str | None = None
+    batch_size_auto: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint's manifest."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def with_batch(self, config: TrainConfig, reason: str | None) -> Identity:
+        """Return the identity of a run whose micro batch was measured."""
+        options = {**self.options, "optim": config.to_dict()["optim"]}
+        return replace(self, options=options, batch_size_auto=reason)
+
+
+def identity_of(config: TrainConfig, *, ds_config: dict[str, Any], precision: str, world: int) -> Identity:
+    """Return what is known of a run before its data is read; `config` as given by the user."""
+    optim = config.optim
+    return Identity(
+        options=config.to_dict(),
+        engine={k: v for k, v in ds_config.items() if k not in DS_MAY_DIFFER},
+        precision=precision,
+        effective_batch=optim.batch_size * optim.accumulation * world,
+        world_size=world,
+    )
 
 
 @dataclass(frozen=True)
@@ -58,7 +87,7 @@ class Plan:
     """What a run does with its folder.
 
     Attributes:
-        checkpoint: goes on from it; None begins anew.
+        checkpoint: it resumes from this one; None begins anew.
         manifest: of the checkpoint.
         batch_size, accumulation: those that keep the effective batch of the checkpoint.
     """
@@ -69,27 +98,28 @@ class Plan:
     accumulation: int = 0
 
     def adapted(self, config: TrainConfig) -> TrainConfig:
-        """The options with this plan's batch."""
+        """Return the options with this plan's batch."""
         if self.checkpoint is None:
             return config
         optim = replace(config.optim, batch_size=self.batch_size, accumulation=self.accumulation)
         return replace(config, optim=optim)
 
+    @property
+    def quarantine(self) -> Any:
+        """Images that the checkpoint's run left out, as its manifest has them; None for a run that begins."""
+        return None if self.manifest is None else self.manifest.get("quarantine")
 
-def identity(config: TrainConfig, *, ds_config: dict[str, Any], precision: str, world: int) -> dict[str, Any]:
-    """What a checkpoint must share with the run that goes on from it; `config` as the user gave it."""
-    optim = config.optim
-    return {
-        "options": config.to_dict(),
-        "engine": {k: v for k, v in ds_config.items() if k not in DS_MAY_DIFFER},
-        "precision": precision,
-        "effective_batch": optim.batch_size * optim.accumulation * world,
-        "world_size": world,
-    }
+    def check_data(self, data: str) -> None:
+        """Raise InputError if the checkpoint was trained on data with another hash."""
+        if self.manifest is not None and self.manifest["data"] != data:
+            raise InputError(
+                f"{self.checkpoint}: was trained on other data (tables or images have changed since): bring them "
+                "back, give another --exp_name, or --overwrite to begin anew"
+            )
 
 
 def earlier_precision(config: TrainConfig) -> str | None:
-    """What the run that would be gone on with computes in, None where there is none or it cannot be read."""
+    """Precision of the unfinished run that would be resumed, or None."""
     run = config.run
     if run.overwrite or run.dry_run or run.resume == "never":
         return None
@@ -102,7 +132,141 @@ def earlier_precision(config: TrainConfig) -> str | None:
             return None
         return str(read_json(config.folder / CONFIG)["precision"]["name"])
     except (OSError, ValueError, LookupError, TypeError):
-        return None  # what is wrong with it is said when the run is planned
+        return None  # what is wrong with it is reported when the run is planned
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Decides whether a run begins or resumes.
+
+    Attributes:
+        config: options as given by the user.
+        own: the identity of this run.
+        folder: of its results.
+        say: prints a line.
+    """
+
+    config: TrainConfig
+    own: Identity
+    folder: RunFolder
+    say: Say
+
+    def plan(self) -> Plan:
+        """Return what the run does; write nothing.
+
+        Raises:
+            InputError: the folder cannot be written, holds results that nobody asked to replace, or an
+                unfinished run that differs from this one.
+        """
+        self.folder.check_writable()
+        run, content = self.config.run, self.folder.content()
+        named = None if run.resume in ("auto", "never") else Path(run.resume)
+        if run.overwrite and named is not None:
+            raise InputError("--overwrite contradicts --resume PATH: give one of them alone")
+        unfinished = content == "unfinished"
+        if not run.overwrite and (content == "results" or (unfinished and run.resume == "never")):
+            hint = " (--resume auto resumes it)" if unfinished else ""
+            raise InputError(
+                f"{self.folder.path}: holds results already{hint}: give another --exp_name, "
+                "or --overwrite to replace them"
+            )
+        if run.dry_run:
+            return Plan()
+        self.folder.lock_if_there()
+        if run.overwrite:
+            return Plan()
+        if named is not None:
+            checkpoint, manifest = checkpoint_folder.named_by_user(named, self.say)
+            if unfinished and not self.folder.owns(checkpoint):
+                raise InputError(
+                    f"{self.folder.path}: holds another unfinished run: give another --exp_name with --resume PATH"
+                )
+            return self._resumed(checkpoint, manifest)
+        return self._newest() if unfinished else Plan()
+
+    def _newest(self) -> Plan:
+        """Resume the unfinished run of the folder, or begin it anew where it has saved nothing yet."""
+        newest = checkpoint_folder.newest(self.folder.path / checkpoint_folder.FOLDER, self.say)
+        if newest is not None:
+            return self._resumed(*newest)
+        self.compare(self._record_of_config())
+        self.say(f"{self.folder.path}: an unfinished run without a checkpoint yet: it begins anew")
+        return Plan()
+
+    def _record_of_config(self) -> dict[str, Any]:
+        """Return what config.json has of an unfinished run that saved no checkpoint."""
+        file = self.folder.path / CONFIG
+        try:
+            written = read_json(file)
+            precision = written["precision"]["name"]
+            return {"options": written["options"], "precision": precision, "engine": self.own.engine}
+        except (OSError, ValueError, LookupError, TypeError):
+            raise InputError(
+                f"{file}: cannot be read: give another --exp_name, or --overwrite to replace it"
+            ) from None
+
+    def _resumed(self, checkpoint: Path, manifest: dict[str, Any]) -> Plan:
+        try:
+            self.compare(manifest)
+            batch_size, accumulation = self._batch(manifest)
+            stage, epoch, step = manifest["stage"], manifest["epoch"], manifest["step_in_epoch"]
+            is_over = epoch > self.config.epochs[stage]
+        except (LookupError, TypeError, AttributeError):
+            raise InputError(f"{checkpoint}: was written by another version of csr") from None
+        place = (
+            f"after the {stage} stage"
+            if is_over
+            else f"in the {stage} stage, epoch {epoch}, after step {step}"
+        )
+        self.say(f"{checkpoint}: resumes {place}")
+        return Plan(checkpoint, manifest, batch_size, accumulation)
+
+    def compare(self, earlier: dict[str, Any]) -> None:
+        """Raise an InputError that lists every option that differs from an earlier run's and matters."""
+        old, new = _flat(earlier["options"]), _flat(self.own.options)
+        differences = [
+            f"--{name} was {_shown(old[name])}, now {_shown(new[name])}"
+            for name in new
+            if name in old and name not in MAY_DIFFER and old[name] != new[name]
+        ]
+        if earlier["precision"] != self.own.precision:
+            differences.append(f"--precision was {earlier['precision']}, now {self.own.precision}")
+        for key in sorted(set(earlier["engine"]) | set(self.own.engine)):
+            was, now = earlier["engine"].get(key), self.own.engine.get(key)
+            if json.dumps(was) != json.dumps(now):
+                differences.append(f"--ds_config {key!r} was {json.dumps(was)}, now {json.dumps(now)}")
+        if differences:
+            raise InputError(
+                f"{self.folder.path}: holds an unfinished run with other options: {'; '.join(differences)}: give "
+                "the same ones to resume, another --exp_name, or --overwrite to replace it"
+            )
+
+    def _batch(self, manifest: dict[str, Any]) -> tuple[int, int]:
+        """Return batch size and accumulation that keep the checkpoint's effective batch on today's ranks."""
+        optim, world, effective = self.config.optim, self.own.world_size, manifest["effective_batch"]
+        if effective < 1:
+            raise LookupError("no effective batch")
+        if self.own.effective_batch == effective:
+            return optim.batch_size, optim.accumulation
+        old = manifest["options"]["optim"]
+        if (optim.batch_size, optim.accumulation) != (old["batch_size"], old["accumulation"]):
+            raise InputError(
+                f"--batch_size {optim.batch_size} x --accumulation {optim.accumulation} x {world} rank(s) is "
+                f"{self.own.effective_batch}, but the effective batch of the run is {effective}"
+            )
+        if effective % world:
+            raise InputError(
+                f"{self.folder.path}: the effective batch of {effective} of the unfinished run cannot be divided "
+                f"by {world} ranks: start a number of ranks that divides it"
+            )
+        share = effective // world
+        fitting = (a for a in range(1, share + 1) if share % a == 0 and share // a <= optim.batch_size)
+        accumulation = next(fitting)
+        self.say(
+            f"{world} rank(s) instead of {manifest['world_size']}: {share // accumulation} images per rank "
+            f"and {accumulation} accumulation keep the effective batch of {effective}"
+        )
+        return share // accumulation, accumulation
 
 
 def _flat(options: dict[str, dict[str, Any]]) -> dict[str, Any]:

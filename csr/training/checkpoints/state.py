@@ -76,7 +76,13 @@ class TrainState:
         self.best_score, self.best_loss, self.best_weights = -math.inf, math.inf, None
         self.begin_epoch()
 
+    def step_done(self) -> None:
+        """Count an optimizer step."""
+        self.global_step += 1
+        self.windows += 1
+
     def begin_epoch(self) -> None:
+        """The next epoch begins: nothing of it is done."""
         self.epoch += 1
         self.windows, self.images, self.loss_sum = 0, 0, 0.0
         self.seconds = self.waited = self.in_collectives = 0.0

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from csr.data.batch import Batch
 from csr.data.dataset import LabelledImages
 from csr.data.transforms import EvalTransform, TrainTransform
 from csr.engine.memory import free_gpu_bytes, free_host_bytes
-from csr.evaluation.inference import Batch, eval_chunks, stored_batches
+from csr.evaluation.inference import eval_chunks, stored_batches
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 from csr.stages.base import Stage

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import torch
 
-from csr.evaluation.inference import Batch
+from csr.data.batch import Batch, Rows
 from csr.runtime import distributed
 
 
@@ -113,7 +113,7 @@ def _single(value: torch.Tensor) -> torch.Tensor:
 
 
 def compute_features(
-    inputs: Callable[[Batch], dict[str, torch.Tensor]], batches: Iterable[Batch], *, num_images: int
+    inputs: Callable[[Batch], Rows], batches: Iterable[Batch], *, num_images: int
 ) -> FeatureTable:
     """Run a stage's frozen layers over all images; every rank gets all rows. Collective."""
     kept: dict[str, list[np.ndarray]] = {}

@@ -15,6 +15,7 @@ import torch
 from csr.engine import flops, matmul_peak
 from csr.runtime import distributed
 from csr.stages.base import Stage
+from csr.training.checkpoints.state import TrainState
 from csr.training.features.table import FeatureViews
 from csr.training.feeder import Feeder
 
@@ -48,6 +49,21 @@ class Spent(NamedTuple):
     communication: float
     saving_within: float
     images: int
+
+    @classmethod
+    def of_epoch(cls, state: TrainState, *, evaluation: float, saving: float, saving_within: float) -> Spent:
+        """Return what a state's epoch took; `saving` in all, `saving_within` of it between training steps."""
+        assert state.record is not None
+        return cls(
+            train=state.seconds,
+            evaluation=evaluation,
+            caches=state.record.get("features_s", 0.0),
+            saving=saving - saving_within,
+            saving_within=saving_within,
+            data=state.waited,
+            communication=state.in_collectives,
+            images=state.images,
+        )
 
     def by_part(self) -> dict[str, float]:
         """Seconds of each of `PARTS`."""

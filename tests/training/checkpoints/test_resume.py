@@ -101,7 +101,7 @@ def test_a_signal_in_training_features_or_test_saves_exits_75_and_resumes(phanto
     ends = [
         ("TERM", STEP, 4),
         ("USR1", "csr.training.validation:Validator._features", 1),
-        ("INT", "csr.training.run:Run._test", 1),
+        ("INT", "csr.training.final_test:FinalTest.test", 1),
     ]
     assert_same(disturbed(phantom_folder, out, "signalled", ends), whole)
 
@@ -209,7 +209,7 @@ def test_a_full_disk_is_told_keeps_the_last_checkpoint_and_the_run_goes_on_later
         assert done.stderr.count("No space left on device") == 1 and "Traceback" not in done.stderr
         assert checkpoint_folder.newest(disk / "csr_exp" / "checkpoints", pytest.fail) is not None
         subprocess.run(["mount", "-o", f"remount,{size(90)}", str(disk)], check=True)
-        assert "goes on" in finished(*arguments).stdout
+        assert "resumes" in finished(*arguments).stdout
         assert_same(disk / "csr_exp", whole)
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -12,7 +12,7 @@ import pytest
 from csr.config.options import TrainConfig
 from csr.runtime.errors import InputError
 from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
-from csr.training.checkpoints.resume_plan import MAY_DIFFER, earlier_precision, identity
+from csr.training.checkpoints.resume_plan import MAY_DIFFER, Planner, earlier_precision, identity_of
 from csr.training.checkpoints.run_folder import RunFolder
 
 DS = {"zero_optimization": {"stage": 2}, "train_batch_size": 16, "gradient_clipping": 1.0}
@@ -29,10 +29,10 @@ def config(out: Path, **changed: Any) -> TrainConfig:
     return TrainConfig(**groups)
 
 
-def folder(out: Path, *, world: int = 1, precision: str = "fp32", ds: dict = DS, **changed: Any) -> RunFolder:
+def planner(out: Path, *, world: int = 1, precision: str = "fp32", ds: dict = DS, **changed: Any) -> Planner:
     options = config(out, **changed)
-    mine = identity(options, ds_config=ds, precision=precision, world=world)
-    return RunFolder(options, mine=mine, say=lambda line: None)
+    own = identity_of(options, ds_config=ds, precision=precision, world=world)
+    return Planner(options, own, RunFolder(options.folder), say=lambda line: None)
 
 
 @pytest.fixture
@@ -40,16 +40,16 @@ def unfinished(tmp_path: Path) -> Path:
     """The folder that a killed run leaves: batch 8 on two ranks."""
     run = tmp_path / "run"
     run.mkdir()
-    mine = identity(config(tmp_path, batch_size=8), ds_config=DS, precision="fp32", world=2)
-    told = {"options": mine["options"], "precision": {"name": "fp32"}}
-    (run / "config.json").write_text(json.dumps(told))
+    identity = identity_of(config(tmp_path, batch_size=8), ds_config=DS, precision="fp32", world=2).record()
+    written = {"options": identity["options"], "precision": {"name": "fp32"}}
+    (run / "config.json").write_text(json.dumps(written))
     place = {"stage": "concept", "epoch": 2, "step_in_epoch": 1}
-    CheckpointFolder(run, keep=2, identity=mine).write({}, place=place, best={})
+    CheckpointFolder(run, keep=2, identity=identity).write({}, place=place, best={})
     return tmp_path
 
 
 def plan(out: Path, *, world: int = 2, **changed: Any) -> Any:
-    return folder(out, world=world, **{"batch_size": 8, **changed}).plan()
+    return planner(out, world=world, **{"batch_size": 8, **changed}).plan()
 
 
 def test_an_empty_place_begins_and_nothing_is_written_by_planning(tmp_path):
@@ -158,19 +158,19 @@ def test_a_named_checkpoint_starts_a_new_folder_but_not_one_with_another_run(unf
 
 
 def test_two_runs_cannot_write_one_folder(tmp_path):
-    first, second = folder(tmp_path), folder(tmp_path)
-    first.open(first.plan(), None)
+    first, second = planner(tmp_path), planner(tmp_path)
+    first.folder.open(first.plan().checkpoint, None)
     with pytest.raises(InputError, match="another run is writing this folder"):
         second.plan()
-    first.close()
+    first.folder.close()
     assert second.plan().checkpoint is None
-    second.close()
+    second.folder.close()
 
 
 def test_overwriting_removes_what_csr_wrote_and_nothing_else(unfinished):
     (unfinished / "run" / "thesis.tex").touch()
     (unfinished / "run" / "final_model.pth").touch()
-    again = folder(unfinished, overwrite=True)
-    again.open(again.plan(), None)
-    again.close()
+    again = planner(unfinished, overwrite=True)
+    again.folder.open(again.plan().checkpoint, None)
+    again.folder.close()
     assert sorted(p.name for p in (unfinished / "run").iterdir()) == [".lock", "thesis.tex"]

@@ -1,0 +1,80 @@
+"""What is measured of the trained model: reference values on its own data, and the test table.
+
+Letters: N images, K concepts, M prototypes per concept, T targets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from csr.data.batch import Batch
+from csr.data.dataset import LabelledImages
+from csr.engine.device import inference_precision, local_device
+from csr.evaluation import inference
+from csr.evaluation.metrics import multilabel_metrics
+from csr.evaluation.test_table import results_record, table_lines
+from csr.evaluation.thresholds import measure_reference
+from csr.model import CSR
+from csr.model.sharing.card import target_probability
+from csr.training.data import Splits, labels_of
+from csr.training.validation import Validator
+
+
+@dataclass(frozen=True)
+class FinalTest:
+    """Measures a trained model with the run's own passes.
+
+    Attributes:
+        model: trained.
+        splits: training and validation images.
+        task_loss: of stage 3; decides how logits become probabilities.
+        precision: name of the arithmetic.
+        validator: feeds the images of this rank.
+    """
+
+    model: CSR
+    splits: Splits
+    task_loss: str
+    precision: str
+    validator: Validator
+
+    def reference(self) -> dict[str, Any]:
+        """Return thresholds (of validation images) and median scores (of training images) as JSON. Collective."""
+        train, val = self._predict(self.splits.train, "Train"), self._predict(self.splits.val, "Val")
+        val_labels, names = labels_of(self.splits.val), self.splits.names
+        reference = measure_reference(
+            score_NKM=train["score"],
+            concept_NK=torch.from_numpy(labels_of(self.splits.train)["concept"]),
+            val_concept_probability_NK=val["concept_logit"].sigmoid().numpy(),
+            val_concept_NK=val_labels["concept"],
+            val_target_NT=val_labels["target"],
+            val_target_probability_NT=target_probability(val["logit"], task_loss=self.task_loss).numpy(),
+        )
+        return reference.to_dict(concept_names=names["concept"], target_names=names["target"])
+
+    def test(self, images: LabelledImages) -> tuple[dict[str, Any], list[str]]:
+        """Return metrics of the test images as JSON, and the lines of their table. Collective."""
+        rows, labels, names = self._predict(images, "Test"), labels_of(images), self.splits.names
+        concepts = multilabel_metrics(
+            rows["concept_logit"].sigmoid().numpy(), labels["concept"], names=names["concept"]
+        )
+        probability_NT = target_probability(rows["logit"], task_loss=self.task_loss)
+        targets = multilabel_metrics(probability_NT.numpy(), labels["target"], names=names["target"])
+        record = results_record(concepts, targets, num_images=len(images))
+        return record, list(table_lines(concepts, targets))
+
+    def _predict(self, dataset: LabelledImages, title: str) -> dict[str, torch.Tensor]:
+        """Return `logit` (N,T), `concept_logit` (N,K) and `score` (N,K,M) of a data set. Collective."""
+        device = local_device()
+        model = self.model.to(device).eval()
+
+        def predict(batch: Batch) -> dict[str, torch.Tensor]:
+            output = model(batch["image"])
+            score_BKM = output.similarity_scores
+            return {"logit": output.logits, "concept_logit": output.concept_logits, "score": score_BKM}
+
+        with inference_precision(self.precision, device):
+            return inference.predict_rows(predict, self.validator.batches(dataset, title))
