@@ -35,8 +35,9 @@ export class DiagnosisList {
     const badge = make("span", { cls: "badge", text: "called" });
     const value = make("span", { cls: "value" });
     const change = make("span", { cls: "change" });
-    const bar = make("span", { cls: "bar" }, make("i", { cls: "now" }), make("i", { cls: "was" }), make("i", { cls: "threshold" }));
-    const button = make("button", { type: "button", cls: "diagnosis" }, make("span", { cls: "words" }, name, badge), value, change, bar);
+    const bar = make("span", { cls: "bar" }, ...["now", "was", "threshold"].map((cls) => make("i", { cls })));
+    const words = make("span", { cls: "words" }, name, badge);
+    const button = make("button", { type: "button", cls: "diagnosis" }, words, value, change, bar);
     button.addEventListener("click", () => this.onPick(t));
     return { item: make("li", {}, button), button, badge, value, change, bar };
   }
@@ -77,13 +78,15 @@ export class ConceptList {
   }
 
   #row(concept, k) {
-    const thumb = make("canvas", { width: 96, height: 96, cls: "thumb", role: "img", "aria-label": `Map of ${concept.name}` });
+    const label = `Map of ${concept.name}`;
+    const thumb = make("canvas", { width: 96, height: 96, cls: "thumb", role: "img", "aria-label": label });
     const near = make("img", { cls: "thumb near", alt: "", hidden: true });
     const name = make("span", { cls: "name", text: concept.name });
     const facts = make("span", { cls: "quiet facts" });
     const bar = make("span", { cls: "diverging" }, make("i"));
     const share = make("span", { cls: "share" });
-    const pick = make("button", { type: "button", cls: "pick" }, make("span", { cls: "pictures" }, thumb, ...(this.hasAtlas ? [near] : [])),
+    const pictures = make("span", { cls: "pictures" }, thumb, ...(this.hasAtlas ? [near] : []));
+    const pick = make("button", { type: "button", cls: "pick" }, pictures,
       make("span", { cls: "words" }, name, facts), make("span", { cls: "added" }, bar, share));
     pick.addEventListener("click", () => this.onPick(k));
     const confirm = this.#decision(concept, k, "confirmed", "\u2713", "Confirm");
@@ -93,17 +96,20 @@ export class ConceptList {
   }
 
   #decision(concept, k, decision, sign, word) {
-    const button = make("button", { type: "button", cls: `decision ${decision}`, "aria-label": `${word} ${concept.name}`, title: word },
+    const label = `${word} ${concept.name}`;
+    const button = make("button", { type: "button", cls: `decision ${decision}`, "aria-label": label, title: word },
       make("span", { text: sign, "aria-hidden": "true" }), make("span", { cls: "word", text: word }));
     button.addEventListener("click", () => this.onDecide(k, decision));
     return button;
   }
 
   update(state, { target, picked }) {
-    const largest = Math.max(1e-9, ...state.concepts.map((c) => Math.max(Math.abs(c.contribution[target]), Math.abs(c.contribution_before[target]))));
+    const shares = state.concepts.flatMap((c) => [c.contribution[target], c.contribution_before[target]]);
+    const largest = Math.max(1e-9, ...shares.map(Math.abs));
     const below = this.hidden.reduce((sum, k) => sum + state.concepts[k].contribution[target], 0);
     const num = this.hidden.length;
-    this.summary.textContent = `${num} ${num === 1 ? "concept" : "concepts"} below threshold, contributing ${signed(below)}`;
+    const concepts = num === 1 ? "concept" : "concepts";
+    this.summary.textContent = `${num} ${concepts} below threshold, contributing ${signed(below)}`;
     state.concepts.forEach((concept, k) => {
       const row = this.rows[k];
       const decision = state.edits.decisions[concept.name];
@@ -129,48 +135,61 @@ function scoreText({ similarity, score }) {
 
 export function fillBoxes(list, state, { onRemove, onPoint, otherwise }) {
   const focused = [...list.querySelectorAll("button")].indexOf(document.activeElement);
-  const rows = state.edits.boxes.map((box, i) => {
-    const evidence = state.safety.boxes[i];
-    const kind = box.kind === "positive" ? "Look here" : "Not here";
-    const seen = `highest map: ${evidence.concept}, cosine ${evidence.peak.toFixed(2)}`;
-    const verdict = !evidence.contradicts ? "" : box.kind === "positive" ? "no map is high here" : "a map is high here";
-    const remove = make("button", { type: "button", cls: "icon", "aria-label": `Remove region ${i + 1}`, text: "\u2715" });
-    remove.addEventListener("click", () => onRemove(i));
-    const row = make("li", { cls: `boxrow ${box.kind}` }, make("span", { cls: "tag", text: `${box.kind === "positive" ? "+" : "\u2212"}${i + 1}` }),
-      make("span", { cls: "words" }, make("span", { text: kind }), make("span", { cls: "quiet", text: seen })),
-      ...(verdict ? [make("span", { cls: "verdict", text: verdict })] : []), remove);
-    row.addEventListener("pointerenter", () => onPoint(i));
-    row.addEventListener("pointerleave", () => onPoint(null));
-    remove.addEventListener("focus", () => onPoint(i));
-    remove.addEventListener("blur", () => onPoint(null));
-    return row;
-  });
-  list.replaceChildren(...rows);
+  list.replaceChildren(...state.edits.boxes.map((box, i) => boxRow(box, state.safety.boxes[i], i, { onRemove, onPoint })));
   if (focused < 0) return;
   const left = list.querySelectorAll("button");
   (left[Math.min(focused, left.length - 1)] ?? otherwise).focus();
 }
 
+function boxRow(box, evidence, i, { onRemove, onPoint }) {
+  const isPositive = box.kind === "positive";
+  const seen = `highest map: ${evidence.concept}, cosine ${evidence.peak.toFixed(2)}`;
+  const tag = make("span", { cls: "tag", text: `${isPositive ? "+" : "\u2212"}${i + 1}` });
+  const words = make("span", { cls: "words" },
+    make("span", { text: isPositive ? "Look here" : "Not here" }), make("span", { cls: "quiet", text: seen }));
+  const row = make("li", { cls: `boxrow ${box.kind}` }, tag, words);
+  if (evidence.contradicts) {
+    const text = isPositive ? "no map is high here" : "a map is high here";
+    row.append(make("span", { cls: "verdict", text }));
+  }
+  const label = `Remove region ${i + 1}`;
+  const remove = make("button", { type: "button", cls: "icon", "aria-label": label, text: "\u2715" });
+  row.append(remove);
+  remove.addEventListener("click", () => onRemove(i));
+  row.addEventListener("pointerenter", () => onPoint(i));
+  row.addEventListener("pointerleave", () => onPoint(null));
+  remove.addEventListener("focus", () => onPoint(i));
+  remove.addEventListener("blur", () => onPoint(null));
+  return row;
+}
+
 export function fillNotes(area, state, model) {
   const notes = [];
-  const contradicting = state.safety.boxes.flatMap((box, i) => (box.contradicts ? [{ ...box, number: i + 1, kind: state.edits.boxes[i].kind }] : []));
+  const contradictions = state.safety.boxes.flatMap((evidence, i) => (
+    evidence.contradicts ? [contradiction(state.edits.boxes[i].kind, evidence, i + 1)] : [])).join("; ");
   if (state.safety.warn) {
+    const moved = (100 * state.safety.moved).toFixed(0);
     notes.push(make("p", { cls: "note bad", role: "alert" }, make("b", { text: "Check the regions. " }),
-      `Your edits change a probability by ${(100 * state.safety.moved).toFixed(0)} percentage points, and regions contradict the other evidence: ${contradicting.map(contradiction).join("; ")}.`));
-  } else if (contradicting.length) {
-    notes.push(make("p", { cls: "note" }, `Regions contradict the maps: ${contradicting.map(contradiction).join("; ")}.`));
+      `Your edits change a probability by ${moved} percentage points, and regions contradict the other evidence: ${contradictions}.`));
+  } else if (contradictions) {
+    notes.push(make("p", { cls: "note" }, `Regions contradict the maps: ${contradictions}.`));
   }
-  if (state.safety.flips) notes.push(make("p", { cls: "note" }, "Your edits change the most likely diagnosis."));
+  if (state.safety.flips) {
+    notes.push(make("p", { cls: "note" }, "Your edits change the most likely diagnosis."));
+  }
   if (state.needs_doctor) {
-    const between = state.diagnoses.length === 1 ? "The probability is close to even" : `The two most likely diagnoses differ by ${(100 * state.gap).toFixed(0)} percentage points, less than ${(100 * model.doctor_gap).toFixed(0)}`;
-    notes.push(make("p", { cls: "note info", text: `${between}: a doctor should decide.` }));
+    const [gap, least] = [state.gap, model.doctor_gap].map((value) => (100 * value).toFixed(0));
+    const reason = state.diagnoses.length === 1 ? "The probability is close to even"
+      : `The two most likely diagnoses differ by ${gap} percentage points, less than ${least}`;
+    notes.push(make("p", { cls: "note info", text: `${reason}: a doctor should decide.` }));
   }
   area.replaceChildren(...notes);
 }
 
-function contradiction(box) {
-  const seen = `${box.concept} ${box.peak.toFixed(2)}`;
-  return box.kind === "positive" ? `no map is high in region +${box.number} (highest: ${seen})` : `a map is high in region \u2212${box.number} (${seen})`;
+function contradiction(kind, { concept, peak }, number) {
+  const seen = `${concept} ${peak.toFixed(2)}`;
+  return kind === "positive" ? `no map is high in region +${number} (highest: ${seen})`
+    : `a map is high in region \u2212${number} (${seen})`;
 }
 
 export function fillTable(table, head, rows) {

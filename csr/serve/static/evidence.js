@@ -1,0 +1,199 @@
+// Evidence for the picked concept: its map on the image, the training regions behind it, and two tables.
+
+import { getBlob, getJson } from "./api.js";
+import { drawOverlay, drawPicture, framePeak } from "./heat.js";
+import { attempt } from "./messages.js";
+import { fillTable, make, percentText, signed } from "./panels.js";
+import { at, indices, model, path, picked, place, prototype, shownPrototype, state, target } from "./view.js";
+
+const SHOWN_PROTOTYPES = 8;
+const SHOWN_REGIONS = 5;
+const MAX_MAPS = 256; // in one request
+const OPACITY = 0.55; // of maps on small pictures
+
+export class Evidence {
+  #maps = new Map(); // "concept.prototype" -> values under the regions in force
+  #mapsOf = ""; // the regions that they are under
+  #regions = new Map(); // "concept/prototype/rank" -> a promise of the picture's address
+
+  // stage; rows() of the concepts; onPick(prototype, or null for the best one)
+  constructor({ stage, rows, onPick }) {
+    Object.assign(this, { stage, rows, onPick });
+  }
+
+  clear() {
+    this.#maps = new Map();
+    this.#mapsOf = "";
+  }
+
+  async show() {
+    if (!state) return;
+    const [shown, k] = [state, picked];
+    const now = JSON.stringify([shown.session, shown.edits.boxes, shown.edits.boxes.length ? shown.edits.alpha : 0]);
+    const known = now === this.#mapsOf ? this.#maps : new Map();
+    const query = missingMaps(known).map((one) => `of=${one}`).join("&");
+    const [added, detail] = await Promise.all([
+      query ? attempt(() => getJson(`${path()}/maps?${query}`)) : { maps: [] },
+      attempt(() => getJson(`${path()}/concepts/${k}`)),
+    ]);
+    if (!added || !detail || state !== shown || picked !== k) return; // what is shown has changed meanwhile
+    for (const one of added.maps) known.set(`${one.concept}.${one.prototype}`, one.values);
+    this.#maps = known;
+    this.#mapsOf = now;
+    this.paint();
+    this.#paintThumbs();
+    this.#showFacts();
+    this.#showPrototypes(detail.prototypes);
+    showShares(detail.if_rejected);
+    await Promise.all([this.#showRegions(), this.showNearThumbs()]);
+  }
+
+  // the picked map on the image and on the small picture
+  paint() {
+    const { low, high } = state.map;
+    const values = this.#maps.get(place());
+    const concept = state.concepts[picked];
+    if (values) {
+      const colours = { values, low, high, palette: model.palette };
+      drawOverlay(at("heat"), state.map, { ...colours, opacity: Number(at("opacity").value) / 100 });
+      drawPicture(at("evidence"), at("image"), state.map, { ...colours, opacity: OPACITY });
+      const peak = prototype === null && concept.peak ? concept.peak : centreOfHighest(values);
+      framePeak(at("evidence"), state.map, peak);
+      this.stage.show({ peak, cell: [1 / state.map.width, 1 / state.map.height] });
+    } else {
+      at("heat").getContext("2d").clearRect(0, 0, at("heat").width, at("heat").height);
+      this.stage.show({ peak: null });
+    }
+    at("shown-map").textContent = concept.best_prototype === null
+      ? `${concept.name}: all of its prototypes were dropped`
+      : `Map of ${concept.name}, prototype ${shownPrototype()}; frame: highest cell`;
+  }
+
+  #paintThumbs() {
+    const { low, high } = state.map;
+    state.concepts.forEach((concept, k) => {
+      const values = this.#maps.get(`${k}.${concept.best_prototype}`);
+      if (!values) return;
+      const canvas = this.rows()[k].thumb;
+      drawPicture(canvas, at("image"), state.map, { values, low, high, palette: model.palette, opacity: OPACITY });
+      framePeak(canvas, state.map, concept.peak);
+    });
+  }
+
+  #showFacts() {
+    const concept = state.concepts[picked];
+    const current = shownPrototype();
+    const verdict = concept.active ? "present" : "below its threshold";
+    const highest = Math.max(...(this.#maps.get(place()) ?? [0]));
+    at("detail-title").textContent = `Evidence: ${concept.name}`;
+    at("detail-facts").textContent =
+      `${percentText(concept.probability)}, ${verdict} (threshold ${percentText(concept.threshold)})`;
+    at("evidence").setAttribute("aria-label", `The image with the map of ${concept.name}, prototype ${current}`);
+    at("evidence-caption").textContent = current === null ? "no prototypes"
+      : `This image: prototype ${current}, cosine ${highest.toFixed(3)}`;
+  }
+
+  #showPrototypes(prototypes) {
+    const table = at("prototypes");
+    const current = shownPrototype();
+    const order = indices(prototypes, (one) => Math.abs(one.contribution[target]));
+    const rows = order.map((i) => prototypes[i]);
+    const kept = rows.slice(0, SHOWN_PROTOTYPES);
+    if (!kept.some((one) => one.prototype === current)) kept.push(...rows.filter((one) => one.prototype === current));
+    const focused = table.contains(document.activeElement) ? document.activeElement.textContent : null;
+    const head = ["prototype", "score used", `contribution to ${state.diagnoses[target].name}`];
+    fillTable(table, head, kept.map((one) => this.#prototypeRow(one, one.prototype === current)));
+    if (focused !== null) [...table.querySelectorAll("button")].find((one) => one.textContent === focused)?.focus();
+    const title = rows.length > kept.length ? `Prototypes: ${kept.length} of ${rows.length}` : "Prototypes";
+    table.caption.textContent = `${title}, largest contribution first`;
+  }
+
+  #prototypeRow({ prototype: number, score, contribution }, isCurrent) {
+    const button = make("button", {
+      type: "button", cls: "link", text: String(number), "aria-pressed": String(isCurrent),
+      "aria-label": `Show prototype ${number}`,
+    });
+    button.addEventListener("click", () => {
+      this.onPick(number === state.concepts[picked].best_prototype ? null : number);
+    });
+    return { cls: isCurrent ? "current" : "", cells: [button, score.toFixed(3), signed(contribution[target], 3)] };
+  }
+
+  async #showRegions() {
+    const area = at("looks-like");
+    if (!model.has_atlas) {
+      const text = "To see the training regions behind the prototypes, start the server with --atlas DIR.";
+      area.replaceChildren(make("p", { cls: "quiet", text }));
+      return;
+    }
+    const [k, m] = [picked, shownPrototype()];
+    if (m === null) {
+      area.replaceChildren();
+      return;
+    }
+    const near = await attempt(() => getJson(`regions/${k}/${m}`));
+    if (!near || !state || picked !== k || shownPrototype() !== m) return;
+    const figures = near.slice(0, SHOWN_REGIONS).map((one, rank) => this.#regionFigure(one, k, m, rank));
+    const none = make("p", { cls: "quiet", text: "The atlas has no training region for this prototype." });
+    area.replaceChildren(...(figures.length ? figures : [none]));
+  }
+
+  #regionFigure(region, k, m, rank) {
+    const image = make("img", { alt: `Training region ${rank + 1} behind prototype ${m}` });
+    const title = make("b", { text: rank ? `Training ${rank + 1}` : "Looks like" });
+    const file = make("span", { cls: "file", text: region.image });
+    const caption = make("figcaption", {}, title, ` cosine ${region.similarity.toFixed(3)}`, file);
+    this.#regionPicture(k, m, rank).then((address) => {
+      if (address) image.src = address;
+      else image.replaceWith(make("span", { cls: "gone", text: "The file is missing or cannot be read." }));
+    });
+    return make("figure", {}, image, caption);
+  }
+
+  async showNearThumbs() {
+    if (!model.has_atlas || !state) return;
+    const visible = state.concepts.flatMap((concept, k) => (
+      concept.best_prototype !== null && (concept.active || at("others").open) ? [[k, concept.best_prototype]] : []));
+    for (const [k, m] of visible) {
+      const address = await this.#regionPicture(k, m, 0);
+      if (!state || state.concepts[k].best_prototype !== m) return;
+      const { near } = this.rows()[k];
+      near.hidden = !address;
+      if (address && near.src !== address) near.src = address;
+      near.alt = `Training region of prototype ${m} of ${state.concepts[k].name}`;
+    }
+  }
+
+  async #regionPicture(k, m, rank) {
+    const key = `${k}/${m}/${rank}`;
+    if (!this.#regions.has(key)) {
+      const picture = getBlob(`regions/${key}`).then((blob) => URL.createObjectURL(blob)).catch(() => null);
+      this.#regions.set(key, picture);
+    }
+    return this.#regions.get(key);
+  }
+}
+
+function missingMaps(known) {
+  const all = state.concepts.flatMap((c, k) => (c.best_prototype === null ? [] : [`${k}.${c.best_prototype}`]));
+  if (prototype !== null) all.push(place());
+  return [...new Set(all)].filter((one) => !known.has(one)).slice(0, MAX_MAPS);
+}
+
+function centreOfHighest(values) {
+  const { width, height } = state.map;
+  const highest = values.indexOf(Math.max(...values));
+  return [((highest % width) + 0.5) / width, (Math.floor(highest / width) + 0.5) / height];
+}
+
+function showShares(ifRejected) {
+  const concept = state.concepts[picked];
+  const head = ["diagnosis", "now", "without edits", ...(ifRejected ? ["if rejected"] : [])];
+  fillTable(at("shares"), head, state.diagnoses.map((diagnosis, t) => ({
+    cls: t === target ? "current" : "",
+    cells: [
+      diagnosis.name, signed(concept.contribution[t], 3), signed(concept.contribution_before[t], 3),
+      ...(ifRejected ? [signed(ifRejected[t], 3)] : []),
+    ],
+  })));
+}

@@ -1,0 +1,20 @@
+// What the page shows: the model, the session as the server last sent it, and what is picked in it.
+
+export let model = null;
+export let state = null; // null: no image is open
+export let target = 0; // diagnosis that contributions are shown for
+export let picked = 0; // concept
+export let prototype = null; // of that concept; null: its best one
+
+export function set(changes) {
+  ({ model = model, state = state, target = target, picked = picked, prototype = prototype } = changes);
+}
+
+export const at = (id) => document.getElementById(id);
+export const path = () => `sessions/${encodeURIComponent(state.session)}`;
+export const shownPrototype = () => prototype ?? state.concepts[picked].best_prototype;
+export const place = () => `${picked}.${shownPrototype()}`;
+
+export function indices(list, value) {
+  return list.map((_, i) => i).sort((a, b) => value(list[b]) - value(list[a]));
+}
