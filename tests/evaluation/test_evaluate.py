@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import tempfile
@@ -26,6 +27,7 @@ from csr.data.labels.vocabulary import Vocabulary
 from csr.evaluation.measure import count_alive, predict_all, threshold_notices
 from csr.evaluation.metrics import multilabel_metrics
 from csr.evaluation.output import COLUMNS, summary
+from csr.model.sharing.reference import Reference
 
 NUM = 18
 FILES = ["evaluation.csv", "evaluation.json", "report.html"]
@@ -198,13 +200,11 @@ def test_the_batch_size_changes_nothing_and_the_seed_moves_intervals_only(data, 
     )
 
 
-def test_where_exactly_one_diagnosis_holds_the_likeliest_is_called():
-    card = tiny_card()
-    single = type(card)(card.concept_names, card.target_names, card.preprocessing, "ce")
-    called_BT = single.called(torch.tensor([[0.2, 0.1], [0.4, 0.6]]))
-    assert called_BT.tolist() == [[True, False], [False, True]]
-    first, second = threshold_notices(single)
+def test_notices_name_the_thresholds_that_were_not_measured():
+    card = dataclasses.replace(tiny_card(), task_loss="ce", reference=Reference())
+    first, second = threshold_notices(card)
     assert "likeliest" in first and "no concept thresholds" in second
+    assert threshold_notices(tiny_card()) == []
 
 
 def test_prototypes_are_alive_if_they_win_for_a_present_concept():

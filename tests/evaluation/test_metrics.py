@@ -1,14 +1,12 @@
-"""Metrics against scikit-learn and counts by hand; rows gathered over real processes."""
+"""Metrics against scikit-learn and counts by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from csr.evaluation.metrics import multilabel_metrics
-from csr.evaluation.row_accumulator import RowAccumulator
 
 
 @pytest.fixture
@@ -48,10 +46,3 @@ def test_a_label_with_one_class_has_no_auc_and_is_left_out_of_the_mean(case):
 def test_soft_labels_count_from_one_half():
     got = multilabel_metrics(np.array([[0.9], [0.1], [0.8]]), np.array([[0.5], [0.33], [1.0]]), names="a")
     assert got.auc == 1.0 and got.f1_macro == 1.0
-
-
-def test_rows_come_back_in_data_set_order():
-    rows = RowAccumulator()
-    rows.add({"logit": torch.tensor([[2.0], [0.0]]), "position": torch.tensor([2, 0])})
-    rows.add({"logit": torch.tensor([[1.0]]), "position": torch.tensor([1])})
-    assert rows.gather()["logit"].flatten().tolist() == [0.0, 1.0, 2.0]

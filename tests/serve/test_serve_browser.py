@@ -1,164 +1,19 @@
-"""The page in a real headless Chromium: open, reject, draw, undo, download; keyboard, colours, sizes."""
+"""The page in a real headless Chromium: open, reject, draw, undo, download, by pointer and by keyboard."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import threading
-import time
 from pathlib import Path
 
 import pytest
+from browsing import HOSTILE, WAIT_MS, drag, open_image, percents, probabilities, run_server, state
 from serving import png
-from tiny_model import CONCEPTS, TARGETS, K, M
+from tiny_model import CONCEPTS, TARGETS
 
-from csr.explain.neighbours import Neighbour
 from csr.serve.limits import Limits
 
 pytestmark = [pytest.mark.slow, pytest.mark.dist]
-WAIT_MS = 60_000
 TOKEN = "correct-horse-battery"
-HOSTILE = "<img src=x onerror=alert(1)>.png"
-# contrast of every visible text with what is painted behind it (WCAG 2.1, 1.4.3)
-CONTRAST = """() => {
-  const parse = (text) => {
-    const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-    canvas.fillStyle = text; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data];
-  };
-  const light = ([r, g, b]) => {
-    const linear = (v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    const [x, y, z] = [r, g, b].map((v) => linear(v / 255));
-    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
-  };
-  const poor = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    if (!walker.currentNode.textContent.trim() || !element.checkVisibility()) continue;
-    if (element.closest("svg, :disabled, noscript, .unseen, .skip")) continue;
-    let behind = element;
-    const back = () => parse(getComputedStyle(behind).backgroundColor);
-    while (back()[3] < 255 && behind !== document.documentElement) behind = behind.parentElement;
-    const [a, b] = [light(parse(getComputedStyle(element).color)), light(back())];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) poor.push([walker.currentNode.textContent.trim(), ratio.toFixed(2)]);
-  }
-  return poor;
-}"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    installed = next(filter(None, map(shutil.which, names)), None)
-    with playwright.sync_playwright() as engines:
-        if not Path(engines.chromium.executable_path).is_file() and installed is None:
-            pytest.skip("no Chromium: run `playwright install chromium` or install the system's package")
-        own = Path(engines.chromium.executable_path).is_file()
-        browser = engines.chromium.launch(
-            executable_path=None if own else installed, args=["--no-sandbox"], timeout=WAIT_MS
-        )
-        yield browser
-        browser.close()
-
-
-def run_server(serve_one):
-    """Run an application in a thread; return its address and a function that stops it."""
-    import uvicorn
-
-    from csr.cli.serve import listen
-
-    listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(serve_one, log_level="warning", ws="none"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-        assert thread.is_alive()
-
-    def stop():
-        server.should_exit = True
-        thread.join(60)
-
-    return f"http://127.0.0.1:{listener.getsockname()[1]}/", stop
-
-
-@pytest.fixture(scope="module")
-def address(serve, tmp_path_factory):
-    file = tmp_path_factory.mktemp("atlas") / "near.png"
-    file.write_bytes(png(seed=9))
-    near = {(k, m): [Neighbour(file, (0.1, 0.1, 0.6, 0.6), 0.9)] for k in range(K) for m in range(M)}
-    address, stop = run_server(serve(neighbours=near).app)
-    yield address
-    stop()
-
-
-@pytest.fixture
-def page(browser, address, tmp_path):
-    context = browser.new_context(viewport={"width": 1300, "height": 900}, accept_downloads=True)
-    context.set_default_timeout(WAIT_MS)
-    page = context.new_page()
-    page.problems, page.asked = [], []
-    page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.on(
-        "console",
-        lambda m: (
-            page.problems.append(m.text) if m.type == "error" and "TrustedScript" not in m.text else None
-        ),
-    )
-    page.on("dialog", lambda dialog: page.problems.append("a dialog"))
-    page.on("request", lambda request: page.asked.append(request.url))
-    page.goto(address)
-    page.wait_for_selector("#limits:not(:empty)")
-    yield page
-    assert page.problems == []
-    assert all(url.startswith((address, "blob:")) for url in page.asked)
-    context.close()
-
-
-@pytest.fixture
-def image(tmp_path):
-    (tmp_path / HOSTILE).write_bytes(png())
-    return tmp_path / HOSTILE
-
-
-def open_image(page, image):
-    page.set_input_files("#file", image)
-    page.wait_for_selector("#prototypes tbody tr")
-
-
-def probabilities(page):
-    return dict(
-        zip(
-            page.locator(".diagnosis .name").all_inner_texts(),
-            page.locator(".diagnosis .value").all_inner_texts(),
-            strict=True,
-        )
-    )
-
-
-def state(page, address):
-    session = page.evaluate("sessionStorage.getItem('csr-session')")
-    return page.request.get(f"{address}api/sessions/{session}").json()
-
-
-def percents(state):
-    return {d["name"]: f"{100 * d['probability']:.1f}%" for d in state["diagnoses"]}
-
-
-def drag(page, x_min, y_min, x_max, y_max):
-    page.locator("#stage").scroll_into_view_if_needed()
-    frame = page.locator("#stage").bounding_box()
-    at = [
-        (frame["x"] + x * frame["width"], frame["y"] + y * frame["height"])
-        for x, y in ((x_min, y_min), (x_max, y_max))
-    ]
-    page.mouse.move(*at[0])
-    page.mouse.down()
-    page.mouse.move(*at[1], steps=4)
-    page.mouse.up()
 
 
 def test_open_reject_draw_undo_and_download(page, address, image):
@@ -266,17 +121,6 @@ def test_edits_made_faster_than_the_answers_come_are_all_in_force(page, address,
     assert probabilities(page) == percents(state(page, address))
 
 
-def test_every_control_has_a_name(page, image):
-    open_image(page, image)
-    page.click("#others-title") if page.is_visible("#others-title") else None
-    nameless = page.evaluate("""() => [...document.querySelectorAll("button, input, a, canvas, img, summary")]
-      .filter((e) => e.checkVisibility() && !e.closest("[aria-hidden=true]"))
-      .filter((e) => !(e.getAttribute("aria-label") || e.textContent.trim() || e.labels?.length))
-      .filter((e) => !e.hasAttribute("alt"))
-      .map((e) => e.outerHTML.slice(0, 80))""")
-    assert nameless == []
-
-
 def test_evidence_shows_the_image_beside_the_training_region(page, image):
     open_image(page, image)
     page.wait_for_selector("#looks-like img[src^='blob:']")
@@ -321,22 +165,6 @@ def test_a_reload_comes_back_to_the_session_and_close_forgets_it(page, address, 
     page.click("#close")
     page.wait_for_selector("#start:not([hidden])")
     assert page.request.get(f"{address}api/sessions/{session}").status == 404
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_in_light_and_dark_and_fits_small_screens(browser, address, image, scheme):
-    context = browser.new_context(color_scheme=scheme, viewport={"width": 360, "height": 740})
-    context.set_default_timeout(WAIT_MS)
-    page = context.new_page()
-    page.goto(address)
-    page.wait_for_selector("#limits:not(:empty)")
-    assert page.evaluate(CONTRAST) == []
-    open_image(page, image)
-    page.click(f'button[aria-label="Reject {CONCEPTS[0]}"]')
-    page.wait_for_selector('.concept[data-decision="rejected"]')
-    assert page.evaluate(CONTRAST) == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    context.close()
 
 
 def test_a_token_is_asked_for_and_leaves_the_address(browser, serve, image):
