@@ -6,7 +6,8 @@ import os
 
 import numpy as np
 
-from csr.data.labels.csv_file import read_header, read_rows
+from csr.data.labels.csv_file import read_rows
+from csr.data.labels.csv_header import read_header
 from csr.data.labels.names import image_key, name_key, show, show_some
 from csr.data.labels.table import LabelTable
 from csr.runtime.errors import InputError

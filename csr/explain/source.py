@@ -20,7 +20,8 @@ from csr.data.dataset import LabelledImages
 from csr.data.image_cache.store import open_store
 from csr.data.images.find import find_images
 from csr.data.labels.boxes import read_boxes
-from csr.data.labels.csv_file import read_header, read_rows
+from csr.data.labels.csv_file import read_rows
+from csr.data.labels.csv_header import read_header
 from csr.data.labels.table import read_label_table, without
 from csr.data.labels.validation_split import split_validation
 from csr.data.labels.vocabulary import Vocabulary

@@ -21,7 +21,17 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES = ("torch", "torchvision", "deepspeed", "timm", "transformers", "numpy", "pillow", "pydicom")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "deepspeed",
+    "timm",
+    "transformers",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pydicom",
+)
 
 
 # what this process may have been given as a rank is not for those that it starts

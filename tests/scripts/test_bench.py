@@ -147,7 +147,7 @@ def test_a_command_that_fails_is_an_error_with_its_last_lines(bench):
 
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize("script", ["compare.py", "scaling.py", "startup.py"])
+@pytest.mark.parametrize("script", ["compare.py", "scaling.py", "startup.py", "tables.py"])
 def test_a_quick_run_writes_its_results(script, tmp_path):
     done = subprocess.run(
         [sys.executable, str(BENCH / script), "--quick", "--results", str(tmp_path)],
@@ -162,6 +162,7 @@ def test_a_quick_run_writes_its_results(script, tmp_path):
         "compare.py": {"runs", "loader", "overhead"},
         "scaling.py": {"ranks", "growth", "loss"},
         "startup.py": {"imports", "first_step"},
+        "tables.py": {"0 and 1", "ids quoted", "0.0 and 1.0"},
     }
     assert wanted[script] <= set(found)
     assert (tmp_path / script.replace(".py", ".txt")).read_text()

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from csr.data.labels.csv_file import read_header, read_rows
+from csr.data.labels.csv_file import read_rows
+from csr.data.labels.csv_header import read_header
 from csr.data.labels.names import image_key, name_key
 from csr.data.labels.table import LabelTable
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from csr.data.labels.csv_file import read_header, read_rows
+from csr.data.labels.csv_file import read_rows
+from csr.data.labels.csv_header import read_header
 from csr.data.labels.names import id_problem, name_key, show, show_some
 from csr.runtime.errors import InputError
 

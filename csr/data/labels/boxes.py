@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from csr.data.labels.csv_file import read_header, read_rows
-from csr.data.labels.names import image_key, name_key, show, show_some
+from csr.data.labels.box_rows import SIDES, BoxRows
+from csr.data.labels.csv_file import CsvFile
+from csr.data.labels.csv_header import read_header
+from csr.data.labels.names import show, show_some
 from csr.data.labels.table import LabelTable
 from csr.runtime.errors import InputError
 
-_SIDES = ("x_min", "y_min", "x_max", "y_max")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 EDGE_TOLERANCE_PX = 1.0  # annotation tools round: less than a pixel over the edge is cut off
 
 
@@ -132,79 +131,18 @@ def read_boxes(
         InputError: names file, line and what to do: a coordinate that is no number, negative or
             reversed, an unknown image, no row, no class that is a concept.
     """
-    rows = read_rows(path)
-    header = read_header(rows, path, required=("image_id", "class_name", *_SIDES))
-    column = {name_key(name): number for number, name in enumerate(header)}
-    image_of = {image_key(name): number for number, name in enumerate(table.image_ids)}
-    class_of = {name_key(name): number for number, name in enumerate(table.concept_names)}
-    passed_over = {image_key(name) for name in left_out}
-    found: list[tuple[int, int, int]] = []
-    pixels: list[list[float]] = []
-    ignored: dict[str, int] = {}
-    num_rows = num_unknown = 0
-    for line, cells in rows:
-        num_rows += 1
-        where = f"{path} line {line}"
-        box = _read_box(where, [cells[column[side]] for side in _SIDES])
-        key = image_key(cells[column["image_id"]])
-        if key in passed_over:
-            continue
-        image = image_of.get(key)
-        if image is None and not allow_unknown:
-            raise InputError(
-                f"{where}: image_id {show(cells[column['image_id']])} is not in {table.path}; "
-                "give the boxes of that file's images"
-            )
-        if box is None:
-            continue
-        name = cells[column["class_name"]]
-        if not name:
-            raise InputError(f"{where}: class_name is empty; name the concept that the box shows")
-        if image is None:
-            num_unknown += 1
-        elif name_key(name) not in class_of:
-            ignored[name] = ignored.get(name, 0) + 1
-        else:
-            found.append((image, class_of[name_key(name)], line))
-            pixels.append(box)
-    _check_found(path, table, found, ignored, num_rows)
-    found_R3 = np.asarray(found, dtype=np.int64).reshape(-1, 3)
-    order = np.argsort(found_R3[:, 0], kind="stable")
-    image_R, class_R, line_R = np.ascontiguousarray(found_R3[order].T)
-    pixel_R4 = np.asarray(pixels, dtype=np.float64).reshape(-1, 4)[order]
-    return BoxTable(str(path), table, image_R, class_R, pixel_R4, line_R, ignored, num_unknown)
-
-
-def _read_box(where: str, cells: list[str]) -> list[float] | None:
-    """Returns the four numbers of a row, checked, or None where all cells are empty."""
-    if not any(cells):
-        return None
-    for side, cell in zip(_SIDES, cells):
-        if not _NUMBER.fullmatch(cell) or not np.isfinite(float(cell)):
-            raise InputError(f"{where}, column {side}: {show(cell)} is not a number; give pixels")
-        if float(cell) < 0:
-            raise InputError(f"{where}, column {side}: {show(cell)} is negative; give pixels inside")
-    x_min, y_min, x_max, y_max = (float(cell) for cell in cells)
-    for axis, low, high in (("x", x_min, x_max), ("y", y_min, y_max)):
-        if not low < high:
-            raise InputError(
-                f"{where}: {axis}_max {high:g} is not greater than {axis}_min {low:g}; give the "
-                "smaller value first"
-            )
-    return [x_min, y_min, x_max, y_max]
-
-
-def _check_found(
-    path: str | os.PathLike[str],
-    table: LabelTable,
-    found: list[tuple[int, int, int]],
-    ignored: dict[str, int],
-    num_rows: int,
-) -> None:
-    if not num_rows:
+    with CsvFile(path) as file:
+        names = read_header(file.rows(), path, required=("image_id", "class_name", *SIDES))
+        rows = BoxRows(path, table, names, allow_unknown=allow_unknown, left_out=left_out)
+        for block in file.blocks():
+            rows.add(block)
+    if not rows.num_rows:
         raise InputError(f"{path}: no rows below the header; give boxes or leave the file out")
-    if ignored and not found:
-        classes = show_some([show(name) for name in ignored], limit=8)
+    image_R, class_R, line_R, pixel_R4 = rows.sorted_by_image()
+    if rows.ignored and not len(image_R):
+        classes = show_some([show(name) for name in rows.ignored], limit=8)
         raise InputError(
             f"{path}: no class_name ({classes}) is a concept of {table.path}; use its column names"
         )
+    ignored = dict(rows.ignored)
+    return BoxTable(str(path), table, image_R, class_R, pixel_R4, line_R, ignored, rows.num_unknown)

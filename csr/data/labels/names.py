@@ -1,10 +1,12 @@
 """Names that people type: image ids, column names and how they are shown in an error message."""
 
 import posixpath
+import re
 import unicodedata
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 MAX_NAME_LENGTH = 200
+_ORDINARY_ID = re.compile(r"[A-Za-z0-9_-]{1,150}(\.[A-Za-z0-9_-]{1,49})?")  # most ids: nothing to look for
 # Cyrillic and Greek letters that cannot be told from Latin ones in print, after case folding.
 _TWINS = str.maketrans(
     {
@@ -85,13 +87,18 @@ def image_key(image_id: str) -> str:
 
     `a`, `a.png` and `./a.PNG` are one image; case matters in the stem, as in the file system.
     """
-    text = posixpath.normpath(unicodedata.normalize("NFC", image_id))
+    ordinary = _ORDINARY_ID.fullmatch(image_id)
+    if ordinary and not ordinary[1]:
+        return image_id
+    text = image_id if ordinary else posixpath.normpath(unicodedata.normalize("NFC", image_id))
     stem, suffix = posixpath.splitext(text)
     return stem if suffix.lower() in IMAGE_SUFFIXES else text
 
 
 def id_problem(image_id: str) -> str | None:
     """Says why an image id may not be used as a file name inside the image folder, or None."""
+    if _ORDINARY_ID.fullmatch(image_id):
+        return None
     if not image_id:
         return "is empty"
     if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in image_id):

@@ -1,4 +1,4 @@
-"""Rows of a label table, and how the readers of one image become one label.
+"""Rows of a label table, and the merge of an image's readers into one label.
 
 Letters: N images, R rows of the file, P pairs of image and reader, L labels.
 """
@@ -9,16 +9,27 @@ import os
 
 import numpy as np
 
+from csr.data.labels.csv_blocks import Block, Problem, each_cell, first_rows
 from csr.data.labels.names import id_problem, image_key, show
 from csr.runtime.errors import InputError
 
 READER_MERGES = ("any", "majority", "soft")
-_MISSING = 2
-_CODES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "": _MISSING}
+LABEL_CODES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "": 2}
+_NO, _YES, _WRONG = 0, 1, 3
 
 
 class ReaderRows:
-    """Rows as they are read: one byte per label, so a large file stays small."""
+    """Rows as they are read: one byte per label, so a large file stays small.
+
+    Args:
+        path: the file, for messages.
+        labels: L names.
+        columns: number of each label's column in the file.
+        reserved: number of the columns image_id, rad_id and patient_id; None where there is none.
+
+    Attributes:
+        image_ids, first_lines, patients: of each image, in the order of their first rows.
+    """
 
     def __init__(
         self,
@@ -34,93 +45,152 @@ class ReaderRows:
         self.image_ids: list[str] = []
         self.first_lines: list[int] = []
         self.patients: list[str] = []
-        self.lines: list[int] = []
-        self.codes = bytearray()
-        self.images: list[int] = []
-        self.readers: list[int] = []
         self._image_of: dict[str, int] = {}
         self._reader_of: dict[str, int] = {}
+        self._parts: list[
+            tuple[np.ndarray, ...]
+        ] = []  # line, image, reader (R,) and code (R, L) of each block
 
-    def add(self, line: int, cells: list[str]) -> None:
-        """Takes one row of the file."""
-        image = self._image(line, cells[self.image_column])
-        if self.patient_column is not None:
-            self._check_patient(line, image, cells[self.patient_column])
-        reader = "" if self.reader_column is None else cells[self.reader_column]
-        self.lines.append(line)
-        self.images.append(image)
-        self.readers.append(self._reader_of.setdefault(reader, len(self._reader_of)))
-        codes = [_CODES.get(cells[column]) for column in self.columns]
-        if None in codes:
-            at = codes.index(None)
-            raise InputError(
-                f"{self.path} line {line}, column {show(self.labels[at])}: the value is "
-                f"{show(cells[self.columns[at]])}; write 0, 1, or nothing where it is not annotated "
-                "(if the column is no label, name the labels with --concept_cols and --target_cols)"
-            )
-        self.codes.extend(code for code in codes if code is not None)
+    def add(self, block: Block) -> None:
+        """Take the next rows of the file.
 
-    def _image(self, line: int, image_id: str) -> int:
-        problem = id_problem(image_id)
+        Raises:
+            InputError: the first row with an error, and in it the first one of image, patient and labels.
+        """
+        image_R, problem = self._number_images(block)
+        # Every check looks only at rows above the error that is known already.
+        problem = self._patient_problem(block, image_R, problem.row if problem else len(block)) or problem
+        code_RL = self._label_codes(block)
+        problem = self._label_problem(block, code_RL, problem.row if problem else len(block)) or problem
         if problem:
-            raise InputError(f"{self.path} line {line}: image_id {show(image_id)} {problem}")
-        image = self._image_of.setdefault(image_key(image_id), len(self.image_ids))
-        if image == len(self.image_ids):
-            self.image_ids.append(image_id)
-            self.first_lines.append(line)
-            self.patients.append("")
-        elif self.image_ids[image] != image_id:
-            raise InputError(
-                f"{self.path} lines {self.first_lines[image]} and {line}: image_id "
-                f"{show(self.image_ids[image])} and {show(image_id)} name one image; write it "
-                "one way"
-            )
-        return image
+            raise InputError(f"{self.path} {problem.text}")
+        self._parts.append((block.line_R, image_R, self._number_readers(block), code_RL))
 
-    def _check_patient(self, line: int, image: int, patient: str) -> None:
-        known = self.patients[image]
-        if known and patient and known != patient:
-            raise InputError(
-                f"{self.path} line {line}: image {show(self.image_ids[image])} belongs to patient "
-                f"{show(patient)}, but to {show(known)} on line {self.first_lines[image]}; give one"
-            )
-        self.patients[image] = known or patient
+    def _number_images(self, block: Block) -> tuple[np.ndarray, Problem | None]:
+        """Return each row's image, (R,) int64, -1 from the first problem on."""
+        column = block.columns[self.image_column]
+        rows = first_rows(column.code_R)
+        codes, lines = column.code_R[rows].tolist(), block.line_R[rows].tolist()
+        image_of_text = np.full(len(column.texts), -1, dtype=np.int64)
+        problem = None
+        for row, code, line in zip(rows.tolist(), codes, lines):
+            image_id = column.texts[code]
+            if reason := id_problem(image_id):
+                problem = Problem(row, f"line {line}: image_id {show(image_id)} {reason}")
+                break
+            image = self._image_of.setdefault(image_key(image_id), len(self.image_ids))
+            if image == len(self.image_ids):
+                self.image_ids.append(image_id)
+                self.first_lines.append(line)
+                self.patients.append("")
+            elif self.image_ids[image] != image_id:
+                problem = Problem(
+                    row,
+                    f"lines {self.first_lines[image]} and {line}: image_id {show(self.image_ids[image])} and "
+                    f"{show(image_id)} name one image; write it one way",
+                )
+                break
+            image_of_text[code] = image
+        return image_of_text[column.code_R], problem
+
+    def _patient_problem(self, block: Block, image_R: np.ndarray, num_rows: int) -> Problem | None:
+        """Note the patients of the first `num_rows` rows; return a row with a second patient of an image."""
+        if self.patient_column is None:
+            return None
+        column = block.columns[self.patient_column]
+        pair_R = image_R[:num_rows] * len(column.texts) + column.code_R[:num_rows]
+        for row in first_rows(pair_R).tolist():
+            patient, image = column.text(row), int(image_R[row])
+            known = self.patients[image]
+            if known and patient and known != patient:
+                return Problem(
+                    row,
+                    f"line {block.line_R[row]}: image {show(self.image_ids[image])} belongs to patient "
+                    f"{show(patient)}, but to {show(known)} on line {self.first_lines[image]}; give one",
+                )
+            self.patients[image] = known or patient
+        return None
+
+    def _label_codes(self, block: Block) -> np.ndarray:
+        """Return labels as codes, (R, L) uint8: `LABEL_CODES`, `_WRONG` for any other text."""
+        columns = [block.columns[number] for number in self.columns]
+        return each_cell(columns, lambda text: LABEL_CODES.get(text, _WRONG), np.uint8)
+
+    def _label_problem(self, block: Block, code_RL: np.ndarray, num_rows: int) -> Problem | None:
+        """Return the first of the first `num_rows` rows with a cell that is no label."""
+        wrong = np.argwhere(code_RL[:num_rows] == _WRONG)
+        if not len(wrong):
+            return None
+        row, label = wrong[0].tolist()
+        return Problem(
+            row,
+            f"line {block.line_R[row]}, column {show(self.labels[label])}: the value is "
+            f"{show(block.columns[self.columns[label]].text(row))}; write 0, 1, or nothing where it is not "
+            "annotated (if the column is no label, name the labels with --concept_cols and --target_cols)",
+        )
+
+    def _number_readers(self, block: Block) -> np.ndarray:
+        """Return each row's reader, (R,) int64, numbered by first appearance; 0 without a rad_id column."""
+        if self.reader_column is None:
+            self._reader_of.setdefault("", 0)
+            return np.zeros(len(block), dtype=np.int64)
+        column = block.columns[self.reader_column]
+        for row in first_rows(column.code_R).tolist():
+            self._reader_of.setdefault(column.text(row), len(self._reader_of))
+        return column.each(lambda text: self._reader_of.get(text, -1), np.int64)
 
     def merge(self, how: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns labels (N, L) float32 with NaN, and the number of readers (N,) int64."""
-        code_RL = np.frombuffer(self.codes, np.uint8).reshape(len(self.lines), len(self.labels))
-        image_R = np.asarray(self.images, dtype=np.int64)
-        pair_R = image_R * len(self._reader_of) + np.asarray(self.readers, dtype=np.int64)
-        pair_P, inverse_R = np.unique(pair_R, return_inverse=True)
+        """Return labels (N, L) float32 with NaN where not annotated, and the number of readers (N,) int64.
+
+        Args:
+            how: one of `READER_MERGES`.
+        """
+        line_R, image_R, reader_R, code_RL = (np.concatenate(part) for part in zip(*self._parts))
+        pair_R = image_R * len(self._reader_of) + reader_R
+        order_R = np.argsort(pair_R, kind="stable")
+        pair_R, code_RL = pair_R[order_R], code_RL[order_R]
+        begin_P = _begins(pair_R)
         # One vote per reader: a row written twice must not count twice.
-        yes_PL = np.zeros((len(pair_P), len(self.labels)), dtype=bool)
-        no_PL = np.zeros_like(yes_PL)
-        np.logical_or.at(yes_PL, inverse_R, code_RL == 1)
-        np.logical_or.at(no_PL, inverse_R, code_RL == 0)
+        yes_PL, no_PL = code_RL == _YES, code_RL == _NO
+        if len(begin_P) < len(pair_R):
+            yes_PL, no_PL = np.logical_or.reduceat(yes_PL, begin_P), np.logical_or.reduceat(no_PL, begin_P)
         if (yes_PL & no_PL).any():
-            self._report_contradiction(code_RL, inverse_R, yes_PL & no_PL)
-        image_P = pair_P // len(self._reader_of)
-        yes_NL = np.zeros((len(self.image_ids), len(self.labels)), dtype=np.float32)
-        votes_NL = np.zeros_like(yes_NL)
-        np.add.at(yes_NL, image_P, yes_PL)
-        np.add.at(votes_NL, image_P, yes_PL | no_PL)
-        mean_NL = np.divide(yes_NL, votes_NL, out=np.full_like(yes_NL, np.nan), where=votes_NL > 0)
-        num_readers_N = np.bincount(image_P, minlength=len(self.image_ids)).astype(np.int64)
+            self._report_contradiction(yes_PL & no_PL, begin_P, line_R[order_R], image_R[order_R], code_RL)
+        begin_N = _begins(pair_R[begin_P] // len(self._reader_of))
+        num_readers_N = np.diff(begin_N, append=len(begin_P))
+        count = np.min_scalar_type(num_readers_N.max())  # the smallest type is the fastest
+        yes_NL = np.add.reduceat(yes_PL.view(np.uint8), begin_N, dtype=count)
+        votes_NL = np.add.reduceat((yes_PL | no_PL).view(np.uint8), begin_N, dtype=count)
+        mean_NL = np.full(yes_NL.shape, np.nan, dtype=np.float32)
+        np.divide(yes_NL, votes_NL, out=mean_NL, where=votes_NL > 0, dtype=np.float32)
         if how == "soft":
             return mean_NL, num_readers_N
         above = mean_NL > (0.0 if how == "any" else 0.5)  # comparisons with NaN are False
         mean_NL = np.where(np.isnan(mean_NL), np.float32(np.nan), above).astype(np.float32)
         return mean_NL, num_readers_N
 
-    def _report_contradiction(self, code_RL: np.ndarray, inverse_R: np.ndarray, both_PL: np.ndarray) -> None:
+    def _report_contradiction(
+        self,
+        both_PL: np.ndarray,
+        begin_P: np.ndarray,
+        line_R: np.ndarray,
+        image_R: np.ndarray,
+        code_RL: np.ndarray,
+    ) -> None:
+        """Raise an InputError for the first pair with both values; rows are sorted by pair."""
         pair, label = np.argwhere(both_PL)[0]
-        rows = np.flatnonzero(inverse_R == pair)
-        first = {code: self.lines[rows[code_RL[rows, label] == code][0]] for code in (0, 1)}
-        image = f"image {show(self.image_ids[self.images[rows[0]]])}"
+        rows = slice(*np.append(begin_P, len(line_R))[pair : pair + 2])
+        lines = [line_R[rows][code_RL[rows, label] == code].min() for code in (_NO, _YES)]
+        image = f"image {show(self.image_ids[image_R[rows][0]])}"
         alone = self.reader_column is None
-        whose = "no rad_id column tells readers apart" if alone else "one reader"
+        reader = "no rad_id column tells readers apart" if alone else "one reader"
         raise InputError(
-            f"{self.path} lines {min(first.values())} and {max(first.values())}: {image} is "
-            f"both 0 and 1 in column {show(self.labels[label])} ({whose}); "
+            f"{self.path} lines {min(lines)} and {max(lines)}: {image} is "
+            f"both 0 and 1 in column {show(self.labels[label])} ({reader}); "
             "remove one row or give rad_id"
         )
+
+
+def _begins(sorted_R: np.ndarray) -> np.ndarray:
+    """Return where each value of a sorted array begins, int64; the array is not empty."""
+    return np.flatnonzero(np.concatenate([[True], sorted_R[1:] != sorted_R[:-1]]))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from csr.data.labels.csv_file import read_header, read_rows
+from csr.data.labels.csv_file import CsvFile
+from csr.data.labels.csv_header import read_header
 from csr.data.labels.names import image_key, name_key, show, show_some
 from csr.data.labels.reader_merge import READER_MERGES, ReaderRows
 from csr.data.labels.vocabulary import (
@@ -117,21 +118,17 @@ def read_label_table(
     """
     if reader_merge not in READER_MERGES:
         raise InputError(f"reader_merge is {show(reader_merge)}; give one of {', '.join(READER_MERGES)}")
-    rows = read_rows(path)
-    header = read_header(rows, path, required=("image_id",), known=(*RESERVED_COLUMNS, *DEFAULT_TARGETS))
-    if vocabulary is None:
-        names = choose_columns(path, header, concept_cols=concept_cols, target_cols=target_cols)
-    elif isinstance(vocabulary, LabelTable):
-        names = match_columns(path, header, vocabulary.vocabulary, source=vocabulary.path)
-    else:
-        names = match_columns(path, header, vocabulary, source="those the model was trained on")
-    column_of = {name_key(name): number for number, name in enumerate(header)}
-    labels = (*names.concept_names, *names.target_names)
-    columns = [column_of[name_key(name)] for name in labels]
-    read = ReaderRows(path, labels, columns, [column_of.get(name) for name in RESERVED_COLUMNS])
-    for line, cells in rows:
-        read.add(line, cells)
-    if not read.lines:
+    known = (*RESERVED_COLUMNS, *DEFAULT_TARGETS)
+    with CsvFile(path) as file:
+        header = read_header(file.rows(), path, required=("image_id",), known=known)
+        names = _label_names(path, header, vocabulary, concept_cols=concept_cols, target_cols=target_cols)
+        column_of = {name_key(name): number for number, name in enumerate(header)}
+        labels = (*names.concept_names, *names.target_names)
+        columns = [column_of[name_key(name)] for name in labels]
+        read = ReaderRows(path, labels, columns, [column_of.get(name) for name in RESERVED_COLUMNS])
+        for block in file.blocks():
+            read.add(block)
+    if not read.image_ids:
         raise InputError(f"{path}: no rows below the header; it needs one row for each image")
     value_NL, num_readers_N = read.merge(reader_merge)
     return LabelTable(
@@ -146,6 +143,22 @@ def read_label_table(
         num_readers_N=num_readers_N,
         ignored_names=names.ignored_names or (),
     )
+
+
+def _label_names(
+    path: str | os.PathLike[str],
+    header: list[str],
+    vocabulary: LabelTable | Vocabulary | None,
+    *,
+    concept_cols: Sequence[str] | None,
+    target_cols: Sequence[str] | None,
+) -> Vocabulary:
+    """Return the concepts and targets of a header: chosen, or those of `vocabulary`."""
+    if vocabulary is None:
+        return choose_columns(path, header, concept_cols=concept_cols, target_cols=target_cols)
+    if isinstance(vocabulary, LabelTable):
+        return match_columns(path, header, vocabulary.vocabulary, source=vocabulary.path)
+    return match_columns(path, header, vocabulary, source="those the model was trained on")
 
 
 def drop_rare(table: LabelTable, minimum: int) -> tuple[LabelTable, tuple[str, ...]]:

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from csr.data.labels.csv_file import read_header, read_rows
+from csr.data.labels.csv_file import read_rows
+from csr.data.labels.csv_header import read_header
 from csr.data.labels.names import name_key, show, show_some
 from csr.explain.neighbours import of_another_model
 from csr.runtime.errors import InputError
