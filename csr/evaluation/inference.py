@@ -60,7 +60,7 @@ def image_batches(
 
 
 def eval_chunks(num_images: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield the places of each of this rank's batches, int64 (B,); sampler padding is dropped."""
+    """Yield the places of each of this rank's batches, int64 (B,); no image is repeated."""
     for position_B, _ in _sampler(num_images, batch_size):
         yield position_B
 

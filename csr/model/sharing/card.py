@@ -52,6 +52,7 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
         sizes = {"image_size": self.image_size, "stored_size": self.stored_size}
         return {**sizes, "mean": list(self.mean), "std": list(self.std)}
 
