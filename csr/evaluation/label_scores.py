@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from csr.data.labels.table import POSITIVE
+from csr.data.labels.positive import is_positive
 from csr.evaluation.bootstrap import Bootstrap, Estimate, estimate
 from csr.evaluation.calibration import Calibration
 from csr.evaluation.weighted_metrics import Ranking, confusion, ratio
@@ -28,7 +28,7 @@ class _Entries:
     def __init__(
         self, probability_N: np.ndarray, label_N: np.ndarray, called_N: np.ndarray, image_N: np.ndarray
     ) -> None:
-        self.image_N, self.called_N, self.truth_N = image_N, called_N, label_N >= POSITIVE
+        self.image_N, self.called_N, self.truth_N = image_N, called_N, is_positive(label_N)
         self.ranking = Ranking(probability_N, self.truth_N)
         self.calibration = Calibration(probability_N, label_N)
 
@@ -106,7 +106,7 @@ def score_labels(
         known_N = ~np.isnan(label_NL[:, i])
         labels[name] = {
             "n": int(known_N.sum()),
-            "positives": int(np.sum(label_NL[known_N, i] >= POSITIVE)),
+            "positives": int(np.sum(is_positive(label_NL[known_N, i]))),
             "threshold": None if threshold_L is None else float(threshold_L[i]),
             **named(measured, i, SCORES),
         }

@@ -16,7 +16,7 @@ import torch
 
 from csr.data.batch import Batch
 from csr.data.dataset import LabelledImages
-from csr.data.labels.table import POSITIVE
+from csr.data.labels.positive import is_positive
 from csr.evaluation import inference
 from csr.evaluation.bootstrap import Bootstrap
 from csr.evaluation.calibration import reliability
@@ -217,7 +217,7 @@ def count_alive(
     """
     labels = {}
     for k, name in enumerate(names):
-        present_N = concept_NK[:, k] >= POSITIVE
+        present_N = is_positive(concept_NK[:, k])
         winner_N = winner_NK[present_N, k].astype(np.int64)
         wins_M = np.bincount(winner_N[winner_N >= 0], minlength=kept_KM.shape[1])
         labels[name] = {

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from csr.data.labels.table import POSITIVE
+from csr.data.labels.positive import is_positive
+from csr.model.sharing.reference import DEFAULT_THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,11 @@ class Metrics:
 
 
 def multilabel_metrics(
-    probability_NL: np.ndarray, label_NL: np.ndarray, *, names: Sequence[str], threshold: float = 0.5
+    probability_NL: np.ndarray,
+    label_NL: np.ndarray,
+    *,
+    names: Sequence[str],
+    threshold: float = DEFAULT_THRESHOLD,
 ) -> Metrics:
     """Return AUROC, average precision and F1 of every label over its annotated images.
 
@@ -45,7 +50,7 @@ def multilabel_metrics(
     from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
     known_NL = ~np.isnan(label_NL)
-    truth_NL = np.nan_to_num(label_NL) >= POSITIVE
+    truth_NL = is_positive(label_NL)
     guess_NL = probability_NL >= threshold
     auc, ap, f1 = {}, {}, {}
     for i, name in enumerate(names):

@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from csr.data.batch import Batch
-from csr.data.labels.table import POSITIVE
+from csr.data.labels.positive import is_positive
 from csr.evaluation.bootstrap import Bootstrap, estimate
 from csr.evaluation.label_scores import mean_of_known, named
 from csr.evaluation.weighted_metrics import ratio
@@ -49,7 +49,7 @@ def pointing_rows(
     """
     batch_size, num_concepts, height, width = cam_BKHW.shape
     value_BKS = cam_BKHW.new_full((batch_size, num_concepts, len(SCORES)), torch.nan, dtype=torch.float32)
-    keep_R = batch["concept"][batch["box_row"], batch["box_class"]] >= POSITIVE  # NaN is not
+    keep_R = is_positive(batch["concept"][batch["box_row"], batch["box_class"]])
     key_R = (batch["box_row"] * num_concepts + batch["box_class"])[keep_R]
     key_P, pair_R = torch.unique(key_R, return_inverse=True)
     if not len(key_P):

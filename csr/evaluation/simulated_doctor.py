@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from csr.data.batch import Batch
-from csr.data.labels.table import POSITIVE
+from csr.data.labels.positive import is_negative, is_positive
 from csr.evaluation.bootstrap import Bootstrap, estimate
 from csr.evaluation.label_scores import known
 from csr.evaluation.weighted_metrics import ratio
@@ -80,11 +80,11 @@ def doctor_edits(
     """
     decision_BK = torch.zeros_like(called_BK, dtype=torch.int64)
     if play.concepts:
-        decision_BK[(concept_BK < POSITIVE) & called_BK] = REJECTED
-        decision_BK[(concept_BK >= POSITIVE) & ~called_BK] = CONFIRMED
+        decision_BK[is_negative(concept_BK) & called_BK] = REJECTED
+        decision_BK[is_positive(concept_BK) & ~called_BK] = CONFIRMED
     if not play.boxes:
         return make_edits(decision_BK, alpha=alpha)
-    keep_R = concept_BK[batch["box_row"], batch["box_class"]] >= POSITIVE
+    keep_R = is_positive(concept_BK[batch["box_row"], batch["box_class"]])
     return make_edits(decision_BK, box_R4=batch["box"][keep_R], row_R=batch["box_row"][keep_R], alpha=alpha)
 
 
@@ -160,7 +160,7 @@ def count_changes(
         `images_fixed`, `images_broken`.
     """
     known_NT = ~np.isnan(target_NT)
-    truth_NT = target_NT >= POSITIVE
+    truth_NT = is_positive(target_NT)
     right_before, right_after = (before_NT == truth_NT), (after_NT == truth_NT)
     gain_NT = right_after.astype(np.int64) - right_before
     counted_N = known_NT.any(axis=1)

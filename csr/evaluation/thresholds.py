@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from csr.data.labels.table import POSITIVE
-from csr.model.sharing.reference import Reference
+from csr.data.labels.positive import is_positive
+from csr.model.sharing.reference import DEFAULT_THRESHOLD, Reference
 
 
 def measure_reference(
@@ -57,7 +57,7 @@ def concept_medians(score_NKM: torch.Tensor, concept_NK: torch.Tensor) -> tuple[
         score_NM, label_N = score_NKM[:, k], concept_NK[:, k]
         known_N = ~label_N.isnan()
         overall_N = known_N if known_N.any() else torch.ones_like(known_N)
-        positive_N = label_N >= POSITIVE
+        positive_N = is_positive(label_N)
         for medians, wanted_N in ((absent, known_N & ~positive_N), (present, known_N & positive_N)):
             chosen_N = wanted_N if wanted_N.any() else overall_N
             medians.append(score_NM[chosen_N].float().quantile(0.5, dim=0))
@@ -80,13 +80,13 @@ def best_f1_thresholds(probability_NL: np.ndarray, label_NL: np.ndarray) -> np.n
     thresholds = []
     for probability_N, label_N in zip(probability_NL.T, label_NL.T, strict=True):
         known_N = ~np.isnan(label_N)
-        thresholds.append(_best_f1(probability_N[known_N].astype(np.float64), label_N[known_N] >= POSITIVE))
+        thresholds.append(_best_f1(probability_N[known_N].astype(np.float64), is_positive(label_N[known_N])))
     return np.array(thresholds)
 
 
 def _best_f1(probability_N: np.ndarray, positive_N: np.ndarray) -> float:
     if not positive_N.any():
-        return 0.5
+        return DEFAULT_THRESHOLD
     order = np.argsort(-probability_N, kind="stable")
     value_N, hits_N = probability_N[order], np.cumsum(positive_N[order])
     called_N = np.arange(1, len(value_N) + 1)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
+from csr.model.sharing.reference import DEFAULT_THRESHOLD
+
 ALPHA = 0.2  # importance outside of all boxes (paper)
 DOCTOR_GAP = 0.3  # two most likely diagnoses closer than this: the paper asks for a doctor
 HIGH_SHARE = 0.8  # of an image's highest similarity: above, a map counts as high
@@ -306,5 +308,5 @@ def _peaks(sim_BKMHW: torch.Tensor, edits: Edits) -> torch.Tensor:
 
 def _verdict(probability_BT: torch.Tensor) -> torch.Tensor:
     if probability_BT.shape[1] == 1:
-        return (probability_BT[:, 0] >= 0.5).long()
+        return (probability_BT[:, 0] >= DEFAULT_THRESHOLD).long()
     return probability_BT.argmax(dim=1)

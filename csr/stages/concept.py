@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from csr.data.batch import Batch
+from csr.data.labels.positive import is_positive
 from csr.model import CSR
 from csr.stages.base import Stage, StageOutput, decayed
 from csr.stages.losses import box_attention, concept_bce
@@ -82,7 +83,7 @@ class ConceptStage(Stage):
         report = {"concept_loss": loss.detach()}
         if "box_mask" in batch and self.box_weight:
             # one reader's box on a concept that the merged readers call absent supervises nothing
-            present_BK11 = (batch["concept"] >= 0.5)[:, :, None, None]
+            present_BK11 = is_positive(batch["concept"])[:, :, None, None]
             box_loss = box_attention(cam_BKHW, batch["box_mask"] & present_BK11) * batch["scale"]["box"]
             report["box_loss"] = box_loss.detach()
             loss = loss + self.box_weight * box_loss

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from csr.data.batch import Batch, Rows
+from csr.data.labels.positive import is_positive
 from csr.model import CSR
 from csr.stages.base import Stage, StageOutput, decayed
 from csr.stages.clustering import kmeans_prototypes, restart_dead
@@ -67,17 +68,17 @@ class PrototypeStage(Stage):
     def inputs(self, batch: Batch) -> Rows:
         feat_BCHW = self.model.features(batch["image"])
         local_BKC = self.model.local_vectors(feat_BCHW, self.model.cams(feat_BCHW))
-        row_R, concept_R = torch.nonzero(is_present(batch["concept"]), as_tuple=True)
+        row_R, concept_R = torch.nonzero(is_positive(batch["concept"]), as_tuple=True)
         return {"local": local_BKC[row_R, concept_R].float(), "concept_row": concept_R, "row": row_R}
 
     def input_floats(self, concept_NK: np.ndarray) -> int:
-        return int(np.sum(concept_NK >= 0.5)) * self.model.backbone.channels
+        return int(np.sum(is_positive(concept_NK))) * self.model.backbone.channels
 
     def forward(self, batch: Batch) -> StageOutput:
         rows = batch if "local" in batch else {**self.inputs(batch), "concept": batch["concept"]}
         vec_RD = self.project(rows["local"])
         sim_RK = prototype_similarity(vec_RD, self.model.prototypes.unit(), gamma=self.gamma)
-        present_RK = is_present(batch["concept"])[rows["row"]] if self.mask_present else None
+        present_RK = is_positive(batch["concept"])[rows["row"]] if self.mask_present else None
         loss = contrastive(
             sim_RK,
             rows["concept_row"],
@@ -94,7 +95,7 @@ class PrototypeStage(Stage):
         return self.model.projector(local_RC.to(dtype)).float()
 
     def counts(self, labels: dict[str, np.ndarray]) -> dict[str, float]:
-        return {"vector": float(np.sum(labels["concept"] >= 0.5))}  # NaN >= 0.5 is False
+        return {"vector": float(np.sum(is_positive(labels["concept"])))}
 
     @torch.no_grad()
     def begin(self, features: Any) -> None:
@@ -122,8 +123,3 @@ class PrototypeStage(Stage):
         device = next(self.model.projector.parameters()).device
         chunks = [self.project(c.to(device)) for c in features.all("local").split(PROJECT_CHUNK)]
         return torch.cat(chunks), features.all("concept_row").to(device)
-
-
-def is_present(concept_BK: torch.Tensor) -> torch.Tensor:
-    """Concepts seen in the image: label 1, or a reader mean of at least one half; not annotated is absent."""
-    return concept_BK >= 0.5

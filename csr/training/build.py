@@ -10,7 +10,7 @@ import torch
 from csr.config.options import TrainConfig
 from csr.data.dataset import LabelledImages
 from csr.data.image_cache.store import ImageStore
-from csr.data.labels import table as tables
+from csr.data.labels.positive import is_positive
 from csr.data.labels.table import LabelTable
 from csr.data.transforms import EvalTransform, TrainTransform
 from csr.engine.device import local_device
@@ -92,7 +92,7 @@ def build_data(config: TrainConfig, found: Tables, store: ImageStore, model: CSR
     boxes = None
     if found.boxes is not None:
         boxes = found.boxes.check_inside(store.original_sizes_N2)
-        if not (found.train.concept_NK[boxes.image_R, boxes.class_R] >= tables.POSITIVE).any():
+        if not is_positive(found.train.concept_NK[boxes.image_R, boxes.class_R]).any():
             raise InputError(f"{boxes.path}: no box is on a concept that its image has: check the file")
     train = LabelledImages(store, found.train, indices=found.train_indices, boxes=boxes)
     val = LabelledImages(store, found.train, indices=found.val_indices)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from csr.data.dataset import LabelledImages
+from csr.data.labels.positive import is_positive
 from csr.data.transforms import EvalTransform, TrainTransform
 
 
@@ -30,7 +31,7 @@ def labels_of(dataset: LabelledImages) -> dict[str, np.ndarray]:
     }
     if dataset.boxes is not None:
         row_R, class_R, _ = dataset.boxes.for_batch(dataset.indices)
-        used_R = labels["concept"][row_R, class_R] >= 0.5  # as the stage's loss masks them
+        used_R = is_positive(labels["concept"][row_R, class_R])  # as the stage's loss masks them
         pairs = np.unique(np.stack([row_R[used_R], class_R[used_R]], axis=1), axis=0)
         labels["num_boxes"] = np.bincount(pairs[:, 0], minlength=len(dataset))
     return labels

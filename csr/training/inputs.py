@@ -19,6 +19,7 @@ from csr.data.images.find import find_images
 from csr.data.labels import table as tables
 from csr.data.labels.boxes import BoxTable, read_boxes
 from csr.data.labels.names import show
+from csr.data.labels.positive import is_positive
 from csr.data.labels.table import LabelTable
 from csr.data.labels.validation_split import split_validation
 from csr.data.transforms import stored_size
@@ -134,7 +135,7 @@ def build_tables(
         boxes = read_boxes(data.boxes_csv, table=train, left_out=left_out["train"])
         for name, number in boxes.ignored.items():
             say(f"Boxes of {name!r}, which is no concept, are not used: {number}")
-        present_R = train.concept_NK[boxes.image_R, boxes.class_R] >= tables.POSITIVE
+        present_R = is_positive(train.concept_NK[boxes.image_R, boxes.class_R])
         say(
             f"Boxes: {present_R.sum()} on concepts that are present; {(~present_R).sum()} on others are not used"
         )

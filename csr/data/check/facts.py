@@ -15,7 +15,8 @@ import numpy as np
 from csr.data.check.image_scan import Scanned, groups_of, near_duplicates
 from csr.data.labels.boxes import read_boxes
 from csr.data.labels.names import image_key
-from csr.data.labels.table import POSITIVE, LabelTable, count_positives
+from csr.data.labels.positive import is_positive
+from csr.data.labels.table import LabelTable, count_positives
 
 Found = dict[str, Any]
 
@@ -86,7 +87,7 @@ def label_facts(splits: list[Split]) -> Found:
 
 def cooccurrence(table: LabelTable) -> Found:
     """Images that have both of two labels, of the training table: `counts[i][j]`, on the diagonal those with one."""
-    positive_NL = np.concatenate([table.concept_NK, table.target_NT], axis=1) >= POSITIVE
+    positive_NL = is_positive(np.concatenate([table.concept_NK, table.target_NT], axis=1))
     count_LL = positive_NL.T.astype(np.int64) @ positive_NL.astype(np.int64)
     return {"names": [*table.concept_names, *table.target_names], "counts": count_LL.tolist()}
 
@@ -132,14 +133,14 @@ def box_facts(path: str, split: Split) -> Found:
     for row, one in split.scanned.items():
         size_N2[row] = one.height, one.width
     boxes = boxes.check_inside(size_N2)
-    present_R = split.table.concept_NK[boxes.image_R, boxes.class_R] >= POSITIVE
+    present_R = is_positive(split.table.concept_NK[boxes.image_R, boxes.class_R])
     area_R = np.prod(
         (boxes.pixel_R4[:, 2:] - boxes.pixel_R4[:, :2]) / size_N2[boxes.image_R][:, ::-1], axis=1
     )
     classes = {}
     for place, name in enumerate(split.table.concept_names):
         mine = boxes.class_R == place
-        positive_N = split.table.concept_NK[:, place] >= POSITIVE
+        positive_N = is_positive(split.table.concept_NK[:, place])
         classes[name] = {
             "boxes": int(mine.sum()),
             "images": int(len(np.unique(boxes.image_R[mine]))),

@@ -15,6 +15,7 @@ import numpy as np
 from csr.data.labels.csv_file import CsvFile
 from csr.data.labels.csv_header import read_header
 from csr.data.labels.names import image_key, name_key, show, show_some
+from csr.data.labels.positive import is_positive
 from csr.data.labels.reader_merge import READER_MERGES, ReaderRows
 from csr.data.labels.vocabulary import (
     DEFAULT_TARGETS,
@@ -24,8 +25,6 @@ from csr.data.labels.vocabulary import (
     match_columns,
 )
 from csr.runtime.errors import InputError
-
-POSITIVE = 0.5  # a merged label counts as positive from here on; only `soft` gives fractions
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +184,7 @@ def drop_rare(table: LabelTable, minimum: int) -> tuple[LabelTable, tuple[str, .
 
 def count_positives(label_NL: np.ndarray) -> np.ndarray:
     """Returns how many images are positive (>= 0.5) for each label, (L,) int64."""
-    return np.count_nonzero(label_NL >= POSITIVE, axis=0)
+    return np.count_nonzero(is_positive(label_NL), axis=0)
 
 
 def check_positives(table: LabelTable) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from csr.data.labels.table import POSITIVE, LabelTable
+from csr.data.labels.positive import is_positive
+from csr.data.labels.table import LabelTable
 from csr.runtime.errors import InputError
 
 MIN_GROUPS_FOR_BOTH = 3  # a label with fewer positive groups goes to training alone
@@ -38,7 +39,7 @@ def split_validation(table: LabelTable, *, fraction: float, seed: int) -> tuple[
     num_groups = int(group_N.max()) + 1
     if num_groups < 2:
         raise InputError(f"{table.path}: one image or patient cannot be split; add more images")
-    positive_NL = np.concatenate([table.concept_NK, table.target_NT], axis=1) >= POSITIVE
+    positive_NL = is_positive(np.concatenate([table.concept_NK, table.target_NT], axis=1))
     count_GL = np.zeros((num_groups, positive_NL.shape[1]), dtype=np.int64)
     np.add.at(count_GL, group_N, positive_NL)
     size_G = np.bincount(group_N, minlength=num_groups)

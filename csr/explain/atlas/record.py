@@ -13,6 +13,7 @@ import numpy as np
 
 from csr import __version__
 from csr.data.dataset import LabelledImages
+from csr.data.labels.positive import is_negative, is_positive
 from csr.explain.atlas.hints import hints
 from csr.explain.atlas.layout import FORMAT, FORMAT_VERSION, crop_name, image_name
 from csr.explain.atlas.regions import Box, Place, Sight, centre, is_in
@@ -22,7 +23,6 @@ from csr.explain.neighbours import FORMAT_VERSION as NEAREST_VERSION
 from csr.explain.neighbours import vector_names
 from csr.model import CSR
 
-POSITIVE = 0.5
 Record = dict[str, Any]
 
 
@@ -61,7 +61,7 @@ class Recorder:
         return {
             "concept": k,
             "name": self.card.concept_names[k],
-            "images": int(np.sum(self.concept_NK[:, k] >= POSITIVE)),
+            "images": int(np.sum(is_positive(self.concept_NK[:, k]))),
             "prevalence": share(self.concept_NK[:, k]),
             "alive": sum(record["alive"] for record in prototypes),
             "dropped": [m for m, kept in enumerate(kept_M) if not kept],
@@ -125,7 +125,7 @@ class Recorder:
                     "targets": [
                         n
                         for t, n in enumerate(self.card.target_names)
-                        if self.target_NT[position, t] >= POSITIVE
+                        if is_positive(self.target_NT[position, t])
                     ],
                 }
             )
@@ -133,7 +133,7 @@ class Recorder:
 
     def _in_box(self, position: int, k: int, cell: Box) -> bool | None:
         """Whether a cell lies in a box of the concept; None where there is none to lie in."""
-        if self.images.boxes is None or not self.concept_NK[position, k] >= POSITIVE:
+        if self.images.boxes is None or not is_positive(self.concept_NK[position, k]):
             return None
         class_R, box_R4 = self.images.boxes.for_image(int(self.images.indices[position]))
         mine_R4 = box_R4[class_R == k]
@@ -168,7 +168,7 @@ class Recorder:
 
     def _at_most(self, k: int, number: int) -> float | None:
         """The largest share with the concept that this many annotated images can have."""
-        return min(1.0, float(np.sum(self.concept_NK[:, k] >= POSITIVE)) / number) if number else None
+        return min(1.0, float(np.sum(is_positive(self.concept_NK[:, k]))) / number) if number else None
 
     def _predicted(self, k: int, concept: float | None) -> list[float | None]:
         """The share with each target among images of which a share has the concept, if no more is known of them."""
@@ -225,8 +225,8 @@ def nearest_json(atlas: Record) -> Record:
 
 def shares_given(concept_NK: np.ndarray, target_NT: np.ndarray) -> np.ndarray:
     """The share with each target among the images with and without each concept, (2, K, T); NaN without any."""
-    known_NT, positive_NT = ~np.isnan(target_NT), target_NT >= POSITIVE
-    group_2KN = np.stack([concept_NK >= POSITIVE, concept_NK < POSITIVE]).transpose(0, 2, 1).astype(float)
+    known_NT, positive_NT = ~np.isnan(target_NT), is_positive(target_NT)
+    group_2KN = np.stack([is_positive(concept_NK), is_negative(concept_NK)]).transpose(0, 2, 1).astype(float)
     count_2KT = group_2KN @ known_NT.astype(float)
     return np.where(count_2KT > 0, group_2KN @ positive_NT.astype(float) / count_2KT.clip(min=1), np.nan)
 
@@ -234,7 +234,7 @@ def shares_given(concept_NK: np.ndarray, target_NT: np.ndarray) -> np.ndarray:
 def share(label_N: np.ndarray) -> float | None:
     """How many of the annotated images are positive; None without any."""
     known_N = label_N[~np.isnan(label_N)]
-    return float(np.mean(known_N >= POSITIVE)) if len(known_N) else None
+    return float(np.mean(is_positive(known_N))) if len(known_N) else None
 
 
 def known(value: float) -> float | None:

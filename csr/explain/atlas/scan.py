@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from csr.data.batch import Batch
+from csr.data.labels.positive import is_negative, is_positive
 from csr.model import CSR
 from csr.model.layers.prototypes import winners
-from csr.stages.prototype import is_present
 
 NONE = -1  # an empty place of a list
 
@@ -106,8 +106,8 @@ class Counter:
         local_BKC = self.model.local_vectors(feat_BCHW, self.model.cams(feat_BCHW))
         score_BKM = self.model.similarity_scores(feat_BCHW)
         cosine_BKM = torch.einsum("bkd,kmd->bkm", self.model.projector(local_BKC), self.proto_KMD)
-        present_BK = is_present(batch["concept"])
-        absent_BK = batch["concept"] < 0.5  # what is not annotated is neither
+        present_BK = is_positive(batch["concept"])
+        absent_BK = is_negative(batch["concept"])  # what is not annotated is neither
         usable_BKM = present_BK.unsqueeze(2) & self.kept_KM
         self.vectors.add(cosine_BKM.masked_fill(~usable_BKM, -torch.inf), batch["position"])
         self.scores.add(score_BKM.masked_fill(~self.kept_KM, -torch.inf), batch["position"])

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from csr.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, stored_size
-from csr.model.sharing.reference import Reference, reference_from_dict
+from csr.model.sharing.reference import DEFAULT_THRESHOLD, Reference, reference_from_dict
 from csr.runtime.errors import InputError
 
 TASK_LOSSES = ("bce", "focal", "ce")
@@ -92,13 +92,13 @@ class Card:
     def concept_threshold_K(self) -> torch.Tensor:
         """Probabilities from which concepts are called, (K,); 0.5 where no validation images chose them."""
         chosen = self.reference.concept_threshold_K
-        return torch.full((len(self.concept_names),), 0.5) if chosen is None else chosen
+        return torch.full((len(self.concept_names),), DEFAULT_THRESHOLD) if chosen is None else chosen
 
     @property
     def target_threshold_T(self) -> torch.Tensor:
         """Probabilities from which diagnoses are called, (T,); 0.5 where no validation images chose them."""
         chosen = self.reference.target_threshold_T
-        return torch.full((len(self.target_names),), 0.5) if chosen is None else chosen
+        return torch.full((len(self.target_names),), DEFAULT_THRESHOLD) if chosen is None else chosen
 
     def probability(self, logit_BT: torch.Tensor) -> torch.Tensor:
         """Return the probabilities of the diagnoses, (..., T); see `target_probability`."""

@@ -15,6 +15,7 @@ import torch
 from csr.runtime.errors import InputError
 
 FILE_NAME = "reference.json"
+DEFAULT_THRESHOLD = 0.5  # of a probability, where no validation images chose one
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from csr.data.dataset import LabelledImages
+from csr.data.labels.positive import is_positive
 from csr.data.transforms import EvalTransform
 from csr.model import CSR
 from csr.report.pictures import captioned, column, overlay, row, to_rgb
@@ -43,9 +44,7 @@ def _figure(
     rows = []
     for b in range(len(shown)):
         image = to_rgb(batch["image"][b])
-        present = [
-            n for n, v in zip(table.concept_names, table.concept_NK[shown[b]], strict=True) if v >= 0.5
-        ]
+        present = [table.concept_names[k] for k in np.flatnonzero(is_positive(table.concept_NK[shown[b]]))]
         tiles = [captioned(image, [table.image_ids[shown[b]][:24], ", ".join(present)[:40] or "no finding"])]
         for k in output.concept_logits[b].topk(min(NUM_CONCEPTS, len(table.concept_names))).indices.tolist():
             tiles.append(_tile(image, output, b, k, name=table.concept_names[k], similarities=similarities))
