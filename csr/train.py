@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from csr.cli.exit_codes import exit_process, run_command
 from csr.config.flags import parse_train_flags
-from csr.runtime import distributed
+from csr.runtime import ranks
 from csr.runtime.progress import PROGRESS
 
 
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         StoppedError: training could not continue.
         PreemptedError: a signal; the same command resumes.
     """
-    distributed.adopt_launcher_environment()
+    ranks.adopt_launcher_environment()
     given = parse_train_flags(argv)  # before what takes seconds to import: --help answers at once
     from csr.runtime.signals import StopRequest
     from csr.training.prepare import prepare

@@ -8,11 +8,7 @@ from typing import Any
 
 from csr.cli.shared_flags import add_source_flags
 from csr.config.parser import Parser, Whole
-from csr.engine.device import pick_device
-from csr.explain.atlas.build import build, check_folder, training_images
 from csr.explain.atlas.layout import INDEX, KEEP
-from csr.explain.source import image_folder, open_source
-from csr.runtime.monitor import Monitor
 
 EPILOG = """examples:
   csr atlas checkpoints/csr_exp --out atlas/
@@ -28,6 +24,11 @@ def main(argv: list[str] | None = None) -> int:
         InputError: the model or its data cannot be used, DIR is in use or cannot be written.
     """
     options = _build_parser().parse_args(argv)
+    from csr.engine.device import pick_device
+    from csr.explain.atlas.build import build, check_folder, training_images
+    from csr.explain.source import image_folder, open_source
+    from csr.runtime.monitor import Monitor
+
     check_folder(options.out, overwrite=options.overwrite)
     monitor = Monitor(None)
     source = open_source(options.source, checkpoint=options.checkpoint)

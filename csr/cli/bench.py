@@ -6,12 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
-
 from csr.config.parser import Parser
-from csr.engine import matmul_peak
-from csr.engine.device import local_device
-from csr.engine.flops import measured_peaks
 from csr.runtime.errors import InputError
 
 
@@ -22,6 +17,12 @@ def main(argv: list[str] | None = None) -> int:
         InputError: a flag that cannot be used, or a file that cannot be written.
     """
     options = _parser().parse_args(argv)
+    import torch
+
+    from csr.engine import matmul_peak
+    from csr.engine.device import local_device
+    from csr.engine.flops import measured_peaks
+
     if not 0 < options.seconds <= 600:
         raise InputError(f"--seconds {options.seconds:g}: give a number above 0, up to 600")
     device = local_device()

@@ -8,11 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 from csr.config.parser import Parser
-from csr.data.check.check import DataFiles, check_data
-from csr.data.check.page import write_page
-from csr.data.check.text import text_lines
-from csr.data.importers import isic2017, summary, tbx11k, vindr
-from csr.data.importers.output import IMAGE_MODES, Output
+from csr.data.importers import isic2017, tbx11k, vindr
+from csr.data.importers.output import IMAGE_MODES
 from csr.data.labels.reader_merge import READER_MERGES
 from csr.runtime.errors import EXIT_BAD_INPUT, EXIT_DONE, InputError
 
@@ -37,6 +34,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """`csr data check`: 0 if the data can be trained on, else 2."""
+    from csr.data.check.check import DataFiles, check_data
+    from csr.data.check.page import write_page
+    from csr.data.check.text import text_lines
+
     if (options.test_csv is None) != (options.test_dir is None):
         raise InputError("--test_csv and --test_dir belong together: give both or none")
     _check_page(options.out, overwrite=options.overwrite)
@@ -75,6 +76,9 @@ def _check_page(path: Path | None, *, overwrite: bool) -> None:
 
 def bring_in(importer: ModuleType, options: argparse.Namespace) -> int:
     """`csr data vindr|tbx11k|isic2017`: write OUT and say what is in it."""
+    from csr.data.importers import summary
+    from csr.data.importers.output import Output
+
     output = Output(options.out, raw=options.raw, overwrite=options.overwrite, images=options.images)
     with output.open():
         found = importer.run(options.raw, output, options)

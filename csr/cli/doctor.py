@@ -10,7 +10,6 @@ from csr.cli.shared_flags import add_network_arguments
 from csr.cluster.comparison import LOW_DISK_MIB
 from csr.cluster.host_report import existing_parent
 from csr.cluster.hostfile import read_hostfile
-from csr.cluster.machine_facts import FOLDERS, TABLES, gather
 from csr.cluster.preflight import check_hosts, paths_of
 from csr.config.parser import Parser
 from csr.runtime.errors import InputError
@@ -29,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         InputError: a flag or the hostfile cannot be used, or something must be put right.
     """
     given = _parser().parse_args(argv)
+    from csr.cluster.machine_facts import FOLDERS, TABLES
+
     paths = paths_of({name: getattr(given, name) for name in (*TABLES, *FOLDERS)})
     if given.hostfile is None:
         if given.ssh_port or given.master_port or given.master_addr:
@@ -55,6 +56,8 @@ def check_this_machine(paths: dict[str, str], output_dir: str) -> int:
     Raises:
         InputError: something without which no run works.
     """
+    from csr.cluster.machine_facts import gather
+
     folder = existing_parent(output_dir)
     facts = gather(paths, folder)
     problems = []
@@ -69,6 +72,8 @@ def check_this_machine(paths: dict[str, str], output_dir: str) -> int:
 
 def lines_of(facts: dict[str, Any], folder: Path) -> list[tuple[str, str, str | None]]:
     """(what, what there is, what must be put right or None), in the order to print."""
+    from csr.cluster.machine_facts import FOLDERS
+
     lines: list[tuple[str, str, str | None]] = [
         ("host", facts["host"], None),
         ("python", facts["python"], None),

@@ -5,30 +5,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from csr.cli.exit_codes import exit_process, run_command
 from csr.config.options import EngineOptions
 from csr.config.parser import Parser, Whole
-from csr.data.dataset import LabelledImages
-from csr.data.images.find import find_images
-from csr.data.labels.boxes import read_boxes
 from csr.data.labels.reader_merge import READER_MERGES
-from csr.data.labels.table import LabelTable, read_label_table
 from csr.data.labels.vocabulary import Vocabulary
-from csr.engine import device, process_group
-from csr.evaluation.bootstrap import Bootstrap
-from csr.evaluation.images import image_folder, open_images
-from csr.evaluation.measure import measure, predict_all, threshold_notices
-from csr.evaluation.output import check_folder, summary, write_files
-from csr.evaluation.simulated_doctor import MODES, Play, plays_of
-from csr.evaluation.subgroups import read_groups
-from csr.model import CSR
-from csr.model.interaction import ALPHA
-from csr.model.sharing.loading import load_model
-from csr.runtime import distributed
+from csr.model.edit_defaults import ALPHA, MODES
+from csr.runtime import ranks
 from csr.runtime.errors import InputError
-from csr.runtime.monitor import Monitor
+
+if TYPE_CHECKING:
+    from csr.data.labels.table import LabelTable
+    from csr.evaluation.simulated_doctor import Play
+    from csr.model import CSR
+    from csr.runtime.monitor import Monitor
 
 EPILOG = """examples:
   csr evaluate checkpoints/csr_exp --csv labels_test.csv --dir test/ --out evaluation/
@@ -43,8 +35,15 @@ def main(argv: list[str] | None = None) -> int:
     Raises:
         InputError: the model, the tables or the images cannot be used, OUT is filled or cannot be written.
     """
-    distributed.adopt_launcher_environment()
+    ranks.adopt_launcher_environment()
     options = _build_parser().parse_args(argv)
+    from csr.engine import device, process_group
+    from csr.evaluation.images import image_folder
+    from csr.evaluation.output import check_folder, summary, write_files
+    from csr.model.sharing.loading import load_model
+    from csr.runtime import distributed
+    from csr.runtime.monitor import Monitor
+
     if options.simulate in ("box", "both") and options.boxes_csv is None:
         raise InputError(f"--simulate {options.simulate} draws boxes: give --boxes_csv too")
     if distributed.world_size() > 1:
@@ -66,6 +65,17 @@ def evaluate(
     model: CSR, options: argparse.Namespace, *, image_cache: Path, monitor: Monitor
 ) -> dict[str, Any]:
     """Read the tables and images, measure, and put beside it what was measured on what. Collective."""
+    from csr.data.dataset import LabelledImages
+    from csr.data.images.find import find_images
+    from csr.data.labels.boxes import read_boxes
+    from csr.data.labels.table import read_label_table
+    from csr.evaluation.bootstrap import Bootstrap
+    from csr.evaluation.images import open_images
+    from csr.evaluation.measure import measure, predict_all, threshold_notices
+    from csr.evaluation.simulated_doctor import plays_of
+    from csr.evaluation.subgroups import read_groups
+    from csr.runtime import distributed
+
     card = model.card
     assert card is not None
     with distributed.errors_agreed():
@@ -144,6 +154,7 @@ def _description(options: argparse.Namespace, table: LabelTable, notices: list[s
 
 
 def _build_parser() -> argparse.ArgumentParser:
+
     class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
         pass
 

@@ -5,23 +5,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from csr import __version__
 from csr.cli.output_paths import check_out
 from csr.config.parser import Parser
-from csr.data.images.decode import decode_image
-from csr.data.images.resize import resize_file
-from csr.engine.device import pick_device
-from csr.explain.explanation import Explanation, explain, to_dict
-from csr.explain.neighbours import Neighbours, read_neighbours
-from csr.explain.page import draw_sheet, write_page
-from csr.model.sharing.loading import load_model
-from csr.report.pictures import TILE_PX, picture_of, png_bytes
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic, write_json
+
+if TYPE_CHECKING:
+    from csr.explain.explanation import Explanation
+    from csr.explain.neighbours import Neighbours
 
 JSON, PICTURE, PAGE = "explanation.json", "explanation.png", "index.html"
 
@@ -33,6 +27,14 @@ def main(argv: list[str] | None = None) -> int:
         InputError: the model, the image or the atlas cannot be used, DIR is in use or cannot be written.
     """
     options = _build_parser().parse_args(argv)
+    import torch
+
+    from csr.data.images.resize import resize_file
+    from csr.engine.device import pick_device
+    from csr.explain.explanation import explain, to_dict
+    from csr.explain.neighbours import read_neighbours
+    from csr.model.sharing.loading import load_model
+
     check_out(options.out, overwrite=options.overwrite)
     model = load_model(options.model, checkpoint=options.checkpoint).to(pick_device(options.device))
     card = model.card
@@ -65,6 +67,10 @@ def write_files(
     Raises:
         InputError: the folder cannot be written.
     """
+    from csr.data.images.decode import decode_image
+    from csr.explain.page import draw_sheet, write_page
+    from csr.report.pictures import TILE_PX, picture_of, png_bytes
+
     concepts = explanation.shown(options.max_concepts)
     image_HW3 = picture_of(decode_image(options.image, min_size=2 * TILE_PX).pixels)
     sheet = png_bytes(draw_sheet(image_HW3, explanation, concepts=concepts, neighbours=neighbours))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from csr.cli.output_paths import check_out
 from csr.config.parser import Parser
-from csr.model import CSR
-from csr.model.sharing.loading import BEST_CHECKPOINT, is_run, load_file, load_model, load_run
-from csr.model.sharing.onnx import FILE_NAME as ONNX
-from csr.model.sharing.onnx import check_onnx, export_onnx
-from csr.model.sharing.pretrained import CONFIG, README, WEIGHTS
+
+if TYPE_CHECKING:
+    from csr.model import CSR
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,6 +20,10 @@ def main(argv: list[str] | None = None) -> int:
         InputError: the run or the checkpoint cannot be used, OUT is in use or cannot be written.
     """
     options = _build_parser().parse_args(argv)
+    from csr.model.sharing.onnx import FILE_NAME as ONNX
+    from csr.model.sharing.onnx import check_onnx, export_onnx
+    from csr.model.sharing.pretrained import CONFIG, README, WEIGHTS
+
     check_out(options.out, overwrite=options.overwrite)
     if options.onnx:
         check_onnx()
@@ -41,6 +44,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _load(folder: Path, checkpoint: str | None) -> tuple[CSR, str]:
     """The model of a run, or of a model folder such as a refined one; and which weights these are."""
+    from csr.model.sharing.loading import BEST_CHECKPOINT, is_run, load_file, load_model, load_run
+    from csr.model.sharing.pretrained import WEIGHTS
+
     if folder.suffix == ".pth":
         return load_file(folder, checkpoint=checkpoint), folder.name
     if (folder / WEIGHTS).is_file() and not is_run(folder):
@@ -63,6 +69,6 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; must be empty or new")
     parser.add_argument("--checkpoint", help="name of a .pth in RUN; None: best of stage 3")
-    parser.add_argument("--onnx", action="store_true", help=f"also write {ONNX} (needs the extra onnx)")
+    parser.add_argument("--onnx", action="store_true", help="also write model.onnx (needs the extra onnx)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in OUT")
     return parser

@@ -14,7 +14,6 @@ from csr.cli.shared_flags import add_network_arguments
 from csr.cluster.environment import check_plain, environment_for_hosts
 from csr.cluster.hostfile import read_hostfile
 from csr.cluster.launch import launch
-from csr.cluster.machine_facts import FOLDERS, TABLES
 from csr.cluster.preflight import check_hosts, paths_of
 from csr.config import flags
 from csr.config.flags import parse_train_flags
@@ -36,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         StoppedError: the run failed; which host ended how.
     """
     given, flags = parse(sys.argv[1:] if argv is None else argv)
+    from csr.cluster.machine_facts import FOLDERS, TABLES
+
     config = parse_train_flags(flags)
     hosts = read_hostfile(given.hostfile)
     for what, path in (("the present folder", os.getcwd()), ("the virtual environment", sys.executable)):

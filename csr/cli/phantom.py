@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from csr.config.parser import Parser
-from csr.data.phantom import write_phantom
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,6 +15,8 @@ def main(argv: list[str] | None = None) -> int:
         InputError: the folder is in use or cannot be written.
     """
     options = _build_parser().parse_args(argv)
+    from csr.data.phantom import write_phantom
+
     write_phantom(
         options.out,
         num_train=options.num_train,

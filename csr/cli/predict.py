@@ -9,16 +9,15 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from csr.config.parser import Parser
-from csr.data.images.collect import gather_images
-from csr.engine.device import pick_device
-from csr.evaluation.predict import Row, predict_files
-from csr.model.sharing.card import Card
-from csr.model.sharing.loading import load_model
 from csr.runtime.errors import EXIT_DONE, EXIT_FAILED, InputError
 from csr.runtime.files import write_atomic
+
+if TYPE_CHECKING:
+    from csr.evaluation.predict import Row
+    from csr.model.sharing.card import Card
 
 SUFFIXES = (".jsonl", ".csv")
 
@@ -30,6 +29,11 @@ def main(argv: list[str] | None = None) -> int:
         InputError: the model or the images cannot be used, OUT exists or cannot be written.
     """
     options = _build_parser().parse_args(argv)
+    from csr.data.images.collect import gather_images
+    from csr.engine.device import pick_device
+    from csr.evaluation.predict import predict_files
+    from csr.model.sharing.loading import load_model
+
     check_out(options.out, overwrite=options.overwrite)
     paths = gather_images(options.images, say=_notice)
     model = load_model(options.model, checkpoint=options.checkpoint).to(pick_device(options.device))

@@ -6,32 +6,26 @@ import argparse
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any
 
 from csr.cli.shared_flags import add_source_flags
 from csr.config.checks import check_ranges
 from csr.config.options import TrainConfig
 from csr.config.parser import Parser, Whole
-from csr.data.dataset import LabelledImages
-from csr.engine.device import pick_device
-from csr.evaluation.bootstrap import Bootstrap
-from csr.evaluation.measure import Rows, measure, predict_all
-from csr.evaluation.metrics import multilabel_metrics
-from csr.evaluation.test_table import results_record
-from csr.explain.atlas.keep import read_keep
-from csr.explain.neighbours import vector_names
-from csr.explain.refine.refine import Images, bar, refine
-from csr.explain.refine.reliance import reliance_lines
-from csr.explain.refine.report import count_changed, dropped_of, record_of, table_lines
-from csr.explain.source import Source, image_folder, open_images, open_source, split
-from csr.model import CSR
-from csr.model.sharing.card import Card
 from csr.runtime.errors import InputError
-from csr.runtime.files import save_tensors, write_atomic, write_json
-from csr.runtime.monitor import Monitor
+from csr.runtime.files import write_atomic, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from csr.data.dataset import LabelledImages
+    from csr.evaluation.measure import Rows
+    from csr.explain.refine.refine import Images
+    from csr.explain.source import Source
+    from csr.model import CSR
+    from csr.model.sharing.card import Card
+    from csr.runtime.monitor import Monitor
 
 WEIGHTS, KEEP, RESULTS = "refined_model.pth", "keep.csv", "refine.json"
 HEADS = {
@@ -54,6 +48,17 @@ def main(argv: list[str] | None = None) -> int:
         InputError: the model, keep.csv or the data cannot be used, OUT is in use or cannot be written.
     """
     options = _build_parser().parse_args(argv)
+    from csr.engine.device import pick_device
+    from csr.evaluation.bootstrap import Bootstrap
+    from csr.evaluation.measure import measure, predict_all
+    from csr.explain.atlas.keep import read_keep
+    from csr.explain.neighbours import vector_names
+    from csr.explain.refine.refine import bar, refine
+    from csr.explain.refine.reliance import reliance_lines
+    from csr.explain.refine.report import count_changed, dropped_of, record_of, table_lines
+    from csr.explain.source import image_folder, open_source
+    from csr.runtime.monitor import Monitor
+
     check_head(options)
     out = check_out(options)
     monitor = Monitor(None)
@@ -118,6 +123,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def notices(source: Source, kept_KM: np.ndarray, keep_KM: np.ndarray, *, head: str) -> list[str]:
     """What a doctor must know before the numbers."""
+    import numpy as np
+
     gone = int((kept_KM & ~keep_KM).sum())
     told = [f"{gone} of {int(kept_KM.sum())} prototypes are dropped, {int(keep_KM.sum())} are left."]
     if not gone:
@@ -152,6 +159,9 @@ def open_all(source: Source, options: argparse.Namespace, *, cache: Path, monito
     Raises:
         InputError: something of them cannot be used.
     """
+    from csr.explain.refine.refine import Images
+    from csr.explain.source import open_images, split
+
     data, given = source.config.data, (options.csv, options.dir, options.test_csv, options.test_dir)
     if not source.is_run and None in given:
         raise InputError(
@@ -179,6 +189,9 @@ def _card(model: CSR) -> Card:
 
 def _measured(card: Card, rows: Rows, test: LabelledImages, record: dict[str, Any]) -> Card:
     """The card with test metrics and origin of the refined model."""
+    from csr.evaluation.metrics import multilabel_metrics
+    from csr.evaluation.test_table import results_record
+
     table = test.table
     pairs = (
         ("concept", card.concept_names, table.concept_NK),
@@ -205,6 +218,8 @@ def write(out: Path, refined: CSR, keep_csv: Path, record: dict[str, Any]) -> No
     Raises:
         InputError: the folder cannot be written.
     """
+    from csr.runtime.tensor_files import save_tensors
+
     refined.cpu().save_pretrained(out)
     decisions = keep_csv.read_bytes()
     try:

@@ -11,15 +11,16 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from csr.config.parser import Parser
-from csr.data.images.decode import MAX_FILE_BYTES, MAX_PIXELS
-from csr.engine.device import pick_device
-from csr.explain.neighbours import Neighbours, read_neighbours
-from csr.model import CSR
-from csr.model.sharing.loading import load_model
+from csr.data.images.decode import MAX_PIXELS
 from csr.runtime.errors import InputError
 from csr.serve.limits import Limits
+
+if TYPE_CHECKING:
+    from csr.explain.neighbours import Neighbours
+    from csr.model import CSR
 
 TOKEN_VARIABLE = "CSR_SERVE_TOKEN"
 SHORT_TOKEN = 16
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
 def _serve(options: argparse.Namespace, listener: socket.socket, token: str | None) -> int:
     import uvicorn
 
+    from csr.engine.device import pick_device
+    from csr.model.sharing.loading import load_model
     from csr.serve.access import Access
     from csr.serve.app import create_app
     from csr.serve.service import Service
@@ -155,6 +158,8 @@ def host_names(options: argparse.Namespace, *, local: bool) -> frozenset[str]:
 
 
 def _read_atlas(folder: Path, model: CSR) -> Neighbours:
+    from csr.explain.neighbours import read_neighbours
+
     return read_neighbours(folder, model)
 
 
@@ -217,6 +222,8 @@ def _number(low: int, high: int):  # type: ignore[no-untyped-def]
 
 
 def _megabytes(text: str) -> float:
+    from csr.data.images.decode import MAX_FILE_BYTES
+
     try:
         value = float(text)
     except ValueError:

@@ -16,7 +16,7 @@ from csr import __version__
 from csr.data.labels.names import IMAGE_SUFFIXES
 from csr.engine import cpu
 from csr.runtime import fingerprint
-from csr.runtime.files import hash_file
+from csr.runtime.tensor_files import hash_file
 
 MIB = 2**20
 TABLES = ("train_csv", "test_csv", "boxes_csv")

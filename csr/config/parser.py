@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import NoReturn
 
-from csr.runtime import distributed
+from csr.runtime import ranks
 from csr.runtime.errors import InputError
 
 
@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         return did_you_mean(words[0], known) if words else ""
 
     def print_help(self, file: object = None) -> None:
-        if distributed.is_main():
+        if ranks.is_main():
             super().print_help(sys.stdout)
 
 

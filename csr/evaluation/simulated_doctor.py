@@ -23,10 +23,9 @@ from csr.data.labels.positive import is_negative, is_positive
 from csr.evaluation.bootstrap import Bootstrap, estimate
 from csr.evaluation.label_scores import known
 from csr.evaluation.weighted_metrics import ratio
+from csr.model.edit_defaults import MODES as MODES
 from csr.model.interaction import ALPHA, CONFIRMED, DOCTOR_GAP, REJECTED, Edits, edited_scores, make_edits
 from csr.model.sharing.card import Card
-
-MODES = ("concept", "box", "both")
 
 
 @dataclass(frozen=True)

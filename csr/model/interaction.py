@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
+from csr.model.edit_defaults import ALPHA as ALPHA
+from csr.model.edit_defaults import DOCTOR_GAP as DOCTOR_GAP
 from csr.model.sharing.reference import DEFAULT_THRESHOLD
 
-ALPHA = 0.2  # importance outside of all boxes (paper)
-DOCTOR_GAP = 0.3  # two most likely diagnoses closer than this: the paper asks for a doctor
 HIGH_SHARE = 0.8  # of an image's highest similarity: above, a map counts as high
 REJECTED, UNTOUCHED, CONFIRMED = -1, 0, 1
 

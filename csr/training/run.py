@@ -14,9 +14,10 @@ from csr.data.dataset import LabelledImages
 from csr.engine.device import local_device
 from csr.runtime import distributed
 from csr.runtime.errors import StoppedError
-from csr.runtime.files import load_tensors, write_json
+from csr.runtime.files import write_json
 from csr.runtime.monitor import Monitor
 from csr.runtime.signals import StopRequest
+from csr.runtime.tensor_files import load_tensors
 from csr.stages.base import Stage
 from csr.stages.runner import StageRunner
 from csr.training import build

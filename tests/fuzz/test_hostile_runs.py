@@ -16,7 +16,7 @@ from weight_files import ONE, STATE
 
 from csr.config import flags
 from csr.config.options import TrainConfig
-from csr.runtime.files import save_tensors
+from csr.runtime.tensor_files import save_tensors
 from csr.training.checkpoints import checkpoint_folder
 from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
 from csr.training.checkpoints.resume_plan import Planner, identity_of

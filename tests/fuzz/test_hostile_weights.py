@@ -19,7 +19,7 @@ from weight_files import ENTRY, ONE, STATE, Bomb, header, rezipped, torch_bytes
 
 from csr.model.backbones.weights import load_backbone_weights
 from csr.model.tensor_file import read_tensors
-from csr.runtime.files import load_tensors
+from csr.runtime.tensor_files import load_tensors
 
 
 def payloads(mark: Path) -> dict[str, bytes]:

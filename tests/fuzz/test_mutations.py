@@ -28,7 +28,7 @@ from csr.engine.ds_config import load_ds_config, merge_ds_config
 from csr.model import CSR
 from csr.model.backbones.vit_architecture import architecture_of_config
 from csr.model.tensor_file import read_tensors
-from csr.runtime.files import load_tensors
+from csr.runtime.tensor_files import load_tensors
 from csr.training.checkpoints.checkpoint_folder import DamagedError, verified
 
 ROUNDS = 25  # changes of one file in one case

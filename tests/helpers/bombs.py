@@ -16,7 +16,7 @@ from csr.engine.ds_config import load_ds_config
 from csr.model import CSR
 from csr.model.tensor_file import read_tensors
 from csr.runtime.errors import InputError
-from csr.runtime.files import load_tensors
+from csr.runtime.tensor_files import load_tensors
 
 READERS: dict[str, Callable[[Path], object]] = {
     "image": read_image,

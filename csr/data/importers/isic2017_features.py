@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from scipy import ndimage
 
 from csr.data.images.decode import MAX_PIXELS
 from csr.data.importers.boxes import Box
@@ -59,6 +58,8 @@ def read_lesion(image: Path, *, superpixels: Path, features: Path) -> Lesion:
 
 def regions(mask_HW: np.ndarray) -> list[Box]:
     """Boxes around the connected regions of a mask; corners touch."""
+    from scipy import ndimage  # half a second: not for a help text
+
     labelled_HW, _ = ndimage.label(mask_HW, structure=_CORNERS_TOUCH)
     return [
         Box(columns.start, rows.start, columns.stop, rows.stop)

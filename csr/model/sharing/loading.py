@@ -15,7 +15,7 @@ from csr.model.sharing.pretrained import CONFIG, build_trained, read_config
 from csr.model.sharing.reference import FILE_NAME as REFERENCE
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
-from csr.runtime.files import load_tensors
+from csr.runtime.tensor_files import load_tensors
 
 BEST_CHECKPOINT = "best_model_stage3.pth"
 # results.json and reference.json are about the best weights of stage 3, which final_model.pth holds too

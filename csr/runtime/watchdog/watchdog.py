@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from csr.runtime import distributed
+from csr.runtime import ranks
 from csr.runtime.errors import EXIT_DONE, EXIT_FAILED, line_of
 from csr.runtime.progress import PROGRESS
 from csr.runtime.watchdog import keeper
@@ -42,7 +42,7 @@ class _Watch(threading.Thread):
         self.timeout_s, self.interval_s = timeout_s, min(BEAT_S, timeout_s / 10)
         self.ending: Ending | None = None
         self.wake, self.over = threading.Event(), threading.Event()
-        self._process, self._host = this_process(), distributed.host()
+        self._process, self._host = this_process(), ranks.host()
         self._idle_s, self._still_s, self._moves = 0.0, 0.0, -1
         self._last, self._computed_s = time.monotonic(), time.process_time()
         self._keeper = (
@@ -65,7 +65,7 @@ class _Watch(threading.Thread):
 
     def beat(self) -> Beat:
         return Beat(
-            rank=distributed.rank(),
+            rank=ranks.rank(),
             host=self._host,
             process=self._process,
             place=PROGRESS.to_dict(),
@@ -194,7 +194,7 @@ class _LineWatch(_Watch):
             return False
 
     def _message(self) -> Message:
-        return {"token": self._token, "rank": distributed.rank(), "beat": self.beat().to_dict()}
+        return {"token": self._token, "rank": ranks.rank(), "beat": self.beat().to_dict()}
 
     def turn(self) -> None:
         ending = self.ending
@@ -213,7 +213,7 @@ class _LineWatch(_Watch):
             return
         self.wake.wait(self.interval_s)
         self._hub.wait(self.awake_s())
-        verdict = judge([self._hub], timeout_s=self.timeout_s, world=distributed.world_size())
+        verdict = judge([self._hub], timeout_s=self.timeout_s, world=ranks.world_size())
         if verdict is not None:
             self.leave(verdict, tells=self._hub.beat.ending is None and self._tells())
 
@@ -232,8 +232,8 @@ class _LineWatch(_Watch):
 
     def _tells(self) -> bool:
         if self._hub.beat.host == self._host:
-            return self._next == distributed.rank()
-        return distributed.local_rank() == 0
+            return self._next == ranks.rank()
+        return ranks.local_rank() == 0
 
 
 def log(text: str) -> Path | None:
@@ -262,15 +262,17 @@ def start(timeout_min: float) -> None:
             ends the run.
     """
     global _watch
-    if distributed.world_size() == 1 or _watch is not None:
+    if ranks.world_size() == 1 or _watch is not None:
         return
+    from csr.runtime import distributed  # torch; a command that only prints its help needs none
+
     timeout_s = 60.0 * timeout_min
     networks = distributed.all_gather_object(network())
     is_one_machine = len(set(networks)) == 1 and networks[0] != ""
     address = "127.0.0.1" if is_one_machine else os.environ["MASTER_ADDR"]
     token = secrets.token_hex(16)
     watch: _HubWatch | _LineWatch
-    if distributed.is_main():
+    if ranks.is_main():
         watch = _HubWatch(address if is_one_machine else "", token, timeout_s=timeout_s)
     else:
         watch = _LineWatch(address, timeout_s=timeout_s)
@@ -286,7 +288,7 @@ def start(timeout_min: float) -> None:
             watch.start()
         return
     leave(EXIT_DONE, "nothing is watched")
-    if distributed.is_main():
+    if ranks.is_main():
         cut = ", ".join(str(rank) for rank, ok in enumerate(reached) if not ok)
         sys.stderr.write(
             f"csr: notice: rank(s) {cut} cannot reach port {port} of {address} (a firewall?): a rank that "

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from csr.runtime.errors import InputError
-from csr.runtime.files import Written, hash_file, save_tensors, sync_folder, write_json
+from csr.runtime.files import sync_folder, write_json
 from csr.runtime.json_file import read_json
+from csr.runtime.tensor_files import Written, hash_file, save_tensors
 
 FORMAT = 1
 FOLDER, PREFIX, STATE, MANIFEST, POINTER = (

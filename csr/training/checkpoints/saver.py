@@ -11,8 +11,8 @@ from typing import Any
 from csr.engine.engine import Engine
 from csr.runtime import distributed
 from csr.runtime.errors import StoppedError
-from csr.runtime.files import Written, save_tensors
 from csr.runtime.monitor import Monitor
+from csr.runtime.tensor_files import Written, save_tensors
 from csr.stages.base import Stage
 from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
 from csr.training.checkpoints.state import STAGE_NUMBER, TrainState, Weights, best_file_of

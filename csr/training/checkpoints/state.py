@@ -11,7 +11,7 @@ import torch
 
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
-from csr.runtime.files import Written, load_tensors
+from csr.runtime.tensor_files import Written, load_tensors
 from csr.training.checkpoints.checkpoint_folder import STATE
 
 Weights = dict[str, torch.Tensor]

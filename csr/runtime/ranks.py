@@ -1,0 +1,66 @@
+"""Rank, world size and host of this process, from its environment; without torch, so that commands answer at once."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from csr.runtime.errors import InputError
+
+_SRUN_NAMES = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
+
+
+def adopt_launcher_environment() -> None:
+    """Give RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT a value under every launcher.
+
+    `deepspeed` and `torchrun` set all five. `srun` sets its own names, read only inside a step
+    (SLURM_STEP_ID): the batch shell of a job has them too, without being a rank. A plain process
+    is rank 0 of 1 on a port that is free now, so that two runs on one machine do not collide.
+    """
+    env = os.environ
+    if "RANK" not in env and "SLURM_PROCID" in env and env.get("SLURM_STEP_ID", "").isdigit():
+        for name, slurm_name in _SRUN_NAMES.items():
+            env.setdefault(name, env[slurm_name])
+    if "RANK" in env:
+        missing = [n for n in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if n not in env]
+        if missing and env.get("WORLD_SIZE", "1") != "1":
+            raise InputError(f"RANK is set but {', '.join(missing)} is not: start csr with a launcher")
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in alone.items():
+        env.setdefault(name, value)
+    if "MASTER_PORT" not in env:
+        env["MASTER_PORT"] = str(_free_port())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_world_size() -> int:
+    """Ranks on this host: what torchrun, deepspeed or srun say, else all of them."""
+    for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return world_size()
+
+
+def host() -> str:
+    return socket.gethostname()
+
+
+def is_main() -> bool:
+    return rank() == 0
