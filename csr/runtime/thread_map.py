@@ -1,4 +1,7 @@
-"""One function over many files in threads: results in order, memory bounded, a bar on a terminal."""
+"""One function over many items in threads: results in order, memory bounded.
+
+Threads suffice where the time goes into reading, decoding and hashing: those release the interpreter lock.
+"""
 
 from __future__ import annotations
 
@@ -10,34 +13,46 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+AHEAD = 4  # items per thread that are taken before their results are needed
+
+
+def in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int
+) -> Iterator[Result]:
+    """Yield `function(item)` of each item, in order.
+
+    Args:
+        function: its first exception ends the iteration; running calls are waited for, others cancelled.
+        items: taken as they are needed, `AHEAD` per thread in advance.
+        workers: threads, 1 or more.
+    """
+    todo = iter(items)
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        waiting.extend(pool.submit(function, item) for item in islice(todo, AHEAD * workers))
+        try:
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in islice(todo, 1))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def mapped(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, total: int, title: str
 ) -> Iterator[Result]:
-    """Yields `function(item)` of each item, in order.
-
-    Threads suffice where the time goes into reading, decoding and hashing: those let go of the interpreter.
+    """Yield the results of `in_threads`, with a progress bar on stderr if that is a terminal.
 
     Args:
-        function: its first exception ends the iteration; what is under way is waited for.
-        items: taken as they are needed, a few ahead.
-        workers: threads, 1 or more.
-        total: how many items there are, for the bar.
-        title: of the bar, which is on stderr and only on a terminal.
+        function, items, workers: see `in_threads`.
+        total: number of items, for the bar.
+        title: of the bar.
     """
     from tqdm import tqdm
 
-    todo = iter(items)
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=total, desc=title, disable=None, leave=False) as bar:
-        waiting.extend(pool.submit(function, item) for item in islice(todo, 4 * workers))
-        try:
-            while waiting:
-                result = waiting.popleft().result()
-                waiting.extend(pool.submit(function, item) for item in islice(todo, 1))
-                bar.update()
-                yield result
-        finally:
-            for future in waiting:
-                future.cancel()
+    with tqdm(total=total, desc=title, disable=None, leave=False) as bar:
+        for result in in_threads(function, items, workers=workers):
+            bar.update()
+            yield result

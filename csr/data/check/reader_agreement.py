@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from csr.data.labels.csv_file import read_rows
+from csr.data.labels.csv_blocks import number_texts
+from csr.data.labels.csv_file import CsvFile
 from csr.data.labels.csv_header import read_header
+from csr.data.labels.label_cells import label_codes
 from csr.data.labels.names import image_key, name_key
+from csr.data.labels.reader_merge import begins
 from csr.data.labels.table import LabelTable
 
 MIN_READERS_FLEISS = 3
-_CODES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0}
 MISSING = -1
+_VALUE_OF_CODE = np.asarray([0, 1, MISSING, MISSING], dtype=np.int8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,26 +46,27 @@ def read_reads(table: LabelTable) -> Reads | None:
 
     The file was checked when `table` was read from it.
     """
-    rows = read_rows(table.path)
-    header = [name_key(name) for name in read_header(rows, table.path, required=("image_id",))]
-    if "rad_id" not in header:
-        return None
     labels = (*table.concept_names, *table.target_names)
-    columns = [header.index(name_key(name)) for name in labels]
-    image_at, reader_at = header.index("image_id"), header.index("rad_id")
     place_of = {image_key(name): place for place, name in enumerate(table.image_ids)}
     number_of: dict[str, int] = {}
-    image, reader, codes = [], [], bytearray()
-    for _, cells in rows:
-        image.append(place_of[image_key(cells[image_at])])
-        reader.append(number_of.setdefault(cells[reader_at], len(number_of)))
-        codes.extend(_CODES.get(cells[column], MISSING) & 0xFF for column in columns)
-    value_RL = np.frombuffer(codes, np.int8).reshape(len(image), len(labels))
-    image_R, reader_R = np.asarray(image, dtype=np.int64), np.asarray(reader, dtype=np.int64)
-    key_R, inverse_R = np.unique(image_R * len(number_of) + reader_R, return_inverse=True)
-    merged_RL = np.full((len(key_R), len(labels)), MISSING, dtype=np.int8)
-    np.maximum.at(merged_RL, inverse_R, value_RL)
-    return Reads(key_R // len(number_of), key_R % len(number_of), merged_RL, tuple(number_of), labels)
+    parts = []
+    with CsvFile(table.path) as file:
+        header = [name_key(name) for name in read_header(file.rows(), table.path, required=("image_id",))]
+        if "rad_id" not in header:
+            return None
+        image_at, reader_at, *labels_at = map(header.index, ("image_id", "rad_id", *map(name_key, labels)))
+        for block in file.blocks():
+            image_R = block.columns[image_at].each(lambda text: place_of.get(image_key(text), -1), np.int64)
+            reader_R = number_texts(block.columns[reader_at], number_of)
+            value_RL = _VALUE_OF_CODE[label_codes([block.columns[number] for number in labels_at])]
+            parts.append((image_R, reader_R, value_RL))
+    image_R, reader_R, value_RL = (np.concatenate(part) for part in zip(*parts, strict=True))
+    pair_R = image_R * len(number_of) + reader_R
+    order_R = np.argsort(pair_R, kind="stable")
+    begin_P = begins(pair_R[order_R])
+    pair_P = pair_R[order_R][begin_P]
+    value_PL = np.maximum.reduceat(value_RL[order_R], begin_P)
+    return Reads(pair_P // len(number_of), pair_P % len(number_of), value_PL, tuple(number_of), labels)
 
 
 def agreement(reads: Reads) -> dict[str, Any] | None:

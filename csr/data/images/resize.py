@@ -6,11 +6,8 @@ Letters: N images, C channels, S side of the square.
 from __future__ import annotations
 
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,7 @@ from PIL import Image
 from csr.data.images.decode import decode_image
 from csr.data.labels.names import show_some
 from csr.runtime.errors import InputError
+from csr.runtime.thread_map import in_threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,18 +62,11 @@ def resize_files(
         except InputError as error:
             return error
 
-    todo = iter(paths)
-    waiting: deque[Future[StoredImage | InputError]] = deque()
-    # Warnings about files that we report ourselves are noise; filters are set here, once, because
-    # setting them inside of threads is not safe.
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+    # Warnings about files that we report ourselves are noise; filters are set here, once, because setting
+    # them inside of threads is not safe.
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        waiting.extend(pool.submit(attempt, path) for path in islice(todo, 2 * workers))
-        done = 0
-        while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(pool.submit(attempt, path) for path in islice(todo, 1))
-            done += 1
+        for done, result in enumerate(in_threads(attempt, paths, workers=workers), 1):
             if progress is not None:
                 progress(done, len(paths))
             yield result

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from csr.data.labels.csv_file import read_rows
+import numpy as np
+
+from csr.data.labels.csv_file import CsvFile, read_rows
 from csr.data.labels.csv_header import read_header
+from csr.data.labels.label_cells import INVALID, label_codes
 from csr.data.labels.names import id_problem, name_key, show, show_some
 from csr.runtime.errors import InputError
 
 MAX_JSON_BYTES = 2**28
-_LABEL_CELLS = {"0": "0", "1": "1", "0.0": "0", "1.0": "1", "": ""}
+_TEXT_OF_CODE = np.asarray(["0", "1", "", ""], dtype=object)
 
 
 @dataclass(frozen=True)
@@ -124,42 +127,68 @@ def _listed(folder: Path) -> set[str]:
 def read_table(
     path: Path, *, columns: Collection[str], optional: Collection[str] = (), more: bool = False
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields where a row stands (`file line 7`) and its cells by the names of `columns`.
+    """Yield the location of each row (`file line 7`) and its cells by the names of `columns`.
 
     Args:
         path: a CSV file.
         columns: that must be there, in any order and case.
         optional: that may be there; '' where they are not.
-        more: further columns are passed over and no error.
+        more: further columns are ignored and no error.
 
     Raises:
         InputError: see `csr.data.labels.csv_file`; columns that the published file does not have.
     """
     rows = read_rows(path)
-    header = read_header(rows, path, required=tuple(columns))
-    place = {name_key(name): number for number, name in enumerate(header)}
-    known = {name_key(name): name for name in (*columns, *optional)}
+    names = (*columns, *optional)
+    place = _places(path, read_header(rows, path, required=tuple(columns)), names, more=more)
+    for line, cells in rows:
+        yield f"{path} line {line}", {name: cells[place[name]] if name in place else "" for name in names}
+
+
+def read_labels(
+    path: Path, *, keys: Collection[str], labels: Sequence[str], optional: Collection[str] = ()
+) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+    """Yield the location of each row, its key cells by name, and its labels: 0, 1 or '' (not annotated).
+
+    Args:
+        path: a CSV file with no further columns.
+        keys: columns of text that must be there.
+        labels: L columns of labels, in the order in which they are yielded.
+        optional: columns of text that may be there; '' where they are not.
+
+    Raises:
+        InputError: as of `read_table`; a cell that is no label.
+    """
+    with CsvFile(path) as file:
+        header = read_header(file.rows(), path, required=(*keys, *labels))
+        place = _places(path, header, (*keys, *labels, *optional))
+        for block in file.blocks():
+            code_RL = label_codes([block.columns[place[name]] for name in labels])
+            texts_R = _TEXT_OF_CODE[code_RL].tolist()
+            invalid_R = (code_RL == INVALID).any(axis=1)
+            for row, line in enumerate(block.line_R.tolist()):
+                location = f"{path} line {line}"
+                if invalid_R[row]:
+                    name = labels[int(np.argmax(code_RL[row] == INVALID))]
+                    cell = show(block.columns[place[name]].text(row))
+                    raise InputError(
+                        f"{location}, column {show(name)}: {cell} is not 0, 1 or empty; download the file again"
+                    )
+                cells = {
+                    name: block.columns[place[name]].text(row) if name in place else ""
+                    for name in (*keys, *optional)
+                }
+                yield location, cells, texts_R[row]
+
+
+def _places(path: Path, header: list[str], names: tuple[str, ...], *, more: bool = False) -> dict[str, int]:
+    """Return the column of each name that the file has."""
+    known = {name_key(name) for name in names}
     extra = [show(name) for name in header if name_key(name) not in known]
     if extra and not more:
         raise InputError(f"{path} line 1: the published file has no column {show_some(extra)}; remove it")
-    for line, cells in rows:
-        yield (
-            f"{path} line {line}",
-            {name: cells[place[key]] if key in place else "" for key, name in known.items()},
-        )
-
-
-def label_cell(text: str, *, where: str, column: str) -> str:
-    """0, 1 or '' (not annotated) of a label cell.
-
-    Raises:
-        InputError: anything else.
-    """
-    if text not in _LABEL_CELLS:
-        raise InputError(
-            f"{where}, column {show(column)}: {show(text)} is not 0, 1 or empty; download the file again"
-        )
-    return _LABEL_CELLS[text]
+    place = {name_key(name): number for number, name in enumerate(header)}
+    return {name: place[name_key(name)] for name in names if name_key(name) in place}
 
 
 def read_json(path: Path) -> Any:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from csr.data.importers.boxes import checked_box
 from csr.data.importers.output import BOX_COLUMNS, Output
-from csr.data.importers.raw import ImageFiles, Raw, label_cell, open_raw, read_table
+from csr.data.importers.raw import ImageFiles, Raw, open_raw, read_labels, read_table
 from csr.data.importers.summary import SPLITS, Imported
 from csr.data.labels.names import name_key, show
 from csr.runtime.errors import InputError
@@ -96,7 +96,9 @@ def _labels(
     findings: dict[Reading, frozenset[str]] = {}
     readers: Counter[str] = Counter()
     with output.table(f"labels_{split}.csv", (*keys, *FINDINGS, *DIAGNOSES)) as table:
-        for where, row in read_table(path, columns=(*keys, *FINDINGS, *DIAGNOSES), optional=("rad_id",)):
+        for where, row, cells in read_labels(
+            path, keys=keys, labels=(*FINDINGS, *DIAGNOSES), optional=("rad_id",)
+        ):
             image = row["image_id"]
             reading = (image, row["rad_id"] if "rad_id" in keys else "")
             if reading in findings:
@@ -105,10 +107,9 @@ def _labels(
                 )
             if image not in files:
                 files[image] = images.find(image, where=where)
-            cells = {n: label_cell(row[n], where=where, column=n) for n in (*FINDINGS, *DIAGNOSES)}
-            findings[reading] = frozenset(n for n in FINDINGS if cells[n] == "1")
+            findings[reading] = frozenset(name for name, cell in zip(FINDINGS, cells) if cell == "1")
             readers[image] += 1
-            table.writerow([*(row[key] for key in keys), *cells.values()])
+            table.writerow([*(row[key] for key in keys), *cells])
     if not files:
         raise InputError(f"{path}: no rows below the header; download it again")
     odd = sum(count != READERS[split] for count in readers.values())

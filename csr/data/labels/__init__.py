@@ -1,1 +1,1 @@
-"""Label and box tables: ids, names, readers, the validation split."""
+"""Label tables and box tables: ids, names, readers, the validation split."""

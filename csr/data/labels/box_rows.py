@@ -1,6 +1,6 @@
-"""Rows of a box table, checked block by block.
+"""Rows of a box table: numbers, images and classes of each block checked column by column.
 
-Letters: R rows of a block or boxes of the file.
+Letters: R rows of a block, or boxes of the file.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class BoxRows:
 
     Args:
         path: the file, for messages.
-        table: the label table whose images and concepts are meant.
+        table: the label table with the images and concepts that the boxes name.
         names: the cleaned header.
         allow_unknown: omit boxes on images that are not in the table instead of refusing them.
         left_out: ids of images that are not in the table on purpose; their boxes are omitted.
 
     Attributes:
-        num_rows: rows of the file so far, with or without a box.
+        num_rows: rows that were read, with or without a box.
         num_unknown: boxes on images that are not in the table (with `allow_unknown`).
         ignored: boxes by the name of a class that is no concept of the table.
     """
@@ -57,9 +57,8 @@ class BoxRows:
         self._image_of = {image_key(name): number for number, name in enumerate(table.image_ids)}
         self._class_of = {name_key(name): number for number, name in enumerate(table.concept_names)}
         self._left_out = {image_key(name) for name in left_out}
-        self._parts: list[
-            tuple[np.ndarray, ...]
-        ] = []  # image, class, line (R,) and pixels (R, 4) of each block
+        # image, class, line (R,) and pixels (R, 4) of each block
+        self._parts: list[tuple[np.ndarray, ...]] = []
 
     def add(self, block: Block) -> None:
         """Take the next rows of the file.

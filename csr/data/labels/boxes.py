@@ -1,4 +1,4 @@
-"""Boxes around findings: the CSV, its checks, and boxes by image as fractions of its size.
+"""Boxes around findings: the table, the check against image sizes, and lookup by image as fractions of it.
 
 Letters: N images, R boxes.
 """
@@ -19,7 +19,7 @@ from csr.data.labels.names import show, show_some
 from csr.data.labels.table import LabelTable
 from csr.runtime.errors import InputError
 
-EDGE_TOLERANCE_PX = 1.0  # annotation tools round: less than a pixel over the edge is cut off
+EDGE_TOLERANCE_PX = 1.0  # annotation tools round: what reaches less than a pixel over the edge is cut off
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +29,13 @@ class BoxTable:
     Attributes:
         path: the CSV file, for messages.
         table: the label table.
-        image_R: int64, each box's row in the label table, ascending.
-        class_R: int64, its concept.
-        pixel_R4: float64, x_min, y_min, x_max, y_max in pixels of the original image as displayed.
-        line_R: int64, its line in the file.
-        ignored: classes that are no concept of the table, with how many boxes each had.
+        image_R: (R,) int64, each box's row in the label table, ascending.
+        class_R: (R,) int64, its concept.
+        pixel_R4: (R, 4) float64, x_min, y_min, x_max, y_max in pixels of the original image as displayed.
+        line_R: (R,) int64, its line in the file.
+        ignored: number of boxes by class, of classes that are no concept of the table.
         num_unknown: boxes on images that are not in the table (with `allow_unknown`).
-        size_N2: int64 height and width of each original image, or None until `check_inside`.
+        size_N2: (N, 2) int64, height and width of each original image in pixels; None before `check_inside`.
     """
 
     path: str
@@ -52,10 +52,10 @@ class BoxTable:
         return len(self.image_R)
 
     def check_inside(self, size_N2: np.ndarray) -> BoxTable:
-        """Returns the table with sizes known and boxes cut at the edge.
+        """Return the table with known image sizes and with boxes cut at the edge.
 
         Args:
-            size_N2: height and width of each image of the label table, in pixels.
+            size_N2: (N, 2) integers, height and width of each image of the label table, in pixels.
 
         Raises:
             InputError: boxes that reach a pixel or more over the edge of their image.
@@ -70,26 +70,25 @@ class BoxTable:
         return dataclasses.replace(self, pixel_R4=np.minimum(self.pixel_R4, limit_R4), size_N2=size_N2)
 
     def _report_outside(self, rows: np.ndarray, limit_R4: np.ndarray) -> None:
-        said = [
+        problems = [
             f"line {self.line_R[r]}: {self.pixel_R4[r].round(1).tolist()} on image "
-            f"{show(self.table.image_ids[self.image_R[r]])} of {limit_R4[r, 0]}x{limit_R4[r, 1]} "
-            "pixels"
+            f"{show(self.table.image_ids[self.image_R[r]])} of {limit_R4[r, 0]}x{limit_R4[r, 1]} pixels"
             for r in rows[np.argsort(self.line_R[rows])]
         ]
         raise InputError(
-            f"{self.path}: {len(said)} box(es) outside their image: {show_some(said, limit=5)}; "
+            f"{self.path}: {len(problems)} box(es) outside their image: {show_some(problems, limit=5)}; "
             "give x_min,y_min,x_max,y_max in pixels of the original image"
         )
 
     def for_batch(self, index_B: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the boxes of some images, once sizes are known.
+        """Return the boxes of some images; `check_inside` comes first.
 
         Args:
-            index_B: rows of the label table, in any order, also repeated.
+            index_B: B rows of the label table, in any order, also repeated.
 
         Returns:
-            `row_R` int64, each box's place in `index_B`; `class_R` int64; `box_R4` float32, x_min,
-            y_min, x_max, y_max as fractions of the image in [0, 1].
+            `row_R` (R,) int64, each box's place in `index_B`; `class_R` (R,) int64; `box_R4` (R, 4) float32,
+            x_min, y_min, x_max, y_max as fractions of the image in [0, 1].
         """
         assert self.size_N2 is not None, "check_inside comes first"
         index = np.asarray(index_B, dtype=np.int64)
@@ -102,7 +101,7 @@ class BoxTable:
         return row_R, self.class_R[at_R], box_R4
 
     def for_image(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns `class_R` and `box_R4` (see `for_batch`) of one image."""
+        """Return `class_R` (R,) and `box_R4` (R, 4) of one image, see `for_batch`."""
         _, class_R, box_R4 = self.for_batch([index])
         return class_R, box_R4
 
@@ -114,22 +113,22 @@ def read_boxes(
     allow_unknown: bool = False,
     left_out: Collection[str] = (),
 ) -> BoxTable:
-    """Reads `image_id[,rad_id],class_name,x_min,y_min,x_max,y_max`, pixels of the original image.
+    """Read `image_id[,rad_id],class_name,x_min,y_min,x_max,y_max`, pixels of the original image.
 
-    Pixels are those of the image as displayed, edges count from 0 to width. A row whose four
-    coordinates are empty means 'no box' (VinDr-CXR's 'No finding') and is passed over. Boxes of
-    classes that are no concept of the table are left out and counted in `ignored`. Further columns
-    are not read; the boxes of several readers all stay.
+    Pixels are those of the image as displayed, edges count from 0 to its width and height. A row whose four
+    coordinates are empty means 'no box' (VinDr-CXR's 'No finding') and is skipped. Boxes of classes that are
+    no concept of the table are omitted and counted in `ignored`. Further columns are ignored; the boxes of
+    all readers are kept.
 
     Args:
         path: the CSV file.
-        table: the label table whose images and concepts are meant.
-        allow_unknown: leave out boxes on images that are not in the table instead of refusing them.
-        left_out: ids of images that are not in the table on purpose; their boxes are passed over.
+        table: the label table with the images and concepts that the boxes name.
+        allow_unknown: omit boxes on images that are not in the table instead of refusing them.
+        left_out: ids of images that are not in the table on purpose; their boxes are omitted.
 
     Raises:
-        InputError: names file, line and what to do: a coordinate that is no number, negative or
-            reversed, an unknown image, no row, no class that is a concept.
+        InputError: a coordinate that is no number, negative or reversed, an unknown image, no row, no class
+            that is a concept; with file, line and fix.
     """
     with CsvFile(path) as file:
         names = read_header(file.rows(), path, required=("image_id", "class_name", *SIDES))

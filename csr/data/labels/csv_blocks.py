@@ -1,4 +1,4 @@
-"""Blocks of CSV rows held column by column, and the parser of plain blocks (pandas).
+"""Blocks of CSV rows, held column by column.
 
 Each column holds its different texts and, for each row, a code into them, so that a check or a conversion
 runs once for each text instead of once for each cell.
@@ -8,17 +8,11 @@ Letters: R rows of the block, W columns.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-
-MAX_LINE_BYTES = 2**20
-MAX_CELL_LENGTH = 2**17  # of Python's csv module, which reads what is not plain
-BOM = b"\xef\xbb\xbf"
-_NEWLINE, _RETURN, _QUOTE, _COMMA = b'\n\r",'
-_ONE_BYTE_TEXTS = ["", *(chr(byte).strip() for byte in range(1, 128))]
 
 
 class Column(NamedTuple):
@@ -41,37 +35,8 @@ class Column(NamedTuple):
         return each_cell([self], function, dtype)[:, 0]
 
 
-def each_cell(columns: Sequence[Column], function: Callable[[str], object], dtype: type) -> np.ndarray:
-    """Return `function` of each cell of some columns of a block, (R, len(columns)) of `dtype`."""
-    value_RW: np.ndarray = np.empty((len(columns[0].code_R), len(columns)), dtype=dtype)
-    values: dict[int, np.ndarray] = {}  # by the identity of the texts, which columns may share
-    for w, (texts, code_R) in enumerate(columns):
-        if id(texts) not in values:
-            values[id(texts)] = np.asarray([function(text) for text in texts], dtype=dtype)
-        value_RW[:, w] = values[id(texts)][code_R]
-    return value_RW
-
-
-class Problem(NamedTuple):
-    """The first row of a block with an error.
-
-    Attributes:
-        row: its place in the block.
-        text: `line 7: ...`, what follows the name of the file in the message.
-    """
-
-    row: int
-    text: str
-
-
-def first_rows(value_R: np.ndarray) -> np.ndarray:
-    """Return the places at which a value appears for the first time, int64, ascending."""
-    import pandas as pd
-
-    return np.flatnonzero(~pd.Series(value_R).duplicated().to_numpy())
-
-
-class Block(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Block:
     """Successive rows of a file.
 
     Attributes:
@@ -86,103 +51,53 @@ class Block(NamedTuple):
         return len(self.line_R)
 
 
+class Problem(NamedTuple):
+    """The first row of a block with an error.
+
+    Attributes:
+        row: its place in the block.
+        text: `line 7: ...`, what follows the name of the file in the message.
+    """
+
+    row: int
+    text: str
+
+
 def block_of_rows(rows: Sequence[tuple[int, list[str]]]) -> Block:
     """Return `(line, cells)` rows, at least one and all of one width, as a block."""
     lines, cells = zip(*rows)
-    columns = [_column(np.asarray(texts, dtype=object)) for texts in zip(*cells)]
+    columns = [column_of(np.asarray(texts, dtype=object)) for texts in zip(*cells)]
     return Block(np.asarray(lines, dtype=np.int64), columns)
 
 
-def parse_plain(chunk: bytes, *, width: int, first_line: int) -> Block | None:
-    """Return the rows of whole lines, or None unless each line surely is one row of `width` cells.
-
-    Plain is UTF-8 with Unix or Windows line ends, where quotes, if any, enclose whole cells within a line.
-    Blank lines are skipped. What is not plain may be valid or not: the strict reader decides.
-
-    Args:
-        chunk: lines of a file, the last one with or without its line end.
-        width: W, 2 or more.
-        first_line: number of the first line in the file.
-    """
-    if not _has_plain_bytes(chunk):
-        return None
-    data = np.frombuffer(chunk if chunk.endswith(b"\n") else chunk + b"\n", dtype=np.uint8)
-    newline_L = np.flatnonzero(data == _NEWLINE)
-    begin_L = np.concatenate([[0], newline_L[:-1] + 1])
-    end_L = newline_L - (data[newline_L - 1] == _RETURN)
-    comma = _separating_commas(data, newline_L)
-    row_R = np.flatnonzero(end_L > begin_L)
-    if comma is None or not len(row_R) or len(comma) != len(row_R) * (width - 1):
-        return None
-    if (newline_L - begin_L).max() >= MAX_LINE_BYTES:
-        return None
-    # Cell w of a row lies between the edges w and w + 1. As many commas as the rows need do not mean that
-    # each row has its own: where they are elsewhere, the first or last cell of a row gets a negative size.
-    edges = [begin_L[row_R, None] - 1, comma.reshape(len(row_R), -1), end_L[row_R, None]]
-    edge_RV = np.concatenate(edges, axis=1, dtype=np.int32, casting="same_kind")
-    size_RW = np.diff(edge_RV, axis=1) - 1
-    if size_RW.min() < 0 or size_RW.max() > MAX_CELL_LENGTH:
-        return None
-    # A cell of at most one byte is its own code.
-    byte_RW = np.where(size_RW == 1, data[edge_RV[:, :-1] + 1], np.uint8(0))
-    wide = _parse_wide(chunk, np.flatnonzero(size_RW.max(axis=0) > 1).tolist(), width)
-    columns = [wide.get(w) or Column(_ONE_BYTE_TEXTS, byte_RW[:, w]) for w in range(width)]
-    return Block(first_line + row_R, columns)
-
-
-def _has_plain_bytes(chunk: bytes) -> bool:
-    if b"\0" in chunk or chunk.startswith(BOM):
-        return False
-    if b"\r" in chunk and chunk.count(b"\r") != chunk.count(b"\r\n"):
-        return False
-    try:
-        chunk.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _separating_commas(data: np.ndarray, newline_L: np.ndarray) -> np.ndarray | None:
-    """Return the positions of commas outside of quotes; None if a quote is not that of a whole cell."""
-    comma, quote = np.flatnonzero(data == _COMMA), np.flatnonzero(data == _QUOTE)
-    if not len(quote):
-        return comma
-    if len(quote) % 2:
-        return None
-    opening, closing = quote[::2], quote[1::2]
-    # Before the first byte comes the last one, a newline: a cell may begin there too.
-    before, after = data[opening - 1], data[closing + 1]
-    begins = (before == _COMMA) | (before == _NEWLINE)
-    ends = (after == _COMMA) | (after == _NEWLINE) | (after == _RETURN)
-    one_line = np.searchsorted(newline_L, opening) == np.searchsorted(newline_L, closing)
-    if not (begins & ends & one_line).all():
-        return None
-    return comma[np.searchsorted(quote, comma) % 2 == 0]
-
-
-def _parse_wide(chunk: bytes, numbers: list[int], width: int) -> dict[int, Column]:
-    """Return columns of a plain block by number, parsed by pandas as text and nothing else."""
-    if not numbers:
-        return {}
-    import pandas as pd
-
-    frame = pd.read_csv(
-        io.BytesIO(chunk),
-        header=None,
-        names=range(width),
-        usecols=numbers,
-        index_col=False,
-        dtype=object,
-        na_filter=False,
-        encoding="utf-8",
-        engine="c",
-        low_memory=False,
-    )
-    return {number: _column(frame[number].to_numpy()) for number in numbers}
-
-
-def _column(text_R: np.ndarray) -> Column:
+def column_of(text_R: np.ndarray) -> Column:
+    """Return the column of R texts, an array of objects."""
     import pandas as pd
 
     code_R, texts = pd.factorize(text_R)
     return Column([text.strip() for text in texts], code_R)
+
+
+def each_cell(columns: Sequence[Column], function: Callable[[str], object], dtype: type) -> np.ndarray:
+    """Return `function` of each cell of some columns of a block, (R, len(columns)) of `dtype`."""
+    value_RW: np.ndarray = np.empty((len(columns[0].code_R), len(columns)), dtype=dtype)
+    values: dict[int, np.ndarray] = {}  # by the identity of the texts, which columns may share
+    for w, (texts, code_R) in enumerate(columns):
+        if id(texts) not in values:
+            values[id(texts)] = np.asarray([function(text) for text in texts], dtype=dtype)
+        value_RW[:, w] = values[id(texts)][code_R]
+    return value_RW
+
+
+def number_texts(column: Column, number_of: dict[str, int]) -> np.ndarray:
+    """Return the number of each cell's text, (R,) int64; new texts get the next numbers in `number_of`."""
+    for row in first_rows(column.code_R).tolist():
+        number_of.setdefault(column.text(row), len(number_of))
+    return column.each(lambda text: number_of.get(text, -1), np.int64)
+
+
+def first_rows(value_R: np.ndarray) -> np.ndarray:
+    """Return the places at which a value appears for the first time, int64, ascending."""
+    import pandas as pd
+
+    return np.flatnonzero(~pd.Series(value_R).duplicated().to_numpy())

@@ -17,7 +17,8 @@ import stat
 from collections.abc import Iterator
 from types import TracebackType
 
-from csr.data.labels.csv_blocks import BOM, MAX_LINE_BYTES, Block, block_of_rows, parse_plain
+from csr.data.labels.csv_blocks import Block, block_of_rows
+from csr.data.labels.csv_plain import BOM, MAX_LINE_BYTES, parse_plain
 from csr.data.labels.names import show
 from csr.runtime.errors import InputError
 
@@ -84,8 +85,8 @@ class CsvFile:
             self._width = self._width or len(cells)
             if len(cells) != self._width:
                 raise InputError(
-                    f"{self.path} line {line}: {len(cells)} cells where the header has {self._width} columns; "
-                    "write one cell for each column and quote cells that hold commas"
+                    f"{self.path} line {line}: {len(cells)} cells where the header has {self._width} "
+                    "columns; write one cell for each column and quote cells that hold commas"
                 )
             yield line, cells
         if not self._width:

@@ -1,4 +1,4 @@
-"""The header of a comma separated file: names cleaned and checked to be unambiguous."""
+"""The header of a comma separated file: its names, cleaned and checked to be unambiguous."""
 
 from __future__ import annotations
 
@@ -18,60 +18,64 @@ def read_header(
     required: tuple[str, ...],
     known: tuple[str, ...] = (),
 ) -> list[str]:
-    """Takes the header off `rows` and returns its cleaned names, checked to be unambiguous.
+    """Take the header from `rows` and return its cleaned names, checked to be unambiguous.
 
     Args:
-        rows: what `read_rows` gave.
+        rows: `(line, cells)` of the file, see `CsvFile.rows`.
         path: the file, for messages.
         required: names that must be there (case does not matter).
         known: further names with a meaning; a column that only looks like one of them is an error.
+
+    Raises:
+        InputError: names missing, empty, too long or alike; another separator than commas.
     """
     line, cells = next(rows)
-    where = f"{path} line {line}"
-    _check_separator(cells, where)
+    location = f"{path} line {line}"
+    _check_separator(cells, location)
     names = [clean_name(cell) for cell in cells]
     seen: dict[str, int] = {}
     meant = {print_key(name): name for name in (*required, *known)}
     for number, name in enumerate(names, 1):
         if not name:
             raise InputError(
-                f"{where}: column {number} has no name; name it or remove it "
+                f"{location}: column {number} has no name; name it or remove it "
                 "(pandas writes such a column unless index=False)"
             )
         if len(name) > MAX_NAME_LENGTH:
-            raise InputError(f"{where}: the name of column {number} is longer than {MAX_NAME_LENGTH}")
+            raise InputError(f"{location}: the name of column {number} is longer than {MAX_NAME_LENGTH}")
         first = seen.setdefault(print_key(name), number)
         if first != number:
             raise InputError(
-                f"{where}: columns {first} and {number} have the same name, "
+                f"{location}: columns {first} and {number} have the same name, "
                 f"{show(cells[first - 1])} and {show(cells[number - 1])}; rename or remove one"
             )
         twin = meant.get(print_key(name))
         if twin is not None and name_key(name) != name_key(twin):
             raise InputError(
-                f"{where}: column {number}, {show(name)}, looks like {twin!r} but has letters of "
+                f"{location}: column {number}, {show(name)}, looks like {twin!r} but has letters of "
                 "another alphabet; type the name again"
             )
-    _check_required(names, where, required)
+    _check_required(names, location, required)
     return names
 
 
-def _check_separator(cells: list[str], where: str) -> None:
-    """Other signs than commas stand between names; the names themselves may hold a few of either."""
+def _check_separator(cells: list[str], location: str) -> None:
+    """Raise an InputError for other separators than commas; names may hold a few of either."""
     line = ",".join(cells)
-    found = [
-        name for sign, name in _SEPARATORS.items() if sign in cells[0] and line.count(sign) >= len(cells)
-    ]
-    if found:
+    used = [name for sign, name in _SEPARATORS.items() if sign in cells[0] and line.count(sign) >= len(cells)]
+    if used:
         raise InputError(
-            f"{where}: columns are separated with {found[0]}; separate columns with commas (save it as 'CSV UTF-8')"
+            f"{location}: columns are separated with {used[0]}; separate columns with commas "
+            "(save it as 'CSV UTF-8')"
         )
 
 
-def _check_required(names: list[str], where: str, required: tuple[str, ...]) -> None:
+def _check_required(names: list[str], location: str, required: tuple[str, ...]) -> None:
     keys = {name_key(name) for name in names}
     for name in required:
         if name_key(name) in keys:
             continue
-        found = show_some([show(name) for name in names], limit=8)
-        raise InputError(f"{where}: no column {name!r} (found: {found}); add a column {name!r} or rename one")
+        columns = show_some([show(name) for name in names], limit=8)
+        raise InputError(
+            f"{location}: no column {name!r} (found: {columns}); add a column {name!r} or rename one"
+        )

@@ -1,4 +1,4 @@
-"""Names that people type: image ids, column names and how they are shown in an error message."""
+"""Names that people type, image ids and column names, and how an error message shows them."""
 
 import posixpath
 import re
@@ -6,8 +6,8 @@ import unicodedata
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 MAX_NAME_LENGTH = 200
-_ORDINARY_ID = re.compile(r"[A-Za-z0-9_-]{1,150}(\.[A-Za-z0-9_-]{1,49})?")  # most ids: nothing to look for
-# Cyrillic and Greek letters that cannot be told from Latin ones in print, after case folding.
+_ORDINARY_ID = re.compile(r"[A-Za-z0-9_-]{1,150}(\.[A-Za-z0-9_-]{1,49})?")  # most ids, known to be harmless
+# Cyrillic and Greek letters that look like Latin ones in print, after case folding.
 _TWINS = str.maketrans(
     {
         "\u0430": "a",
@@ -49,7 +49,7 @@ _TWINS = str.maketrans(
 
 
 def show(value: object, *, limit: int = 60) -> str:
-    """Quotes a value for a one-line message: ASCII escapes tell twins apart, long ones are cut."""
+    """Return a value quoted for a message: twins differ in their ASCII escapes, long ones are cut."""
     text = value if isinstance(value, str) else str(value)
     if len(text) > limit:
         text = text[:limit] + "..."
@@ -57,13 +57,13 @@ def show(value: object, *, limit: int = 60) -> str:
 
 
 def show_some(values: list[str], *, limit: int = 20) -> str:
-    """Joins up to `limit` entries with '; ' and says how many more there are."""
+    """Return up to `limit` entries joined with '; ', and the number of further ones."""
     more = len(values) - limit
     return "; ".join(values[:limit]) + (f"; and {more} more" if more > 0 else "")
 
 
 def clean_name(raw: str) -> str:
-    """Returns a column or class name without invisible characters, double blanks, wide forms."""
+    """Return a column or class name without invisible characters, double blanks, wide forms."""
     # One character that cannot be seen must not make a second concept: NFKC folds full-width and
     # composed forms, category C holds zero-width characters, byte order marks and controls.
     text = unicodedata.normalize("NFKC", raw)
@@ -72,18 +72,18 @@ def clean_name(raw: str) -> str:
 
 
 def name_key(name: str) -> str:
-    """Returns what two spellings of one name share: case, and 'Other disease(s)' of VinDr-CXR."""
+    """Return the form that all spellings of a name share: no case, one 'Other disease(s)' of VinDr-CXR."""
     key = unicodedata.normalize("NFKC", clean_name(name).casefold())
     return "other disease" if key == "other diseases" else key
 
 
 def print_key(name: str) -> str:
-    """Returns what two names share that look the same in print (Cyrillic a and Latin a)."""
+    """Return the form that names share which look the same in print (Cyrillic a and Latin a)."""
     return name_key(name).translate(_TWINS)
 
 
 def image_key(image_id: str) -> str:
-    """Returns what all spellings of one image share: no known suffix, no './', one Unicode form.
+    """Return the form that all spellings of an image share: no known suffix, no './', one Unicode form.
 
     `a`, `a.png` and `./a.PNG` are one image; case matters in the stem, as in the file system.
     """
@@ -96,7 +96,7 @@ def image_key(image_id: str) -> str:
 
 
 def id_problem(image_id: str) -> str | None:
-    """Says why an image id may not be used as a file name inside the image folder, or None."""
+    """Return why an image id may not be a file name inside the image folder, or None."""
     if _ORDINARY_ID.fullmatch(image_id):
         return None
     if not image_id:

@@ -9,13 +9,12 @@ import os
 
 import numpy as np
 
-from csr.data.labels.csv_blocks import Block, Problem, each_cell, first_rows
+from csr.data.labels.csv_blocks import Block, Problem, first_rows, number_texts
+from csr.data.labels.label_cells import INVALID, NO, YES, label_codes
 from csr.data.labels.names import id_problem, image_key, show
 from csr.runtime.errors import InputError
 
 READER_MERGES = ("any", "majority", "soft")
-LABEL_CODES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "": 2}
-_NO, _YES, _WRONG = 0, 1, 3
 
 
 class ReaderRows:
@@ -25,7 +24,7 @@ class ReaderRows:
         path: the file, for messages.
         labels: L names.
         columns: number of each label's column in the file.
-        reserved: number of the columns image_id, rad_id and patient_id; None where there is none.
+        reserved: numbers of the columns image_id, rad_id and patient_id; None where the file has none.
 
     Attributes:
         image_ids, first_lines, patients: of each image, in the order of their first rows.
@@ -47,9 +46,8 @@ class ReaderRows:
         self.patients: list[str] = []
         self._image_of: dict[str, int] = {}
         self._reader_of: dict[str, int] = {}
-        self._parts: list[
-            tuple[np.ndarray, ...]
-        ] = []  # line, image, reader (R,) and code (R, L) of each block
+        # line, image, reader (R,) and code (R, L) of each block
+        self._parts: list[tuple[np.ndarray, ...]] = []
 
     def add(self, block: Block) -> None:
         """Take the next rows of the file.
@@ -60,7 +58,7 @@ class ReaderRows:
         image_R, problem = self._number_images(block)
         # Every check looks only at rows above the error that is known already.
         problem = self._patient_problem(block, image_R, problem.row if problem else len(block)) or problem
-        code_RL = self._label_codes(block)
+        code_RL = label_codes([block.columns[number] for number in self.columns])
         problem = self._label_problem(block, code_RL, problem.row if problem else len(block)) or problem
         if problem:
             raise InputError(f"{self.path} {problem.text}")
@@ -111,14 +109,9 @@ class ReaderRows:
             self.patients[image] = known or patient
         return None
 
-    def _label_codes(self, block: Block) -> np.ndarray:
-        """Return labels as codes, (R, L) uint8: `LABEL_CODES`, `_WRONG` for any other text."""
-        columns = [block.columns[number] for number in self.columns]
-        return each_cell(columns, lambda text: LABEL_CODES.get(text, _WRONG), np.uint8)
-
     def _label_problem(self, block: Block, code_RL: np.ndarray, num_rows: int) -> Problem | None:
         """Return the first of the first `num_rows` rows with a cell that is no label."""
-        wrong = np.argwhere(code_RL[:num_rows] == _WRONG)
+        wrong = np.argwhere(code_RL[:num_rows] == INVALID)
         if not len(wrong):
             return None
         row, label = wrong[0].tolist()
@@ -134,10 +127,7 @@ class ReaderRows:
         if self.reader_column is None:
             self._reader_of.setdefault("", 0)
             return np.zeros(len(block), dtype=np.int64)
-        column = block.columns[self.reader_column]
-        for row in first_rows(column.code_R).tolist():
-            self._reader_of.setdefault(column.text(row), len(self._reader_of))
-        return column.each(lambda text: self._reader_of.get(text, -1), np.int64)
+        return number_texts(block.columns[self.reader_column], self._reader_of)
 
     def merge(self, how: str) -> tuple[np.ndarray, np.ndarray]:
         """Return labels (N, L) float32 with NaN where not annotated, and the number of readers (N,) int64.
@@ -149,14 +139,14 @@ class ReaderRows:
         pair_R = image_R * len(self._reader_of) + reader_R
         order_R = np.argsort(pair_R, kind="stable")
         pair_R, code_RL = pair_R[order_R], code_RL[order_R]
-        begin_P = _begins(pair_R)
+        begin_P = begins(pair_R)
         # One vote per reader: a row written twice must not count twice.
-        yes_PL, no_PL = code_RL == _YES, code_RL == _NO
+        yes_PL, no_PL = code_RL == YES, code_RL == NO
         if len(begin_P) < len(pair_R):
             yes_PL, no_PL = np.logical_or.reduceat(yes_PL, begin_P), np.logical_or.reduceat(no_PL, begin_P)
         if (yes_PL & no_PL).any():
             self._report_contradiction(yes_PL & no_PL, begin_P, line_R[order_R], image_R[order_R], code_RL)
-        begin_N = _begins(pair_R[begin_P] // len(self._reader_of))
+        begin_N = begins(pair_R[begin_P] // len(self._reader_of))
         num_readers_N = np.diff(begin_N, append=len(begin_P))
         count = np.min_scalar_type(num_readers_N.max())  # the smallest type is the fastest
         yes_NL = np.add.reduceat(yes_PL.view(np.uint8), begin_N, dtype=count)
@@ -180,10 +170,10 @@ class ReaderRows:
         """Raise an InputError for the first pair with both values; rows are sorted by pair."""
         pair, label = np.argwhere(both_PL)[0]
         rows = slice(*np.append(begin_P, len(line_R))[pair : pair + 2])
-        lines = [line_R[rows][code_RL[rows, label] == code].min() for code in (_NO, _YES)]
+        lines = [line_R[rows][code_RL[rows, label] == code].min() for code in (NO, YES)]
         image = f"image {show(self.image_ids[image_R[rows][0]])}"
         alone = self.reader_column is None
-        reader = "no rad_id column tells readers apart" if alone else "one reader"
+        reader = "no rad_id column separates readers" if alone else "one reader"
         raise InputError(
             f"{self.path} lines {min(lines)} and {max(lines)}: {image} is "
             f"both 0 and 1 in column {show(self.labels[label])} ({reader}); "
@@ -191,6 +181,6 @@ class ReaderRows:
         )
 
 
-def _begins(sorted_R: np.ndarray) -> np.ndarray:
-    """Return where each value of a sorted array begins, int64; the array is not empty."""
+def begins(sorted_R: np.ndarray) -> np.ndarray:
+    """Return the places where a new value of a sorted, not empty array begins, int64."""
     return np.flatnonzero(np.concatenate([[True], sorted_R[1:] != sorted_R[:-1]]))

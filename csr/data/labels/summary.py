@@ -1,4 +1,4 @@
-"""What a run's config.json and its model's card tell about the data: names, counts, prevalence; no image, no id.
+"""Facts about the data for config.json and the model's card: names, counts, prevalence, but no image, no id.
 
 Letters: N images, L labels.
 """
@@ -25,11 +25,11 @@ def data_facts(
     train_indices: Sequence[int] | np.ndarray,
     val_indices: Sequence[int] | np.ndarray,
 ) -> dict[str, Any]:
-    """Plain JSON: where the data comes from as far as an importer said it, images, readers, labels of each split.
+    """Return origin (if known), images, readers, patients and labels of each split, as plain JSON.
 
     Args:
         train, test: label tables with the same columns.
-        train_indices, val_indices: rows of `train` that are trained and validated on.
+        train_indices, val_indices: rows of `train` for training and for validation, integers.
     """
     splits = {"train": train.select(train_indices), "val": train.select(val_indices), "test": test}
     readers = {name: _readers(table) for name, table in splits.items()}
@@ -66,17 +66,17 @@ def _readers(table: LabelTable) -> float:
 
 
 def read_origin(folder: Path) -> dict[str, str]:
-    """What an importer wrote beside its tables about where they come from; {} if none did.
+    """Return dataset, source and citation as an importer wrote them beside its tables; {} if none did.
 
-    Any other file of that name is passed over: it belongs to somebody else.
+    Any other file of that name is ignored: it belongs to another program.
     """
     path = folder / ORIGIN_FILE
     try:
         if path.stat().st_size > MAX_ORIGIN_BYTES:
             return {}
-        told = json.loads(path.read_text(encoding="utf-8"))
+        origin = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(told, dict) or told.get("format") != ORIGIN_FORMAT:
+    if not isinstance(origin, dict) or origin.get("format") != ORIGIN_FORMAT:
         return {}
-    return {key: told[key] for key in ("dataset", "source", "citation") if isinstance(told.get(key), str)}
+    return {key: origin[key] for key in ("dataset", "source", "citation") if isinstance(origin.get(key), str)}

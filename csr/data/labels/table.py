@@ -1,4 +1,4 @@
-"""The label table: one row per image and reader in, one row per image out (VinDr-CXR's format).
+"""The label table: one row per image and reader in the file, one per image in memory (VinDr-CXR's format).
 
 Letters: N images, K concepts, T targets, L labels (K+T).
 """
@@ -33,13 +33,13 @@ class LabelTable:
 
     Attributes:
         path: the CSV file, for messages.
-        image_ids: as written in the file.
-        concept_names, target_names: the columns, in order.
-        concept_NK, target_NT: float32 in [0, 1]; NaN where nobody annotated.
+        image_ids: N ids as written in the file.
+        concept_names, target_names: the K and T columns, in order.
+        concept_NK, target_NT: float32 in [0, 1]; NaN where not annotated.
         row_numbers: the first line of each image in the file (the header is line 1).
         patient_ids: one per image, '' where unknown; None if the file has no such column.
-        num_readers_N: int64, how many readers saw each image (1 without a rad_id column).
-        ignored_names: label columns left out on purpose.
+        num_readers_N: (N,) int64, readers of each image (1 without a rad_id column).
+        ignored_names: label columns omitted on purpose.
     """
 
     path: str
@@ -58,15 +58,15 @@ class LabelTable:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The names alone, as they are stored with a model."""
+        """Return the names alone, as they are stored with a model."""
         return Vocabulary(self.concept_names, self.target_names, self.ignored_names)
 
     def where(self, index: int) -> str:
-        """Names an image's line for a message: `labels.csv line 7 (image 'abc')`."""
+        """Return an image's location for a message: `labels.csv line 7 (image 'abc')`."""
         return f"{self.path} line {self.row_numbers[index]} (image {show(self.image_ids[index])})"
 
     def select(self, indices: Sequence[int] | np.ndarray) -> LabelTable:
-        """Returns the table of some images, in the order of `indices`."""
+        """Return the table of some images, in the order of `indices` (integers, rows of this table)."""
         chosen = np.asarray(indices, dtype=np.int64)
         patients = self.patient_ids
         return dataclasses.replace(
@@ -81,7 +81,7 @@ class LabelTable:
 
 
 def without(table: LabelTable, image_ids: Collection[str]) -> LabelTable:
-    """Returns the table without some images, named as in the file."""
+    """Return the table without some images, named as in the file."""
     gone = {image_key(name) for name in image_ids}
     kept = [n for n, name in enumerate(table.image_ids) if not gone or image_key(name) not in gone]
     return table if len(kept) == len(table) else table.select(kept)
@@ -95,22 +95,20 @@ def read_label_table(
     reader_merge: str = "any",
     vocabulary: LabelTable | Vocabulary | None = None,
 ) -> LabelTable:
-    """Reads a CSV of labels: `image_id`, optional `rad_id` and `patient_id`, then 0/1 columns.
+    """Read a CSV of labels: `image_id`, optional `rad_id` and `patient_id`, then 0/1 columns.
 
     Column names match without regard to case, width and invisible characters, and 'Other diseases'
     is 'Other disease'. Label cells are 0, 1, 0.0, 1.0 or empty (not annotated).
 
     Args:
         path: the file, UTF-8 with or without a byte order mark, comma separated.
-        concept_cols, target_cols: the columns to use. With neither, a column is a target if its
-            name is one of `DEFAULT_TARGETS`, else a concept. With `target_cols` alone all others
-            are concepts; with `concept_cols` alone targets are found by name. With both, further
-            columns are neither read nor checked.
-        reader_merge: how readers of one image are merged, empty cells left out: `any` (1 if one of
-            them says 1), `majority` (1 if more than half say 1, so a tie is 0), `soft` (the mean).
-        vocabulary: the training table or what is stored with a model. Its names and order then
-            hold, `concept_cols` and `target_cols` are not used, and the file must have the same
-            columns.
+        concept_cols, target_cols: the columns to use. With neither, a column is a target if its name is one
+            of `DEFAULT_TARGETS`, else a concept. With `target_cols` alone all others are concepts; with
+            `concept_cols` alone targets are found by name. With both, further columns are not checked.
+        reader_merge: how readers of one image are merged, empty cells omitted: `any` (1 if one of them is 1),
+            `majority` (1 if more than half of them are 1, so a tie is 0), `soft` (the mean).
+        vocabulary: the training table, or the names stored with a model. Its names and order then hold,
+            `concept_cols` and `target_cols` are not used, and the file must have the same columns.
 
     Raises:
         InputError: anything wrong with the file, with its name, line, column and value.
@@ -161,10 +159,13 @@ def _label_names(
 
 
 def drop_rare(table: LabelTable, minimum: int) -> tuple[LabelTable, tuple[str, ...]]:
-    """Leaves out concepts with fewer than `minimum` positive images; targets always stay.
+    """Omit concepts with fewer than `minimum` positive images; targets always stay.
 
     Returns:
-        The smaller table, and the names that were dropped (they count as left out on purpose).
+        The smaller table, and the names that were dropped (they count as omitted on purpose).
+
+    Raises:
+        InputError: no concept is left.
     """
     keep_K = count_positives(table.concept_NK) >= minimum
     dropped = tuple(name for name, keep in zip(table.concept_names, keep_K) if not keep)
@@ -183,12 +184,16 @@ def drop_rare(table: LabelTable, minimum: int) -> tuple[LabelTable, tuple[str, .
 
 
 def count_positives(label_NL: np.ndarray) -> np.ndarray:
-    """Returns how many images are positive (>= 0.5) for each label, (L,) int64."""
+    """Return the number of positive images of each label, (L,) int64.
+
+    Args:
+        label_NL: (N, L) from 0 to 1, NaN where not annotated.
+    """
     return np.count_nonzero(is_positive(label_NL), axis=0)
 
 
 def check_positives(table: LabelTable) -> None:
-    """Raises an InputError that names the concepts without a positive image."""
+    """Raise an InputError that names the concepts without a positive image, if there are any."""
     counts = count_positives(table.concept_NK)
     empty = [show(name) for name, count in zip(table.concept_names, counts) if not count]
     if empty:
@@ -199,7 +204,7 @@ def check_positives(table: LabelTable) -> None:
 
 
 def check_disjoint(train: LabelTable, test: LabelTable) -> None:
-    """Raises an InputError that names the images that are in both tables."""
+    """Raise an InputError that names the images in both tables, if there are any."""
     lines = dict(zip(map(image_key, train.image_ids), train.row_numbers))
     both = [
         f"{show(name)} (lines {lines[image_key(name)]} and {row})"
@@ -214,8 +219,8 @@ def check_disjoint(train: LabelTable, test: LabelTable) -> None:
 
 
 def shared_patients(train: LabelTable, test: LabelTable) -> list[str]:
-    """Returns patient ids that are in both tables: one patient in both makes test numbers too good.
+    """Return the patient ids in both tables, sorted: one patient in both makes test numbers too good.
 
-    It is no error, because files may number their patients each from 1.
+    It is no error, because each file may number its patients from 1.
     """
     return sorted(({*(train.patient_ids or ())} & {*(test.patient_ids or ())}) - {""})

@@ -15,20 +15,20 @@ MIN_GROUPS_FOR_BOTH = 3  # a label with fewer positive groups goes to training a
 
 
 def split_validation(table: LabelTable, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits a table into training and validation images.
+    """Split a table into training and validation images.
 
-    Depends on the table and the seed only, so every rank gets the same. Images of one patient stay
-    together (an image whose patient is unknown is on its own). Every label keeps `fraction` of its
-    positives for validation as nearly as it can; a label with two positive patients or images keeps
+    The split depends on the table and the seed only, so every rank computes the same. Images of one patient
+    stay together (an image whose patient is unknown is a group of its own). Of the positives of every label
+    `fraction` goes to validation, as nearly as possible; a label with two positive patients or images keeps
     one in training, one with at least `MIN_GROUPS_FOR_BOTH` has one on each side where possible.
 
     Args:
-        table: the training table.
+        table: the training table of N images.
         fraction: share of the images for validation, in (0, 1).
         seed: any integer >= 0.
 
     Returns:
-        Training and validation positions, int64, sorted.
+        Rows of the table for training and for validation, int64, ascending, N together.
 
     Raises:
         InputError: fraction out of range, or fewer than two images or patients.
@@ -50,7 +50,7 @@ def split_validation(table: LabelTable, *, fraction: float, seed: int) -> tuple[
 
 
 def _groups(table: LabelTable) -> np.ndarray:
-    """Returns each image's group, (N,) int64, numbered by first appearance."""
+    """Return each image's group, (N,) int64, numbered by first appearance."""
     patients = table.patient_ids or ("",) * len(table)
     number: dict[object, int] = {}
     keys = [patient or (index,) for index, patient in enumerate(patients)]
@@ -60,7 +60,14 @@ def _groups(table: LabelTable) -> np.ndarray:
 def _stratify(
     count_GL: np.ndarray, size_G: np.ndarray, fraction: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Returns which groups are for validation, (G,) bool: rarest label first, then the next."""
+    """Return which groups are for validation, (G,) bool: rarest label first, then the next.
+
+    Args:
+        count_GL: (G, L) int64, positive images of each group and label.
+        size_G: (G,) int64, images of each group.
+        fraction: share of the images for validation.
+        rng: decides the order of equally good groups.
+    """
     # The last column stands for 'an image': it takes groups without labels and sets the size.
     count_GL = np.concatenate([count_GL, size_G[:, None]], axis=1)
     wanted_L = fraction * count_GL.sum(0)
@@ -80,7 +87,13 @@ def _stratify(
 
 
 def _repair(side_G: np.ndarray, has_GL: np.ndarray, size_G: np.ndarray) -> None:
-    """Moves groups until labels that can be on both sides are, and training lacks none."""
+    """Move groups until labels that can be on both sides are, and training lacks none.
+
+    Args:
+        side_G: (G,) bool, True for validation; changed in place.
+        has_GL: (G, L) bool, whether a group has a positive image of a label.
+        size_G: (G,) int64, images of each group.
+    """
     has_GL = np.concatenate([has_GL, np.ones((len(has_GL), 1), dtype=bool)], axis=1)
     total_L = has_GL.sum(0)
     order_L = np.argsort(total_L, kind="stable")
@@ -96,7 +109,7 @@ def _repair(side_G: np.ndarray, has_GL: np.ndarray, size_G: np.ndarray) -> None:
 
 
 def _move(side_G: np.ndarray, candidate_G: np.ndarray, size_G: np.ndarray) -> None:
-    """Moves the smallest candidate to the other side, if there is one."""
+    """Move the smallest candidate (G,) to the other side in place, if there is one."""
     candidates = np.flatnonzero(candidate_G)
     if len(candidates):
         chosen = candidates[np.argmin(size_G[candidates])]

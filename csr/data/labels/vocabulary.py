@@ -1,4 +1,4 @@
-"""Which columns are concepts, which are targets, and that two files agree about it."""
+"""The vocabulary of a label table: its concepts and targets, the same in all files of a model."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ DEFAULT_TARGETS = (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The frozen names and order of concepts and targets: what a trained model knows.
+    """The frozen names and order of concepts and targets that a trained model knows.
 
     Attributes:
         concept_names: K names.
         target_names: T names.
-        ignored_names: label columns that training left out on purpose; None: any further column of
-            another file is left out too.
+        ignored_names: label columns that training omitted on purpose; None: any further column of another
+            file is omitted too.
     """
 
     concept_names: tuple[str, ...]
@@ -43,7 +43,16 @@ def choose_columns(
     concept_cols: Sequence[str] | None,
     target_cols: Sequence[str] | None,
 ) -> Vocabulary:
-    """Splits the header into concepts, targets and columns left out."""
+    """Split a header into concepts, targets and omitted columns.
+
+    Args:
+        path: the file, for messages.
+        header: its cleaned names.
+        concept_cols, target_cols: columns by name, see `csr.data.labels.table.read_label_table`.
+
+    Raises:
+        InputError: a name that is no label column or is given twice; no concept or no target is left.
+    """
     labels = {name_key(name): name for name in header if name_key(name) not in RESERVED_COLUMNS}
     concepts = _named_columns(path, labels, concept_cols, "--concept_cols")
     targets = _named_columns(path, labels, target_cols, "--target_cols")
@@ -61,8 +70,9 @@ def choose_columns(
         concepts = tuple(name for name in labels.values() if name not in targets)
     if not concepts or not targets:
         kind, flag = ("concept", "--concept_cols") if not concepts else ("target", "--target_cols")
-        found = show_some([show(name) for name in labels.values()], limit=8) or "none"
-        raise InputError(f"{path}: no {kind} column among the labels ({found}); name some with {flag}")
+        raise InputError(
+            f"{path}: no {kind} column among the labels ({_shown(labels)}); name some with {flag}"
+        )
     used = {*concepts, *targets}
     ignored = tuple(name for name in labels.values() if name not in used)
     return Vocabulary(concepts, targets, ignored)
@@ -76,27 +86,40 @@ def _named_columns(
     keys = [name_key(name) for name in wanted]
     for name, key in zip(wanted, keys):
         if key not in labels:
-            found = show_some([show(label) for label in labels.values()], limit=8) or "none"
-            raise InputError(f"{path}: no label column {show(name)} ({flag}); the file has {found}")
+            raise InputError(f"{path}: no label column {show(name)} ({flag}); the file has {_shown(labels)}")
         if keys.count(key) > 1:
             raise InputError(f"{flag} names {show(name)} twice; name it once")
     return tuple(labels[key] for key in keys)
 
 
+def _shown(labels: dict[str, str]) -> str:
+    return show_some([show(name) for name in labels.values()], limit=8) or "none"
+
+
 def match_columns(
     path: str | os.PathLike[str], header: list[str], frozen: Vocabulary, *, source: str
 ) -> Vocabulary:
-    """Checks that the header has the frozen names, and nothing that training did not know."""
+    """Return the frozen names, checked to be those of a header.
+
+    Args:
+        path: the file, for messages.
+        header: its cleaned names.
+        frozen: the vocabulary of the model or of the training table.
+        source: the origin of `frozen`, for messages.
+
+    Raises:
+        InputError: a label column is missing, or training did not know one.
+    """
     wanted = {name_key(name): name for name in (*frozen.concept_names, *frozen.target_names)}
-    found = {name_key(name): name for name in header}
-    missing = [name for key, name in wanted.items() if key not in found]
+    present = {name_key(name): name for name in header}
+    missing = [name for key, name in wanted.items() if key not in present]
     known = {*wanted, *RESERVED_COLUMNS, *(name_key(name) for name in frozen.ignored_names or ())}
-    extra = [name for key, name in found.items() if key not in known]
+    extra = [name for key, name in present.items() if key not in known]
     if missing or (extra and frozen.ignored_names is not None):
         twins = {print_key(name) for name in missing} & {print_key(name) for name in extra}
         parts = [
-            f"{what} {show_some([show(name) for name in names])}"
-            for what, names in (("lacks", missing), ("also has", extra))
+            f"{verb} {show_some([show(name) for name in names])}"
+            for verb, names in (("lacks", missing), ("also has", extra))
             if names
         ]
         hint = " (they look alike but have letters of another alphabet)" if twins else ""

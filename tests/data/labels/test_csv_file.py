@@ -12,7 +12,8 @@ from hostile import mutate
 
 from csr.data.labels import csv_file
 from csr.data.labels.boxes import read_boxes
-from csr.data.labels.csv_blocks import Block, parse_plain
+from csr.data.labels.csv_blocks import Block
+from csr.data.labels.csv_plain import parse_plain
 from csr.data.labels.table import read_label_table
 from csr.runtime.errors import InputError
 
