@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     from csr.model.sharing.loading import load_model
 
     check_out(options.out, overwrite=options.overwrite)
-    paths = gather_images(options.images, say=_notice)
+    paths = gather_images(options.images, report=_notice)
     model = load_model(options.model, checkpoint=options.checkpoint).to(pick_device(options.device))
     unreadable: list[str] = []
     rows = predict_files(

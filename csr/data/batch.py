@@ -1,7 +1,7 @@
-"""A batch: what a data set, a cache of features and the loop put into it, with shapes.
+"""A batch: the tensors of a data set, of a cache of features and of the loop, with their shapes.
 
-Letters: B images, K concepts, T targets, S side of the image, R rows (boxes, or what frozen layers give), C channels,
-D embedding, M prototypes per concept, H W feature map.
+Letters: B images, K concepts, T targets, S side of the image, R rows (boxes, or outputs of frozen layers),
+C channels, D embedding, M prototypes per concept, H W feature map.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ Rows = dict[str, torch.Tensor]  # named tensors (R, ...) that frozen layers give
 class Batch(TypedDict, total=False):
     """Named tensors of one micro batch; a batch has the keys of its source.
 
-    Images: `csr.data.dataset.LabelledImages`. Frozen features: `csr.training.features.table.FeatureTable`. The training
-    loop adds `scale`, `position` and `ends_window`.
+    Images: `csr.data.dataset.LabelledImages`. Frozen features: `csr.training.features.table.FeatureTable`.
+    The training loop adds `scale`, `position` and `ends_window`.
     """
 
     image: torch.Tensor  # (B,C,S,S) uint8 as stored, float32 after a transform

@@ -1,8 +1,8 @@
 """Boxes after an image's geometric transform, as boxes and as masks on the feature map.
 
-Letters: B batch, R boxes of the batch, K concepts, H W cells of the map.
-`row_R` says to which image of the batch a box belongs; `theta_B23` maps points of the output to
-points of the stored image, both normalised to -1..1 (see `csr.data.transforms`).
+Letters: B batch, R boxes of the batch, K concepts, H W cells of the map, P points. `row_R` is the image of
+the batch to which a box belongs; `theta_B23` maps points of the output to points of the stored image, both
+normalised to -1..1 (see `csr.data.transforms`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _PROBES = 9  # a box that covers no cell's centre is looked at in 9 x 9 points
 
 
 def invert_theta(theta_B23: torch.Tensor) -> torch.Tensor:
-    """Returns the map the other way round: from points of the stored image to the output's."""
+    """Return the inverse maps, (B, 2, 3): from points of the stored image to points of the output."""
     # In closed form: torch.linalg.inv would make the CPU wait for the GPU.
     a, b, c, d = theta_B23[:, :, :2].flatten(1).unbind(1)
     back_B22 = torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / (a * d - b * c).view(-1, 1, 1)
@@ -21,9 +21,14 @@ def invert_theta(theta_B23: torch.Tensor) -> torch.Tensor:
 
 
 def transform_boxes(box_R4: torch.Tensor, *, row_R: torch.Tensor, theta_B23: torch.Tensor) -> torch.Tensor:
-    """Returns the smallest upright boxes around the transformed ones, (R, 4), as fractions.
+    """Return the smallest upright boxes around the transformed ones, (R, 4), as fractions of the image.
 
     They are not cut at the edge of the image: values below 0 and above 1 are possible.
+
+    Args:
+        box_R4: x_min, y_min, x_max, y_max as fractions of the image before the transform.
+        row_R: int64, place in the batch of each box.
+        theta_B23: the transform of each image.
     """
     corner_R42 = (2 * box_R4 - 1)[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 4, 2)
     moved_R42 = (_apply(invert_theta(theta_B23)[row_R], corner_R42) + 1) / 2
@@ -40,10 +45,10 @@ def box_masks(
     height: int,
     width: int,
 ) -> torch.Tensor:
-    """Rasterises boxes where their image went: a cell belongs to a box if its centre lies inside.
+    """Return the cells inside the transformed boxes: a cell belongs to a box if its centre lies inside.
 
-    A box without any centre gets the cell that holds the visible point nearest to the box's centre,
-    so every box has a cell unless it left the image. Boxes of one concept are united.
+    A box without any centre gets the cell that holds the visible point nearest to the box's centre, so every
+    box has a cell unless it left the image. Boxes of one concept are united.
 
     Args:
         box_R4: x_min, y_min, x_max, y_max as fractions of the image before the transform.
@@ -82,7 +87,7 @@ def _apply(theta_R23: torch.Tensor, point_RP2: torch.Tensor) -> torch.Tensor:
 
 
 def _nearest_cell(box_R4: torch.Tensor, theta_R23: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
-    """Returns one cell for each box of which a probed point is visible, bool (R, H*W)."""
+    """Return one cell for each box of which a probed point is visible, bool (R, H*W)."""
     step = torch.linspace(0, 1, _PROBES, device=box_R4.device, dtype=box_R4.dtype)
     part_P2 = torch.cartesian_prod(step, step)
     box_R22 = (2 * box_R4 - 1).view(-1, 2, 2)

@@ -1,7 +1,7 @@
-"""Whole batches of labelled images, taken from the store at once and not image by image.
+"""Labelled images in whole batches, taken from the store at once and not image by image.
 
-Letters: B batch, C channels of the store (1 or 3), S side of the stored images, K concepts, T
-targets, R boxes in the batch.
+Letters: B batch, C channels of the store (1 or 3), S side of the stored images, K concepts, T targets,
+R boxes of the batch.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ __all__ = ["EvalSampler", "LabelledImages", "Positions", "WindowSampler", "keep_
 
 
 def keep_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The `collate_fn` of a DataLoader over `LabelledImages`, which makes whole batches itself."""
+    """Return the batch itself: `collate_fn` of a DataLoader, as `LabelledImages` makes whole batches."""
     return batch
 
 
 class LabelledImages(Dataset[Batch]):
     """Images with their labels (and boxes) as ready batches.
 
-    Works without a loader (`load`) and as the data set of
-    `DataLoader(images, batch_sampler=WindowSampler(...), collate_fn=keep_batch)`.
+    They work without a loader (`load`) and as the data set of `DataLoader(images,
+    batch_sampler=WindowSampler(...), collate_fn=keep_batch)`.
 
     Args:
         store: decoded images, one for each row of `table`.
@@ -59,17 +59,17 @@ class LabelledImages(Dataset[Batch]):
         return self.load(*positions)
 
     def load(self, positions_B: np.ndarray, valid_B: np.ndarray | None = None) -> Batch:
-        """Returns one batch.
+        """Return one batch.
 
         Args:
-            positions_B: places in this data set.
-            valid_B: False marks padding: its labels are NaN and it has no boxes; None: all valid.
+            positions_B: integers, places in this data set.
+            valid_B: bool, False marks padding: its labels are NaN and it has no boxes; None: all valid.
 
         Returns:
-            `image` uint8 (B,C,S,S); `concept` (B,K) and `target` (B,T) float32, NaN = masked;
-            `index` int64 (B,), the row in the whole table; `valid` bool (B,). With boxes also
-            `box` float32 (R,4) x_min, y_min, x_max, y_max as fractions of the image, `box_class`
-            int64 (R,) and `box_row` int64 (R,), its place in the batch.
+            `image` uint8 (B,C,S,S); `concept` (B,K) and `target` (B,T) float32, NaN = masked; `index` int64
+            (B,), the row in the whole table; `valid` bool (B,). With boxes also `box` float32 (R,4) x_min,
+            y_min, x_max, y_max as fractions of the image, `box_class` int64 (R,) and `box_row` int64 (R,),
+            its place in the batch.
         """
         index_B = self.indices[np.asarray(positions_B, dtype=np.int64)]
         valid = np.ones(len(index_B), dtype=bool) if valid_B is None else np.asarray(valid_B, bool)

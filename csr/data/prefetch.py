@@ -1,4 +1,4 @@
-"""Batches on the device: images or cached features with labels, loaded ahead of the step that uses them."""
+"""Batches on their way to the device, loaded ahead of the step that uses them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,28 @@ T = TypeVar("T")
 
 
 class Clock:
-    """Seconds spent waiting for something, by what it was."""
+    """Seconds spent waiting, by the name of the cause."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     def add(self, name: str, seconds: float) -> None:
+        """Add to the seconds of a cause."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def take(self, name: str) -> float:
+        """Return the seconds of a cause since the last call, and begin again at 0."""
         return self.seconds.pop(name, 0.0)
 
 
 def ahead(items: Iterator[T], *, depth: int = 2, clock: Clock | None = None) -> Iterator[T]:
-    """Produce items in a thread, at most `depth` ahead; its exceptions are raised here."""
+    """Yield items that a thread produces, at most `depth` ahead; its exceptions are raised here.
+
+    Args:
+        items: iterated in the thread.
+        depth: items that wait at most.
+        clock: gets the seconds waited for an item as `data`.
+    """
     box: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
@@ -48,7 +56,7 @@ def ahead(items: Iterator[T], *, depth: int = 2, clock: Clock | None = None) -> 
                 if not put("item", item):
                     return
             put("end", None)
-        except BaseException as error:  # handed over, raised where the items are used
+        except BaseException as error:  # passed on, raised where the items are used
             put("error", error)
 
     thread = threading.Thread(target=produce, name="csr-loader", daemon=True)
@@ -70,10 +78,16 @@ def ahead(items: Iterator[T], *, depth: int = 2, clock: Clock | None = None) -> 
 
 
 def arriving(items: Iterator[T], *, cached: bool, device: torch.device, clock: Clock) -> Iterator[T]:
-    """Batches as training takes them, from images ahead of it in a thread.
+    """Yield batches for training, those of images from a thread ahead of it.
 
-    Those of cached features cost next to nothing. On a CPU a thread for them takes a core from the step, whose other
-    cores wait for it: there they are produced when they are asked for.
+    Batches of cached features cost next to nothing. On a CPU a thread for them takes a core from the step,
+    whose other cores wait for it: there they are produced when they are needed.
+
+    Args:
+        items: batches.
+        cached: whether they hold cached features.
+        device: on which the step runs.
+        clock: gets the seconds waited for an item as `data`.
     """
     if cached and device.type == "cpu":
         return _in_turn(items, clock)
@@ -93,7 +107,7 @@ def _in_turn(items: Iterator[T], clock: Clock) -> Iterator[T]:
 
 
 def pinned(batch: Batch, device: torch.device) -> Batch:
-    """CPU tensors in pinned memory if they go to a GPU; in a loader thread that costs the step nothing."""
+    """Return the batch in pinned memory if it goes to a GPU; in a loader thread that delays no step."""
     if device.type != "cuda":
         return batch
     return cast(
@@ -106,7 +120,7 @@ def pinned(batch: Batch, device: torch.device) -> Batch:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Tensors moved without waiting (from pinned memory, see `pinned`)."""
+    """Return the batch on the device, moved without waiting (from pinned memory, see `pinned`)."""
     if device.type == "cpu":
         return batch
     moved = pinned(batch, device)

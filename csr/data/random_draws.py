@@ -1,7 +1,10 @@
 """Random numbers that depend on (seed, epoch, index) and on nothing else.
 
-SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) as a hash of counters, in int64 tensor arithmetic,
-which wraps around: on a GPU the numbers are made where they are used and nothing waits for the CPU.
+SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) as a hash of counters, in int64 tensor arithmetic, which wraps
+around: on a GPU the numbers are made where they are used and nothing waits for the CPU. torch's own
+generators draw in sequence: with them the draws of an image would depend on the batch it is in.
+
+Letters: B indices.
 """
 
 from __future__ import annotations
@@ -30,11 +33,11 @@ def _mix(value: torch.Tensor) -> torch.Tensor:
 
 
 def uniform_draws(index_B: torch.Tensor, *, num: int, epoch: int, seed: int) -> torch.Tensor:
-    """Returns `num` independent draws from [0, 1) for each index, float32 (B, num).
+    """Return `num` independent draws from [0, 1) for each index, float32 (B, num).
 
     Args:
         index_B: int64, any values; equal indices get equal draws.
-        num: draws for each index; the first ones do not depend on how many are asked for.
+        num: draws for each index; a larger `num` leaves the first ones as they are.
         epoch, seed: any integers.
     """
     state = torch.full((1,), _signed(seed), dtype=torch.int64, device=index_B.device)

@@ -1,4 +1,4 @@
-"""Which images go into which step, on which rank: the same windows for any number of ranks.
+"""The images of each step on each rank: the same windows for any number of ranks.
 
 Letters: B images of one micro batch on one rank.
 """
@@ -10,24 +10,23 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-Positions = tuple[np.ndarray, np.ndarray]
+Positions = tuple[np.ndarray, np.ndarray]  # (B,) int64 places in the data set, (B,) bool, False: padding
 
 
 class WindowSampler(Sampler[Positions]):
     """Batches of one rank for training: an epoch is cut into windows, one for each optimizer step.
 
-    A window is the next `world * micro_batch * accumulation` entries of one permutation, which seed
-    and epoch alone decide; micro step j gives rank r its entries from `(j * world + r) *
-    micro_batch` on. So one rank x 16, two ranks x 8 and one rank x 8 x accumulation 2 see the same
-    windows. The last window is filled up by starting the permutation again; the filling is marked
-    as not valid.
+    A window is the next `world * micro_batch * accumulation` entries of one permutation, which seed and epoch
+    alone decide; micro step j gives rank r its entries from `(j * world + r) * micro_batch` on. So one rank x
+    16, two ranks x 8 and one rank x 8 x accumulation 2 see the same windows. The last window is filled up
+    from the beginning of the permutation; these entries are marked as padding.
 
     Args:
         num_items: images in the data set, at least 1.
         micro_batch: images per rank and micro step.
         rank, world: this process and how many there are.
         accumulation: micro steps per optimizer step.
-        seed: of the permutation.
+        seed: of the permutation, 0 or more.
         shuffle: False keeps the order of the data set.
     """
 
@@ -50,16 +49,16 @@ class WindowSampler(Sampler[Positions]):
 
     @property
     def num_windows(self) -> int:
-        """Optimizer steps in an epoch."""
+        """Return the optimizer steps of an epoch."""
         return -(-self.num_items // self.window)
 
     @property
     def num_steps(self) -> int:
-        """Micro steps in a whole epoch, the same on every rank."""
+        """Return the micro steps of a whole epoch, the same on every rank."""
         return self.num_windows * self.accumulation
 
     def set_epoch(self, epoch: int, *, start_step: int = 0) -> None:
-        """Chooses the permutation, and the micro step to begin with when a run is resumed."""
+        """Choose the permutation of an epoch, and the micro step with which a resumed run begins."""
         assert 0 <= start_step <= self.num_steps
         self.epoch, self.start_step = epoch, start_step
         order = np.arange(self.num_items)
@@ -70,7 +69,7 @@ class WindowSampler(Sampler[Positions]):
         self._valid = np.arange(total) < self.num_items
 
     def window_positions(self, window: int) -> np.ndarray:
-        """Returns the valid positions of all ranks in one window, int64, without communication."""
+        """Return the positions of all ranks in one window, int64, without padding and communication."""
         part = slice(window * self.window, (window + 1) * self.window)
         return self._position[part][self._valid[part]]
 
@@ -87,7 +86,7 @@ class WindowSampler(Sampler[Positions]):
 class EvalSampler(Sampler[Positions]):
     """Batches of one rank for evaluation: every world-th chunk, nothing twice, nothing padded.
 
-    Ranks may have different numbers of batches (also none); `index` restores the order.
+    Ranks may have different numbers of batches (also none); the batches' `index` restores the order.
 
     Args:
         num_items: images in the data set.

@@ -1,8 +1,8 @@
-"""Stored uint8 images to normalised model input, for a batch at once, on the device of the batch.
+"""Transforms of stored uint8 images to normalised model input, a batch at once, on the batch's device.
 
 Letters: B batch, C stored channels (1 or 3), S stored side, H W output size, R boxes, K concepts.
 Points are normalised: -1 and 1 are the outer edges of the image, whatever its resolution.
-`theta_B23` maps points of the output to points of the stored image, as `affine_grid` wants it.
+`theta_B23` maps points of the output to points of the stored image, as `affine_grid` expects it.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ STRENGTHS = ("none", "light", "flip")
 
 
 def stored_size(size: int) -> int:
-    """Returns the side at which images for input of side `size` are stored: an eighth more."""
+    """Return the side in pixels of stored images for model input of side `size`: an eighth more."""
     return size + size // 8
 
 
 class EvalTransform:
-    """Resizes (antialiased) and normalises: the same for validation, test and prediction.
+    """Resize (antialiased) and normalise, the same for validation, test and prediction.
 
     Args:
         size: side of the model input in pixels.
@@ -58,7 +58,7 @@ class EvalTransform:
         self.size, self.mean, self.std = size, tuple(mean), tuple(std)
 
     def __call__(self, image_BCSS: torch.Tensor) -> torch.Tensor:
-        """Returns float32 (B, 3, size, size) of uint8 (B, 1 or 3, S, S)."""
+        """Return float32 (B, 3, size, size) of uint8 (B, 1 or 3, S, S)."""
         value = image_BCSS.float()
         if image_BCSS.shape[-2:] != (self.size, self.size):
             shape = (self.size, self.size)
@@ -69,14 +69,14 @@ class EvalTransform:
 class TrainTransform:
     """Random rotation, zoom, shift, brightness and contrast; every image of the batch its own.
 
-    What an image gets depends on (seed, epoch, index) only: not on the rank, the batch or the
-    order. One `grid_sample` does all of the geometry; what comes from outside the image is black.
+    The transform of an image depends on (seed, epoch, index) only: not on the rank, the batch or the order.
+    One `grid_sample` does all of the geometry; what comes from outside the image is black.
 
     Args:
         size: side of the model input in pixels.
         mean, std: see `EvalTransform`.
-        strength: `light`; `flip` (light and a mirror image half of the time, for organs without a
-            left and a right); `none` (what `EvalTransform` does).
+        strength: `light`; `flip` (light, and a mirror image half of the time, for organs without a left and
+            a right); `none` (as `EvalTransform`).
     """
 
     def __init__(
@@ -94,12 +94,12 @@ class TrainTransform:
     def __call__(
         self, image_BCSS: torch.Tensor, *, index_B: torch.Tensor, epoch: int, seed: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns float32 (B, 3, size, size) and `theta_B23`.
+        """Return float32 (B, 3, size, size) and float32 `theta_B23`.
 
         Args:
             image_BCSS: uint8, 1 or 3 channels.
-            index_B: int64 rows of the label table, on the same device.
-            epoch, seed: decide the draw together with `index_B`.
+            index_B: int64, rows of the label table.
+            epoch, seed: decide the draws together with `index_B`.
         """
         if self.strength == "none":
             return self._plain(image_BCSS), identity_theta(len(image_BCSS), image_BCSS.device)
@@ -113,25 +113,26 @@ class TrainTransform:
 
 
 def normalise(value_BCHW: torch.Tensor, *, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Returns (value - mean) / std with three channels; a grey image broadcasts to three."""
+    """Return (value - mean) / std, (B, 3, H, W); a grey image (B, 1, H, W) broadcasts to three channels."""
     mean_1311, std_1311 = (_channels(tuple(v), value_BCHW.device) for v in (mean, std))
     return (value_BCHW - mean_1311) / std_1311
 
 
 @lru_cache(maxsize=16)  # a fresh tensor in every step would make the GPU wait for the copy
 def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    with torch.inference_mode(False):  # what is made inside could not be used for gradients later
+    # An inference tensor in the cache could not take part in gradients later.
+    with torch.inference_mode(False):
         return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def change_contrast(
     value_BCHW: torch.Tensor, contrast_B: torch.Tensor, brightness_B: torch.Tensor
 ) -> torch.Tensor:
-    """Scales contrast around each image's mean, then brightness, by up to 15 %; stays in [0, 1].
+    """Return images with contrast around their mean, then brightness, changed by up to 15 %, in [0, 1].
 
     Args:
         value_BCHW: in [0, 1].
-        contrast_B, brightness_B: draws in [0, 1); 0.5 changes nothing.
+        contrast_B, brightness_B: (B,) draws in [0, 1); 0.5 changes nothing.
     """
     gain_B, light_B = (
         (1 + MAX_CONTRAST * (2 * draw - 1)).view(-1, 1, 1, 1) for draw in (contrast_B, brightness_B)
@@ -141,12 +142,12 @@ def change_contrast(
 
 
 def identity_theta(num: int, device: torch.device) -> torch.Tensor:
-    """Returns `theta_B23` that moves nothing."""
+    """Return `theta_B23` of `num` images that moves nothing."""
     return torch.eye(2, 3, device=device).repeat(num, 1, 1)
 
 
 def draw_theta(draw_B5: torch.Tensor, *, mirror: bool) -> torch.Tensor:
-    """Turns draws in [0, 1) into `theta_B23`: angle, scale, shift in x and y, mirror.
+    """Return `theta_B23` of draws in [0, 1), (B, 5): angle, scale, shift in x and y, mirror.
 
     A scale above 1 makes the content larger; a shift moves it right and down.
     """

@@ -93,15 +93,15 @@ def test_unreadable_images_are_listed_in_place_and_the_rest_is_predicted(
 
 
 def test_dicom_files_without_a_suffix_are_found_and_other_files_counted(images, tmp_path, capsys):
-    said: list[str] = []
+    lines: list[str] = []
     for name in ("IM000000", "1.2.840.5", "DICOMDIR", "below/IM1"):
         (images / name).write_bytes(bytes(128) + b"DICM")
     (images / "empty").write_bytes(b"")
     os.mkfifo(images / "pipe")
-    found = gather_images([images], say=said.append)
+    found = gather_images([images], report=lines.append)
     names = ["1.2.840.5", "IM000000", "a.png", "b.png", "below/IM1", "below/c.JPG", "d.png"]
     assert found == [images / name for name in names]
-    assert said == [f"4 other files in {images} left out"]
+    assert lines == [f"4 other files in {images} omitted"]
 
 
 def test_nothing_is_written_where_no_named_path_exists(model_folder, tmp_path):

@@ -21,8 +21,9 @@ from csr.runtime.errors import InputError
 from csr.runtime.thread_map import mapped
 
 THUMBNAIL_PX, HASH_PX = 32, 16
-# (of 480 bits, correlation of the thumbnails): re-saving, scaling and windowing flip up to 36 bits and leave the
-# thumbnail alike; a mark in a corner flips few bits and spoils it. Other images were seen to differ in 47 and more.
+# (of 480 bits, correlation of the thumbnails): re-saving, scaling and windowing flip up to 36 bits and leave
+# the thumbnail alike; a mark in a corner flips few bits and spoils it. Other images were seen to differ in 47
+# and more.
 NEAR_LIMITS = ((36, 0.98), (16, 0.6))
 MIN_CONTRAST = 1.0  # standard deviation of the thumbnail in grey levels: below there is nothing to compare
 _STEP = 0.5  # grey levels that a neighbour must be brighter by

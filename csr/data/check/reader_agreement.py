@@ -72,9 +72,9 @@ def read_reads(table: LabelTable) -> Reads | None:
 def agreement(reads: Reads) -> dict[str, Any] | None:
     """Kappas of each label and their means; None if no image has two readers.
 
-    `cohen` is the mean over all pairs of readers for whom it exists (Light 1971), on the images that both read;
-    `fleiss` (1971) is taken over the images with the most common number of reads, three or more. Both are None
-    where chance alone explains everything: all reads are the same.
+    `cohen` is the mean over all pairs of readers for whom it exists (Light 1971), on the images that both
+    read; `fleiss` (1971) is taken over the images with the most common number of reads, three or more. Both
+    are None where chance alone explains everything: all reads are the same.
     """
     first_P, second_P = _pairs(reads.image_R)
     if not len(first_P):

@@ -1,11 +1,13 @@
 """The file of the decoded-image cache, and how several ranks build it.
 
-Every rank decodes its share into a part of its own, rank 0 joins the parts. A part and the joined
-file appear under their names only when complete, and what is in them depends on their names only,
-so interrupted and simultaneous builds do no harm.
+Every rank decodes its share into a part of its own, rank 0 joins the parts. A part and the joined file appear
+under their names only when complete, and their content depends on their names only, so interrupted and
+simultaneous builds do no harm.
 
-File: a header of 32 bytes (magic, N, C, S), then N*C*S*S bytes of pixels, then N*2 int32 heights
-and widths of the originals. Letters: N images, C channels (1 if all are grey, else 3), S side.
+File: a header of 32 bytes (magic, N, C, S), then N*C*S*S bytes of pixels, then N*2 int32 heights and widths
+of the originals.
+
+Letters: N images, C channels (1 if all are grey, else 3), S side.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from csr.data.image_cache.parts import PartIndex, read_index, read_planes, write
 from csr.runtime.errors import InputError
 from csr.runtime.files import replaced_file
 
-DECODER_VERSION = 1  # raise it whenever the same file would decode to other pixels
+DECODER_VERSION = 1  # to be raised whenever the same file would decode to other pixels
 DECODERS = ("pillow", "pydicom")  # another version of one may give other pixels
 HEADER_BYTES = 32
 _MAGIC = b"csrimg01"
@@ -34,7 +36,14 @@ _STALE_S = 3600.0
 
 
 class CacheBuild:
-    """One rank's work on one cache file; failures are returned, as raising would strand others."""
+    """One rank's work on one cache file; failures are returned, as raising would leave other ranks waiting.
+
+    Args:
+        file: the joined file.
+        paths: all N images.
+        size: S.
+        shard: this rank and how many ranks share the folder.
+    """
 
     def __init__(self, file: Path, paths: list[Path], size: int, shard: tuple[int, int]) -> None:
         self.file, self.paths, self.size, (self.rank, self.world) = file, paths, size, shard
@@ -46,23 +55,23 @@ class CacheBuild:
         return is_complete(self.file, len(self.paths), self.size)
 
     def write_own_part(self, workers: int, progress: Callable[[int, int], None] | None) -> str | None:
-        """Decodes every world-th image; a complete part of an interrupted run is taken over."""
+        """Decode every world-th image into this rank's part, if it is not complete; return why that failed."""
         own = self._part(self.rank)
         index = read_index(own)
         if self._is_done() or (index is not None and not index.problems):
             return None
         try:
             own.parent.mkdir(parents=True, exist_ok=True)
-            if index is not None:  # its images were damaged then; it must not speak if we cannot write
+            if index is not None:  # with damaged images; it must not be joined if writing fails
                 own.unlink(missing_ok=True)
-            mine = self.paths[self.rank :: self.world]
-            write_part(own, mine, size=self.size, workers=workers, progress=progress)
+            paths = self.paths[self.rank :: self.world]
+            write_part(own, paths, size=self.size, workers=workers, progress=progress)
         except OSError as error:
             return error.strerror or str(error)
         return None
 
     def join(self) -> tuple[dict[int, str], str | None]:
-        """Reads all parts; rank 0 joins them. Returns problems by image, and why joining failed."""
+        """Read all parts and join them on rank 0; return problems by image, and why joining failed."""
         if self._is_done():
             return {}, None
         parts = [read_index(self._part(rank)) for rank in range(self.world)]
@@ -78,7 +87,7 @@ class CacheBuild:
         return {}, self._try_to_write(known, self.file)
 
     def join_others(self, file: Path) -> str | None:
-        """Joins what could be read into the file of those images alone. Returns why that failed."""
+        """Join the readable images into the file of those images alone; return why that failed."""
         parts = [read_index(self._part(rank)) for rank in range(self.world)]
         known = [part for part in parts if part is not None]
         return self._try_to_write(known, file) if len(known) == self.world else None
@@ -108,7 +117,7 @@ class CacheBuild:
             out.write(np.asarray(sizes, dtype="<i4").tobytes())
 
     def clean_up(self) -> None:
-        """Rank 0 removes parts that are not needed any more, and what killed runs left behind."""
+        """Remove, on rank 0, parts that are not needed any more, and leftovers of killed runs."""
         if self.rank:
             return
         for old in self.file.parent.glob(f"{self.file.stem}.*.part"):
@@ -127,7 +136,11 @@ def _modified(file: Path) -> float:
 
 
 def cache_key(paths: Sequence[Path], size: int) -> str:
-    """Returns a hash of all that decides the file's content."""
+    """Return a hash of all that decides the file's content, 32 hexadecimal digits.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
     decoders = " ".join(metadata.version(name) for name in DECODERS)
     digest = hashlib.sha256(f"{DECODER_VERSION} {decoders} {size} {len(paths)}\n".encode())
     for path in paths:
@@ -141,24 +154,24 @@ def cache_key(paths: Sequence[Path], size: int) -> str:
 
 
 def cache_length(num: int, channels: int, size: int) -> int:
-    """Returns the bytes of a whole cache file."""
+    """Return the bytes of a whole cache file of N images with C channels and side S."""
     return _HEADER.size + num * (channels * size * size + 8)
 
 
 def is_complete(file: Path, num: int, size: int) -> bool:
-    """Tells whether a file is a whole cache of that many images of that size."""
+    """Return whether a file is a whole cache of `num` images of side `size`."""
     try:
         with open(file, "rb") as stream:
-            magic, found, channels, side = _HEADER.unpack(stream.read(_HEADER.size))
+            magic, count, channels, side = _HEADER.unpack(stream.read(_HEADER.size))
             length = os.fstat(stream.fileno()).st_size
     except (OSError, struct.error):
         return False
     whole = length == cache_length(num, channels, size)
-    return whole and (magic, found, side) == (_MAGIC, num, size)
+    return whole and (magic, count, side) == (_MAGIC, num, size)
 
 
 def read_sizes(file: Path, num: int) -> tuple[int, np.ndarray]:
-    """Returns the channels of a complete file, and heights and widths int64 (N, 2)."""
+    """Return the channels of a complete file of N images, and heights and widths in pixels, int64 (N, 2)."""
     with open(file, "rb") as stream:
         channels = int(_HEADER.unpack(stream.read(_HEADER.size))[2])
         stream.seek(-num * 8, os.SEEK_END)

@@ -1,8 +1,8 @@
-"""Parts of the decoded-image cache: what one rank decoded, until all parts are joined.
+"""Parts of the decoded-image cache: the images that one rank decoded, until all parts are joined.
 
-File: for each image its planes (1 or 3, none if it could not be read), then one JSON line with the
-planes and sizes of all images and what was wrong with which, then the JSON's length and a magic.
-A part is renamed into place when it is complete.
+File: for each image its planes (1 or 3, none if it could not be read), then one JSON line with the planes,
+sizes and problems of all images, then the JSON's length and a magic. A part is renamed into place when it is
+complete.
 
 Letters: S side of the stored square.
 """
@@ -30,12 +30,12 @@ _MAGIC = b"csrpart1"
 
 @dataclass
 class PartIndex:
-    """What stands at the end of a part.
+    """The index at the end of a part.
 
     Attributes:
         planes: of each image, 0 if it could not be read.
-        sizes: height and width of each original.
-        problems: place in the part -> what is wrong.
+        sizes: height and width of each original, in pixels.
+        problems: place in the part -> why the image could not be read.
     """
 
     planes: list[int]
@@ -51,7 +51,18 @@ def write_part(
     workers: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Decodes images into a part; unreadable ones are noted in it and do not stop the others."""
+    """Decode images into a part; unreadable ones are noted in it and do not stop the others.
+
+    Args:
+        file: the part.
+        paths: its images, in order.
+        size: S.
+        workers: threads that decode.
+        progress: called as `progress(done, of)`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     index = PartIndex([], [], {})
     results = resize_files(paths, size=size, workers=workers, progress=progress)
     with replaced_file(file) as stream:
@@ -61,7 +72,7 @@ def write_part(
                 index.planes.append(0)
                 index.sizes.append((0, 0))
             else:
-                # Plain writes and no mapping: a full disk is an OSError here and a crash there.
+                # Plain writes and no mapping, where a full disk would be a crash instead of an OSError.
                 stream.write(result.pixels_CSS.tobytes())
                 index.planes.append(len(result.pixels_CSS))
                 index.sizes.append((result.height, result.width))
@@ -70,7 +81,7 @@ def write_part(
 
 
 def read_index(file: Path) -> PartIndex | None:
-    """Returns what a part holds, or None where there is no complete part."""
+    """Return the index of a part, or None if there is no complete part."""
     try:
         with open(file, "rb") as stream:
             stream.seek(-_TAIL.size, os.SEEK_END)
@@ -84,19 +95,25 @@ def read_index(file: Path) -> PartIndex | None:
 
 
 def read_planes(stream: BinaryIO, planes: int, size: int) -> np.ndarray:
-    """Returns the next image of an open part, uint8 (planes, S, S)."""
+    """Return the next image of an open part, uint8 (planes, S, S).
+
+    Args:
+        stream: the part, at the beginning of the image.
+        planes: 1 or 3.
+        size: S.
+    """
     count = planes * size * size
     return np.frombuffer(stream.read(count), np.uint8).reshape(planes, size, size)
 
 
 def write_noted(file: Path, indices: list[int]) -> None:
-    """Notes beside a cache file which of its images could not be read; if that fails, they are read again."""
+    """Note beside a cache file which of its images could not be read; if that fails, they are read again."""
     with suppress(OSError), replaced_file(_noted_at(file)) as stream:
         stream.write(json.dumps(sorted(indices)).encode())
 
 
 def read_noted(file: Path, num: int) -> list[int] | None:
-    """Returns what `write_noted` wrote for that many images, None where there is nothing whole."""
+    """Return what `write_noted` wrote for `num` images, or None if there is no intact note."""
     try:
         noted = json.loads(_noted_at(file).read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -2,8 +2,8 @@
 
 Letters: N images, B batch, C channels (1 if all images are grey, else 3), S stored side.
 
-The file's name is a hash of the images' paths, sizes and times, of S and of the decoders' versions,
-so a file that exists under the name is right, whoever wrote it.
+The file's name is a hash of the images' paths, sizes and times, of S and of the decoders' versions, so a file
+that exists under the name is right, whoever wrote it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,16 @@ __all__ = ["ImageStore", "check_images", "list_unreadable", "open_readable", "op
 
 
 class ImageStore:
-    """StoredImage images by position, as tensors.
+    """Decoded images by position, as tensors.
 
     Attributes:
-        paths: the image files.
+        paths: the N image files.
         channels, size: C and S.
-        identity: a hash of paths, sizes and times of the files whose pixels it serves.
-        original_sizes_N2: int64 height and width of each original as displayed.
+        original_sizes_N2: int64, height and width of each original as displayed, in pixels.
+
+    Args:
+        file: the cache file; None decodes the images again whenever they are needed.
+        workers: threads that decode without a cache file.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class ImageStore:
             shape = (len(self.paths), self.channels, self.size, self.size)
             self._pixels = np.memmap(self._file, np.uint8, "r", HEADER_BYTES, shape)
             with suppress(OSError):
-                os.utime(self._file)  # used now, see `csr cache prune`; somebody else's file may refuse
+                os.utime(self._file)  # in use, see `csr cache prune`; another user's file may refuse
 
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes map the file again; sending its pixels would copy all of them.
@@ -80,7 +83,7 @@ class ImageStore:
         return self.batch([index])[0]
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Returns uint8 (B, C, S, S), a copy; decodes the files again if there is no cache."""
+        """Return B images by position, uint8 (B, C, S, S), a copy; decode the files if there is no cache."""
         index_B = np.asarray(indices, dtype=np.int64)
         if self._pixels is not None:
             return torch.from_numpy(np.asarray(self._pixels[index_B]))
@@ -92,13 +95,14 @@ class ImageStore:
         def decode(place: int) -> None:
             image_BCSS[place] = resize_file(self.paths[index_B[place]], self.size).pixels_CSS
 
-        # list: an unreadable file raises here
+        # The list makes the error of an unreadable file be raised here.
         list(self._pool.map(decode, range(len(index_B))))
         return torch.from_numpy(image_BCSS)
 
     @property
     def identity(self) -> str:
-        # cached pixels stay what they were when the cache was opened, files read on demand may change
+        """Return a hash of paths, sizes and times of the files, which changes with their pixels."""
+        # Cached pixels stay as they were when the cache was opened, files read on demand may change.
         return cache_key(self.paths, self.size) if self._file is None else self._file.stem
 
 
@@ -113,25 +117,25 @@ def open_store(
     barrier: Callable[[], None] = lambda: None,
     where: Callable[[int], str] | None = None,
 ) -> ImageStore:
-    """Opens the cache of some images, building it first if it is not there.
+    """Open the cache of some images, and build it first if there is none.
 
-    Every rank calls it with the same images. Each rank decodes its share into a part of its own,
-    rank 0 joins the parts; interrupted and simultaneous builds do no harm (`csr.data.image_cache.cache_file`).
+    Every rank calls it with the same images. Each rank decodes its share into a part of its own, rank 0 joins
+    the parts; interrupted and simultaneous builds do no harm (`csr.data.image_cache.cache_file`).
 
     Args:
-        paths: image files, in the order of the label table.
-        size: S; images are resized (bilinear, antialiased) to S x S without keeping their aspect.
-        cache_dir: folder for the file, made if missing; None: check all images now, decode on
-            demand (then every rank checks all of them).
+        paths: N image files, in the order of the label table.
+        size: S in pixels; images are resized (bilinear, antialiased) to S x S without keeping their aspect.
+        cache_dir: folder for the file, made if missing; None: every rank checks all images now, and decodes
+            on demand.
         workers: threads that decode.
         progress: called as `progress(done, of)` while this rank decodes.
         shard: this rank and how many share the folder.
         barrier: waits until all ranks have called it.
-        where: names an image's line for messages, e.g. `LabelTable.where`.
+        where: returns an image's location for messages, e.g. `LabelTable.where`.
 
     Raises:
-        InputError: one for all unreadable images, up to 20 named; the same on all ranks. Or the
-            folder cannot be written.
+        InputError: one for all unreadable images, up to 20 named, the same on all ranks; or the folder cannot
+            be written.
     """
     paths = [Path(path) for path in paths]
     assert size >= 1 and workers >= 1 and 0 <= shard[0] < shard[1]
@@ -146,7 +150,7 @@ def open_store(
             workers=workers,
         )
     build = CacheBuild(Path(cache_dir) / f"images-{cache_key(paths, size)}.bin", paths, size, shard)
-    # Every rank passes both barriers whatever happens to it, or the others would wait for ever.
+    # Every rank passes both barriers whatever happens to it, or the others would wait forever.
     failure = build.write_own_part(workers, progress)
     barrier()
     problems, join_failure = build.join()
@@ -162,8 +166,8 @@ def open_store(
 
 def _unwritable(cache_dir: str | os.PathLike[str], reason: str) -> InputError:
     return InputError(
-        f"{cache_dir}: the image cache cannot be written ({reason}); free space there or "
-        "choose another folder"
+        f"{cache_dir}: the image cache cannot be written ({reason}); free space there "
+        "or choose another folder"
     )
 
 
@@ -176,17 +180,18 @@ def open_readable(
     workers: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[ImageStore | None, dict[int, str]]:
-    """Opens a store of those images that can be read; for one process, the others then `open_store` it.
+    """Open a store of the readable images; one process does so, the others then `open_store` it.
 
-    With a cache the images are decoded once, and what could not be read is noted beside it: the next
-    call looks at those alone, which a newly installed decoder may have made readable.
+    With a cache the images are decoded once, and the unreadable ones are noted beside it: the next call
+    decodes those alone, which a newly installed decoder may have made readable.
 
     Args:
         paths, size, cache_dir, workers, progress: as for `open_store`.
-        most: how many may be left out.
+        most: number of images that may be omitted.
 
     Returns:
-        The store of the others (None if more than `most` cannot be read) and what is wrong with which.
+        The store of the readable images (None if there is none, or more than `most` are unreadable), and the
+        problems of the others by place in `paths`.
 
     Raises:
         InputError: the folder cannot be written, or a file vanished.
@@ -227,7 +232,7 @@ def open_readable(
 def _fill_cache(
     build: CacheBuild, workers: int, progress: Callable[[int, int], None] | None, *, most: int
 ) -> dict[int, str]:
-    """Decodes all images into the cache file of the readable ones; returns what is wrong with the others."""
+    """Decode all images into the cache file of the readable ones; return the others' problems by place."""
     failure = build.write_own_part(workers, progress)
     problems, join_failure = build.join()
     if not failure and not join_failure and 0 < len(problems) <= most < len(build.paths):

@@ -1,4 +1,4 @@
-"""Image files out of what a user names: files and folders, in a stable order, each once."""
+"""The list of image files that a user means by naming files and folders, in a stable order, each once."""
 
 from __future__ import annotations
 
@@ -13,34 +13,36 @@ from csr.runtime.errors import InputError
 _INDEX_OF_A_DISC = "DICOMDIR"  # begins as a DICOM file, and holds no picture
 
 
-def gather_images(given: Sequence[Path], *, say: Callable[[str], object] = lambda line: None) -> list[Path]:
-    """The files named, and all images below the folders named (hidden ones and linked folders left out).
+def gather_images(
+    named: Sequence[Path], *, report: Callable[[str], object] = lambda line: None
+) -> list[Path]:
+    """Return the named files and all images below the named folders, without hidden ones and linked folders.
 
     Args:
-        given: files of any suffix; a missing one stays, and is told when it is read. Folders are searched
-            for files with one of `IMAGE_SUFFIXES` and DICOM files of any name, sorted by path.
-        say: told how many other files a folder has.
+        named: files of any suffix, also missing ones, which are reported when they are read. Folders are
+            searched for files with one of `IMAGE_SUFFIXES` and DICOM files of any name, sorted by path.
+        report: called with a line on the number of other files in a folder.
 
     Raises:
         InputError: a folder without any image, or that cannot be listed; or nothing that is named exists.
     """
-    if not any(os.path.exists(path) for path in given):
-        named = show_some([show(str(path), limit=400) for path in given], limit=4)
-        raise InputError(f"{named}: no such file or folder")
-    found: dict[Path, None] = {}
-    for path in given:
+    if not any(os.path.exists(path) for path in named):
+        shown = show_some([show(str(path), limit=400) for path in named], limit=4)
+        raise InputError(f"{shown}: no such file or folder")
+    images: dict[Path, None] = {}  # a set with an order
+    for path in named:
         if not path.is_dir():
-            found.setdefault(path)
+            images.setdefault(path)
             continue
         files = sorted(_below(path))
         inside = [file for file in files if _is_image(file)]
         if not inside:
             raise InputError(f"{path}: no image in it ({' '.join(IMAGE_SUFFIXES)}, or DICOM of any name)")
         if others := len(files) - len(inside):
-            say(f"{others} other file{'s' if others > 1 else ''} in {path} left out")
+            report(f"{others} other file{'s' if others > 1 else ''} in {path} omitted")
         for file in inside:
-            found.setdefault(file)
-    return list(found)
+            images.setdefault(file)
+    return list(images)
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -1,6 +1,8 @@
-"""Image files to the 8-bit pixels that a viewer shows.
+"""The reader of image files: 8-bit pixels as a viewer shows them.
 
-Colour profiles and gamma chunks are not applied: what is stored is taken for display values.
+Colour profiles and gamma chunks are not applied: stored values are taken for display values.
+
+Letters: H W pixels.
 """
 
 from __future__ import annotations
@@ -17,18 +19,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from csr.data.images.dicom import is_dicom, read_dicom
-from csr.data.images.find import find_image, find_images
 from csr.runtime.errors import InputError, TooLargeError
-
-__all__ = ["DecodedImage", "decode_image", "find_image", "find_images", "read_image"]
 
 MAX_PIXELS = 2**26  # 67 million: above any radiograph or mammogram, below Pillow's own limit
 MAX_FILE_BYTES = 2**30
-# Only what doctors' images come in: Pillow's other readers are no use here and start programs.
+# The formats of medical images: Pillow's other readers are of no use here, and some start programs.
 _FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP")
 _EXIF_ORIENTATION = 0x0112
 _TIFF_PHOTOMETRIC = 262
-# All that Pillow's and pydicom's readers raise on damaged files: none of it is our bug.
+# All that Pillow's and pydicom's readers raise on damaged files: none of it is a bug of csr.
 DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -47,13 +46,13 @@ DECODE_ERRORS = (
     zlib.error,
     struct.error,
 )
-# Without a handler Python prints Pillow's complaints about a file, which become our own line below.
+# Without a handler Python prints Pillow's complaints about a file, which become one line of csr below.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """Pixels as displayed, and the size of the original, which `min_size` may have reduced.
+    """Pixels as displayed, and the size of the original before any reduction by `min_size`.
 
     Attributes:
         pixels: uint8 (H, W) grey or (H, W, 3) RGB.
@@ -66,27 +65,27 @@ class DecodedImage:
 
 
 def read_image(path: str | os.PathLike[str], *, min_size: int | None = None) -> np.ndarray:
-    """Returns the pixels of `decode_image`: uint8 (H, W) for grey files, else (H, W, 3)."""
+    """Return the pixels of `decode_image`: uint8 (H, W) for grey files, else (H, W, 3)."""
     return decode_image(path, min_size=min_size).pixels
 
 
 def decode_image(
     path: str | os.PathLike[str], *, min_size: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> DecodedImage:
-    """Decodes one image file by its content, whatever its suffix.
+    """Decode one image file by its content, whatever its suffix.
 
-    16-bit grey is scaled by 1/257; transparency is put on black; palettes, CMYK and bilevel are
-    converted; the EXIF orientation is applied; DICOM see `csr.data.images.dicom`.
+    16-bit grey is scaled by 1/257; transparency is put on black; palettes, CMYK and bilevel are converted;
+    the EXIF orientation is applied; for DICOM see `csr.data.images.dicom`.
 
     Args:
         path: PNG, JPEG, DICOM, also TIFF, BMP, GIF, WebP and JPEG 2000 under another suffix.
-        min_size: a JPEG may be decoded at a half, quarter or eighth as long as both sides keep this
-            many pixels (much faster); None decodes in full.
+        min_size: a JPEG may be decoded at a half, quarter or eighth of its size (much faster) if both sides
+            keep this many pixels; None decodes in full.
         max_pixels: an image of more is refused before it is decoded.
 
     Raises:
-        InputError: names the file, what is wrong and what to do: damaged, no image, animated or
-            multi-page, floating point; a TooLargeError for too many pixels.
+        InputError: damaged, no image, animated or multi-page, floating point; with the file, the reason and
+            the fix. A TooLargeError for too many pixels.
     """
     try:
         _check_file(path)
@@ -123,7 +122,7 @@ def _check_file(path: str | os.PathLike[str]) -> None:
 def _decode_picture(path: str | os.PathLike[str], min_size: int | None, max_pixels: int) -> DecodedImage:
     with Image.open(path, formats=_FORMATS) as picture:
         check_pixels(path, *picture.size, limit=max_pixels)
-        # The second picture of a JPEG (MPO) is a preview; elsewhere it may be the one meant.
+        # The second picture of a JPEG (MPO) is a preview; in other formats it may be the one that is wanted.
         if picture.format != "MPO" and getattr(picture, "is_animated", False):
             raise InputError(f"{path}: has several frames or pages; export the one that is meant")
         width, height = picture.size
@@ -139,7 +138,7 @@ def _decode_picture(path: str | os.PathLike[str], min_size: int | None, max_pixe
 
 
 def _to_uint8(path: str | os.PathLike[str], shown: Image.Image, opened: Image.Image) -> np.ndarray:
-    """Returns the displayed pixels of `shown`, which came from the file `opened`."""
+    """Return the displayed pixels, (H, W) or (H, W, 3), of `shown`, which comes from the file `opened`."""
     mode = shown.mode
     if mode.startswith("I;16") or (mode == "I" and opened.format == "PNG"):
         return _from_16_bit(shown, opened)
@@ -166,7 +165,7 @@ def _from_16_bit(shown: Image.Image, opened: Image.Image) -> np.ndarray:
 
 
 def check_pixels(path: str | os.PathLike[str], width: int, height: int, *, limit: int) -> None:
-    """Raises a TooLargeError on sizes that would take the memory of the machine."""
+    """Raise a TooLargeError for sizes in pixels that could exhaust the machine's memory."""
     if width < 1 or height < 1 or width * height > limit:
         raise TooLargeError(
             f"{path}: {width} x {height} pixels, allowed are 1 to {limit // 10**6} million; scale it down"

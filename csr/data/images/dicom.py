@@ -1,8 +1,10 @@
-"""DICOM files to the 8-bit pixels that a viewer shows (DICOM PS3.3 C.11.1, C.11.2, C.7.6.3).
+"""The reader of DICOM files: 8-bit pixels as a viewer shows them (DICOM PS3.3 C.11.1, C.11.2, C.7.6.3).
 
-Modality LUT or rescale, then VOI LUT or the first window of the file, then MONOCHROME1 inverted. A
-file without a window is stretched from its darkest to its brightest pixel (padding left out), as
-viewers do. No window is ever made up: a CT window on a radiograph would show nothing.
+Modality LUT or rescale, then VOI LUT or the first window of the file, then MONOCHROME1 inverted. A file
+without a window is stretched from its darkest to its brightest pixel (padding omitted), as viewers do. No
+window is ever made up: a CT window on a radiograph would show nothing.
+
+Letters: H W pixels.
 """
 
 from __future__ import annotations
@@ -24,21 +26,21 @@ _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 def is_dicom(path: str | os.PathLike[str]) -> bool:
-    """Tells a DICOM file by its preamble."""
+    """Return whether a file has the preamble of a DICOM file."""
     with open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
 def read_dicom(path: str | os.PathLike[str], *, max_pixels: int) -> np.ndarray:
-    """Returns uint8 (H, W) for MONOCHROME1/2, else (H, W, 3).
+    """Return the pixels of a file, uint8 (H, W) for MONOCHROME1/2, else (H, W, 3).
 
     Args:
         path: a file with a DICOM preamble, one frame.
-        max_pixels: more than these are refused before anything is decoded.
+        max_pixels: an image of more is refused before anything is decoded.
 
     Raises:
         InputError: no pixels, several frames, too many pixels, or a compression without a decoder.
-        ValueError, RuntimeError, ...: what pydicom raises on damaged files.
+        ValueError, RuntimeError, ...: as pydicom raises them on damaged files.
     """
     # Inflating a deflated file cannot be bounded from outside of pydicom, and they are rare.
     if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
@@ -79,7 +81,7 @@ def _check_header(path: str | os.PathLike[str], dataset: FileDataset, max_pixels
 
 
 def _decode(path: str | os.PathLike[str], dataset: FileDataset) -> np.ndarray:
-    """Returns stored values, (H, W) or (H, W, channels), without bits that are not theirs."""
+    """Return the stored values, (H, W) or (H, W, channels), without foreign bits (overlays)."""
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         stored = pixel_array(dataset)
@@ -98,16 +100,21 @@ def _decode(path: str | os.PathLike[str], dataset: FileDataset) -> np.ndarray:
         return stored
     if not 0 < bits <= top <= allocated:
         raise InputError(f"{path}: {bits} bits stored below bit {top} of {allocated}; export it again")
-    # Old files keep overlays in the unused bits, and signed values without their sign's copies.
+    # Old files keep overlays in the unused bits, and signed values without sign extension.
     return (stored << (allocated - top)) >> (allocated - bits)
 
 
 def display_values(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Returns what is to be shown, float32 from 0 (darkest) to 1, MONOCHROME1 not yet inverted."""
+    """Return display values, float32 (H, W) from 0 (darkest) to 1, MONOCHROME1 not yet inverted.
+
+    Args:
+        stored: integers or floats, (H, W).
+        dataset: the file's header with LUTs, windows and padding value.
+    """
     value = apply_modality_lut(stored, dataset)
     if dataset.get("VOILUTSequence"):
         entries, first, bits = (int(v) for v in dataset.VOILUTSequence[0].LUTDescriptor)
-        # Some files declare 16 bits for a table of 12: what the table reaches is white then.
+        # Some files declare 16 bits for a table of 12: the highest entry of the table is white then.
         reached = int(apply_voi(np.arange(first, first + (entries or 2**16)), dataset).max())
         bits = min(bits, max(reached.bit_length(), 8))
         return np.clip(apply_voi(value, dataset) / np.float32(2**bits - 1), 0, 1)
@@ -122,7 +129,7 @@ def display_values(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
 
 
 def window_of(dataset: Dataset) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Returns the file's first window as a function to [0, 1] (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
+    """Return the file's first window as a function to [0, 1], or None (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
     centre, width = (_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if centre is None or width is None:
         return None
@@ -141,7 +148,7 @@ def window_of(dataset: Dataset) -> Callable[[np.ndarray], np.ndarray] | None:
 
 
 def _first(value: object) -> float | None:
-    """Returns the first of one or several decimal strings, None where there is none."""
+    """Return the first of one or several decimal strings, None if there is none."""
     if value is None or value == "":
         return None
     several = isinstance(value, (list, tuple)) or hasattr(value, "__getitem__")

@@ -1,6 +1,6 @@
-"""From image ids to files: inside the image folder, one file for one id.
+"""The lookup of image files by id: inside the image folder, one file for one id.
 
-A folder is listed once and not asked for every suffix of every id: fast on network disks, and no id
+A folder is listed once instead of being probed for every suffix of every id: fast on network disks, and no id
 is ever given to the file system as a path.
 """
 
@@ -29,7 +29,7 @@ class MissingImage(UnusableImage):
 
 
 def find_image(folder: str | os.PathLike[str], image_id: str) -> Path:
-    """Returns the file of an image id: the id itself, or with one of `IMAGE_SUFFIXES` in any case.
+    """Return the file of an image id: the id itself, or with one of `IMAGE_SUFFIXES` in any case.
 
     Args:
         folder: the image folder; ids may name files in folders below it (`batch1/a`).
@@ -47,57 +47,57 @@ def find_images(
     *,
     check: Callable[[list[Path]], list[str]] | None = None,
 ) -> list[Path]:
-    """Returns the file of each row of a table.
+    """Return the file of each row of a table.
 
     Args:
         folder: the image folder.
-        table: whose `image_ids` are looked up.
-        check: asked about the files that were found where some were not, so that one message can
-            name what is missing and what is unreadable; returns problems.
+        table: its `image_ids` are looked up.
+        check: called with the files that exist if some are missing, so that one message can name both missing
+            and unreadable ones; returns problems.
 
     Raises:
         InputError: one for all rows without a file, up to 20 named with their lines; if no row has one, it
             asks whether the folder is the right one.
     """
     finder = _Finder(folder)
-    found: list[Path] = []
+    paths: list[Path] = []
     problems: list[str] = []
     missing = 0
     for index, image_id in enumerate(table.image_ids):
         try:
-            found.append(finder.find(image_id))
+            paths.append(finder.find(image_id))
         except InputError as error:
             missing += isinstance(error, MissingImage)
             problems.append(f"line {table.row_numbers[index]}: {error}")
     _check_some(folder, table, missing)
     if problems:
-        problems += check(found) if check else []
+        problems += check(paths) if check else []
         raise InputError(
             f"{table.path}: {len(problems)} image(s) cannot be used: {show_some(problems)}; "
             "correct the ids or the image folder"
         )
-    return found
+    return paths
 
 
 def find_present(folder: str | os.PathLike[str], table: LabelTable) -> tuple[dict[int, Path], dict[int, str]]:
-    """Returns the files of the rows that have one, and why the other rows have none, both by row.
+    """Return the files of the rows that have one, and why the other rows have none, both by row.
 
     Args:
         folder: the image folder.
-        table: whose `image_ids` are looked up.
+        table: its `image_ids` are looked up.
 
     Raises:
-        InputError: one for all ids that are wrong in themselves: several files, a link that leaves the folder;
-            or no row has a file.
+        InputError: one for all ids that are wrong in themselves (several files, a link that leaves the
+            folder), or no row has a file.
     """
     finder = _Finder(folder)
-    found: dict[int, Path] = {}
+    paths: dict[int, Path] = {}
     unusable: dict[int, str] = {}
     problems: list[str] = []
     missing = 0
     for index, image_id in enumerate(table.image_ids):
         try:
-            found[index] = finder.find(image_id)
+            paths[index] = finder.find(image_id)
         except UnusableImage as error:
             missing += isinstance(error, MissingImage)
             unusable[index] = str(error)
@@ -108,7 +108,7 @@ def find_present(folder: str | os.PathLike[str], table: LabelTable) -> tuple[dic
         raise InputError(
             f"{table.path}: {len(problems)} image id(s) cannot be used: {show_some(problems)}; correct them"
         )
-    return found, unusable
+    return paths, unusable
 
 
 def _check_some(folder: str | os.PathLike[str], table: LabelTable, missing: int) -> None:
@@ -120,7 +120,7 @@ def _check_some(folder: str | os.PathLike[str], table: LabelTable, missing: int)
 
 
 class _Finder:
-    """Listings of a folder and of those below it that ids name, each read once."""
+    """The image folder and the folders below it that ids name, each listed once."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -130,6 +130,7 @@ class _Finder:
         self._listings: dict[str, _Listing] = {}
 
     def find(self, image_id: str) -> Path:
+        """Return the file of an id, see `find_image`."""
         problem = id_problem(image_id)
         if problem:
             raise InputError(f"image_id {show(image_id)} {problem}")
@@ -147,13 +148,12 @@ class _Finder:
         if len(names) > 1:
             raise InputError(
                 f"image_id {show(image_id)} is {len(names)} files in {self.folder}: "
-                f"{show_some([show(n) for n in sorted(names)], limit=4)}; keep one, or write "
-                "the suffix"
+                f"{show_some([show(n) for n in sorted(names)], limit=4)}; keep one, or write the suffix"
             )
         return self._checked(Path(below, names[0]), image_id)
 
     def _listing(self, below: str) -> _Listing:
-        """Lists a folder: whole names, and `stem newline suffix` for names with a known suffix."""
+        """Return the entries of a folder by name, and by `stem newline suffix` if the suffix is known."""
         if below in self._listings:
             return self._listings[below]
         listing: _Listing = {}
@@ -163,8 +163,8 @@ class _Finder:
         entries: list[str] = []
         if self.root in (real, *real.parents) and real.is_dir():
             try:
-                with os.scandir(real) as found:
-                    entries = [e.name for e in found if not e.is_dir(follow_symlinks=False)]
+                with os.scandir(real) as listed:
+                    entries = [e.name for e in listed if not e.is_dir(follow_symlinks=False)]
             except OSError as error:
                 raise InputError(f"{folder}: cannot be listed ({error.strerror})") from None
         for entry in entries:

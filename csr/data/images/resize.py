@@ -25,7 +25,7 @@ class StoredImage:
 
     Attributes:
         pixels_CSS: uint8, one channel if the image has no colour.
-        height, width: of the original as displayed.
+        height, width: of the original as displayed, in pixels.
     """
 
     pixels_CSS: np.ndarray
@@ -34,8 +34,8 @@ class StoredImage:
 
 
 def resize_file(path: Path, size: int) -> StoredImage:
-    """Decodes an image and resizes it to size x size, bilinear, antialiased, aspect not kept."""
-    # Twice the size: what a JPEG then leaves out is finer than what the resize lets through.
+    """Decode an image and resize it to size x size pixels: bilinear, antialiased, aspect not kept."""
+    # Twice the size: details that a reduced JPEG lacks are finer than those that survive the resize.
     image = decode_image(path, min_size=2 * size)
     small = np.array(Image.fromarray(image.pixels).resize((size, size), Image.Resampling.BILINEAR))
     if small.ndim == 3 and (small == small[:, :, :1]).all():
@@ -51,9 +51,13 @@ def resize_files(
     workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[StoredImage | InputError]:
-    """Yields each image resized, or the error why not, in order; memory does not grow with N.
+    """Yield each image resized, or its error, in order; memory does not grow with N.
 
-    Threads suffice: Pillow lets go of the interpreter lock while it decodes and resizes.
+    Args:
+        paths: N files.
+        size: S, side of the resized images in pixels.
+        workers: threads that decode.
+        progress: called as `progress(done, of)`.
     """
 
     def attempt(path: Path) -> StoredImage | InputError:
@@ -62,8 +66,8 @@ def resize_files(
         except InputError as error:
             return error
 
-    # Warnings about files that we report ourselves are noise; filters are set here, once, because setting
-    # them inside of threads is not safe.
+    # Warnings about files that csr reports itself are noise; filters are set here, once, because setting them
+    # inside threads is not safe.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for done, result in enumerate(in_threads(attempt, paths, workers=workers), 1):
@@ -80,14 +84,14 @@ def check_images(
     progress: Callable[[int, int], None] | None = None,
     where: Callable[[int], str] | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Decodes every image once.
+    """Decode every image once.
 
     Args:
-        paths: the files.
-        size: at which colour is looked for.
+        paths: N files.
+        size: side in pixels at which an image is searched for colour.
         workers: threads that decode.
         progress: called as `progress(done, of)`.
-        where: names the line of an image for messages.
+        where: returns the location of an image, by its place in `paths`, for messages.
 
     Returns:
         Height and width of each original, int64 (N, 2), and the channels of the set (1 or 3).
@@ -107,7 +111,12 @@ def survey_images(
     workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, int, dict[int, str]]:
-    """As `check_images`, but returns what is wrong with which image, whose height and width are 0."""
+    """Decode every image once, as `check_images`, but return problems instead of raising them.
+
+    Returns:
+        Height and width of each original, int64 (N, 2), 0 for unreadable ones; the channels of the set (1 or
+        3); problems by place in `paths`.
+    """
     size_N2 = np.zeros((len(paths), 2), dtype=np.int64)
     channels = 1
     problems: dict[int, str] = {}
@@ -122,17 +131,22 @@ def survey_images(
 
 
 def list_unreadable(paths: Sequence[Path], *, limit: int = 256) -> list[str]:
-    """Says what is wrong with which of the first `limit` files; for `find_images(check=...)`.
+    """Return the problems of the first `limit` files; for `find_images(check=...)`.
 
-    Where files are missing nothing will be cached, so this looks at a bounded number only.
+    If files are missing nothing will be cached, so only a bounded number is decoded here.
     """
     results = resize_files(paths[:limit], size=1, workers=4)
     return [str(result) for result in results if isinstance(result, InputError)]
 
 
 def raise_unreadable(problems: dict[int, str], *, where: Callable[[int], str] | None = None) -> None:
-    """Raises one InputError for all problems, in the order of the images; none: returns."""
+    """Raise one InputError for all problems, in the order of the images, if there are any.
+
+    Args:
+        problems: by place of the image.
+        where: returns the location of an image for the message.
+    """
     if not problems:
         return
-    said = [f"{where(index)}: {problems[index]}" if where else problems[index] for index in sorted(problems)]
-    raise InputError(f"{len(said)} image(s) cannot be read: {show_some(said)}")
+    lines = [f"{where(index)}: {problems[index]}" if where else problems[index] for index in sorted(problems)]
+    raise InputError(f"{len(lines)} image(s) cannot be read: {show_some(lines)}")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from csr.data.image_cache import cache_file
 from csr.data.image_cache.store import check_images, list_unreadable, open_store
-from csr.data.images.decode import find_images
+from csr.data.images.find import find_images
 from csr.runtime.errors import InputError
 
 SIZE = 6

@@ -87,7 +87,8 @@ def test_boxes_over_the_edge_are_cut_below_a_pixel_and_refused_above(boxes_of):
 
 
 def test_the_real_boxes_lie_in_their_images(real_images):
-    from csr.data.images.decode import decode_image, find_images
+    from csr.data.images.decode import decode_image
+    from csr.data.images.find import find_images
     from csr.data.labels.table import read_label_table
 
     targets = ["malignant", "cyst", "fibroadenoma"]
