@@ -1,4 +1,4 @@
-"""Options out of an untrusted config.json."""
+"""Options out of a run's config.json, which is an untrusted file: checked by the kinds, choices and ranges of the flags."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import dataclasses
 from typing import Any
 
 from csr.config.checks import check_ranges
-from csr.config.options import TrainConfig, groups
+from csr.config.options import TrainConfig, fields_of, groups
 from csr.runtime.errors import InputError
 
 
 def config_of(options: Any, *, where: str) -> TrainConfig:
-    """The options of a run from its config.json, which is not trusted. What it does not say has its default.
+    """Return the options of a run; what the file lacks has its default.
+
+    Args:
+        options: parsed JSON, by group.
+        where: the file, named in messages.
 
     Raises:
         InputError: an unknown option, or a value of another type or out of range.
@@ -21,7 +25,7 @@ def config_of(options: Any, *, where: str) -> TrainConfig:
         raise InputError(f"{where}: 'options' are not those of `csr train`")
     built: dict[str, Any] = {}
     for name, values in options.items():
-        fields = {f.name: f for f in dataclasses.fields(known[name])}
+        fields = fields_of(known[name])
         unknown = sorted(set(values) - set(fields)) if isinstance(values, dict) else ["not an object"]
         if unknown:
             raise InputError(f"{where}: options of {name!r} are unknown: {', '.join(unknown)[:120]}")

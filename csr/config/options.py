@@ -3,13 +3,49 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from csr.config import recipes
 
 AUTO = -(2**63)  # of a number that is found by measuring; nobody gives it by accident
+
+
+class Range(NamedTuple):
+    """Values that a number may have; infinity and NaN are in no range.
+
+    Attributes:
+        above, at_least: lower bound, without and with its own value.
+        below, at_most: upper bound, without and with its own value.
+        advice: what to give instead, where the bounds do not explain themselves.
+    """
+
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+    advice: str | None = None
+
+    def problem_of(self, value: float) -> str | None:
+        """Return what to give in place of a value, or None if it is in the range."""
+        too_small = (
+            not math.isfinite(value)
+            or (self.above is not None and value <= self.above)
+            or (self.at_least is not None and value < self.at_least)
+        )
+        if too_small or (self.below is not None and value >= self.below):
+            if self.advice is not None:
+                return self.advice
+            return (
+                f"give a number above {self.above:g}"
+                if self.at_least is None
+                else f"give {self.at_least:g} or more"
+            )
+        if self.at_most is not None and value > self.at_most:
+            return f"the largest is {self.at_most:g}"
+        return None
 
 
 def option(
@@ -20,13 +56,34 @@ def option(
     many: bool = False,
     auto: bool = False,
     alone: Any = None,
+    **bounds: Any,
 ) -> Any:
-    """One command-line flag: the field's name, its default and what it means.
+    """One command-line flag: the field's name, its default, its meaning and its range.
 
-    `auto`: the word is taken for the number `AUTO`. `alone`: the value of a flag that is given without one.
+    Args:
+        default: value without the flag.
+        meaning: help text.
+        choices: words that it may be.
+        many: it takes several words.
+        auto: the word `auto` is taken for the number `AUTO`.
+        alone: value of the flag without one.
+        bounds: of a number, see `Range`.
     """
-    told = {"help": meaning, "choices": choices, "many": many, "auto": auto, "alone": alone}
-    return field(default=default, metadata=told)
+    allowed = Range(**bounds) if bounds else None
+    metadata = {
+        "help": meaning,
+        "choices": choices,
+        "many": many,
+        "auto": auto,
+        "alone": alone,
+        "range": allowed,
+    }
+    return field(default=default, metadata=metadata)
+
+
+def fields_of(group: Any) -> dict[str, dataclasses.Field[Any]]:
+    """Return the options of a group by name."""
+    return {f.name: f for f in dataclasses.fields(group)}
 
 
 @dataclass(frozen=True)
@@ -49,15 +106,23 @@ class DataOptions:
     reader_merge: str = option(
         "any", "how the readers of an image are merged", choices=("any", "majority", "soft")
     )
-    drop_rare: int = option(0, "drop concepts with fewer positive training images than this, with a notice")
-    val_fraction: float = option(0.1, "share of the training images kept for validation")
-    image_size: int = option(224, "side of the square model input, pixels")
+    drop_rare: int = option(
+        0, "drop concepts with fewer positive training images than this, with a notice", at_least=0
+    )
+    val_fraction: float = option(
+        0.1,
+        "share of the training images kept for validation",
+        above=0,
+        below=1,
+        advice="give a share between 0 and 1, such as 0.1",
+    )
+    image_size: int = option(224, "side of the square model input, pixels", above=0, at_most=4_096)
     augment: str = option(
         "light",
         "training augmentation: light (affine, contrast), flip (light and mirror)",
         choices=("none", "light", "flip"),
     )
-    workers: int = option(4, "threads that decode images")
+    workers: int = option(4, "threads that decode images", above=0, at_most=1_024)
     image_cache: str = option("auto", "decoded images: auto (under output_dir/.cache), off, or a folder")
     on_bad_image: str = option(
         "error",
@@ -79,9 +144,11 @@ class ModelOptions:
     )
     backbone_weights: str | None = option(None, "local file with the backbone's pretrained weights")
     no_pretrained: bool = option(False, "start from random weights on purpose")
-    num_prototypes: int = option(5, "M, prototypes per concept")
-    embedding_dim: int = option(128, "D, width of the projected space")
-    projector_blocks: int = option(3, "residual 1x1-convolution blocks of the projector")
+    num_prototypes: int = option(5, "M, prototypes per concept", above=0, at_most=10_000)
+    embedding_dim: int = option(128, "D, width of the projected space", above=0, at_most=65_536)
+    projector_blocks: int = option(
+        3, "residual 1x1-convolution blocks of the projector", at_least=0, at_most=100
+    )
     concept_pool: str = option("avg", "pooling of concept maps into logits", choices=("avg", "max", "lse"))
 
 
@@ -89,11 +156,13 @@ class ModelOptions:
 class MethodOptions:
     """method"""
 
-    max_pos_weight: float = option(20.0, "upper limit of negatives/positives weights")
-    box_weight: float = option(0.1, "weight of the box loss in stage 1 (used with --boxes_csv)")
-    gamma: float = option(1000.0, "sharpness of the soft assignment to prototypes, Eq. 6")
-    lam: float = option(20.0, "scale of the contrastive softmax, Eq. 9")
-    delta: float = option(0.1, "margin of the contrastive softmax, Eq. 9")
+    max_pos_weight: float = option(
+        20.0, "upper limit of negatives/positives weights", at_least=1, advice="give 1 (no balancing) or more"
+    )
+    box_weight: float = option(0.1, "weight of the box loss in stage 1 (used with --boxes_csv)", at_least=0)
+    gamma: float = option(1000.0, "sharpness of the soft assignment to prototypes, Eq. 6", above=0)
+    lam: float = option(20.0, "scale of the contrastive softmax, Eq. 9", above=0)
+    delta: float = option(0.1, "margin of the contrastive softmax, Eq. 9", at_least=0)
     margin_mode: str = option(
         "softtriple", "how the margin enters Eq. 9", choices=("softtriple", "paper", "none")
     )
@@ -119,26 +188,37 @@ class OptimOptions:
         "images per GPU (per rank) and step; effective = batch_size x ranks x accumulation; auto measures how "
         "many fit, and keeps --effective_batch by accumulation",
         auto=True,
+        above=0,
+        at_most=65_536,
     )
-    accumulation: int = option(1, "micro batches per optimizer step")
+    accumulation: int = option(1, "micro batches per optimizer step", above=0, at_most=65_536)
     effective_batch: int | None = option(
-        None, "images per optimizer step over all ranks, for --batch_size auto (default: 32)"
+        None,
+        "images per optimizer step over all ranks, for --batch_size auto (default: 32)",
+        above=0,
+        at_most=2**24,
     )
-    lr: float = option(1e-4, "base learning rate")
-    epochs_stage1: int = option(10, "epochs of the concept stage")
-    epochs_stage2: int = option(10, "epochs of the prototype stage")
-    epochs_stage3: int = option(10, "epochs of the task stage")
+    lr: float = option(1e-4, "base learning rate", above=0)
+    epochs_stage1: int = option(10, "epochs of the concept stage", above=0)
+    epochs_stage2: int = option(10, "epochs of the prototype stage", above=0)
+    epochs_stage3: int = option(10, "epochs of the task stage", above=0)
     backbone_lr_scale: float | None = option(
-        None, "backbone learning rate / lr (default: 0.1 if pretrained, 1 with --no_pretrained)"
+        None, "backbone learning rate / lr (default: 0.1 if pretrained, 1 with --no_pretrained)", at_least=0
     )
-    prototype_lr_scale: float = option(10.0, "learning rate of stage 2 / lr")
+    prototype_lr_scale: float = option(10.0, "learning rate of stage 2 / lr", above=0)
     task_lr_scale: float = option(
-        10.0, "learning rate of stage 3 (a linear layer on standardised scores) / lr"
+        10.0, "learning rate of stage 3 (a linear layer on standardised scores) / lr", above=0
     )
-    weight_decay: float = option(0.01, "AdamW weight decay; none on prototypes, norms and biases")
-    warmup: float = option(0.05, "share of a stage's steps spent warming up")
+    weight_decay: float = option(0.01, "AdamW weight decay; none on prototypes, norms and biases", at_least=0)
+    warmup: float = option(
+        0.05,
+        "share of a stage's steps spent warming up",
+        at_least=0,
+        below=1,
+        advice="give a share of steps from 0 to below 1",
+    )
     schedule: str = option("cosine", "learning rate after the warm-up", choices=("cosine", "constant"))
-    clip: float = option(1.0, "gradient norm above which gradients are scaled down; 0 is off")
+    clip: float = option(1.0, "gradient norm above which gradients are scaled down; 0 is off", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -159,7 +239,7 @@ class EngineOptions:
         False,
         "keep few activations of the backbone and compute them again in backward: less memory, more time",
     )
-    max_skipped: int = option(20, "stop after this many skipped or non-finite steps in a row")
+    max_skipped: int = option(20, "stop after this many skipped or non-finite steps in a row", above=0)
     cache: str = option(
         "auto",
         "what frozen layers compute: memory and disk compute it once per stage, off at every step (with "
@@ -169,12 +249,21 @@ class EngineOptions:
     cache_dir: str | None = option(None, "folder of --cache disk (default: output_dir/.cache/features)")
     cache_dtype: str = option("fp32", "how cached features are kept", choices=("fp32", "fp16"))
     cache_views: int = option(
-        0, "augmented views of each training image that are cached; epochs take turns (0: the plain image)"
+        0,
+        "augmented views of each training image that are cached; epochs take turns (0: the plain image)",
+        at_least=0,
+        at_most=1_000,
     )
     timeout: float = option(
-        10.0, "minutes after which a silent or hanging rank ends the run on all ranks; may be 0.5"
+        10.0,
+        "minutes after which a silent or hanging rank ends the run on all ranks; may be 0.5",
+        at_least=0.01,
+        at_most=100_000,
+        advice="give minutes, 0.01 or more",
     )
-    seed: int = option(0, "seed of split, order, augmentation and initial weights")
+    seed: int = option(
+        0, "seed of split, order, augmentation and initial weights", at_least=0, at_most=2**32 - 1
+    )
 
 
 @dataclass(frozen=True)
@@ -194,13 +283,16 @@ class RunOptions:
         "auto: goes on with an unfinished run of the same name and options; never: does not; or the path of a "
         "checkpoint",
     )
-    save_every: int = option(0, "optimizer steps between training checkpoints (0: at the end of epochs only)")
-    keep_checkpoints: int = option(2, "how many of the last training checkpoints stay")
-    log_every: int = option(10, "optimizer steps between TensorBoard points")
+    save_every: int = option(
+        0, "optimizer steps between training checkpoints (0: at the end of epochs only)", at_least=0
+    )
+    keep_checkpoints: int = option(2, "how many of the last training checkpoints stay", above=0)
+    log_every: int = option(10, "optimizer steps between TensorBoard points", above=0)
     profile: int = option(
         0,
         "optimizer steps of each stage in a torch profiler trace of rank 0 (0: none; without a number: 5)",
         alone=5,
+        at_least=0,
     )
     dry_run: bool = option(False, "check everything, run one step of every stage, save, load, and stop")
 
@@ -235,6 +327,10 @@ class TrainConfig:
             "prototype": optim.epochs_stage2,
             "task": optim.epochs_stage3,
         }
+
+    def option_groups(self) -> list[Any]:
+        """Return the groups in the order of the help text."""
+        return [getattr(self, f.name) for f in dataclasses.fields(self)]
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         return dataclasses.asdict(self)
