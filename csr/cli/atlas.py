@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from csr.cli.shared_flags import add_source_flags
 from csr.config.parser import Parser, Whole
-from csr.explain.atlas.layout import INDEX, KEEP
+from csr.explain.atlas.layout import INDEX, KEEP, NEAREST
+from csr.runtime.output_paths import check_output_folder
 
 EPILOG = """examples:
   csr atlas checkpoints/csr_exp --out atlas/
@@ -25,22 +27,23 @@ def main(argv: list[str] | None = None) -> int:
     """
     options = _build_parser().parse_args(argv)
     from csr.engine.device import pick_device
-    from csr.explain.atlas.build import build, check_folder, training_images
+    from csr.explain.atlas.build import AtlasOptions, build, training_images
     from csr.explain.source import image_folder, open_source
     from csr.runtime.monitor import Monitor
 
-    check_folder(options.out, overwrite=options.overwrite)
+    check_output_folder(options.out, overwrite=options.overwrite, content="an atlas", marks=(NEAREST, KEEP))
+    asked = AtlasOptions(**{f.name: getattr(options, f.name) for f in dataclasses.fields(AtlasOptions)})
     monitor = Monitor(None)
     source = open_source(options.source, checkpoint=options.checkpoint)
     source.model.to(pick_device(options.device))
     with image_folder(options.image_cache or source.image_cache) as cache:
-        images = training_images(source, options, cache=cache, monitor=monitor)
-        atlas = build(source, images, options, monitor=monitor)
-    _tell(atlas, options.out)
+        images = training_images(source, asked, cache=cache, monitor=monitor)
+        atlas = build(source, images, asked, monitor=monitor)
+    _print_counts(atlas, options.out)
     return 0
 
 
-def _tell(atlas: dict[str, Any], out: Path) -> None:
+def _print_counts(atlas: dict[str, Any], out: Path) -> None:
     width = max(len(name) for name in ["concept", *atlas["concept_names"]]) + 2
     print(f"{'concept':<{width}} {'images':>7} {'alive':>9} {'hints':>6}")
     for concept in atlas["concepts"]:

@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 from types import ModuleType
 
-from csr.config.parser import Parser
+from csr.config.parser import Parser, Whole
 from csr.data.importers import isic2017, tbx11k, vindr
 from csr.data.importers.output import IMAGE_MODES
 from csr.data.labels.reader_merge import READER_MERGES
 from csr.runtime.errors import EXIT_BAD_INPUT, EXIT_DONE, InputError
+from csr.runtime.output_paths import check_output_file
 
 IMPORTERS: dict[str, ModuleType] = {module.NAME: module for module in (vindr, tbx11k, isic2017)}
 EPILOG = """examples:
@@ -40,7 +41,8 @@ def check(options: argparse.Namespace) -> int:
 
     if (options.test_csv is None) != (options.test_dir is None):
         raise InputError("--test_csv and --test_dir belong together: give both or none")
-    _check_page(options.out, overwrite=options.overwrite)
+    if options.out is not None:
+        check_output_file(options.out, overwrite=options.overwrite)
     files = DataFiles(
         csv=options.csv,
         folder=options.dir,
@@ -61,17 +63,6 @@ def check(options: argparse.Namespace) -> int:
         if options.out is not None:
             print(f"Report: {options.out}")
     return EXIT_BAD_INPUT if found["problems"] else EXIT_DONE
-
-
-def _check_page(path: Path | None, *, overwrite: bool) -> None:
-    if path is None:
-        return
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(
-            f"--out {path}: is a folder or lies in one that does not exist; give a file, report.html"
-        )
-    if path.exists() and not overwrite:
-        raise InputError(f"--out {path}: exists; give another file, or --overwrite to replace it")
 
 
 def bring_in(importer: ModuleType, options: argparse.Namespace) -> int:
@@ -143,18 +134,12 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     add("--reader_merge", choices=READER_MERGES, default="any", help="how the readers of an image are merged")
     add(
         "--rare",
-        type=_count,
+        type=Whole(1, 1024),
         default=10,
         metavar="N",
         help="warn of labels with fewer positive images than this",
     )
-    add("--workers", type=_count, default=4, metavar="N", help="threads that decode images")
+    add("--workers", type=Whole(1, 1024), default=4, metavar="N", help="threads that decode images")
     add("--out", metavar="FILE", type=Path, help="also write the report as one HTML page")
     add("--overwrite", action="store_true", help="replace FILE")
     add("--json", action="store_true", help="print everything as JSON instead")
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text}: from 1 to 1024")
-    return int(text)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from csr.cli.exit_codes import exit_process, run_command
 from csr.config.options import EngineOptions
-from csr.config.parser import Parser, Whole
+from csr.config.parser import Number, Parser, Whole
 from csr.data.labels.reader_merge import READER_MERGES
 from csr.data.labels.vocabulary import Vocabulary
 from csr.model.edit_defaults import ALPHA, MODES
 from csr.runtime import ranks
 from csr.runtime.errors import InputError
+from csr.runtime.output_paths import check_output_folder
 
 if TYPE_CHECKING:
     from csr.data.labels.table import LabelTable
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     options = _build_parser().parse_args(argv)
     from csr.engine import device, process_group
     from csr.evaluation.images import image_folder
-    from csr.evaluation.output import check_folder, summary, write_files
+    from csr.evaluation.output import summary, write_files
     from csr.model.sharing.loading import load_model
     from csr.runtime import distributed
     from csr.runtime.monitor import Monitor
@@ -49,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     if distributed.world_size() > 1:
         process_group.start(EngineOptions().timeout)
     monitor = Monitor(None)
-    distributed.on_main(lambda: check_folder(options.out, overwrite=options.overwrite))
+    distributed.on_main(
+        lambda: check_output_folder(options.out, overwrite=options.overwrite, content="an earlier evaluation")
+    )
     with distributed.errors_agreed():
         model = load_model(options.model, checkpoint=options.checkpoint).to(device.local_device())
     with image_folder(options.image_cache) as folder:
@@ -174,7 +177,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--out", metavar="DIR", type=Path, required=True, help="folder to write; new or empty")
     add("--group_by", metavar="COLUMN", help="also measure each value of this column of --csv on its own")
     add("--simulate", choices=MODES, help="play a doctor who corrects concepts, draws boxes, or does both")
-    add("--alpha", type=_share, default=ALPHA, help="importance outside of a simulated doctor's boxes")
+    add("--alpha", type=Number(0, 1), default=ALPHA, help="importance outside of a simulated doctor's boxes")
     add("--bootstrap", type=Whole(0, 100_000), default=1000, help="resamples of the intervals, 0: none")
     add("--seed", type=Whole(0, 2**32 - 1), default=0, help="of the resamples")
     add("--batch_size", type=Whole(1, 65_536), default=32, help="images that a rank's network sees at once")
@@ -184,16 +187,6 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--image_cache", metavar="DIR", type=Path, help="keep decoded images there; None: a temporary folder")
     add("--overwrite", action="store_true", help="replace an earlier evaluation in DIR")
     return parser
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:  # NaN is not
-        raise argparse.ArgumentTypeError(f"{text} is no number from 0 to 1")
-    return value
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csr import __version__
-from csr.cli.output_paths import check_out
-from csr.config.parser import Parser
+from csr.config.parser import Parser, Whole
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic, write_json
+from csr.runtime.output_paths import check_output_folder
 
 if TYPE_CHECKING:
     from csr.explain.explanation import Explanation
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     from csr.explain.neighbours import read_neighbours
     from csr.model.sharing.loading import load_model
 
-    check_out(options.out, overwrite=options.overwrite)
+    check_output_folder(options.out, overwrite=options.overwrite, content="its files")
     model = load_model(options.model, checkpoint=options.checkpoint).to(pick_device(options.device))
     card = model.card
     assert card is not None
@@ -116,14 +116,10 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("image", metavar="IMAGE", type=Path, help="png, jpg or dcm file")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder; empty or new")
     parser.add_argument("--atlas", metavar="DIR", type=Path, help="atlas of this model: training regions")
-    parser.add_argument("--max_concepts", type=_count, default=6, help="active concepts with a picture")
+    parser.add_argument(
+        "--max_concepts", type=Whole(1, 4096), default=6, help="active concepts with a picture"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier explanation in DIR")
     parser.add_argument("--checkpoint", help="name of a .pth, where MODEL is a run; None: best of stage 3")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 4096:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 to 4096")
-    return int(text)

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csr.cli.output_paths import check_out
 from csr.config.parser import Parser
+from csr.runtime.output_paths import check_output_folder
 
 if TYPE_CHECKING:
     from csr.model import CSR
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     from csr.model.sharing.onnx import check_onnx, export_onnx
     from csr.model.sharing.pretrained import CONFIG, README, WEIGHTS
 
-    check_out(options.out, overwrite=options.overwrite)
+    check_output_folder(options.out, overwrite=options.overwrite, content="its files", flag="")
     if options.onnx:
         check_onnx()
     model, weights = _load(options.run, options.checkpoint)

@@ -59,7 +59,13 @@ def main(argv: list[str] | None = None) -> int:
         shell.setdefault("DS_ACCELERATOR", "cpu")
     with tempfile.TemporaryDirectory(prefix="csr-launch-") as folder:
         return launch(
-            given, flags, config=config, hosts=hosts, outcome=outcome, shell=shell, folder=Path(folder)
+            flags,
+            ssh_port=given.ssh_port,
+            config=config,
+            hosts=hosts,
+            outcome=outcome,
+            shell=shell,
+            folder=Path(folder),
         )
 
 

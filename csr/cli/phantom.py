@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from csr.config.parser import Parser
+from csr.config.parser import Parser, Whole
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,30 +43,12 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; must be empty or new")
     parser.add_argument(
-        "--num_train", type=_whole(1), default=400, help="training images, three readers each"
+        "--num_train", type=Whole(1, 10_000_000), default=400, help="training images, three readers each"
     )
     parser.add_argument(
-        "--num_test", type=_whole(1), default=120, help="test images, labelled with the truth"
+        "--num_test", type=Whole(1, 10_000_000), default=120, help="test images, labelled with the truth"
     )
-    parser.add_argument("--size", type=_whole(32, 4096), default=256, help="height in pixels")
-    parser.add_argument("--seed", type=_whole(0), default=0, help="same seed, same files")
+    parser.add_argument("--size", type=Whole(32, 4096), default=256, help="height in pixels")
+    parser.add_argument("--seed", type=Whole(0, 2**63 - 1), default=0, help="same seed, same files")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier phantom in OUT")
     return parser
-
-
-class _whole:
-    """Argparse type: a whole number from `lowest` to `highest` (None: no limit)."""
-
-    def __init__(self, lowest: int, highest: int | None = None) -> None:
-        self.lowest, self.highest = lowest, highest
-
-    def __call__(self, text: str) -> int:
-        limits = f"a whole number, at least {self.lowest}"
-        limits += "" if self.highest is None else f", at most {self.highest}"
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {limits}") from None
-        if value < self.lowest or (self.highest is not None and value > self.highest):
-            raise argparse.ArgumentTypeError(f"{text} is not {limits}")
-        return value

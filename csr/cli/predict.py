@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from csr.config.parser import Parser
+from csr.config.parser import Parser, Whole
 from csr.runtime.errors import EXIT_DONE, EXIT_FAILED, InputError
 from csr.runtime.files import write_atomic
+from csr.runtime.output_paths import check_output_file
 
 if TYPE_CHECKING:
     from csr.evaluation.predict import Row
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     from csr.evaluation.predict import predict_files
     from csr.model.sharing.loading import load_model
 
-    check_out(options.out, overwrite=options.overwrite)
+    check_output_file(options.out, overwrite=options.overwrite, suffixes=SUFFIXES)
     paths = gather_images(options.images, report=_notice)
     model = load_model(options.model, checkpoint=options.checkpoint).to(pick_device(options.device))
     unreadable: list[str] = []
@@ -57,16 +58,6 @@ def _notice(line: str) -> None:
 def _printable(line: str) -> str:
     """One line, also where a file's name is no text in any encoding."""
     return " ".join(line.split()).encode("utf-8", "backslashreplace").decode()
-
-
-def check_out(path: Path, *, overwrite: bool) -> None:
-    """Raise InputError if the file cannot become what was asked for."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--out {path}: end the name with {' or '.join(SUFFIXES)}")
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"--out {path}: {'is a folder' if path.is_dir() else f'no folder {path.parent}'}")
-    if path.exists() and not overwrite:
-        raise InputError(f"--out {path}: exists: give another name, or --overwrite to replace it")
 
 
 def write_rows(path: Path, rows: Iterable[Row], *, card: Card) -> None:
@@ -117,13 +108,9 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help=".jsonl or .csv to write")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
     parser.add_argument("--checkpoint", help="name of a .pth, where MODEL is a run; None: best of stage 3")
-    parser.add_argument("--batch_size", type=_count, default=16, help="images that the network sees at once")
-    parser.add_argument("--workers", type=_count, default=4, help="threads that decode images")
+    parser.add_argument(
+        "--batch_size", type=Whole(1, 4096), default=16, help="images that the network sees at once"
+    )
+    parser.add_argument("--workers", type=Whole(1, 4096), default=4, help="threads that decode images")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 4096:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 to 4096")
-    return int(text)

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csr.config.parser import Parser
-from csr.data.images.decode import MAX_PIXELS
+from csr.config.parser import Number, Parser, Whole
+from csr.data.images.decode import MAX_FILE_BYTES, MAX_PIXELS
 from csr.runtime.errors import InputError
 from csr.serve.limits import Limits
 
@@ -195,39 +195,23 @@ def _build_parser() -> argparse.ArgumentParser:
     add("model", metavar="MODEL", help="folder of `csr export`, folder of a run, or hub id")
     add("--atlas", metavar="DIR", type=Path, help="atlas of this model: training regions")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine")
-    add("--port", type=_number(0, 65535), default=8000, help="0: any free one")
+    add("--port", type=Whole(0, 65535), default=8000, help="0: any free one")
     add("--token", help=f"asked of everyone; others see it in ps, so rather set {TOKEN_VARIABLE}")
     add("--allow_host", metavar="NAME", action="append", default=[], help="further Host name, of a proxy")
-    add("--max_mb", type=_megabytes, default=default.max_bytes / _MIB, help="largest image file, MiB")
-    add("--max_pixels", type=_number(1, MAX_PIXELS), default=default.max_pixels, help="largest image")
-    add("--max_sessions", type=_number(1, 10_000), default=default.max_sessions, help="images in memory")
+    add(
+        "--max_mb",
+        type=Number(0, MAX_FILE_BYTES / _MIB, above=True),
+        default=default.max_bytes / _MIB,
+        help="largest image file, MiB",
+    )
+    add("--max_pixels", type=Whole(1, MAX_PIXELS), default=default.max_pixels, help="largest image")
+    add("--max_sessions", type=Whole(1, 10_000), default=default.max_sessions, help="images in memory")
     add(
         "--timeout_min",
-        type=_number(1, 10_000),
+        type=Whole(1, 10_000),
         default=int(default.timeout_s / 60),
         help="minutes after which an unused image is forgotten",
     )
     add("--checkpoint", help="name of a .pth, where MODEL is a run; None: best of stage 3")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     return parser
-
-
-def _number(low: int, high: int):  # type: ignore[no-untyped-def]
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and len(text) < 12 and low <= int(text) <= high):
-            raise argparse.ArgumentTypeError(f"{text} is no whole number from {low} to {high}")
-        return int(text)
-
-    return parse
-
-
-def _megabytes(text: str) -> float:
-    from csr.data.images.decode import MAX_FILE_BYTES
-
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value * _MIB <= MAX_FILE_BYTES:  # NaN is neither
-        raise argparse.ArgumentTypeError(f"{text} is no number above 0 and up to {MAX_FILE_BYTES // _MIB}")
-    return value

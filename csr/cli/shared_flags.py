@@ -32,19 +32,15 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the port of ssh, and where the ranks meet."""
-    parser.add_argument("--ssh_port", type=port_number, help="port of ssh on the hosts (default: ssh's own)")
+    parser.add_argument(
+        "--ssh_port", type=Whole(1, 65_535), help="port of ssh on the hosts (default: ssh's own)"
+    )
     parser.add_argument(
         "--master_addr",
         type=address,
         help="address of the first host for the others (default: the first one that all reach)",
     )
-    parser.add_argument("--master_port", type=port_number, help="port there (default: a free one)")
-
-
-def port_number(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 1 to 65535")
-    return int(text)
+    parser.add_argument("--master_port", type=Whole(1, 65_535), help="port there (default: a free one)")
 
 
 def address(text: str) -> str:

@@ -16,7 +16,7 @@ from csr.cluster.slurm_job import Job, Site, job_text, plain_name
 from csr.config import flags
 from csr.config.flags import parse_train_flags
 from csr.config.options import TrainConfig
-from csr.config.parser import Parser
+from csr.config.parser import Parser, Whole
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
 
@@ -166,10 +166,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--account", help="account that is charged")
     add("--qos", help="quality of service")
     add("--time", default="24:00:00", help="time limit of each start; the next goes on (default: 24:00:00)")
-    add("--nodes", type=_positive, default=1, help="nodes (default: 1)")
+    add("--nodes", type=Whole(1, 99_999_999), default=1, help="nodes (default: 1)")
     add("--gpus_per_node", default="1", help="GPUs of each node, as 4 or a100:4; 0: on CPUs (default: 1)")
-    add("--ranks_per_node", type=_positive, help="processes on each node (default: one per GPU, or one)")
-    add("--cpus_per_task", type=_positive, default=8, help="CPU cores of each process (default: 8)")
+    add(
+        "--ranks_per_node",
+        type=Whole(1, 99_999_999),
+        help="processes on each node (default: one per GPU, or one)",
+    )
+    add(
+        "--cpus_per_task", type=Whole(1, 99_999_999), default=8, help="CPU cores of each process (default: 8)"
+    )
     add("--mem", help="memory of each node, as 64G (default: the cluster's)")
     add("--constraint", help="features that nodes must have")
     add("--mail", metavar="ADDRESS", help="who is told when it ends or fails")
@@ -183,18 +189,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--experiments", type=Path, help="a file with the flags of one run on each line, for an array")
     add(
         "--signal_before",
-        type=_positive,
+        type=Whole(1, 99_999_999),
         default=120,
         help="seconds before the time limit at which the run saves and requeues (default: 120)",
     )
     add("--output", metavar="FILE", help="log file, with SLURM's patterns (default: beside the run)")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 0 < int(text[:9]) and len(text) < 9):
-        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number above 0")
-    return int(text)
 
 
 if __name__ == "__main__":

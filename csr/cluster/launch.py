@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import secrets
@@ -20,9 +19,9 @@ from csr.runtime.errors import EXIT_FAILED, StoppedError
 
 
 def launch(
-    given: argparse.Namespace,
     flags: list[str],
     *,
+    ssh_port: int | None,
     config: TrainConfig,
     hosts: list[Host],
     outcome: Preflight,
@@ -38,11 +37,11 @@ def launch(
     alive = keep_alive(60 * config.engine.timeout)
     environment["PDSH_SSH_ARGS_APPEND"] = f"{os.environ.get('PDSH_SSH_ARGS_APPEND', '')} {alive}".strip()
     run = HostsRun(
-        deepspeed_command(given, outcome, hostfile, flags),
+        deepspeed_command(outcome, hostfile, flags, ssh_port=ssh_port),
         environment=environment,
         hosts=hosts,
         run_id=run_id,
-        ssh_port=given.ssh_port,
+        ssh_port=ssh_port,
         say=say,
     )
     code = run.run()
@@ -58,10 +57,10 @@ def say(line: str) -> None:
 
 
 def deepspeed_command(
-    given: argparse.Namespace, outcome: Preflight, hostfile: Path, flags: list[str]
+    outcome: Preflight, hostfile: Path, flags: list[str], *, ssh_port: int | None = None
 ) -> list[str]:
     """The launcher; a hostfile with one host is a host too, and ssh has been checked."""
-    port = ["--ssh_port", str(given.ssh_port)] if given.ssh_port else []
+    port = ["--ssh_port", str(ssh_port)] if ssh_port else []
     return [
         "deepspeed",
         "--hostfile",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import sys
 from collections.abc import Iterable
 from typing import NoReturn
@@ -48,12 +49,40 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 class Whole:
-    """Argparse type: a whole number in a range."""
+    """Argparse type: a whole number from `lowest` to `highest`."""
 
     def __init__(self, lowest: int, highest: int) -> None:
         self.lowest, self.highest = lowest, highest
 
     def __call__(self, text: str) -> int:
-        if not (text.isascii() and text.isdecimal()) or not self.lowest <= int(text) <= self.highest:
-            raise argparse.ArgumentTypeError(f"{text}: from {self.lowest} to {self.highest}")
+        is_short = len(text) <= len(str(self.highest)) + 8  # int() of a million digits takes minutes
+        if not (
+            text.isascii() and text.isdecimal() and is_short and self.lowest <= int(text) <= self.highest
+        ):
+            shown = text if len(text) <= 20 else f"{text[:20]}.."
+            raise argparse.ArgumentTypeError(
+                f"{shown!r}: give a whole number from {self.lowest} to {self.highest}"
+            )
         return int(text)
+
+
+class Number:
+    """Argparse type: a number from `lowest` to `highest`; `above`: the lowest itself is too small."""
+
+    def __init__(self, lowest: float, highest: float, *, above: bool = False) -> None:
+        self.lowest, self.highest, self.above = lowest, highest, above
+
+    def __call__(self, text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not self.lowest <= value <= self.highest or (
+            self.above and value == self.lowest
+        ):  # NaN is in none
+            first = "above" if self.above else "from"
+            last = "up to" if self.above else "to"
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: give a number {first} {self.lowest:g} {last} {self.highest:g}"
+            )
+        return value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,22 +30,6 @@ _COUNTS = (
 )
 Results = dict[str, Any]
 Line = tuple[Any, ...]
-
-
-def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Raise InputError if results cannot be written there, or would replace some unasked."""
-    try:
-        nearest = next((f for f in (folder, *folder.parents) if f.exists()), folder)
-        filled = folder.is_dir() and any(folder.iterdir())
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a folder's name"
-        raise InputError(f"--out {folder}: {reason}: give another folder") from None
-    if not nearest.is_dir():
-        raise InputError(f"--out {folder}: {nearest} is no folder: give another one")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"--out {folder}: {nearest} cannot be written to: give another folder")
-    if filled and not overwrite:
-        raise InputError(f"--out {folder}: is not empty: give another folder, or --overwrite")
 
 
 def write_files(folder: Path, results: Results) -> None:

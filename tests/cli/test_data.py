@@ -256,7 +256,7 @@ def test_a_page_is_not_written_over(data, tmp_path):
     assert page.read_text() == "mine"
     assert main(words(data, "--out", str(page), "--overwrite")) == 0
     assert page.read_text().startswith("<!doctype html>")
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="no folder"):
         main(words(data, "--out", str(tmp_path / "none" / "page.html")))
 
 

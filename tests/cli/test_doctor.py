@@ -53,8 +53,8 @@ def test_a_listing_sees_names_and_sizes_of_images_alone(tmp_path):
     [
         (["--hostfile", "absent"], "absent: no such hostfile"),
         (["--ssh_port", "2222"], "give --hostfile too"),
-        (["--hostfile", "absent", "--ssh_port", "0"], "no port"),
-        (["--hostfile", "absent", "--master_port", "65536"], "no port"),
+        (["--hostfile", "absent", "--ssh_port", "0"], "from 1 to 65535"),
+        (["--hostfile", "absent", "--master_port", "65536"], "from 1 to 65535"),
         (["--host", "absent"], "--host"),
     ],
 )
@@ -83,7 +83,7 @@ def test_the_launcher_is_given_one_plain_word_for_all_flags(tmp_path):
     flags = ["--exp_name", "a b;id", "--concept_cols", "Nodule/Mass", ""]
     given, parsed = launch.parse([str(tmp_path), "--ssh_port", "2222", "--", *flags])
     outcome = Preflight([], "10.0.0.1", 20_001)
-    command = deepspeed_command(given, outcome, tmp_path / "hosts", parsed)
+    command = deepspeed_command(outcome, tmp_path / "hosts", parsed, ssh_port=given.ssh_port)
     assert command[:4] == ["deepspeed", "--hostfile", str(tmp_path / "hosts"), "--force_multi"]
     assert command[-3:-1] == ["--module", "csr.cluster.rank_start"] and decode(command[-1]) == flags
     pairs = dict(zip(command, command[1:]))

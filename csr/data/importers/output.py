@@ -13,6 +13,7 @@ from typing import Any
 
 from csr.data.labels.summary import ORIGIN_FILE, ORIGIN_FORMAT
 from csr.runtime.errors import InputError
+from csr.runtime.output_paths import check_output_folder
 from csr.runtime.thread_map import mapped
 
 TABLES = ("labels_train.csv", "labels_test.csv", "boxes_train.csv", "boxes_test.csv")
@@ -42,12 +43,7 @@ class Output:
         here, there = folder.resolve(), raw.resolve()
         if there in (here, *here.parents):
             raise InputError(f"{folder}: lies in {raw}; give an OUT outside of it: RAW is never written to")
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder}: is a file; give a folder as OUT")
-        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-            raise InputError(
-                f"{folder}: is not empty; give another OUT, or --overwrite to replace its tables"
-            )
+        check_output_folder(folder, overwrite=overwrite, content="its tables", flag="")
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:

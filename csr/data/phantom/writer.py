@@ -16,6 +16,7 @@ from csr.data.phantom.readers import Reading, read_case
 from csr.data.phantom.rules import DIAGNOSES, FINDINGS, SPLITS, rng_for
 from csr.data.phantom.scene import Box
 from csr.runtime.errors import InputError
+from csr.runtime.output_paths import check_output_folder
 
 FILES = ("labels_train.csv", "labels_test.csv", "boxes_train.csv", "boxes_test.csv")
 PIXEL_FORMATS = ("grey8", "grey8", "grey16", "rgb")
@@ -61,11 +62,8 @@ def image_id_for(seed: int, *, split: str, index: int) -> str:
 
 
 def _prepare(out: Path, *, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file, name a folder")
+    check_output_folder(out, overwrite=overwrite, content="an earlier phantom", flag="")
     if out.is_dir() and any(out.iterdir()):
-        if not overwrite:
-            raise InputError(f"{out}: is not empty, name another folder or add --overwrite")
         _remove_phantom(out)
     for split in SPLITS:
         (out / split).mkdir(parents=True, exist_ok=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,34 @@ from csr.runtime.monitor import Monitor
 OLD_KEEP = "keep_old.csv"
 
 
+@dataclass(frozen=True)
+class AtlasOptions:
+    """What `csr atlas` is asked for; what is None is that of the run.
+
+    Attributes:
+        source: the model's folder as the user named it.
+        out: folder of the atlas.
+        csv, dir: training labels and images.
+        boxes_csv: boxes on them.
+        top: nearest training vectors shown of each prototype.
+        similar: images with the highest scores that are summed up.
+        batch_size: images that the network sees at once.
+        workers: threads that decode images.
+    """
+
+    source: str
+    out: Path
+    csv: str | None = None
+    dir: str | None = None
+    boxes_csv: str | None = None
+    top: int = 5
+    similar: int = 20
+    batch_size: int = 32
+    workers: int = 4
+
+
 def training_images(
-    source: Source, options: argparse.Namespace, *, cache: Path, monitor: Monitor
+    source: Source, options: AtlasOptions, *, cache: Path, monitor: Monitor
 ) -> LabelledImages:
     """The images that the model was trained on: of a run without its validation images."""
     data = source.config.data
@@ -57,7 +83,7 @@ def training_images(
 
 
 def build(
-    source: Source, images: LabelledImages, options: argparse.Namespace, *, monitor: Monitor
+    source: Source, images: LabelledImages, options: AtlasOptions, *, monitor: Monitor
 ) -> dict[str, Any]:
     """Look twice at the images, and write the folder; returns the record of the whole atlas."""
     model = source.model
@@ -113,20 +139,6 @@ def _nearest_text(atlas: dict[str, Any]) -> str:
         if len(text) < MAX_CONFIG_BYTES:
             return text
     raise InputError(f"{len(value['prototypes'])} prototypes are too many for an atlas")
-
-
-def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Raise InputError if there is something that nobody asked to replace, or that is no atlas."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file: give a folder")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if not overwrite:
-        raise InputError(
-            f"{folder}: not empty: give another folder, or --overwrite to replace an atlas there"
-        )
-    if not (folder / NEAREST).is_file() and not (folder / KEEP).is_file():
-        raise InputError(f"{folder}: holds other files than an atlas: give another folder")
 
 
 def _clear(folder: Path) -> None:

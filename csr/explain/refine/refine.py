@@ -5,7 +5,6 @@ Letters: K concepts, M prototypes per concept, T targets, F = K x M.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import time
@@ -21,6 +20,7 @@ from csr.evaluation.inference import image_batches, num_batches
 from csr.evaluation.thresholds import best_f1_thresholds
 from csr.explain.refine.fit import Fit, FitOptions, Scores, fit_head, keep_head
 from csr.explain.refine.occlusion import firing_from, painted_and_pasted
+from csr.explain.refine.options import RefineOptions
 from csr.explain.refine.reliance import Reliance, remaining_reliance
 from csr.explain.source import Source
 from csr.model import CSR
@@ -41,7 +41,7 @@ class Images:
 
 
 def refine(
-    source: Source, images: Images, options: argparse.Namespace, *, keep_KM: np.ndarray, monitor: Monitor
+    source: Source, images: Images, options: RefineOptions, *, keep_KM: np.ndarray, monitor: Monitor
 ) -> tuple[CSR, Fit, Reliance | None]:
     """The model without the rejected prototypes, in eval mode, its head, and what is left of what was dropped.
 
@@ -88,7 +88,7 @@ def without_marks(
     images: Images,
     train: Scores,
     val: Scores,
-    options: argparse.Namespace,
+    options: RefineOptions,
     *,
     keep_KM: np.ndarray,
     monitor: Monitor,
@@ -123,7 +123,7 @@ def _fitted(
     stage: TaskStage,
     train: Scores,
     val: Scores,
-    options: argparse.Namespace,
+    options: RefineOptions,
     monitor: Monitor,
 ) -> Fit:
     """A new head on the scores that are left; the model is where it was afterwards."""

@@ -616,7 +616,7 @@ def test_the_model_itself_and_folders_in_use_are_not_written_to(run, refined, tm
     for more, told in (
         (("--out", str(run), "--overwrite"), "the model itself"),
         (("--out", str(refined)), "not empty"),
-        (("--out", str(tmp_path / "mine"), "--overwrite"), "holds no refined model"),
+        (("--out", str(tmp_path / "mine"), "--overwrite"), "holds other files than a refined model"),
         (("--epochs", "0"), "epochs"),
         (("--lr", "-1"), "--lr"),
         (("--checkpoint", "nothing.pth"), "no such"),
