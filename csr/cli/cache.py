@@ -7,7 +7,8 @@ from pathlib import Path
 
 from csr.config.parser import Parser
 from csr.runtime.errors import InputError
-from csr.training.cache_usage import LEAST_DAYS, entries_in, gib_text, line_of, prune
+from csr.runtime.sizes import gib_text
+from csr.training.cache_usage import LEAST_DAYS, entries_in, line_of, prune, total
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.what == "list":
         for entry in entries:
             print(line_of(entry))
-        print(f"{len(entries)} files, {gib_text(entries)} in {options.dir}")
+        print(f"{len(entries)} files, {gib_text(total(entries))} in {options.dir}")
         return 0
     if not LEAST_DAYS <= options.days < float("inf"):
         raise InputError(f"--days {options.days:g}: give {LEAST_DAYS:g} or more")

@@ -7,13 +7,13 @@ import functools
 import json
 import os
 import platform
-import secrets
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from csr.engine.flops import DTYPES, matmul_rate, sides_of
+from csr.runtime.files import write_json
 
 QUICK_S = 0.05  # per size: a fraction of a second in all
 
@@ -62,14 +62,9 @@ def keep(device: torch.device, rates: dict[str, float]) -> dict[str, float]:
 
 def _write(known: dict[str, dict[str, float]]) -> None:
     target = file()
-    private = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     with contextlib.suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            private.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-            os.replace(private, target)
-        finally:
-            private.unlink(missing_ok=True)
+        write_json(target, known)
 
 
 def _key(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""What is written, atomically (beside, flush, fsync, rename), and read back without running any of it."""
+"""Files written atomically: beside their place, flushed, renamed; readers see the old file or the new one."""
 
 from __future__ import annotations
 
@@ -11,26 +11,49 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call `write(file)` on a file beside `path`, then rename: readers see the old file or the new one.
+@contextmanager
+def replaced_path(path: Path, *, hidden: bool = True, suffix: str = ".tmp") -> Iterator[Path]:
+    """Yield the path of a private file that takes the name `path` when the block ends well, else vanishes.
+
+    Args:
+        path: in a folder that is there.
+        hidden: whether the private name begins with a dot.
+        suffix: of the private name.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; the file beside is removed.
+        OSError: the disk is full or the folder cannot be written; an older file is as it was.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    dot = "." if hidden else ""
+    private = path.with_name(f"{dot}{path.name}.{os.getpid()}-{secrets.token_hex(4)}{suffix}")
     try:
-        with open(beside, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+        yield private
+        os.replace(private, path)
+    finally:
+        private.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
+@contextmanager
+def replaced_file(path: Path, *, hidden: bool = False) -> Iterator[BinaryIO]:
+    """Yield a private binary file that takes the name `path`, flushed to the disk, when the block ends well."""
+    with replaced_path(path, hidden=hidden) as private, open(private, "xb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Call `write(file)` on a private file beside `path`, then rename it.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the private file is removed.
+    """
+    with replaced_file(path, hidden=True) as file:
+        write(file)
+
+
 def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, so that a rename outlasts a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -39,19 +62,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write plain values as indented JSON, atomically; NaN is an error."""
     text = json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n"
     write_atomic(path, lambda file: file.write(text.encode()))
-
-
-@contextmanager
-def replaced_file(file: Path) -> Iterator[BinaryIO]:
-    """Opens a private file that takes the name `file` when the block ends well, else vanishes."""
-    private = file.with_name(f"{file.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with open(private, "xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(private, file)
-    finally:
-        private.unlink(missing_ok=True)

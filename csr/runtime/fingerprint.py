@@ -24,10 +24,10 @@ def hash_of(*parts: Any) -> str:
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
-            told = f"{part.dtype.str} {part.shape}".encode() + np.ascontiguousarray(part).tobytes()
+            encoded = f"{part.dtype.str} {part.shape}".encode() + np.ascontiguousarray(part).tobytes()
         else:
-            told = json.dumps(part, sort_keys=True, default=str).encode()
-        digest.update(len(told).to_bytes(8, "little") + told)
+            encoded = json.dumps(part, sort_keys=True, default=str).encode()
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()
 
 
@@ -35,11 +35,29 @@ def file_sizes(paths: Iterable[Path]) -> list[int]:
     return [path.stat().st_size for path in paths]
 
 
-def of_code() -> str:
-    """The sources of csr that this process runs."""
-    root = Path(__file__).parent.parent
-    files = sorted(root.rglob("*.py"))
-    return hash_of([(str(f.relative_to(root)), hashlib.sha256(f.read_bytes()).hexdigest()) for f in files])
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def of_code(*places: str) -> str:
+    """Return a hash of the sources of csr that this process runs.
+
+    Args:
+        places: files and folders below the package; none takes all of it.
+
+    Raises:
+        FileNotFoundError: a place that is not there: a hash of less than was named would not be noticed.
+    """
+    files: set[Path] = set()
+    for place in map(PACKAGE.joinpath, places or (".",)):
+        if not place.exists():
+            raise FileNotFoundError(place)
+        files.update(place.rglob("*.py") if place.is_dir() else [place])
+    return hash_of(
+        [
+            (f.relative_to(PACKAGE).as_posix(), hashlib.sha256(f.read_bytes()).hexdigest())
+            for f in sorted(files)
+        ]
+    )
 
 
 def agree(what: str, value: Any) -> None:
@@ -72,7 +90,7 @@ def versions() -> dict[str, str]:
 
 def git_revision() -> str | None:
     """Revision of the source tree that csr runs from, None where it is installed from a package."""
-    folder = Path(__file__).resolve().parent.parent.parent.parent
+    folder = PACKAGE.parent
     if not (folder / ".git").exists() or shutil.which("git") is None:
         return None
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]

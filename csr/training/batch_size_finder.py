@@ -22,6 +22,7 @@ from csr.config.options import AUTO, TrainConfig
 from csr.engine import memory
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
+from csr.runtime.sizes import gib_text
 from csr.stages.base import Stage
 from csr.training.data import Splits
 from csr.training.feeder import Feeder
@@ -156,7 +157,7 @@ def _on_gpu(trial: Trial, sizes: list[int]) -> tuple[int, str]:
     """The first of some sizes that does not run out of memory, 0 if all do."""
     free = memory.free_gpu_bytes(trial.device)
     reserved = trial.engine_bytes + int((1 - GPU_SHARE) * free)
-    said = f"{_gib(free)} free on the GPU"
+    said = f"{gib_text(free)} free on the GPU"
     for number, size in enumerate(sizes):
         if _has_room(trial, size, reserved):
             larger = f", {sizes[number - 1]} do not fit" if number else ", the whole share of a rank"
@@ -205,12 +206,8 @@ def largest(sizes: list[int], *, allowed: int, needed: Callable[[int], int], fre
     """The largest of some sizes that needs no more than is allowed, 0 if none; and what to say of it."""
     fitting = [size for size in sizes if needed(size) <= allowed]
     size = max(fitting, default=0)
-    said = f"a step takes about {_gib(needed(size or 1))} of {_gib(free)} free per rank"
+    said = f"a step takes about {gib_text(needed(size or 1))} of {gib_text(free)} free per rank"
     larger = [other for other in sizes if other > size]
     if size and larger:
-        return size, f"{said}, {min(larger)} images would take {_gib(needed(min(larger)))}"
+        return size, f"{said}, {min(larger)} images would take {gib_text(needed(min(larger)))}"
     return size, said + (", the whole share of a rank" if size else "")
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"

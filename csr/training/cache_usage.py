@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csr.runtime.errors import InputError
+from csr.runtime.sizes import gib_text, mib_text
 
 PATTERNS = {
     "images": ("images-*.bin", "images-*.unreadable.json", "images-*.part", "images-*.tmp"),
@@ -61,7 +62,7 @@ def prune(entries: list[Entry], *, days: float, dry_run: bool, say: Callable[[st
         removed.append(entry)
         say(f"{'would remove' if dry_run else 'removed'}: {line_of(entry)}")
     word = "would be freed" if dry_run else "freed"
-    say(f"{len(removed)} of {len(entries)} files, {gib_text(removed)} {word}")
+    say(f"{len(removed)} of {len(entries)} files, {gib_text(total(removed))} {word}")
 
 
 def entries_in(folder: Path) -> Iterator[Entry]:
@@ -94,14 +95,15 @@ def files_in_use() -> set[str]:
 def notice(folder: Path) -> str | None:
     """What to tell the user of a cache folder that has become large."""
     entries = list(entries_in(folder)) if folder.is_dir() else []
-    if sum(entry.size for entry in entries) <= NOTICE_BYTES:
+    if total(entries) <= NOTICE_BYTES:
         return None
-    return f"Notice: the caches in {folder} take {gib_text(entries)}: `csr cache prune {folder}` removes what is unused"
+    return f"Notice: the caches in {folder} take {gib_text(total(entries))}: `csr cache prune {folder}` removes what is unused"
 
 
 def line_of(entry: Entry) -> str:
-    return f"{entry.size / 2**20:10.1f} MiB  {entry.age_days:6.1f} days  {entry.kind:<8}  {entry.path}"
+    return f"{mib_text(entry.size):>14}  {entry.age_days:6.1f} days  {entry.kind:<8}  {entry.path}"
 
 
-def gib_text(entries: list[Entry]) -> str:
-    return f"{sum(entry.size for entry in entries) / 2**30:.2f} GiB"
+def total(entries: list[Entry]) -> int:
+    """Return the bytes of some entries."""
+    return sum(entry.size for entry in entries)

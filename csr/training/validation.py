@@ -16,6 +16,7 @@ from csr.evaluation.metrics import multilabel_metrics
 from csr.runtime.monitor import Monitor
 from csr.runtime.progress import PROGRESS
 from csr.runtime.signals import StopRequest
+from csr.runtime.sizes import mib_text
 from csr.stages.base import Stage
 from csr.training.data import Splits, labels_of
 from csr.training.features.cache import FeatureOptions, frozen_features
@@ -71,7 +72,7 @@ class Validator:
         source = views.source
         if split == "train" and self.caching.mode == "off":
             source = "computed once for starting values; with --cache off every step computes its own"
-        self.monitor.say(f"{title}: {source}, {views.nbytes / 2**20:.1f} MiB")
+        self.monitor.say(f"{title}: {source}, {mib_text(views.nbytes)}")
         return views
 
     def validate(self, engine: Engine, stage: Stage, features: FeatureViews | None) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from typing import Any
 
 from csr.data.labels.summary import ORIGIN_FILE, ORIGIN_FORMAT
 from csr.runtime.errors import InputError
+from csr.runtime.files import replaced_path
 from csr.runtime.output_paths import check_output_folder
+from csr.runtime.sizes import gib_text
 from csr.runtime.thread_map import mapped
 
 TABLES = ("labels_train.csv", "labels_test.csv", "boxes_train.csv", "boxes_test.csv")
@@ -102,18 +104,14 @@ class Output:
         free = shutil.disk_usage(self.folder).free
         if size > free:
             raise InputError(
-                f"{target}: the images take {size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; "
+                f"{target}: the images take {gib_text(size)}, {gib_text(free)} are free; "
                 "give --images link or none"
             )
 
         def copy(name: str) -> None:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            beside = (target / name).with_name(f".{Path(name).name}.{os.getpid()}.tmp")
-            try:
+            with replaced_path(target / name) as beside:
                 shutil.copy2(source / name, beside)
-                os.replace(beside, target / name)
-            finally:
-                beside.unlink(missing_ok=True)
 
         title = f"Copying {target.name}"
         for _ in mapped(copy, wanted, workers=COPY_THREADS, total=len(wanted), title=title):

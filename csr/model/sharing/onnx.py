@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import os
 import warnings
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import nn
 
 from csr.model import CSR
 from csr.runtime.errors import InputError
+from csr.runtime.files import replaced_path
 
 FILE_NAME = "model.onnx"
 OUTPUTS = ("logits", "similarity_scores", "similarity_maps", "cams", "concept_logits")
@@ -54,10 +54,13 @@ def export_onnx(model: CSR, path: Path) -> None:
     check_onnx()
     size = model.backbone.image_size
     example = torch.zeros(2, 3, size, size, device=next(model.parameters()).device)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp.onnx")
     try:
         # the exporter prints its progress, and warns of its own deprecated parts
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            replaced_path(path, suffix=".tmp.onnx") as beside,
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 _Traced(model).eval(),
@@ -69,9 +72,6 @@ def export_onnx(model: CSR, path: Path) -> None:
                 dynamo=True,
                 external_data=False,
             )
-        os.replace(beside, path)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, NotImplementedError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"--onnx: this backbone cannot be exported ({reason[:160]})") from error
-    finally:
-        beside.unlink(missing_ok=True)

@@ -11,16 +11,28 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from csr import __version__
+from csr.runtime.fingerprint import of_code
 
 FORMAT_VERSION = 1  # raise it when the files are laid out otherwise
-_COMPUTING = ("data", "model", "stages", "evaluation/inference.py", "training/features")
+# sources that decide the values of features: another byte in one of them, and cached features are not served
+COMPUTING = (
+    *(
+        "data/labels",
+        "data/images",
+        "data/image_cache",
+        "data/dataset.py",
+        "data/sampler.py",
+        "data/batch.py",
+    ),
+    *("data/transforms.py", "data/box_masks.py", "data/random_draws.py", "data/prefetch.py"),
+    *("model", "stages", "evaluation/inference.py", "evaluation/row_accumulator.py", "training/features"),
+)
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "pillow", "pydicom")
 
 
@@ -54,12 +66,6 @@ def feature_key(
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Versions of csr and of what computes with it; of csr also a hash of the source that does."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent.parent.parent
-    files = [root / name for name in _COMPUTING if name.endswith(".py")]
-    files += [file for name in _COMPUTING for file in (root / name).rglob("*.py")]
-    for file in sorted(files):
-        digest.update(f"{file.relative_to(root)}\n".encode() + file.read_bytes())
-    ours = {"csr": f"{__version__}+{digest.hexdigest()[:16]}"}
-    return {**ours, **{name: metadata.version(name) for name in _PACKAGES}}
+    """Return versions of csr and of what computes with it; of csr also a hash of the sources that do."""
+    own = {"csr": f"{__version__}+{of_code(*COMPUTING)[:16]}"}
+    return {**own, **{name: metadata.version(name) for name in _PACKAGES}}

@@ -103,15 +103,15 @@ def test_an_interrupted_write_leaves_nothing_that_is_served(store, monkeypatch):
 
 
 def _killed(store: FeatureStore) -> None:
-    real, calls = os.fsync, []
+    real, calls = os.replace, []
 
-    def die_at_the_third(handle):
-        calls.append(handle)
+    def die_at_the_third(source, target):
+        calls.append(target)
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        real(handle)
+        real(source, target)
 
-    os.fsync = die_at_the_third
+    os.replace = die_at_the_third
     fill(store)
 
 
