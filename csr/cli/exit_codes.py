@@ -21,7 +21,7 @@ from csr.runtime.errors import (
     line_of,
 )
 from csr.runtime.progress import PROGRESS, described
-from csr.runtime.watchdog import watchdog
+from csr.runtime.watchdog import watch, watchdog
 
 Main = Callable[["list[str] | None"], "int | None"]
 RANK_0_SPEAKS_FIRST_S = 20.0
@@ -67,7 +67,7 @@ def _failed(error: Exception) -> int:
     where = f" {described(PROGRESS.to_dict())}" if PROGRESS.moves else ""
     rank = f"rank {ranks.rank()} of {ranks.world_size()} on host {ranks.host()} "
     message = f"{rank if many else ''}failed{where}: {type(error).__name__}: {error}"
-    log = watchdog.log(f"{type(error).__name__}: {error}" if of_peer else trace)
+    log = watch.log(f"{type(error).__name__}: {error}" if of_peer else trace)
     if log is not None:
         message += f" ({'see' if of_peer else 'traceback in'} {log})"
     if not many or (log is None and not of_peer):
