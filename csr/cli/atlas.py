@@ -52,7 +52,8 @@ def _print_counts(atlas: dict[str, Any], out: Path) -> None:
         alive = f"{concept['alive']}/{len(prototypes)}"
         print(f"{concept['name']:<{width}} {concept['images']:>7} {alive:>9} {hints:>6}")
     print(
-        f"Atlas: {out / INDEX}; to reject prototypes edit {out / KEEP}, then `csr refine RUN --keep {out / KEEP}`"
+        f"Atlas: {out / INDEX}; to reject prototypes edit {out / KEEP}, then `csr refine RUN --keep "
+        f"{out / KEEP}`"
     )
 
 

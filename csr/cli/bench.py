@@ -11,7 +11,7 @@ from csr.runtime.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, and write JSON where asked; returns the exit code.
+    """Measure, print, and write JSON where asked; return the exit code.
 
     Raises:
         InputError: a flag that cannot be used, or a file that cannot be written.

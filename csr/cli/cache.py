@@ -1,4 +1,7 @@
-"""`csr cache list|prune DIR`: what caches of images and features take, and the removal of those long unused."""
+"""`csr cache list|prune DIR`.
+
+What caches of images and features take, and the removal of those long unused.
+"""
 
 from __future__ import annotations
 
@@ -39,15 +42,17 @@ def _parser() -> argparse.ArgumentParser:
         description="Caches of decoded images and of features: list them, or remove those long unused.",
     )
     commands = parser.add_subparsers(dest="what", required=True, metavar="list|prune", parser_class=Parser)
-    told = {
+    commands_help = {
         "list": "sizes of the files, and days since their last use",
         "prune": "remove what no run has opened for long",
     }
-    both = [commands.add_parser(n, help=t, description=t, allow_abbrev=False) for n, t in told.items()]
+    both = [
+        commands.add_parser(n, help=t, description=t, allow_abbrev=False) for n, t in commands_help.items()
+    ]
     for one in both:
         one.add_argument("dir", type=Path, metavar="DIR", help="folder of a cache, or one above it")
     both[1].add_argument(
         "--days", type=float, default=30.0, help="remove what no run has opened for so long (default: 30)"
     )
-    both[1].add_argument("--dry_run", action="store_true", help="only say what would be removed")
+    both[1].add_argument("--dry_run", action="store_true", help="only list what would be removed")
     return parser

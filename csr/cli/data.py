@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """`csr data check`: 0 if the data can be trained on, else 2."""
+    """Run `csr data check`; return 0 if the data can be trained on, else 2."""
     from csr.data.check.check import DataFiles, check_data
     from csr.data.check.page import write_page
     from csr.data.check.text import text_lines
@@ -66,7 +66,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def bring_in(importer: ModuleType, options: argparse.Namespace) -> int:
-    """`csr data vindr|tbx11k|isic2017`: write OUT and say what is in it."""
+    """Run `csr data vindr|tbx11k|isic2017`: write OUT and print what is in it."""
     from csr.data.importers import summary
     from csr.data.importers.output import Output
 
@@ -105,7 +105,8 @@ def _build_parser() -> argparse.ArgumentParser:
             "--images",
             choices=IMAGE_MODES,
             default="link",
-            help="link: a link in OUT to each image folder; copy: the images that the tables name; none: they stay "
+            help="link: a link in OUT to each image folder; copy: the images that the tables name; none: "
+            "they stay "
             "where they are (default: link)",
         )
         one.add_argument(

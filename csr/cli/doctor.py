@@ -17,12 +17,12 @@ from csr.runtime.errors import InputError
 EPILOG = """examples:
   csr doctor
   csr doctor --hostfile hostfiles/two_nodes_of_4 --train_csv labels_train.csv --train_dir train/
-exit codes: 0 all is well, 2 something must be put right: the lines say what"""
+exit codes: 0 all is well, 2 something must be put right: the lines name it"""
 LOW_SHM_MIB = 512
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check, print one line for each thing or host; returns the exit code.
+    """Check, print one line for each thing or host; return the exit code.
 
     Raises:
         InputError: a flag or the hostfile cannot be used, or something must be put right.
@@ -71,7 +71,7 @@ def check_this_machine(paths: dict[str, str], output_dir: str) -> int:
 
 
 def lines_of(facts: dict[str, Any], folder: Path) -> list[tuple[str, str, str | None]]:
-    """(what, what there is, what must be put right or None), in the order to print."""
+    """Return (thing, its state, what must be put right or None), in the order to print."""
     from csr.cluster.machine_facts import FOLDERS
 
     lines: list[tuple[str, str, str | None]] = [
@@ -98,16 +98,18 @@ def lines_of(facts: dict[str, Any], folder: Path) -> list[tuple[str, str, str | 
         package = "openssh-client" if program == "ssh" else program
         missing = f"not installed (for several machines: apt install {package})"
         lines.append((program, path or missing, None))
-    for flag, told in facts["data"].items():
+    for flag, entry in facts["data"].items():
         unit = "images" if flag in FOLDERS else "bytes"
-        text = "cannot be used" if "problem" in told else f"{told['count']} {unit}, hash {told['hash'][:8]}"
-        problem = f"{told['problem']}; correct --{flag}" if "problem" in told else None
+        text = (
+            "cannot be used" if "problem" in entry else f"{entry['count']} {unit}, hash {entry['hash'][:8]}"
+        )
+        problem = f"{entry['problem']}; correct --{flag}" if "problem" in entry else None
         lines.append((flag, text, problem))
     return lines
 
 
 def precision_of(facts: dict[str, Any]) -> str:
-    """Which arithmetic is of use here."""
+    """Return the arithmetic that is of use here."""
     if facts["gpus"]:
         return "fp16, bf16, fp32" if facts["bf16"] else "fp16, fp32 (bf16 is emulated: slow)"
     return "fp32, bf16 (this CPU has instructions for it)" if facts["bf16"] else "fp32 (bf16 is slower here)"
@@ -115,7 +117,7 @@ def precision_of(facts: dict[str, Any]) -> str:
 
 def _room(name: str, mib: int | None, where: str, least: int, fix: str) -> tuple[str, str, str | None]:
     if mib is None:
-        return name, "cannot be told", None
+        return name, "unknown", None
     return name, f"{mib / 1024:.1f} GiB free {where}".rstrip(), fix if mib < least else None
 
 

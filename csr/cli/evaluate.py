@@ -122,17 +122,17 @@ def evaluate(
 
 
 def _notices(plays: tuple[Play, ...], boxes: Any) -> list[str]:
-    told = []
+    notices = []
     if boxes is not None:
         ignored = boxes.ignored.items()
-        told += [f"Boxes of {name!r}, which is no concept, are not used: {n}" for name, n in ignored]
+        notices += [f"Boxes of {name!r}, which is no concept, are not used: {n}" for name, n in ignored]
     if any(play.concepts for play in plays) and not any(play.medians for play in plays):
-        told.append("The model has no median scores: corrections are simulated with zeros only.")
-    return told
+        notices.append("The model has no median scores: corrections are simulated with zeros only.")
+    return notices
 
 
 def _description(options: argparse.Namespace, table: LabelTable, notices: list[str]) -> dict[str, Any]:
-    """What was measured on what; names of files without their folders, which say who works where."""
+    """Return what was measured on what; files without their folders, which would reveal who works where."""
     is_local = Path(options.model).exists()
     return {
         "format": "csr-evaluation",

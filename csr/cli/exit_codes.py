@@ -57,7 +57,7 @@ def run_command(main: Main, argv: list[str] | None = None) -> int:
 
 
 def _failed(error: Exception) -> int:
-    """Of many ranks one line with the rank that failed; the traceback goes to that rank's log, if it has one.
+    """Print one line with the rank that failed; the traceback goes to that rank's log, if it has one.
 
     A peer may wait in a collective for this rank: it leaves without joining it.
     """
@@ -80,7 +80,9 @@ def _failed(error: Exception) -> int:
 
 
 def _report(message: str, code: int) -> int:
-    """One line from rank 0. A launcher ends all ranks when the first one leaves: the others give rank 0 time.
+    """Print one line from rank 0.
+
+    A launcher ends all ranks when the first one leaves: the others give rank 0 time.
 
     A rank that is still there after that met what rank 0 did not (another host's disk), and reports it.
     """

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _load(folder: Path, checkpoint: str | None) -> tuple[CSR, str]:
-    """The model of a run, or of a model folder such as a refined one; and which weights these are."""
+    """Return the model of a run, or of a model folder such as a refined one; and which weights these are."""
     from csr.model.sharing.loading import BEST_CHECKPOINT, is_run, load_file, load_model, load_run
     from csr.model.sharing.pretrained import WEIGHTS
 

@@ -73,7 +73,7 @@ INSTALL = {"deepspeed": "pip install deepspeed, or activate its environment", "p
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """This command's own flags, and those after `--`."""
+    """Return this command's own flags, and those after `--`."""
     middle = argv.index("--") if "--" in argv else len(argv)
     parser = Parser(
         prog="csr launch",

@@ -56,7 +56,7 @@ def _notice(line: str) -> None:
 
 
 def _printable(line: str) -> str:
-    """One line, also where a file's name is no text in any encoding."""
+    """Return one line, also where a file's name is no text in any encoding."""
     return " ".join(line.split()).encode("utf-8", "backslashreplace").decode()
 
 
@@ -90,8 +90,8 @@ def _write_csv(file: IO[bytes], rows: Iterable[Row], card: Card) -> None:
         if "error" in row:
             table.writerow([row["image"], row["error"], *[""] * (3 + len(names))])
             continue
-        told = [";".join(row["present"]), row["gap"], int(row["needs_doctor"])]
-        table.writerow([row["image"], "", *told, *row["diagnoses"].values(), *row["concepts"].values()])
+        decisions = [";".join(row["present"]), row["gap"], int(row["needs_doctor"])]
+        table.writerow([row["image"], "", *decisions, *row["diagnoses"].values(), *row["concepts"].values()])
     text.flush()
     text.detach()  # the file stays open: it is synced and renamed by who opened it
 

@@ -1,4 +1,7 @@
-"""`csr refine RUN --keep keep.csv`: drop rejected prototypes, re-fit or keep the head, compare before and after."""
+"""`csr refine RUN --keep keep.csv`.
+
+Drop rejected prototypes, re-fit or keep the head, compare before and after.
+"""
 
 from __future__ import annotations
 
@@ -74,14 +77,14 @@ def _report(refined: Refined, options: argparse.Namespace, out: Path, monitor: M
 
 
 def check_out(options: argparse.Namespace) -> Path:
-    """Where the refined model goes.
+    """Return the folder of the refined model.
 
     Raises:
-        InputError: the folder is that of the model, or holds something that nobody asked to replace.
+        InputError: the folder is that of the model, or holds something that was not asked to be replaced.
     """
     source = Path(options.source)
     if options.out is None and not source.is_dir():
-        raise InputError(f"{options.source}: no folder here: say where the refined model goes with --out")
+        raise InputError(f"{options.source}: no folder here: give the folder of the refined model with --out")
     out: Path = options.out or source.resolve().with_name(f"{source.resolve().name}_refined")
     if out.resolve() == source.resolve():
         raise InputError(f"--out {out}: is the model itself, which stays as it is: give another folder")
@@ -90,18 +93,16 @@ def check_out(options: argparse.Namespace) -> Path:
 
 
 def check_head(options: argparse.Namespace) -> None:
-    """Raise InputError where a flag says how to fit a head that is not fitted."""
+    """Raise InputError for a flag of the fit where no head is fitted."""
     given = [
         f"--{name}" for name in ("epochs", "lr", "effective_batch") if getattr(options, name) is not None
     ]
     if options.head == "keep" and given:
-        raise InputError(
-            f"{', '.join(given)}: with --head keep no head is fitted: leave it out, or --head refit"
-        )
+        raise InputError(f"{', '.join(given)}: with --head keep no head is fitted: omit it, or --head refit")
 
 
 def _with_flags(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
-    """The run's options with those that the user gave here."""
+    """Return the run's options with those that the user gave here."""
     given = {"lr": options.lr, "epochs_stage3": options.epochs}
     optim = dataclasses.replace(config.optim, **{k: v for k, v in given.items() if v is not None})
     seed = config.engine.seed if options.seed is None else options.seed
@@ -132,8 +133,10 @@ def _build_parser() -> argparse.ArgumentParser:
         "--head",
         choices=HEADS,
         default="refit",
-        help="refit: fit it again; occlude: the same, on images with the regions of dropped prototypes painted over "
-        "and pasted on others (two passes through the network); keep: as it is, dropped scores fixed at their "
+        help="refit: fit it again; occlude: the same, on images with the regions of dropped prototypes "
+        "painted over "
+        "and pasted on others (two passes through the network); keep: as it is, dropped scores fixed at "
+        "their "
         "training means (default: refit)",
     )
     add("--epochs", type=Whole(1, 100_000), help="of the new head (default: the run's --epochs_stage3)")

@@ -105,7 +105,7 @@ def check_extra() -> None:
 
 
 def read_token(flag: str | None) -> str | None:
-    """The token of the flag or, without one, of the environment; None: none is asked for.
+    """Return the token of the flag or, without one, of the environment; None: none is required.
 
     Raises:
         InputError: characters that no header can carry.
@@ -118,7 +118,7 @@ def read_token(flag: str | None) -> str | None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket.
+    """Return a bound socket.
 
     Raises:
         InputError: no such address, or the port is taken or not allowed.
@@ -147,12 +147,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Whether only this machine can reach it."""
+    """Return whether only this machine can reach it."""
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def host_names(options: argparse.Namespace, *, local: bool) -> frozenset[str]:
-    """Names, besides addresses and localhost, under which browsers may ask."""
+    """Return names, besides addresses and localhost, under which browsers may ask."""
     own = () if local else (socket.gethostname(), socket.getfqdn(), options.host)
     return frozenset(name.lower().rstrip(".") for name in (*own, *options.allow_host))
 

@@ -10,7 +10,7 @@ from csr.config.parser import Whole
 
 
 def add_source_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that both commands have, under the same names."""
+    """Add the flags that `csr atlas` and `csr refine` share."""
     add = parser.add_argument
     add("source", metavar="RUN", help="output_dir/exp_name of `csr train`, or folder of a model")
     add("--checkpoint", help="name of a .pth, where RUN is a run (default: best of stage 3)")

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     sbatch = shutil.which("sbatch")
     if options.submit and sbatch is None:
         raise InputError(
-            "--submit: there is no sbatch on this machine: leave it away and take the file there"
+            "--submit: there is no sbatch on this machine: omit --submit and take the file there"
         )
     path = beside(base)
     listed = path.with_name(f"{path.name}.experiments") if experiments.lines else None
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before the first -- and what stands after it."""
+    """Return the words before the first -- and those after it."""
     if "--" not in arguments:
         return arguments, []
     at = arguments.index("--")
@@ -103,7 +103,10 @@ def job_of(
 
 
 def output_of(options: argparse.Namespace, base: TrainConfig, *, array: bool) -> str:
-    """SLURM's pattern of the log: beside the run, by job number; % of a folder's own name is doubled."""
+    """Return SLURM's pattern of the log: beside the run, by job number.
+
+    % of a folder's own name is doubled.
+    """
     if options.output is not None:
         return options.output
     folder = str(Path(base.run.output_dir).absolute()).replace("%", "%%")
@@ -115,7 +118,7 @@ def beside(base: TrainConfig) -> Path:
 
 
 def write_ours(path: Path, text: str) -> None:
-    """Write a file of ours; a job file that somebody else wrote is left alone."""
+    """Write a file of csr's; a job file of another origin is left alone."""
     try:
         if path.suffix == ".sbatch" and path.exists() and MARK not in path.read_text(encoding="utf-8"):
             raise InputError(f"{path}: was not written by csr submit: move it, or give another --exp_name")
@@ -126,17 +129,17 @@ def write_ours(path: Path, text: str) -> None:
 
 
 def missing(configs: list[TrainConfig]) -> Iterator[str]:
-    """What the runs read and this machine does not have."""
+    """Yield what the runs read and this machine does not have."""
     data = {
         f"--{name} {getattr(config.data, name)}": Path(getattr(config.data, name))
         for config in configs
         for name in ("train_csv", "test_csv", "train_dir", "test_dir")
     }
-    yield from (f"{said} is not here" for said, path in data.items() if not path.exists())
+    yield from (f"{option} is not here" for option, path in data.items() if not path.exists())
 
 
 def submitted(sbatch: str, path: Path) -> str:
-    """The job's number."""
+    """Submit the job; return its number."""
     done = subprocess.run(
         [sbatch, "--parsable", str(path.absolute())],
         capture_output=True,
@@ -145,8 +148,8 @@ def submitted(sbatch: str, path: Path) -> str:
         stdin=subprocess.DEVNULL,
     )
     if done.returncode:
-        told = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-        raise InputError(f"{path}: sbatch refuses it: {told[-1].removeprefix('sbatch: error: ')}")
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise InputError(f"{path}: sbatch refuses it: {lines[-1].removeprefix('sbatch: error: ')}")
     return done.stdout.strip().split(";")[0]
 
 
@@ -165,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--partition", help="partition (default: the cluster's)")
     add("--account", help="account that is charged")
     add("--qos", help="quality of service")
-    add("--time", default="24:00:00", help="time limit of each start; the next goes on (default: 24:00:00)")
+    add("--time", default="24:00:00", help="time limit of each start; the next resumes (default: 24:00:00)")
     add("--nodes", type=Whole(1, 99_999_999), default=1, help="nodes (default: 1)")
     add("--gpus_per_node", default="1", help="GPUs of each node, as 4 or a100:4; 0: on CPUs (default: 1)")
     add(
@@ -178,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--mem", help="memory of each node, as 64G (default: the cluster's)")
     add("--constraint", help="features that nodes must have")
-    add("--mail", metavar="ADDRESS", help="who is told when it ends or fails")
+    add("--mail", metavar="ADDRESS", help="receives mail when it ends or fails")
     add("--sbatch", action="append", default=[], metavar="OPTION", help="any other: --sbatch=--exclusive")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(

@@ -1,4 +1,7 @@
-"""What the hosts of a run said, compared with the first one: every difference with its fix, one line a host."""
+"""The reports of a run's hosts compared with the first one's.
+
+Every difference with its fix, one line a host.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ SAME = {
 
 @dataclass
 class Checked:
-    """What is known of one host.
+    """The result of one host.
 
     Attributes:
         host: its line of the hostfile.
@@ -38,13 +41,15 @@ class Checked:
     problems: list[str] = field(default_factory=list)
 
     def line(self) -> str:
-        """All about this host, in one line."""
+        """Return one line about this host."""
         if self.problems:
             return f"{self.host.name}: FAILED: {'; '.join(self.problems)}"
         assert self.facts is not None
         facts = self.facts
-        counts = [f"{name} {told['count']}" for name, told in facts["data"].items() if name.endswith("_dir")]
-        told = [
+        counts = [
+            f"{name} {entry['count']}" for name, entry in facts["data"].items() if name.endswith("_dir")
+        ]
+        parts = [
             f"csr {facts['csr']} ({facts['code'][:8]})",
             f"torch {facts['torch']}",
             f"deepspeed {facts['deepspeed']}",
@@ -54,11 +59,11 @@ class Checked:
             *(["same data"] if facts["data"] else []),
             *counts,
         ]
-        return f"{self.host.name}: ok: {', '.join(told)}"
+        return f"{self.host.name}: ok: {', '.join(parts)}"
 
 
 def devices_of(facts: dict[str, Any]) -> str:
-    """`8 x NVIDIA H200`, or `64 cores`."""
+    """Return a text such as `8 x NVIDIA H200`, or `64 cores`."""
     names = {gpu["name"] for gpu in facts["gpus"]}
     return f"{len(facts['gpus'])} x {' / '.join(sorted(names))}" if names else f"{facts['cores']} cores"
 
@@ -78,36 +83,35 @@ def compare(checked: list[Checked]) -> None:
             folder, master = checked[0].opening["output"], checked[0].host.name
             problem = checked[0].opening.get("output_problem")
             if one is checked[0] or not problem:
-                one.problems.append(
-                    f"{problem}: give another --output_dir"
-                    if problem
-                    else f"{folder} is another folder than on {master}: checkpoints are written by one host and read "
-                    "by all: give an --output_dir on a disk that all hosts share"
+                elsewhere = (
+                    f"{folder} is another folder than on {master}: checkpoints are written by one host and "
+                    "read by all: give an --output_dir on a disk that all hosts share"
                 )
+                one.problems.append(f"{problem}: give another --output_dir" if problem else elsewhere)
 
 
 def _compare_facts(one: Checked, first: Checked) -> None:
-    mine, theirs = one.facts, first.facts
-    assert mine is not None and theirs is not None
+    own, other_host = one.facts, first.facts
+    assert own is not None and other_host is not None
     for key, (name, fix) in SAME.items():
-        if mine[key] == theirs[key] or (key == "code" and mine["csr"] != theirs["csr"]):
+        if own[key] == other_host[key] or (key == "code" and own["csr"] != other_host["csr"]):
             continue
-        shown = [str(side[key])[:8] if key == "code" else str(side[key]) for side in (mine, theirs)]
+        shown = [str(side[key])[:8] if key == "code" else str(side[key]) for side in (own, other_host)]
         one.problems.append(f"{name} is {shown[0]}, on {first.host.name} {shown[1]}: {fix}")
-    if bool(mine["gpus"]) != bool(theirs["gpus"]):
+    if bool(own["gpus"]) != bool(other_host["gpus"]):
         one.problems.append(
-            f"has {devices_of(mine)}, {first.host.name} {devices_of(theirs)}: take one kind alone"
+            f"has {devices_of(own)}, {first.host.name} {devices_of(other_host)}: take one kind alone"
         )
-    for flag, told in mine["data"].items():
-        other = theirs["data"].get(flag, {})
-        if "problem" in told:
+    for flag, entry in own["data"].items():
+        other = other_host["data"].get(flag, {})
+        if "problem" in entry:
             one.problems.append(
-                f"--{flag}: {told['problem']}: the data must be under the same path on each host"
+                f"--{flag}: {entry['problem']}: the data must be under the same path on each host"
             )
-        elif "problem" not in other and told["hash"] != other["hash"]:
+        elif "problem" not in other and entry["hash"] != other["hash"]:
             unit = "images" if flag.endswith("_dir") else "bytes"
             one.problems.append(
-                f"--{flag} differs from that of {first.host.name} ({told['count']} {unit}, there "
+                f"--{flag} differs from that of {first.host.name} ({entry['count']} {unit}, there "
                 f"{other['count']}): copy it again"
             )
 
@@ -129,7 +133,10 @@ def _shortages(one: Checked) -> list[str]:
 
 
 def meeting_place(checked: list[Checked], candidates: list[str]) -> str | None:
-    """The first address of the master that all hosts reach; a problem for each host that reaches none."""
+    """Return the first address of the master that all hosts reach.
+
+    A problem for each host that reaches none.
+    """
     master = checked[0]
     if master.opening is None or master.facts is None:
         return None

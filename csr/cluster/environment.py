@@ -1,4 +1,7 @@
-"""The environment that a run's hosts are given: DeepSpeed's `.deepspeed_env`, and what matters of this shell's."""
+"""The environment that a run's hosts are given.
+
+DeepSpeed's `.deepspeed_env`, and what matters of this shell's.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./-]+\Z")
 
 
 def environment_for_hosts(shell: Mapping[str, str]) -> dict[str, str]:
-    """Variables for every host.
+    """Return the variables for every host.
 
     Args:
         shell: this process's environment. Its `DS_ENV_FILE` names the file to read instead of
@@ -54,7 +57,7 @@ def environment_for_hosts(shell: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_environment_file(path: Path) -> dict[str, str]:
-    """NAME=VALUE lines; empty ones and comments, which DeepSpeed itself stumbles over, are left out.
+    """Return NAME=VALUE lines; empty ones and comments, which DeepSpeed itself stumbles over, are left out.
 
     Raises:
         InputError: it cannot be read, or has another kind of line.
@@ -75,7 +78,7 @@ def read_environment_file(path: Path) -> dict[str, str]:
 
 
 def deepspeed_file(variables: Mapping[str, str]) -> str:
-    """The text of a file that gives every host exactly these variables, whatever is in their values.
+    """Return the text of a file that gives every host exactly these variables, whatever is in their values.
 
     Raises:
         InputError: a value with a line break.

@@ -15,7 +15,7 @@ from csr.runtime.errors import InputError
 
 @dataclass(frozen=True)
 class Experiments:
-    """The runs of one job: their flags, checked, and how they are told to the job.
+    """The runs of one job: their flags, checked, and how the job gets them.
 
     Attributes:
         configs: of each run; one if it is no array.
@@ -55,14 +55,14 @@ def experiments_of(
 
 
 def numbered(base: TrainConfig, number: int) -> TrainConfig:
-    """The options of one task of an array, whose name ends in its number."""
+    """Return the options of one task of an array, whose name ends in its number."""
     config = replace(base, run=replace(base.run, exp_name=f"{base.run.exp_name}_{number}"))
     check_ranges(config)
     return config
 
 
 def read_experiments(path: Path, flags: list[str]) -> tuple[list[list[str]], list[TrainConfig]]:
-    """The flags on each line that is neither empty nor a comment, and what they resolve to.
+    """Return the flags on each line that is neither empty nor a comment, and what they resolve to.
 
     Raises:
         InputError: naming the row: a line that csr train would refuse, or a result folder used twice.
@@ -93,5 +93,5 @@ def read_experiments(path: Path, flags: list[str]) -> tuple[list[list[str]], lis
 
 
 def lines_text(lines: list[list[str]]) -> str:
-    """What the job's shell reads: the flags of task N on line N, quoted."""
+    """Return the file that the job's shell reads: the flags of task N on line N, quoted."""
     return "".join(f"{shlex.join(words)}\n" for words in lines)

@@ -23,7 +23,7 @@ POLL_S = 0.1
 
 
 def of_run(run_id: str) -> dict[int, dict[str, str]]:
-    """The living processes of a run on this host: {process id: its environment}."""
+    """Return the living processes of a run on this host: {process id: its environment}."""
     found = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
@@ -37,20 +37,20 @@ def of_run(run_id: str) -> dict[int, dict[str, str]]:
 
 
 def parent_of(process: int) -> int | None:
-    """Of a living process."""
+    """Return the parent's id of a living process."""
     with contextlib.suppress(OSError, IndexError, ValueError):
         return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
     return None
 
 
 def ranks_of(run_id: str) -> list[int]:
-    """The ranks among a run's processes, not what they started themselves."""
+    """Return the ranks among a run's processes, not what they started themselves."""
     with_rank = {process for process, environment in of_run(run_id).items() if RANK in environment}
     return [process for process in with_rank if parent_of(process) not in with_rank]
 
 
 def send(processes: list[int], number: int) -> int:
-    """Signal processes; returns how many were still there."""
+    """Signal processes; return how many were still there."""
     sent = 0
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
@@ -86,7 +86,7 @@ def _wait(run_id: str, seconds: float) -> int:
 
 
 def answer(request: dict[str, Any]) -> dict[str, int]:
-    """What was asked for: signal the ranks, or end all."""
+    """Carry out a request: signal the ranks, or end all."""
     run_id, action = str(request["run"]), request["do"]
     if action == "signal" and request["signal"] in SIGNALS:
         return {"found": send(ranks_of(run_id), signal.Signals[request["signal"]])}

@@ -1,4 +1,6 @@
-"""`python -m csr.cluster.host_report`: one host's side of the check before a run, started over ssh by `csr doctor`.
+"""`python -m csr.cluster.host_report`.
+
+One host's side of the check before a run, started over ssh by `csr doctor`.
 
 Two requests and two answers, one JSON object a line: the first is answered at once (clock, addresses, the
 master's port), the second when this host has found its facts, and what it can reach of the master. The master
@@ -27,20 +29,20 @@ IS_MASTER, OUTPUT, PATHS, TOKEN = "master", "output_dir", "paths", "token"
 
 
 def existing_parent(folder: str) -> Path:
-    """The folder, or the nearest one above it that is there already."""
+    """Return the folder, or the nearest one above it that is there already."""
     path = Path(folder).absolute()
     return next((p for p in (path, *path.parents) if p.is_dir()), Path("/"))
 
 
 def addresses() -> list[str]:
-    """IPv4 addresses of this host's network cards, loopback left out."""
+    """Return IPv4 addresses of this host's network cards, loopback left out."""
     cards = psutil.net_if_addrs().values()
     found = [a.address for card in cards for a in card if a.family == socket.AF_INET]
     return [address for address in found if not address.startswith("127.")]
 
 
 def listen(port: int | None) -> socket.socket:
-    """A socket on the master's port, on all addresses.
+    """Return a socket on the master's port, on all addresses.
 
     Raises:
         OSError: it is in use, or not one of `PORTS` is free.
@@ -65,7 +67,7 @@ def answer_callers(server: socket.socket, token: str) -> None:
 
 
 def reaches(address: str, port: int, token: str) -> bool:
-    """Whether the master of this check answers there."""
+    """Return whether the master of this check answers there."""
     try:
         with socket.create_connection((address, port), timeout=CONNECT_S) as connection:
             connection.settimeout(CONNECT_S)
@@ -76,7 +78,10 @@ def reaches(address: str, port: int, token: str) -> bool:
 
 @contextlib.contextmanager
 def marked(folder: Path, token: str) -> Iterator[str | None]:
-    """A file that hosts which share this folder can see, while the block runs; yields a problem or None."""
+    """Keep a file that hosts which share this folder can see, while the block runs.
+
+    Yield a problem or None.
+    """
     mark = folder / f".csr-doctor-{token}"
     try:
         mark.touch()
@@ -90,7 +95,7 @@ def marked(folder: Path, token: str) -> Iterator[str | None]:
 
 
 def serve(requests: Iterator[dict[str, Any]], reply: Any) -> None:
-    """The two answers of this host."""
+    """Give the two answers of this host."""
     first = next(requests)
     token, folder = first[TOKEN], existing_parent(first[OUTPUT])
     opening: dict[str, Any] = {"time": time.time(), "addresses": addresses(), "output": str(folder)}
@@ -99,7 +104,7 @@ def serve(requests: Iterator[dict[str, Any]], reply: Any) -> None:
             opening |= _open_as_master(first, folder, stack)
         reply(opening)
         from csr.cluster.machine_facts import (
-            gather,  # torch takes seconds to import: the clock is told before
+            gather,  # torch takes seconds to import: the clock is reported before
         )
 
         facts = gather(first[PATHS], folder)

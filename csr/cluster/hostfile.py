@@ -1,4 +1,7 @@
-"""`host slots=N` lines, read strictly: nothing that a shell or pdsh could understand otherwise gets through."""
+"""`host slots=N` lines, read strictly.
+
+Nothing that a shell or pdsh could understand otherwise gets through.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ class Host(NamedTuple):
 
 
 def read_hostfile(path: Path) -> list[Host]:
-    """The hosts of a file, in order; the first one is the master.
+    """Return the hosts of a file, in order; the first one is the master.
 
     Empty lines and what follows a `#` are left out.
 
@@ -67,7 +70,7 @@ def _read(path: Path) -> str:
 
 
 def _parse(words: str, number: int, where: str) -> Host:
-    """One line without its comment."""
+    """Parse one line without its comment."""
     line = LINE.match(words)
     assert line is not None
     name, slots = line["name"], SLOTS.match(line["rest"])
@@ -78,11 +81,12 @@ def _parse(words: str, number: int, where: str) -> Host:
         )
     if slots is None or not 0 < int(slots["slots"]) <= MOST_SLOTS:
         raise InputError(
-            f"{where}: {_shown(words)}: give the number of ranks, from 1 to {MOST_SLOTS}, such as: {name} slots=4"
+            f"{where}: {_shown(words)}: give the number of ranks, from 1 to {MOST_SLOTS}, such as: {name} "
+            "slots=4"
         )
     return Host(name, int(slots["slots"]), number)
 
 
 def _shown(text: str) -> str:
-    """Part of a file as ASCII, on one line, not for ever."""
+    """Return part of a file as ASCII, on one line, not for ever."""
     return ascii(text if len(text) <= 60 else f"{text[:60]}..")

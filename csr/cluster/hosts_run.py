@@ -1,7 +1,8 @@
-"""A run on several hosts under `deepspeed` and pdsh, from its start until no process of it is left on any host.
+"""A run on several hosts under `deepspeed` and pdsh, from its start until no process of it is left on any
+host.
 
 What the launcher alone would not do: notice that one host has ended while another hangs or is stopped, pass
-signals on to the ranks instead of killing them, tell a run that was lost from one that is done, and clean up
+signals on to the ranks instead of killing them, distinguish a lost run from one that is done, and clean up
 by the run's name (DeepSpeed does it with `pkill -f`, which ends other runs of the same user).
 """
 
@@ -32,7 +33,7 @@ FORWARDED = {
     signal.SIGUSR1: signal.SIGUSR1,
 }
 UNHEARD = {256 - number for number in FORWARDED.values()}  # exit codes of hosts whose rank one of them killed
-OTHERS_END_S = 20.0  # the other hosts' time to say what they saw, once one has failed
+OTHERS_END_S = 20.0  # the other hosts' time to report, once one has failed
 OTHERS_SAVE_S = 300.0  # and to save, once one has left because of a signal
 GRACE_S = 10.0
 LAUNCHER_ENDS_S = 15.0
@@ -44,7 +45,7 @@ Say = Callable[[str], None]
 
 
 def keep_alive(timeout_s: float) -> str:
-    """Options that make ssh notice a cut link, not before the ranks themselves give up."""
+    """Return options that make ssh notice a cut link, not before the ranks themselves give up."""
     interval = max(1, round(min(15.0, timeout_s / 4)))
     count = max(3, round(timeout_s / interval))
     return f"-o BatchMode=yes -o ServerAliveInterval={interval} -o ServerAliveCountMax={count}"
@@ -108,7 +109,7 @@ class HostsRun:
         self._signals.append(number)
 
     def _pass_on(self, errors: IO[bytes]) -> None:
-        """Copy what the hosts say to standard error, and hear of those that end."""
+        """Copy the hosts' output to standard error, and note those that end."""
         for line in errors:
             with contextlib.suppress(OSError):  # the terminal is gone: hosts that cannot write would wait
                 sys.stderr.buffer.write(line)
@@ -119,28 +120,33 @@ class HostsRun:
                 self._first_end = self._first_end or time.monotonic()
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
-        """Until the launcher ends by itself, or has to be ended; its exit code, or that of a second Ctrl-C."""
-        told = 0
+        """Wait until the launcher ends by itself, or has to be ended.
+
+        Return its exit code, or that of a second Ctrl-C.
+        """
+        passed_on = 0
         while process.poll() is None:
             time.sleep(POLL_S)
-            if len(self._signals) > told:
-                if signal.SIGINT in self._signals[:told] and self._signals[told] == signal.SIGINT:
+            if len(self._signals) > passed_on:
+                if signal.SIGINT in self._signals[:passed_on] and self._signals[passed_on] == signal.SIGINT:
                     self._end_hosts(grace_s=0.0)
                     return EXIT_INTERRUPTED
-                self._forward(self._signals[told])
-                told += 1
+                self._forward(self._signals[passed_on])
+                passed_on += 1
             if self._stopped_early:
                 break
             if self._is_overdue():
                 still = [h.name for h in self._hosts if h.name not in self.codes]
-                self._say(f"{self._codes_told()}: ending what is left on {', '.join(still) or 'the hosts'}")
+                self._say(
+                    f"{self._codes_passed_on()}: ending what is left on {', '.join(still) or 'the hosts'}"
+                )
                 self._end_hosts(grace_s=GRACE_S)
                 self._await(process, LAUNCHER_ENDS_S)
                 break
         return process.poll() or EXIT_DONE
 
     def _is_overdue(self) -> bool:
-        """Whether a host has ended badly so long ago that the others will not end by themselves."""
+        """Return whether a host ended badly so long ago that the others will not end by themselves."""
         codes = set(self.codes.values())
         patience = (
             OTHERS_SAVE_S if codes == {EXIT_PREEMPTED} else 0.0 if self._was_unheard() else OTHERS_END_S
@@ -148,7 +154,10 @@ class HostsRun:
         return self._first_end is not None and time.monotonic() - self._first_end > patience
 
     def _was_unheard(self) -> bool:
-        """Whether a signal that was passed on ended a rank: it was starting, or leaving, and not listening."""
+        """Return whether a signal that was passed on ended a rank.
+
+        It was starting, or leaving, and not listening.
+        """
         return bool(self._signals and UNHEARD & set(self.codes.values()))
 
     def _await(self, process: subprocess.Popen[bytes], seconds: float) -> None:
@@ -158,7 +167,7 @@ class HostsRun:
             pass  # ssh to a host that is gone; it is ended by its process group
 
     def _end_launcher(self, process: subprocess.Popen[bytes]) -> None:
-        """The launcher, pdsh and ssh on this machine; not by a signal that DeepSpeed would answer."""
+        """End the launcher, pdsh and ssh on this machine; not by a signal that DeepSpeed would answer."""
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -166,12 +175,15 @@ class HostsRun:
         process.wait()
 
     def _forward(self, number: int) -> None:
-        """Signal the ranks of one host: all ranks agree on it, and a second one could come when they leave."""
+        """Signal the ranks of one host.
+
+        All ranks agree on it, and a second one could come when they leave.
+        """
         received, forwarded = signal.Signals(number), FORWARDED[signal.Signals(number)]
         for host in self._hosts:
             answer = self._ask_one(host, {"do": "signal", "signal": forwarded.name})
             if answer is not None and answer["found"]:
-                self._say(f"{received.name}: the ranks are told to save and stop")
+                self._say(f"{received.name}: the ranks are asked to save and stop")
                 return
         self._say(f"{received.name}: no rank is running yet: ending the run")
         self._stopped_early = True
@@ -224,10 +236,10 @@ class HostsRun:
         return self.outcome(code)
 
     def outcome(self, code: int) -> int:
-        """The exit code that all hosts' codes come to.
+        """Return the exit code of the run from all hosts' codes.
 
         Args:
-            code: of the launcher, which is only the largest of theirs.
+            code: of the launcher, which is only the largest of the ranks' codes.
         """
         codes = set(self.codes.values()) or {code}
         for shared in (EXIT_BAD_INPUT, EXIT_PREEMPTED, EXIT_INTERRUPTED):
@@ -235,16 +247,16 @@ class HostsRun:
                 return shared
         return EXIT_FAILED
 
-    def _codes_told(self) -> str:
+    def _codes_passed_on(self) -> str:
         return ", ".join(f"{host} ended with {meaning_of(code)}" for host, code in self.codes.items())
 
     def why(self) -> str:
-        """What is known of a failed run."""
-        return self._codes_told() or "the launcher was lost"
+        """Return what is known of a failed run."""
+        return self._codes_passed_on() or "the launcher was lost"
 
 
 def meaning_of(code: int) -> str:
-    """An exit code as a host's shell and the launcher there give it."""
+    """Return an exit code as a host's shell and the launcher there give it."""
     if code == SSH_LOST:
         return "255 (ssh lost it)"
     if 128 < code < 128 + 65:

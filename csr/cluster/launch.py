@@ -59,7 +59,7 @@ def say(line: str) -> None:
 def deepspeed_command(
     outcome: Preflight, hostfile: Path, flags: list[str], *, ssh_port: int | None = None
 ) -> list[str]:
-    """The launcher; a hostfile with one host is a host too, and ssh has been checked."""
+    """Return the launcher's words; a hostfile with one host is a host too, and ssh has been checked."""
     port = ["--ssh_port", str(ssh_port)] if ssh_port else []
     return [
         "deepspeed",

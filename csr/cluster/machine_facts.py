@@ -1,4 +1,4 @@
-"""What one machine has: versions, devices, room, programs, and the hashes of a run's data."""
+"""Facts of one machine: versions, devices, room, programs, and the hashes of a run's data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROGRAMS = ("ssh", "pdsh")
 
 
 def gather(paths: dict[str, str], folder: Path) -> dict[str, Any]:
-    """Everything that the machines of a run are compared by; plain values, for JSON.
+    """Return everything that the machines of a run are compared by; plain values, for JSON.
 
     Args:
         paths: of `TABLES` and `FOLDERS`, by the name of their flag; those that are given.
@@ -57,7 +57,9 @@ def version_of(package: str) -> str | None:
 
 
 def devices() -> dict[str, Any]:
-    """GPUs (name, memory) or none, cores that this process may use, and whether bf16 and fp16 are of use."""
+    """Return GPUs (name, memory) or none, cores that this process may use, and whether bf16 and fp16 are
+    of use.
+    """
     gpus = []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
@@ -67,7 +69,7 @@ def devices() -> dict[str, Any]:
 
 
 def free_mib(folder: Path) -> int | None:
-    """Room for this user's files, None where it cannot be told."""
+    """Return the MiB free for this user's files, None where that is not known."""
     try:
         return shutil.disk_usage(folder).free // MIB
     except OSError:
@@ -75,7 +77,7 @@ def free_mib(folder: Path) -> int | None:
 
 
 def describe_path(name: str, path: Path) -> dict[str, Any]:
-    """What identifies a table (its bytes) or an image folder (names and sizes of its images)."""
+    """Return what identifies a table (its bytes) or an image folder (names and sizes of its images)."""
     try:
         if name in TABLES:
             size, digest = hash_file(path)
@@ -87,7 +89,7 @@ def describe_path(name: str, path: Path) -> dict[str, Any]:
 
 
 def listing(folder: Path) -> list[tuple[str, int]]:
-    """Names below a folder and sizes in bytes of what could be images; contents are not read."""
+    """Return names below a folder and sizes in bytes of what could be images; contents are not read."""
     found: list[tuple[str, int]] = []
     pending = [""]
     while pending:

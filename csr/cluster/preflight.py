@@ -73,7 +73,7 @@ def check_hosts(
     master_addr: str | None = None,
     master_port: int | None = None,
 ) -> Preflight:
-    """Ask all hosts and compare what they say.
+    """Ask all hosts and compare their answers.
 
     Args:
         hosts: of the hostfile; the first one is the master.
@@ -145,5 +145,8 @@ def _for_all(checked: list[Checked], ask: Callable[[Checked], None]) -> None:
 
 
 def paths_of(given: dict[str, str | None]) -> dict[str, str]:
-    """The paths that were given, as the hosts will be asked for them; relative ones from this folder."""
+    """Return the paths that were given, as the hosts will be asked for them.
+
+    Relative ones from this folder.
+    """
     return {name: str(Path(value)) for name, value in given.items() if value is not None}

@@ -1,4 +1,6 @@
-"""`python -m csr.cluster.rank_start WORD`: what the launcher starts as every rank; turns into `csr train` with its flags.
+"""`python -m csr.cluster.rank_start WORD`: what the launcher starts as every rank.
+
+Turns into `csr train` with its flags.
 
 The flags come in one word of letters that no shell on the way can misread. Before that, what a rank on a host
 needs: the network card that leads to the others, and an end when the launcher is gone.
@@ -21,17 +23,19 @@ PR_SET_PDEATHSIG = 1
 
 
 def encode(flags: list[str]) -> str:
-    """Flags as one word of A-Z a-z 0-9 - _ =."""
+    """Return flags as one word of A-Z a-z 0-9 - _ =."""
     return base64.urlsafe_b64encode(json.dumps(flags).encode()).decode()
 
 
 def decode(word: str) -> list[str]:
-    """The flags of `encode`."""
+    """Return the flags of `encode`."""
     return [str(flag) for flag in json.loads(base64.urlsafe_b64decode(word))]
 
 
 def card_towards(address: str) -> str | None:
-    """The network card whose address this host has towards another one (or itself), None if it cannot be told."""
+    """Return the network card whose address this host has towards another one (or itself), None if that is
+    not known.
+    """
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((address, 9))  # sends nothing, only looks up the way
@@ -48,16 +52,16 @@ def end_with_parent(number: signal.Signals) -> None:
 
 
 def watch_output() -> None:
-    """Ask this rank to stop when nobody reads its output any more: ssh, pdsh or the launcher is gone.
+    """Ask this rank to stop when its output is no longer read: ssh, pdsh or the launcher is gone.
 
-    ssh does not tell a remote process of its end. The watching child ends with the rank, even a killed one.
+    ssh does not signal its end to a remote process. The watching child ends with the rank, even a killed one.
     """
     rank = os.getpid()
     if os.fork():
         return
     end_with_parent(signal.SIGKILL)
     poll = select.poll()
-    poll.register(1, 0)  # errors and hang-ups are always told
+    poll.register(1, 0)  # errors and hang-ups are always reported
     while os.getppid() == rank:
         if poll.poll(1000):
             os.kill(rank, signal.SIGTERM)

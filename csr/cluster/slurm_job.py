@@ -1,4 +1,7 @@
-"""The text of a SLURM job file: what a site asks for, the flags of a run, then csr/cluster/train.sbatch as it is."""
+"""The text of a SLURM job file.
+
+What a site asks for, the flags of a run, then csr/cluster/train.sbatch as it is.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _LARGEST_SIGNAL_S = 65535
 
 @dataclass(frozen=True)
 class Site:
-    """What a job asks its cluster for; None asks for nothing.
+    """The request of a job to its cluster; None asks for nothing.
 
     Attributes:
         gpus_per_node: a number, or TYPE:NUMBER; 0 trains on CPUs.
@@ -72,7 +75,7 @@ class Site:
         return int(found[1])
 
     def directives(self) -> list[str]:
-        """The #SBATCH lines of what the cluster is asked for."""
+        """Return the #SBATCH lines of what the cluster is asked for."""
         gpus = self.gpus_per_node if self.num_gpus else None
         asked = {
             "partition": self.partition,
@@ -121,7 +124,7 @@ class Job:
 
 
 def job_text(job: Job, site: Site) -> str:
-    """The whole file. Values are quoted: none of them is run.
+    """Return the whole file. Values are quoted: none of them is run.
 
     Raises:
         InputError: a value that cannot stand in a line for sbatch.
@@ -160,7 +163,7 @@ def _body() -> str:
 
 
 def directive(option: str, value: str = "") -> str:
-    """One line that sbatch reads. It knows quotes, but ends at a line break."""
+    """Return a line that sbatch reads. It knows quotes, but ends at a line break."""
     if not re.fullmatch(r"--?[A-Za-z][\w-]*", option, re.ASCII):
         raise InputError(f"{option!r}: no option of sbatch")
     if not value:
@@ -173,7 +176,7 @@ def directive(option: str, value: str = "") -> str:
 
 
 def plain_name(name: str) -> str:
-    """A name that file patterns and SLURM's lists take."""
+    """Return a name that file patterns and SLURM's lists take."""
     return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:100]
 
 
@@ -183,7 +186,7 @@ def checked_array(array: str) -> str:
 
 
 def numbers_of(array: str) -> list[int]:
-    """The task numbers of an array as SLURM writes them: 1-3, 0-6:2, 1,5,7, each perhaps with %LIMIT.
+    """Return the task numbers of an array as SLURM writes them: 1-3, 0-6:2, 1,5,7, each perhaps with %LIMIT.
 
     Raises:
         InputError: it is written otherwise, has no number or more than 100,000.
@@ -205,7 +208,7 @@ def numbers_of(array: str) -> list[int]:
 
 
 def seconds_of(time: str) -> int | None:
-    """A time limit of SLURM in seconds; None is without limit.
+    """Return a time limit of SLURM in seconds; None is without limit.
 
     Forms: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S, UNLIMITED.
 

@@ -1,4 +1,6 @@
-"""A command on another host: ssh without questions, JSON lines in and out, and why it failed in plain words."""
+"""A command on another host: ssh without questions, JSON lines in and out, and why it failed in plain
+words.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,11 @@ SSH_FAILED = 255
 
 
 class UnreachableError(RuntimeError):
-    """A host did not do what it was asked to: one line that says why and what to do."""
+    """A host that did not do what it was asked to: one line with the reason and the fix."""
 
 
 def ssh_command(host: str, words: list[str], *, port: int | None, folder: str) -> list[str]:
-    """What runs `words` in a folder of a host; the host's shell is given quoted words alone.
+    """Return the command that runs `words` in a folder of a host; the host's shell gets quoted words alone.
 
     Args:
         host: a name as `csr.cluster.hostfile` accepts it.
@@ -84,7 +86,7 @@ class Conversation:
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-        except OSError:  # ended already; what it wrote says why
+        except OSError:  # ended already; its output has the reason
             pass
         for line in self._process.stdout:
             if line.startswith("{"):  # not a greeting of the host's shell
@@ -101,13 +103,13 @@ class Conversation:
         if not self._ended():
             self._process.kill()
         self._errors.seek(0)
-        said = [
+        lines = [
             line.strip() for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()
         ]
-        return reason(self.host, self._process.wait(), said, folder=self._folder, module=self.module)
+        return reason(self.host, self._process.wait(), lines, folder=self._folder, module=self.module)
 
     def _ended(self) -> bool:
-        """Whether the process leaves by itself, now that it has closed its output."""
+        """Return whether the process leaves by itself, now that it has closed its output."""
         try:
             self._process.wait(timeout=CONNECT_S)
         except subprocess.TimeoutExpired:
@@ -129,15 +131,15 @@ class Conversation:
         self._errors.close()
 
 
-def reason(host: str, code: int, said: list[str], *, folder: str, module: str) -> str:
-    """Why a host did not answer, and what to do, from ssh's exit code and what it wrote."""
-    last = ascii(said[-1])[1:-1][:200] if said else f"exit code {code}"
+def reason(host: str, code: int, lines: list[str], *, folder: str, module: str) -> str:
+    """Return why a host did not answer, and what to do, from ssh's exit code and output."""
+    last = ascii(lines[-1])[1:-1][:200] if lines else f"exit code {code}"
     if code == SSH_FAILED:
         return f"ssh fails ({last}): `ssh {host} true` must work without a question"
     if code == NO_FOLDER:
         return f"has no folder {folder}: the same paths must be on each host"
     if code in (126, 127):
         return f"has no {sys.executable}: the same virtual environment must be on each host"
-    if any("No module named" in line for line in said):
+    if any("No module named" in line for line in lines):
         return f"{sys.executable} there has no {module}: install the csr of this machine there"
     return f"csr fails there ({last})"

@@ -13,7 +13,7 @@ from csr.config.parser import Parser
 
 
 def flags() -> frozenset[str]:
-    """All flags of `csr train`, with their two dashes."""
+    """Return all flags of `csr train`, with their two dashes."""
     return frozenset(f"--{f.name}" for group in groups().values() for f in dataclasses.fields(group))
 
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, recipe: str | None = None)
 
     Args:
         parser: to add to.
-        recipe: the help text tells its values as defaults (`from_namespace` applies it).
+        recipe: the help text shows its values as defaults (`from_namespace` applies it).
     """
     defaults = recipes.values_of(recipe)
     for group_class in groups().values():
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, recipe: str | None = None)
 
 
 def named_recipe(argv: list[str] | None) -> str | None:
-    """The recipe that a command line names, before it is parsed: the help text depends on it."""
+    """Return the recipe named on a command line before it is parsed: the help text depends on it."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe", nargs="?")
     return early.parse_known_args(argv)[0].recipe
@@ -64,7 +64,7 @@ def _add_argument(section: argparse._ArgumentGroup, f: dataclasses.Field, *, def
 
 
 def int_or_auto(text: str) -> int:
-    """A whole number, or `AUTO` for the word."""
+    """Return a whole number, or `AUTO` for the word."""
     try:
         return AUTO if text == "auto" else int(text)
     except ValueError:

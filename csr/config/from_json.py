@@ -1,4 +1,7 @@
-"""Options out of a run's config.json, which is an untrusted file: checked by the kinds, choices and ranges of the flags."""
+"""Options out of a run's config.json, which is an untrusted file.
+
+Checked by the kinds, choices and ranges of the flags.
+"""
 
 from __future__ import annotations
 

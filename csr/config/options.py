@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from csr.config import recipes
 
-AUTO = -(2**63)  # of a number that is found by measuring; nobody gives it by accident
+AUTO = -(2**63)  # of a number that is found by measuring; no user gives it by accident
 
 
 class Range(NamedTuple):
@@ -58,7 +58,7 @@ def option(
     alone: Any = None,
     **bounds: Any,
 ) -> Any:
-    """One command-line flag: the field's name, its default, its meaning and its range.
+    """Define one command-line flag: the field's name, its default, its meaning and its range.
 
     Args:
         default: value without the flag.
@@ -185,7 +185,8 @@ class OptimOptions:
 
     batch_size: int = option(
         16,
-        "images per GPU (per rank) and step; effective = batch_size x ranks x accumulation; auto measures how "
+        "images per GPU (per rank) and step; effective = batch_size x ranks x accumulation; auto measures "
+        "how "
         "many fit, and keeps --effective_batch by accumulation",
         auto=True,
         above=0,
@@ -230,8 +231,9 @@ class EngineOptions:
     )
     precision: str = option(
         "auto",
-        "arithmetic; auto takes fp16 on GPUs, bf16 on CPUs that have instructions for it, fp32 on others, or what "
-        "--ds_config says",
+        "arithmetic; auto takes fp16 on GPUs, bf16 on CPUs that have instructions for it, fp32 on others, "
+        "or what "
+        "--ds_config asks for",
         choices=("auto", "fp16", "bf16", "fp32"),
     )
     compile: bool = option(False, "compile the backbone's training step with torch.compile")
@@ -280,7 +282,7 @@ class RunOptions:
     overwrite: bool = option(False, "replace the results of an earlier run of this name")
     resume: str = option(
         "auto",
-        "auto: goes on with an unfinished run of the same name and options; never: does not; or the path of a "
+        "auto: resumes an unfinished run of the same name and options; never: does not; or the path of a "
         "checkpoint",
     )
     save_every: int = option(
@@ -337,5 +339,5 @@ class TrainConfig:
 
 
 def groups() -> dict[str, type]:
-    """{group name: its dataclass}, in the order of the help text."""
+    """Return {group name: its dataclass}, in the order of the help text."""
     return {f.name: type(f.default) for f in dataclasses.fields(TrainConfig)}

@@ -14,7 +14,7 @@ from csr.runtime.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaints are InputErrors, told once and not by every rank.
+    """An ArgumentParser whose complaints are InputErrors, reported once and not by every rank.
 
     Attributes:
         after_dashes: flags that another command reads, which stand after `--`.
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}{self._advice(message)} (`{self.prog} --help` lists the flags)")
 
     def _advice(self, message: str) -> str:
-        """What may have been meant by the first flag that is not known."""
+        """Return what may have been meant by the first unknown flag."""
         if not message.startswith("unrecognized arguments: "):
             return ""
         words = [word.split("=")[0] for word in message.split()[2:] if word.startswith("-")]
@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question with the nearest of some words, or nothing if none is near."""
+    """Return a question with the nearest of some words, or nothing if none is near."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f": did you mean {near[0]}?" if near else ""
 

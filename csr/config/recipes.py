@@ -48,7 +48,7 @@ MEANINGS = {
 
 
 def values_of(name: str | None, *, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The options that a recipe sets.
+    """Return the options that a recipe sets.
 
     Args:
         name: of `RECIPES`; None sets nothing.
@@ -62,12 +62,12 @@ def values_of(name: str | None, *, given: Mapping[str, Any] | None = None) -> di
 
 
 def changes(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a run that are not what its recipe says."""
+    """Return the options of a run that differ from its recipe."""
     return {option: options[option] for option, value in RECIPES[name].items() if options[option] != value}
 
 
 def help_text() -> str:
-    """Every recipe with its flags, for the end of the help text."""
+    """Return every recipe with its flags, for the end of the help text."""
     lines = ["recipes (a flag that is given wins):"]
     for name, values in RECIPES.items():
         flags = [f"--{option} {value}" for option, value in values.items()]

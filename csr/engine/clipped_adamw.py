@@ -1,8 +1,10 @@
-"""AdamW that clips, and skips what is not finite: the optimizer of an engine whose one rank has nothing to shard.
+"""AdamW that clips, and skips what is not finite.
 
-ZeRO flattens gradients, keeps masters beside fp32 weights and copies them back. That is the price of sharding; on one
-rank it buys nothing. DeepSpeed asks its optimizers for `overflow` and `_global_grad_norm` after a step: so it may ask
-this one.
+The optimizer of an engine whose one rank has nothing to shard.
+
+ZeRO flattens gradients, keeps masters beside fp32 weights and copies them back. That is the price of
+sharding; on one rank it buys nothing. DeepSpeed asks its optimizers for `overflow` and `_global_grad_norm`
+after a step: so it may ask this one.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class ClippedAdamW(torch.optim.AdamW):
         self.grad_scale: torch.Tensor | None = None  # the fused kernel divides gradients by it on its way
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step, or none; reads one number from the device: the norm decides."""
+        """Step, or skip the step; one number is read from the device: the norm decides."""
         assert closure is None, "gradients are there when the engine steps"
         gradients = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))

@@ -20,7 +20,7 @@ def check_config(ds_config: dict[str, Any], name: str) -> None:
         name: of its file.
 
     Raises:
-        InputError: what DeepSpeed says.
+        InputError: DeepSpeed's own words.
     """
     from deepspeed.runtime.config import DeepSpeedConfigError
     from deepspeed.runtime.zero.utils import ZeRORuntimeException
@@ -39,7 +39,8 @@ def check_config(ds_config: dict[str, Any], name: str) -> None:
     tiny = _TinyStage()
     groups = [{"params": list(tiny.parameters()), "lr": 1e-3, "weight_decay": 0.0}]
     try:
-        # what ZeRO alone would refuse is told on one rank too: there a JSON is tried before it goes to a cluster
+        # what ZeRO alone would refuse is refused on one rank too: there a JSON is tried before it goes to a
+        # cluster
         engine = Engine(
             tiny, param_groups=groups, ds_config=ds_config, lr_factor=lambda step: 1.0, always_shards=True
         )

@@ -1,4 +1,4 @@
-"""What this process makes of the CPU: how many cores it may use, which instructions they have, how memory is kept."""
+"""The CPU under this process: cores that it may use, their instructions, how memory is kept."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1)
 def instruction_sets() -> frozenset[str]:
-    """Instruction sets of the first processor, as Linux calls them; none where it cannot be told."""
+    """Return instruction sets of the first processor, by Linux's names; none where they are not known."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -32,12 +32,15 @@ def instruction_sets() -> frozenset[str]:
 
 
 def computes_bf16() -> bool:
-    """Whether products of bf16 matrices have instructions of their own: without, they are slower than fp32's."""
+    """Return whether products of bf16 matrices have instructions of their own; without, fp32's are faster."""
     return bool(instruction_sets() & BF16_INSTRUCTIONS)
 
 
 def share_cores(num_ranks: int) -> None:
-    """Ranks that each take all cores are ten times slower; no launcher divides them."""
+    """Divide the cores among the ranks of this host.
+
+    No launcher does, and ranks that each take all are ten times slower.
+    """
     if "OMP_NUM_THREADS" not in os.environ or os.environ.get("TORCHELASTIC_RUN_ID"):
         torch.set_num_threads(max(1, cores() // num_ranks))
 
@@ -54,6 +57,9 @@ def keep_freed_memory() -> None:
 
 
 def give_back_memory() -> None:
-    """Return to the system what `keep_freed_memory` kept: what comes next may need less, or another process more."""
+    """Return to the system what `keep_freed_memory` kept.
+
+    What comes next may need less, or another process more.
+    """
     with contextlib.suppress(OSError, AttributeError):  # another C library keeps nothing of the kind
         ctypes.CDLL(None).malloc_trim(0)

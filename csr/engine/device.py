@@ -23,14 +23,14 @@ def local_device() -> torch.device:
 
 @contextlib.contextmanager
 def inference_precision(precision: str, device: torch.device) -> Iterator[None]:
-    """No gradients, and autocast to the half precision that training runs in."""
+    """Turn gradients off and autocast to the half precision of training on."""
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
         yield
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device that a command computes on.
+    """Return the device that a command computes on.
 
     Args:
         name: `auto` (a GPU if there is one), `cpu` or `cuda`, also with an index.

@@ -91,7 +91,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """A key or value of a stranger's file, on one line of bounded length."""
+    """Return a key or value of an untrusted file, on one line of bounded length."""
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
@@ -124,7 +124,8 @@ def _check_sections(parsed: dict[str, Any], name: str) -> None:
     zero_stage = parsed.get("zero_optimization", {}).get("stage", 0)
     if zero_stage not in (1, 2) or zero_stage is True:
         raise InputError(
-            f'{name}: "zero_optimization": "stage" is {_shown(zero_stage)}: csr runs with ZeRO 1 or 2 (its models '
+            f'{name}: "zero_optimization": "stage" is {_shown(zero_stage)}: csr runs with ZeRO 1 or 2 (its '
+            "models "
             "fit a GPU)"
         )
     if "offload_param" in parsed["zero_optimization"]:
@@ -147,7 +148,7 @@ def _check_sections(parsed: dict[str, Any], name: str) -> None:
 
 
 def precision_of(parsed: dict[str, Any]) -> str:
-    """What a parsed JSON computes in: fp16, bf16 or fp32."""
+    """Return the arithmetic of a parsed JSON: fp16, bf16 or fp32."""
     if parsed.get("fp16", {}).get("enabled"):
         return "fp16"
     return "bf16" if parsed.get("torch_autocast", {}).get("enabled") else "fp32"
@@ -156,7 +157,7 @@ def precision_of(parsed: dict[str, Any]) -> str:
 def merge_ds_config(
     parsed: dict[str, Any], *, name: str, batch_size: int, accumulation: int, clip: float, world_size: int
 ) -> dict[str, Any]:
-    """Our flags put into the JSON.
+    """Return the JSON with the values of csr's flags.
 
     Raises:
         InputError: the JSON has another value for what a flag sets; both are named.
@@ -180,9 +181,10 @@ def merge_ds_config(
 
 
 def zero_stage_of(merged: dict[str, Any], *, world_size: int) -> int:
-    """The ZeRO stage that an engine runs with.
+    """Return the ZeRO stage that an engine runs with.
 
-    One rank has nothing to shard: there ZeRO, which copies gradients and weights to and fro for it, is left out (0)
+    One rank has nothing to shard: there ZeRO, which copies gradients and weights to and fro for it, is left
+    out (0)
     where nothing else hangs on it: fp16 masters, offloading, gradients kept in half precision.
     """
     zero = merged["zero_optimization"]
@@ -198,7 +200,7 @@ def zero_stage_of(merged: dict[str, Any], *, world_size: int) -> int:
 def fit_to_stage(
     merged: dict[str, Any], *, num_trainable: int, has_batchnorm: bool, world_size: int
 ) -> dict[str, Any]:
-    """The JSON for one stage: buckets near the stage's size, half-precision buffers for BatchNorm.
+    """Return the JSON for one stage: buckets near the stage's size, half-precision buffers for BatchNorm.
 
     DeepSpeed's default bucket is 5e8 elements (2 GB), whatever the model.
     """

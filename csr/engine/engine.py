@@ -111,12 +111,15 @@ class Engine:
 
     @property
     def gradient_norm(self) -> float:
-        """Norm before clipping of the last step, infinite if it was skipped; NaN while there is none. Syncs."""
+        """Norm before clipping of the last step, infinite if it was skipped; NaN while there is none.
+
+        Syncs.
+        """
         norm = self._deepspeed.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
 
     def micro_step(self, batch: Any) -> Any:
-        """Forward and backward of one micro batch, and the optimizer's step at the window's last one."""
+        """Run forward and backward of one micro batch, and the optimizer's step at the window's last one."""
         with PROGRESS:
             output = self._deepspeed(batch)
         with PROGRESS:
@@ -127,7 +130,7 @@ class Engine:
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[torch.nn.Module]:
-        """The stage in eval mode and this engine's precision, without gradients."""
+        """Yield the stage in eval mode and this engine's precision, without gradients."""
         stage = self.stage
         stage.eval()
         try:
@@ -142,12 +145,15 @@ class Engine:
             self._deepspeed.optimizer.refresh_fp32_params()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """A copy of the stage's full state in fp32 on the CPU, from the masters. Collective."""
+        """Return a copy of the stage's full state in fp32 on the CPU, from the masters. Collective."""
         masters = gather_optimizer_state(self._deepspeed, device=local_device())[0]
         return {name: value.clone() for name, value in self._present_state(masters).items()}
 
     def _present_state(self, masters: State) -> dict[str, torch.Tensor]:
-        """What `state_dict` copies: where nothing has to be converted, the tensors that training goes on in."""
+        """Return the state that `state_dict` copies.
+
+        Where nothing has to be converted, the tensors under training.
+        """
         full = {}
         for name, value in self.stage.state_dict().items():
             source = masters[name]["fp32"] if name in masters else self._frozen_fp32.get(name, value)
@@ -156,9 +162,11 @@ class Engine:
         return full
 
     def training_state(self) -> dict[str, Any]:
-        """All that goes on from here, whatever the number of ranks: on rank 0, {} on the others. Collective.
+        """Return all that a resumed run needs, for any number of ranks: on rank 0, {} on the others.
 
-        To be written or copied before the next step: it may hold the tensors that training goes on in.
+        Collective.
+
+        To be written or copied before the next step: it may hold the very tensors under training.
 
         Returns:
             `weights`, the stage's state as `state_dict` gives it; `moments` by parameter name, `scalars` and
@@ -174,7 +182,7 @@ class Engine:
         return {"weights": weights, "moments": moments, "scalars": scalars, "counters": counters}
 
     def load_training_state(self, saved: dict[str, Any]) -> None:
-        """Go on from `training_state`, in an engine around a stage that has its weights. Collective."""
+        """Continue from `training_state`, in an engine around a stage that has its weights. Collective."""
         weights = saved["weights"]
         for name in self._frozen_fp32:
             self._frozen_fp32[name] = weights[name].clone()
@@ -221,7 +229,7 @@ def _has_batchnorm(module: torch.nn.Module) -> bool:
 
 
 def _copies_of_frozen(stage: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A half-precision engine casts frozen weights and statistics too: keep what they were."""
+    """Return copies of frozen weights and statistics: a half-precision engine casts them too."""
     copies = {}
     for prefix, module in stage.named_modules():
         own = list(module.named_parameters(recurse=False))
@@ -233,7 +241,7 @@ def _copies_of_frozen(stage: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _copies_of_constants(stage: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Buffers that training does not move: all but BatchNorm's."""
+    """Return copies of the buffers that training does not move: all but BatchNorm's."""
     return {
         f"{prefix}.{name}" if prefix else name: value.detach().cpu().clone()
         for prefix, module in stage.named_modules()

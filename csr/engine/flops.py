@@ -24,7 +24,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def count_flops(run: Callable[[], object]) -> int:
-    """FLOPs of matrix products, convolutions and attention in a call (forward and backward alike)."""
+    """Return FLOPs of matrix products, convolutions and attention in a call (forward and backward alike)."""
     # the counter does not know every fused attention kernel; the plain one is made of products
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         run()
@@ -32,7 +32,7 @@ def count_flops(run: Callable[[], object]) -> int:
 
 
 def training_flops(stage: nn.Module, batch: Mapping[str, Any]) -> int:
-    """Model FLOPs of forward and backward on one micro batch; weights, gradients and statistics stay.
+    """Return model FLOPs of forward and backward on one micro batch; weights, gradients and statistics stay.
 
     Args:
         stage: a module whose `forward(batch)` returns an object with a scalar `loss`.
@@ -54,7 +54,7 @@ def training_flops(stage: nn.Module, batch: Mapping[str, Any]) -> int:
 
 
 def measured_peaks(device: torch.device, *, seconds: float = 1.0) -> dict[str, float]:
-    """FLOP/s of the fastest square matrix product, by precision (fp16 on GPUs only).
+    """Return FLOP/s of the fastest square matrix product, by precision (fp16 on GPUs only).
 
     Args:
         device: CPU with this process's threads, or a GPU.
@@ -68,13 +68,13 @@ def measured_peaks(device: torch.device, *, seconds: float = 1.0) -> dict[str, f
 
 
 def sides_of(device: torch.device) -> tuple[int, ...]:
-    """Sides of matrices that keep a device busy."""
+    """Return sides of matrices that keep a device busy."""
     return GPU_SIDES if device.type == "cuda" else CPU_SIDES
 
 
 @torch.no_grad()
 def matmul_rate(device: torch.device, dtype: torch.dtype, *, side: int, seconds: float) -> float:
-    """FLOP/s of products of two square matrices: the median of blocks that take `seconds` together."""
+    """Return FLOP/s of products of two square matrices: the median of blocks that take `seconds` together."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
 

@@ -19,14 +19,14 @@ QUICK_S = 0.05  # per size: a fraction of a second in all
 
 
 def file() -> Path:
-    """Where peaks are kept: CSR_CACHE_DIR, or csr in the user's folder of caches."""
+    """Return the file of peaks: in CSR_CACHE_DIR, or in csr below the user's folder of caches."""
     chosen = os.environ.get("CSR_CACHE_DIR")
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return (Path(chosen) if chosen else caches / "csr") / "matmul-peaks.json"
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the CPU's with the threads that this process uses."""
+    """Return the GPU's name, or the CPU's with the threads that this process uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -37,7 +37,9 @@ def device_name(device: torch.device) -> str:
 
 @functools.cache
 def peak(device: torch.device, precision: str) -> float:
-    """FLOP/s of the fastest square product in fp32, bf16 or fp16: measured in a moment, or a faster one kept.
+    """Return FLOP/s of the fastest square product in fp32, bf16 or fp16.
+
+    Measured in a moment, or a faster one kept.
 
     A moment in which the machine is busy would give too little: the best of all runs counts.
     """

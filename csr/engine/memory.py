@@ -15,7 +15,7 @@ V2, V1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")
 
 
 def free_host_bytes() -> int:
-    """Memory that this host can still give, within its control group."""
+    """Return memory that this host can still give, within its control group."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
@@ -40,10 +40,10 @@ def free_gpu_bytes(device: torch.device) -> int:
 
 
 def peak_of(work: Callable[[], object]) -> int:
-    """Bytes that this process needs at its peak while it does some work, above what it holds before.
+    """Return bytes that this process needs at its peak while it does some work, above what it holds before.
 
     Raises:
-        OSError: the system does not tell (it is not Linux, or /proc is not writable).
+        OSError: the system does not report it (it is not Linux, or /proc is not writable).
     """
     _give_back_freed()
     CLEAR.write_text("5")  # the record of the peak starts again
@@ -53,7 +53,7 @@ def peak_of(work: Callable[[], object]) -> int:
 
 
 def _give_back_freed() -> None:
-    """Freed memory that the allocator keeps would be used again, and hide what the work needs."""
+    """Return freed memory to the system: work would use it again, and hide how much it needs."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):  # another C library: it keeps less
@@ -68,7 +68,7 @@ def _status(name: str) -> int:
 
 
 def memory_mib() -> float:
-    """Peak memory of this rank: of the GPU where there is one, else of the process."""
+    """Return peak memory of this rank: of the GPU where there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     try:

@@ -1,4 +1,7 @@
-"""What an engine goes on from, by parameter name: masters, moments, counters; the same on any number of ranks."""
+"""The state an engine resumes from, by parameter name: masters, moments, counters.
+
+The same on any number of ranks.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 def gather_optimizer_state(
     engine: Any, *, device: torch.device, keep: bool = True
 ) -> tuple[State, dict[str, float]]:
-    """Masters and moments by parameter name. Collective.
+    """Return masters and moments by parameter name. Collective.
 
     Args:
         engine: of DeepSpeed, ZeRO 1 or 2, or with `ClippedAdamW`.
@@ -71,7 +74,7 @@ def scatter_optimizer_state(engine: Any, state: State, scalars: dict[str, float]
 
 
 def counters_of(engine: Any) -> dict[str, float]:
-    """What an engine counts besides the optimizer: steps, the loss scale, the schedule's step."""
+    """Return an engine's counters besides the optimizer's: steps, the loss scale, the schedule's step."""
     counted = {name: getattr(engine, name) for name in COUNTERS}
     if not isinstance(engine.optimizer, ClippedAdamW):
         scaler = engine.optimizer.loss_scaler

@@ -26,12 +26,13 @@ def check_request(requested: str, *, ds_file: DsFile | None, device: str) -> Non
     Raises:
         InputError: fp16 without a GPU, or a flag and a JSON that contradict each other.
     """
-    name, reason = requested, "--precision says so"
+    name, reason = requested, "as --precision asks"
     if ds_file is not None:
-        name, reason = precision_of(ds_file.parsed), f"{ds_file.name} says so"
+        name, reason = precision_of(ds_file.parsed), f"as {ds_file.name} asks"
         if requested not in ("auto", name):
             raise InputError(
-                f"--precision {requested} contradicts {ds_file.name}, which computes in {name}: give one of them "
+                f"--precision {requested} contradicts {ds_file.name}, which computes in {name}: give one of "
+                "them "
                 "alone"
             )
     if name == "fp16" and device != "cuda":
@@ -62,9 +63,9 @@ def choose_precision(
     """
     check_request(requested, ds_file=ds_file, device=device)
     if ds_file is not None:
-        return Precision(precision_of(ds_file.parsed), f"{ds_file.name} says so")
+        return Precision(precision_of(ds_file.parsed), f"as {ds_file.name} asks")
     if requested != "auto":
-        return Precision(requested, "--precision says so")
+        return Precision(requested, "as --precision asks")
     if earlier in ("bf16", "fp32") or (earlier == "fp16" and device == "cuda"):
         return Precision(earlier, "the unfinished run computes in it")
     if device == "cuda":

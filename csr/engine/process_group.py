@@ -23,8 +23,8 @@ JOINED_WITHIN_MIN = 1.0  # interpreters of ranks start within this, however shor
 def start(timeout_min: float) -> None:
     """Join the process group through DeepSpeed. Call once per process, before the first engine. Collective.
 
-    The watchdog ends a run after `timeout_min`, and can say why. Collectives give up later, in case that it
-    cannot: a rank may wait longer for one that is seen to get on.
+    The watchdog ends a run after `timeout_min`, with the reason. Collectives give up later, in case that it
+    cannot: a rank may wait longer for one that is seen to move on.
 
     Raises:
         StoppedError: the ranks do not find each other.
@@ -82,7 +82,7 @@ def _import_deepspeed() -> Any:
 
 
 def _give_zero_group_a_timeout(timeout_min: float) -> None:
-    """ZeRO reduces over a clone of the world group, made without a time-out (30 minutes on gloo)."""
+    """Give ZeRO's clone of the world group a time-out: it is made without one (30 minutes on gloo)."""
     from deepspeed.utils import groups
 
     if groups._WORLD_GROUP is None:

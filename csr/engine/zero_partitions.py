@@ -16,7 +16,7 @@ State = dict[str, dict[str, torch.Tensor]]
 
 
 def gather(engine: Any, *, device: torch.device, keep: bool = True) -> tuple[State, dict[str, float]]:
-    """Masters and moments by parameter name, on the CPU. Collective.
+    """Return masters and moments by parameter name, on the CPU. Collective.
 
     Args:
         engine: of DeepSpeed, ZeRO 1 or 2.
@@ -46,7 +46,7 @@ def gather(engine: Any, *, device: torch.device, keep: bool = True) -> tuple[Sta
 
 
 def _joined(zero: Any, group: int, partition: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """All ranks' partitions of one parameter group, padding stripped."""
+    """Return all ranks' partitions of one parameter group, padding stripped."""
     full = distributed.join_partitions(partition.to(device), zero.dp_process_group)
     return full[: sum(p.numel() for p in zero.round_robin_bit16_groups[group])]
 
@@ -56,8 +56,11 @@ def scatter(engine: Any, state: State, scalars: dict[str, float]) -> None:
     zero = engine.optimizer
     for i, parameters in enumerate(zero.round_robin_bit16_groups):
         master = zero.single_partition_of_fp32_groups[i]
-        mine = [state[engine.param_names[p]] for p in parameters]
-        cut = {key: _partition(zero, master, [tensors[key] for tensors in mine]) for key in mine[0]}
+        by_parameter = [state[engine.param_names[p]] for p in parameters]
+        cut = {
+            key: _partition(zero, master, [tensors[key] for tensors in by_parameter])
+            for key in by_parameter[0]
+        }
         master.data.copy_(cut.pop("fp32"))
         own = {key: value.to(master.device, copy=True) for key, value in cut.items()}
         for key, value in scalars.items():
@@ -69,7 +72,7 @@ def scatter(engine: Any, state: State, scalars: dict[str, float]) -> None:
 
 
 def _partition(zero: Any, master: torch.Tensor, tensors: list[torch.Tensor]) -> torch.Tensor:
-    """This rank's piece of one parameter group, padded as ZeRO pads it."""
+    """Return this rank's piece of one parameter group, padded as ZeRO pads it."""
     flat = torch.cat([t.reshape(-1).float() for t in tensors])
     rank, world = distributed.place_in(zero.dp_process_group)
     padded = torch.cat([flat, flat.new_zeros(master.numel() * world - flat.numel())])

@@ -1,7 +1,8 @@
-"""How long this rank is in collectives: seconds on a CPU, events on the stream of a GPU; nothing waits for it.
+"""Time of this rank in collectives: seconds on a CPU, events on the stream of a GPU; nothing waits for it.
 
-It covers what DeepSpeed does in a step and what `csr.runtime.distributed` does there; waiting for slower ranks is part
-of it. Collectives that run beside a backward pass (`overlap_comm`) count in full, though they cost less.
+It covers what DeepSpeed does in a step and what `csr.runtime.distributed` does there; waiting for slower
+ranks is part of it. Collectives that run beside a backward pass (`overlap_comm`) count in full, though they
+cost less.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ class CollectiveClock:
             self._open = None
 
     def take(self) -> float:
-        """Seconds since the last call; events that the GPU has not passed yet come with the next one."""
+        """Return seconds since the last call.
+
+        Events that the GPU has not passed yet come with the next one.
+        """
         passed = [pair for pair in self._events if pair[1].query()]
         self._events = self._events[len(passed) :]
         seconds = self._seconds + sum(first.elapsed_time(last) for first, last in passed) / 1000
@@ -61,7 +65,7 @@ class CollectiveClock:
 
 
 def _event() -> Any:
-    """A mark on the stream of this moment; None without a GPU in use."""
+    """Record a mark on the current stream; return None without a GPU in use."""
     if not torch.cuda.is_initialized():
         return None
     event = torch.cuda.Event(enable_timing=True)
@@ -73,7 +77,9 @@ IN_COLLECTIVES = CollectiveClock()
 
 
 def watch(backend: Any) -> None:
-    """Time the collectives of a communication backend (an object with methods named as in torch.distributed)."""
+    """Time the collectives of a communication backend (an object with methods named as in
+    torch.distributed).
+    """
     for name in TIMED:
         method = getattr(backend, name, None)
         if method is not None and not hasattr(method, "is_timed"):

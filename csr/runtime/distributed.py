@@ -48,7 +48,7 @@ def shut_down() -> None:
 
 
 def give_up_after(minutes: float) -> None:
-    """From now on collectives of the group of all ranks give up after so long."""
+    """Let collectives of the group of all ranks give up after so many minutes."""
     # torch.distributed.set_timeout is younger than the oldest torch that csr runs on
     set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
     set_timeout(timedelta(minutes=minutes))
@@ -57,7 +57,7 @@ def give_up_after(minutes: float) -> None:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an exception says that a connection to another rank broke or a collective gave up."""
+    """Return whether an exception says that a connection to another rank broke or a collective gave up."""
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL"))
@@ -68,14 +68,14 @@ _patience_s = 1800.0
 
 
 def make_host_group(timeout: timedelta) -> None:
-    """Beside NCCL, a group for numbers on the host: agreeing on one waits for no device. Collective."""
+    """Make a group for numbers on the host beside NCCL's: agreeing on one waits for no device. Collective."""
     global _host_group
     if _many() and dist.get_backend() != "gloo":
         _host_group = dist.new_group(backend="gloo", timeout=timeout)
 
 
 def host_max(values: list[int]) -> list[int]:
-    """The largest of each value over the ranks. Collective; does not touch a device."""
+    """Return the largest of each value over the ranks. Collective; does not touch a device."""
     if not _many():
         return values
     tensor = torch.tensor(values, dtype=torch.int64)
@@ -85,7 +85,7 @@ def host_max(values: list[int]) -> list[int]:
 
 
 def all_gather_object(value: T) -> list[T]:
-    """The value of every rank, in rank order, on every rank."""
+    """Return the value of every rank, in rank order, on every rank."""
     if not _many():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
@@ -105,7 +105,7 @@ def broadcast_object(value: T) -> T:
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over ranks, in a new tensor."""
+    """Return the sum over ranks, in a new tensor."""
     total = tensor.detach().clone()
     if _many():
         with PROGRESS, IN_COLLECTIVES:
@@ -114,7 +114,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def new_group_of_all(timeout_min: float) -> Any:
-    """A second group of all ranks, whose collectives give up after so many minutes. Collective."""
+    """Return a second group of all ranks, whose collectives give up after so many minutes. Collective."""
     return dist.new_group(list(range(dist.get_world_size())), timeout=timedelta(minutes=timeout_min))
 
 
@@ -123,7 +123,7 @@ _all_gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_i
 
 
 def join_partitions(own: torch.Tensor, group: Any) -> torch.Tensor:
-    """The equally long flat pieces of a group's ranks, one after another, on every rank."""
+    """Return the equally long flat pieces of a group's ranks, one after another, on every rank."""
     full = own.new_empty(own.numel() * dist.get_world_size(group))
     with PROGRESS:
         _all_gather_flat(full, own.detach().contiguous(), group=group)
@@ -131,12 +131,12 @@ def join_partitions(own: torch.Tensor, group: Any) -> torch.Tensor:
 
 
 def place_in(group: Any) -> tuple[int, int]:
-    """This process's rank in a group, and how many there are."""
+    """Return this process's rank in a group, and how many there are."""
     return dist.get_rank(group), dist.get_world_size(group)
 
 
 def all_reduce_with_grad(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over ranks, whose backward is the sum of the ranks' gradients."""
+    """Return the sum over ranks, whose backward is the sum of the ranks' gradients."""
     if not _many():
         return tensor
     return _SumOverRanks.apply(tensor)
@@ -193,11 +193,11 @@ def errors_agreed() -> Iterator[None]:
 def in_step(work: Callable[[], T]) -> T:
     """Call `work` on every rank, however much longer it takes on some than a collective's time-out.
 
-    It runs in a thread and must not call collectives; the ranks tell each other every second whether
+    It runs in a thread and must not call collectives; the ranks exchange every second whether
     they are done. Its exceptions are raised on the rank that met them.
 
     Raises:
-        StoppedError: on all ranks, if on none the work gets on (by `Progress.now`) for as long as a
+        StoppedError: on all ranks, if the work of none moves on (by `Progress.now`) for as long as a
             collective may take.
     """
     if not _many():
@@ -208,14 +208,14 @@ def in_step(work: Callable[[], T]) -> T:
     still = 0
     try:
         while True:
-            told = all_gather_object((future.done(), PROGRESS.doing))
-            if all(done for done, _ in told):
+            states = all_gather_object((future.done(), PROGRESS.doing))
+            if all(done for done, _ in states):
                 return future.result()
-            seen, still = told, still + 1 if told == seen else 0
+            seen, still = states, still + 1 if states == seen else 0
             if still > _patience_s:  # about a second each; the same on all ranks
-                where = "; ".join(f"rank {r}: {doing or 'waits'}" for r, (_, doing) in enumerate(told))
+                where = "; ".join(f"rank {r}: {doing or 'waits'}" for r, (_, doing) in enumerate(states))
                 raise StoppedError(
-                    f"no rank got on for {still} s ({where}): look at the disks that they read"
+                    f"no rank moved on for {still} s ({where}): check the disks that they read"
                 )
             wait([future], timeout=1.0)
     finally:

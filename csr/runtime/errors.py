@@ -7,7 +7,7 @@ EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used: one line that names the file, the row and the fix (exit 2)."""
+    """Input that cannot be used: one line that names the file, the row and the fix (exit 2)."""
 
 
 class TooLargeError(InputError):
@@ -15,15 +15,15 @@ class TooLargeError(InputError):
 
 
 class StoppedError(RuntimeError):
-    """A run that started well and cannot go on: one line that says why (exit 1)."""
+    """A run that started well and cannot continue: one line that says why (exit 1)."""
 
 
 class PreemptedError(RuntimeError):
-    """A signal asked the run to stop; the same command goes on where it was (exit 75)."""
+    """A signal asked the run to stop; the same command resumes it (exit 75)."""
 
 
 def line_of(code: int, message: str) -> str:
-    """What the user reads of an ending, as one line.
+    """Return the line that a user reads of an ending.
 
     What names in strangers' files hold is shown and not obeyed: a terminal would take it for commands.
     """

@@ -35,7 +35,9 @@ def replaced_path(path: Path, *, hidden: bool = True, suffix: str = ".tmp") -> I
 
 @contextmanager
 def replaced_file(path: Path, *, hidden: bool = False) -> Iterator[BinaryIO]:
-    """Yield a private binary file that takes the name `path`, flushed to the disk, when the block ends well."""
+    """Yield a private binary file that takes the name `path`, flushed to the disk, when the block ends
+    well.
+    """
     with replaced_path(path, hidden=hidden) as private, open(private, "xb") as stream:
         yield stream
         stream.flush()

@@ -20,7 +20,7 @@ from csr.runtime.errors import InputError
 
 
 def hash_of(*parts: Any) -> str:
-    """A hash of arrays, paths' sizes and plain values, whatever machine computes it."""
+    """Return a hash of arrays, paths' sizes and plain values, whatever machine computes it."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -89,7 +89,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """Revision of the source tree that csr runs from, None where it is installed from a package."""
+    """Return revision of the source tree that csr runs from, None where it is installed from a package."""
     folder = PACKAGE.parent
     if not (folder / ".git").exists() or shutil.which("git") is None:
         return None

@@ -13,7 +13,7 @@ MAX_BYTES = 2**24
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:
-    """The text of a regular file.
+    """Return the text of a regular file.
 
     Raises:
         OSError: it cannot be read.
@@ -28,7 +28,7 @@ def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:
 
 
 def parse_json(text: str, *, make_object: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """What a JSON text holds.
+    """Return what a JSON text holds.
 
     Args:
         text: the whole of it; NaN and infinities, which are no JSON, are refused.
@@ -44,7 +44,7 @@ def parse_json(text: str, *, make_object: Callable[[list[tuple[str, Any]]], Any]
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; raises as `read_text` and `parse_json` do."""
+    """Return what a JSON file holds; raises as `read_text` and `parse_json` do."""
     return parse_json(read_text(path))
 
 

@@ -1,4 +1,4 @@
-"""What a run tells: lines and bars on rank 0, TensorBoard on every rank, metrics.jsonl."""
+"""Output of a run: lines and bars on rank 0, TensorBoard on every rank, metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Monitor:
             self._log = open(PROGRESS.log, "a", encoding="utf-8", buffering=1)
 
     def say(self, line: str = "") -> None:
-        """One line for the user, from rank 0; in every rank's log."""
+        """Print a line on rank 0, and add it to every rank's log."""
         if self._prints:
             print(line, flush=True)
         self.log(line)
 
     def log(self, line: str) -> None:
-        """One line, with the time, in this rank's log alone; if it cannot be written, training goes on."""
+        """Add a line, with the time, to this rank's log; if it cannot be written, training continues."""
         if self._log is None or not line:
             return
         try:
@@ -59,31 +59,31 @@ class Monitor:
             self._log = None
 
     def board_lengths(self) -> dict[str, int]:
-        """Bytes of this rank's TensorBoard files, all points until now included."""
+        """Return the bytes of this rank's TensorBoard files, by name, all points so far included."""
         if self._board is None:
             return {}
         self._board.flush()
         return {f"{f.parent.name}/{f.name}": f.stat().st_size for f in self._board_folder.iterdir()}
 
     def scalars(self, values: dict[str, float], *, step: int) -> None:
-        """TensorBoard points of this rank; values that are not numbers yet (NaN) are left out."""
+        """Write TensorBoard points of this rank; NaN, a value that does not exist yet, is left out."""
         if self._board is not None:
             for tag, value in values.items():
                 if not math.isnan(value):
                     self._board.add_scalar(tag, value, step)
 
     def gathered(self, values: dict[str, float], *, step: int) -> None:
-        """TensorBoard points of what is the same on all ranks: rank 0 writes them."""
+        """Write TensorBoard points of values that are the same on all ranks: on rank 0."""
         if distributed.is_main():
             self.scalars(values, step=step)
 
     def figure(self, tag: str, image_HW3: Any, *, step: int) -> None:
-        """A picture (uint8, H W 3) on rank 0's board."""
+        """Write a picture, (H,W,3) uint8, to rank 0's board."""
         if self._board is not None and distributed.is_main():
             self._board.add_image(tag, image_HW3, step, dataformats="HWC")
 
     def hyperparameters(self, options: dict[str, Any], results: dict[str, float]) -> None:
-        """The HParams board of this run."""
+        """Write the HParams board of this run."""
         if self._board is None or not distributed.is_main():
             return
         flat = {
@@ -102,7 +102,7 @@ class Monitor:
             file.write(json_line(record))
 
     def bar(self, items: Iterable[T], *, total: int, title: str) -> Iterator[T]:
-        """Items with a progress bar on a terminal, and a plain line now and then elsewhere."""
+        """Yield items with a progress bar on a terminal, and a plain line now and then elsewhere."""
         if not self._prints:
             yield from items
         elif sys.stderr.isatty():
@@ -140,7 +140,7 @@ class Monitor:
 
 
 def json_line(record: dict[str, Any]) -> str:
-    """An epoch's line in metrics.jsonl; numbers that do not exist are null."""
+    """Return an epoch's line in metrics.jsonl; numbers that do not exist are null."""
     return json.dumps(_without_nan(record)) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Whether a command may write where it was told to: checked before any work, nothing overwritten unasked."""
+"""Checks of places that a command is to write: before any work, and nothing is overwritten unasked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def check_output_folder(
         marks: names of files; without any of them a filled folder holds something else, and is refused.
 
     Raises:
-        InputError: it is a file, cannot be made or written, or holds what nobody asked to replace.
+        InputError: it is a file, cannot be made or written, or holds something that was not asked to be
+            replaced.
     """
     name = f"{flag} {folder}".strip()
     try:

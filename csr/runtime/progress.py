@@ -1,4 +1,7 @@
-"""Where this process is: stage, epoch, step and what it does there; told by the loop, read by the watchdog."""
+"""The place of this process in a run, stage, epoch, step and activity.
+
+Written by the loop, read by the watchdog.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ class Progress:
     Attributes:
         stage, epoch, step: of training; no stage before it begins.
         doing: what is under way, if it is no training step.
-        moves: grows whenever this process gets on with something.
+        moves: grows whenever this process moves on.
         joined: places passed together with the other ranks; a rank with fewer is behind the others.
         log: this rank's log file, once there is one.
     """
@@ -26,23 +29,23 @@ class Progress:
         self.restart()
 
     def restart(self) -> None:
-        """A command begins."""
+        """Begin a command."""
         self.stage, self.epoch, self.step, self.doing = "", 0, 0, ""
         self.moves = self.joined = 0
         self.log: Path | None = None
 
     def at(self, stage: str, epoch: int, step: int) -> None:
-        """Training has come to this step of an epoch."""
+        """Note that training has come to this step of an epoch."""
         self.stage, self.epoch, self.step = stage, epoch, step
         self.moves += 1
 
     def now(self, doing: str) -> None:
-        """Something else than a training step gets on; an empty text ends it."""
+        """Note that something other than a training step moves on; an empty text ends it."""
         self.doing = doing
         self.moves += 1
 
     def along(self, items: Iterable[T], *, total: int, title: str) -> Iterator[T]:
-        """Items of a pass, each of them a move."""
+        """Yield the items of a pass, each of them a move."""
         try:
             for number, item in enumerate(items, start=1):
                 self.now(f"{title}, batch {number} of {total}")
@@ -72,7 +75,7 @@ PROGRESS = Progress()
 
 
 def described(place: dict[str, Any]) -> str:
-    """A place (of `Progress.to_dict`) in words."""
+    """Return a place (of `Progress.to_dict`) in words."""
     where = "before training"
     if place["stage"]:
         where = f"in the {place['stage']} stage, epoch {place['epoch']}, step {place['step']}"

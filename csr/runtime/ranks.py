@@ -1,4 +1,7 @@
-"""Rank, world size and host of this process, from its environment; without torch, so that commands answer at once."""
+"""Rank, world size and host of this process, from its environment.
+
+Without torch, so that commands answer at once.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ def world_size() -> int:
 
 
 def local_world_size() -> int:
-    """Ranks on this host: what torchrun, deepspeed or srun say, else all of them."""
+    """Return the number of ranks on this host, from torchrun, deepspeed or srun; else the world size."""
     for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])

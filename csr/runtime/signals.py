@@ -18,11 +18,11 @@ from csr.runtime.errors import InputError, PreemptedError, StoppedError
 CAUGHT = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, n))
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 AGREE_EVERY_S = 2.0
-FORWARDED_WITHIN_S = 1.0  # a launcher repeats Ctrl-C to ranks that the terminal has told already
+FORWARDED_WITHIN_S = 1.0  # a launcher repeats Ctrl-C to ranks that have it from the terminal already
 
 
 class StopRequest:
-    """Whether this run was asked to stop.
+    """The request that this run stop.
 
     In one process the flag is read at every step. Several ranks compare their flags about every
     `AGREE_EVERY_S` seconds, with one small reduction between hosts that waits for no device; how many steps
@@ -36,7 +36,7 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """Whether this rank was signalled; the others may not have been yet."""
+        """True if this rank was signalled; the others may not have been yet."""
         return self.signal_name is not None
 
     def restart(self) -> None:
@@ -44,7 +44,10 @@ class StopRequest:
         self._calls, self._interval, self._since = 0, 1, time.monotonic()
 
     def due(self) -> bool:
-        """Whether all ranks are to stop here. Call it after every step, as often on each rank. Collective."""
+        """Return whether all ranks are to stop here. Call it after every step, as often on each rank.
+
+        Collective.
+        """
         if distributed.world_size() == 1:
             return self.requested
         self._calls += 1
@@ -58,9 +61,9 @@ class StopRequest:
         return bool(stop)
 
     def error(self, where: str) -> PreemptedError:
-        """What to raise at that place."""
+        """Return the error to raise at that place."""
         signal_name = self.signal_name or "a signal to another rank"
-        return PreemptedError(f"{signal_name}: stopped {where}: run the same command again to go on")
+        return PreemptedError(f"{signal_name}: stopped {where}: run the same command again to resume")
 
     def check(self, where: str) -> None:
         """Raise if this rank was signalled. For work before training, that has nothing to save."""
@@ -71,9 +74,9 @@ class StopRequest:
     def listening(self) -> Iterator[StopRequest]:
         """Catch the signals while the block runs. Main thread only.
 
-        A rank that leaves with an error that nobody foresaw goes on to ignore what asks it to end: a launcher asks
-        that of all ranks as soon as one has ended, and this one first has to tell why. What was foreseen all ranks
-        know, and rank 0 tells it.
+        A rank that leaves with an unforeseen error keeps ignoring the signals: a launcher sends them to all
+        ranks as soon as one has ended, and this one has to report its error first. A foreseen error is known
+        to all ranks, and reported by rank 0.
         """
         before = {number: signal.signal(number, self._note) for number in CAUGHT}
         read_end, write_end = os.pipe()

@@ -14,7 +14,7 @@ from csr.runtime.torch_file import DAMAGED, read_torch_file
 
 
 class Written(NamedTuple):
-    """What a file held when it was written."""
+    """Size and hash of a file when it was written."""
 
     size: int
     sha256: str
@@ -68,7 +68,7 @@ def save_tensors(path: Path, value: Any) -> Written:
 
 
 def hash_file(path: Path) -> Written:
-    """Size and hash of a file as it is now."""
+    """Return size and hash of a file as it is now."""
     digest, size = hashlib.sha256(), 0
     with open(path, "rb") as file:
         while block := file.read(1 << 22):

@@ -1,4 +1,4 @@
-"""Files of `torch.save` that are not trusted: no code of theirs runs, and none takes more memory than it has.
+"""Untrusted files of `torch.save`: no code in them runs, and none takes more memory than its size.
 
 `weights_only` keeps pickles from running code. What it lets through is looked at here: archives that inflate,
 and tensors that claim more values than were stored (a view with stride 0 of one value).
@@ -45,7 +45,7 @@ _FITTING = {
 
 
 def read_torch_file(path: Path, *, allowed: tuple[type, ...] = ()) -> Any:
-    """Plain values and tensors of a file, on the CPU.
+    """Return plain values and tensors of a file, on the CPU.
 
     Args:
         path: written by `torch.save`.
@@ -59,7 +59,7 @@ def read_torch_file(path: Path, *, allowed: tuple[type, ...] = ()) -> Any:
     _check_archive(path)
     # a file and not its name: torch has readers of its own for some suffixes
     with open(path, "rb") as file, torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
-        # torch remarks on a plain pickle's protocol before it refuses it: the error says enough
+        # torch remarks on a plain pickle's protocol before it refuses it: the error is enough
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
         value = torch.load(file, map_location="cpu", weights_only=True)
     for tensor in tensors_in(value):
@@ -68,7 +68,10 @@ def read_torch_file(path: Path, *, allowed: tuple[type, ...] = ()) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """torch stores the members of its archives uncompressed: one that inflates was made to fill the memory."""
+    """Refuse an archive with compressed members.
+
+    Torch stores them as they are, so one that inflates is a bomb.
+    """
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -82,7 +85,7 @@ def _check_archive(path: Path) -> None:
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Every tensor in nested plain values, each container once."""
+    """Yield every tensor in nested plain values, each container once."""
     seen: set[int] = set()
     waiting = [value]
     while waiting:
@@ -103,11 +106,14 @@ def _check_tensor(tensor: torch.Tensor) -> None:
 
 
 def of_another_type(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> list[str]:
-    """Names of tensors that would be cast into nonsense: complex or 8-bit ones where weights belong."""
+    """Return names of tensors that would be cast into nonsense.
+
+    Complex or 8-bit ones where weights belong.
+    """
     return [k for k in own if k in state and state[k].dtype not in _FITTING[own[k].is_floating_point()]]
 
 
 def not_finite(state: dict[str, torch.Tensor]) -> list[str]:
-    """Names of tensors that hold NaN or infinity."""
+    """Return names of tensors that hold NaN or infinity."""
     plain = {key: value for key, value in state.items() if value.dtype in _FITTING[True]}
     return [key for key, value in plain.items() if not bool(value.isfinite().all())]

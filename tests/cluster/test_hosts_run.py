@@ -95,7 +95,7 @@ def test_a_signal_is_passed_on_to_the_ranks_alone(start):
     script = f"trap 'exit 9' TERM; {RANK.format(trap='trap `exit 75` TERM'.replace('`', chr(34)))}; exit $?"
     code, said, left = start(script, signal.SIGTERM)
     assert (code, left) == (75, 0)
-    assert said == ["SIGTERM: the ranks are told to save and stop"]
+    assert said == ["SIGTERM: the ranks are asked to save and stop"]
 
 
 def test_a_rank_that_a_signal_ends_before_it_listens_was_stopped_too(start):

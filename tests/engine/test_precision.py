@@ -43,7 +43,7 @@ def test_auto_takes_what_the_cpu_is_made_for_and_a_flag_wins(has_bf16, name, tol
     assert code == 0 and line.startswith(f"Precision: {name} (there is no GPU"), line
     other = {"bf16": "fp32", "fp32": "bf16"}[name]
     code, line = told("--dry_run", has_bf16=has_bf16, precision=other)
-    assert code == 0 and line == f"Precision: {other} (--precision says so)", line
+    assert code == 0 and line == f"Precision: {other} (as --precision asks)", line
 
 
 @pytest.mark.dist

@@ -42,7 +42,7 @@ def test_a_preempted_command_tells_one_line_and_returns_75(capsys):
         return 0
 
     assert run_command(command) == 75
-    told = "csr: pre-empted: SIGTERM: stopped in epoch 1: run the same command again to go on\n"
+    told = "csr: pre-empted: SIGTERM: stopped in epoch 1: run the same command again to resume\n"
     assert capsys.readouterr().err == told
 
 

@@ -86,7 +86,7 @@ def test_a_rank_is_stuck_only_if_another_is_ahead_of_it_and_it_does_not_get_on()
     )
     found = verdict(Peer(beat(0, place=ahead, **waiting)), Peer(beat(1, **waiting)))
     assert found is not None
-    assert "rank 1 of 2 on host node1 does not get on while others wait: nothing for 61 s" in found.message
+    assert "rank 1 of 2 on host node1 does not move on while others wait: nothing for 61 s" in found.message
     assert verdict(Peer(beat(0, place=ahead, **waiting)), Peer(beat(1, idle_s=241.0))), (
         "computing, but for ever"
     )
@@ -477,7 +477,7 @@ def test_a_stopped_rank_0_is_told_by_the_next_one(phantom_folder, tmp_path):
 @pytest.mark.slow
 def test_a_rank_that_hangs_without_stopping_is_told_from_those_that_wait_for_it(phantom_folder, tmp_path):
     ended = lose("torchrun", 1, "HANG", STEP, 5, arguments_of(phantom_folder, tmp_path / "results"))
-    assert "rank 1 of 2" in ended.told[0] and "does not get on while others wait" in ended.told[0]
+    assert "rank 1 of 2" in ended.told[0] and "does not move on while others wait" in ended.told[0]
     assert "in the concept stage, epoch 2, step 2" in ended.told[0]
 
 

@@ -1,1 +1,1 @@
-"""Nobody waits for ever: ranks that tell each other where they are."""
+"""Ranks that report where they are, so that none waits for ever."""

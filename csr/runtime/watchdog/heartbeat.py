@@ -1,7 +1,7 @@
-"""What ranks tell each other of themselves, and when that means that a run cannot go on.
+"""The messages of ranks about themselves, and the verdict on them: whether a run can continue.
 
 Silence and standstill are counted by the one who waits, in time that it was awake itself: a run that was
-suspended as a whole goes on afterwards.
+suspended as a whole continues afterwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHOWN = 4
 
 @dataclass(frozen=True)
 class Ending:
-    """How a rank leaves.
+    """The way in which a rank leaves.
 
     Attributes:
         code: its exit code.
@@ -37,12 +37,12 @@ class Ending:
 
 @dataclass(frozen=True)
 class Beat:
-    """What a rank says of itself about once a second.
+    """The report of a rank on itself, about once a second.
 
     Attributes:
         rank, host, process: who it is.
         place: of `Progress.to_dict`.
-        idle_s: seconds since it last got on with anything that it tells of.
+        idle_s: seconds since its last move (`Progress`).
         still_s: those of them without any since it last computed.
         ending: set once it leaves.
     """
@@ -59,10 +59,10 @@ class Beat:
         return dataclasses.asdict(self)
 
     @staticmethod
-    def from_dict(told: dict[str, Any]) -> Beat:
-        """Raises KeyError or TypeError where it is none."""
-        ending = None if told["ending"] is None else Ending(**told["ending"])
-        return Beat(**{**told, "process": Process(**told["process"]), "ending": ending})
+    def from_dict(record: dict[str, Any]) -> Beat:
+        """Return the value of `to_dict`; KeyError or TypeError for anything else."""
+        ending = None if record["ending"] is None else Ending(**record["ending"])
+        return Beat(**{**record, "process": Process(**record["process"]), "ending": ending})
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Peer:
             self.lost_s += seconds
 
     def is_gone(self) -> bool:
-        """Whether its process has ended without a word."""
+        """Return whether its process has ended without a message."""
         if self.beat.ending is not None or self.lost_s is None:
             return False
         process = self.beat.process
@@ -110,25 +110,29 @@ class Verdict:
         return dataclasses.asdict(self)
 
     @staticmethod
-    def from_dict(told: dict[str, Any]) -> Verdict:
-        """Raises KeyError or TypeError where it is none."""
-        return Verdict(told["code"], told["message"], tuple(Process(**p) for p in told["culprits"]))
+    def from_dict(record: dict[str, Any]) -> Verdict:
+        """Return the value of `to_dict`; KeyError or TypeError for anything else."""
+        return Verdict(record["code"], record["message"], tuple(Process(**p) for p in record["culprits"]))
 
 
 def last_resort_s(timeout_s: float) -> float:
-    """When collectives give up by themselves, should the watchdog have had no reason to end the run."""
+    """Return the seconds after which collectives give up by themselves, should the watchdog not have ended
+    the run.
+    """
     return 3 * timeout_s + 60.0
 
 
 def judge(peers: Sequence[Peer], *, timeout_s: float, world: int) -> Verdict | None:
-    """Whether a run must end: a rank failed, ended, is silent, or stands still where others wait for it.
+    """Return why a run must end, or None.
+
+    A rank failed, ended, is silent, or stands still while others wait for it.
 
     A rank that works on while others wait (it decodes images, evaluates, compiles) is not waited for too
-    long as long as it gets on or at least computes; a rank that nobody is ahead of is waited for by nobody.
+    long as long as it moves on or at least computes; a rank that none is ahead of is waited for by none.
 
     Args:
         peers: the ranks that are looked at.
-        timeout_s: patience; with a rank that computes and tells of nothing `last_resort_s` of it.
+        timeout_s: patience; with a rank that computes and reports no move `last_resort_s` of it.
         world: number of ranks.
     """
     for peer in peers:
@@ -150,8 +154,8 @@ def judge(peers: Sequence[Peer], *, timeout_s: float, world: int) -> Verdict | N
     stuck = [p for p in behind if p.beat.still_s > timeout_s or p.beat.idle_s > last_s]
     if stuck:
         what = "does" if len(stuck) == 1 else "do"
-        told = f"{what} not get on while others wait: nothing for {stuck[0].beat.idle_s:.0f} s"
-        return _verdict(stuck, told, world)
+        reason = f"{what} not move on while others wait: nothing for {stuck[0].beat.idle_s:.0f} s"
+        return _verdict(stuck, reason, world)
     return None
 
 
@@ -166,7 +170,7 @@ def _verdict(peers: list[Peer], what: str, world: int) -> Verdict:
     message = (
         f"{who} {what}; last seen {described(first.beat.place)}, {ago:.0f} s ago{_state_of(first)}: "
         f"look at that host and at logs/rank{first.beat.rank}-{first.beat.host}.log; "
-        "the same command goes on from the last checkpoint"
+        "the same command resumes from the last checkpoint"
     )
     return Verdict(EXIT_FAILED, message, tuple(p.beat.process for p in peers))
 

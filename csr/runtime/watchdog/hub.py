@@ -28,7 +28,7 @@ class Lines:
         self._kept = b""
 
     def add(self, data: bytes) -> list[Message]:
-        """Messages that are complete now.
+        """Return the messages that are complete now.
 
         Raises:
             ValueError: what came is no message.

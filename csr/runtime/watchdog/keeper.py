@@ -1,7 +1,9 @@
-"""`python keeper.py PID SECONDS`: a small process beside a rank that kills it once it was stopped for too long.
+"""`python keeper.py PID SECONDS`.
 
-A stopped process can end neither itself nor be ended by SIGTERM, and a launcher waits for it for ever. Runs on
-the standard library alone. It ends with the rank: their pipe (standard input) closes then.
+A small process beside a rank that kills it once it was stopped for too long.
+
+A stopped process can end neither itself nor be ended by SIGTERM, and a launcher waits for it for ever. Runs
+on the standard library alone. It ends with the rank: their pipe (standard input) closes then.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ LOOK_EVERY_S = 1.0
 
 
 def is_stopped(pid: int) -> bool:
-    """Raises OSError if there is no such process."""
+    """Return whether a process is stopped; OSError if there is none."""
     return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "T"
 
 
 def keep(pid: int, patience_s: float) -> None:
-    """Return when the parent has ended; kill it once it was stopped for so long while this process was not."""
+    """Return when the parent has ended.
+
+    Kill it once it was stopped for so long while this process was not.
+    """
     stopped_s, last = 0.0, time.monotonic()
     while not select.select([sys.stdin], [], [], LOOK_EVERY_S)[0] and os.getppid() == pid:
         now = time.monotonic()

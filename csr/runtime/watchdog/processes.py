@@ -49,7 +49,7 @@ def this_process() -> Process:
 
 
 def _look(pid: int) -> tuple[str, int]:
-    """State and beginning; ("X", -1) if there is no such process."""
+    """Return state and beginning; ("X", -1) if there is no such process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return fields[0], int(fields[19])
@@ -66,7 +66,7 @@ def _machine() -> str:
 
 
 def network() -> str:
-    """Names the machine and its network as this process sees it; empty where there is no /proc."""
+    """Return a name of the machine and its network as this process sees it; empty where there is no /proc."""
     try:
         return f"{_machine()} {os.readlink('/proc/self/ns/net')}"
     except OSError:

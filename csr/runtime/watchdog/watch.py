@@ -27,11 +27,11 @@ LINGER_S = 2.0  # rank 0 stays so long after its verdict, for the others to hear
 
 REACHED_S = 20.0  # a first answer comes within this, or never
 
-KEEPER_LATER_S = 5.0  # the others had the time-out to tell of a stopped rank
+KEEPER_LATER_S = 5.0  # the others had the time-out to report a stopped rank
 
 
 class Watch(threading.Thread):
-    """What both kinds share: this rank's beat, time that it was awake, the end."""
+    """The common part of both kinds: this rank's beat, the time that it was awake, its end."""
 
     def __init__(self, *, timeout_s: float) -> None:
         super().__init__(name="csr-watchdog", daemon=True)
@@ -84,7 +84,10 @@ class Watch(threading.Thread):
         raise NotImplementedError
 
     def awake_s(self) -> float:
-        """Seconds since the last call, without those in which this process was stopped; notes idleness."""
+        """Return seconds since the last call, without those in which this process was stopped.
+
+        Count idleness.
+        """
         now = time.monotonic()
         seconds = min(now - self._last, 3 * self.interval_s)
         self._last = now
@@ -95,9 +98,9 @@ class Watch(threading.Thread):
         self._still_s = 0.0 if moved or computes else self._still_s + seconds
         return seconds
 
-    def leave(self, verdict: Verdict, *, tells: bool) -> NoReturn:
+    def leave(self, verdict: Verdict, *, reports: bool) -> NoReturn:
         """End this process, whatever its main thread is doing, and ranks of this host that cannot."""
-        if tells:
+        if reports:
             os.write(2, line_of(verdict.code, verdict.message).encode())
         # on a dead file system writing waits for ever
         logging = threading.Thread(target=log, args=(verdict.message,), daemon=True)
@@ -113,7 +116,7 @@ class Watch(threading.Thread):
 
 
 class HubWatch(Watch):
-    """Rank 0's."""
+    """The kind of rank 0: it hears all ranks and decides."""
 
     def __init__(self, address: str, token: str, *, timeout_s: float) -> None:
         super().__init__(timeout_s=timeout_s)
@@ -126,7 +129,7 @@ class HubWatch(Watch):
         return self._hub.port
 
     def meet(self, beats: list[Beat], port: int, token: str) -> None:
-        """These ranks are there."""
+        """Take the first beats of all ranks."""
         self._peers = {beat.rank: Peer(beat) for beat in beats}
 
     def reaches_hub(self) -> bool:
@@ -167,11 +170,11 @@ class HubWatch(Watch):
         os.write(2, line_of(self._verdict.code, self._verdict.message).encode())
         while self._hub.num_connected and time.monotonic() < until:
             self._hub.serve(0.1)
-        self.leave(self._verdict, tells=False)
+        self.leave(self._verdict, reports=False)
 
 
 class LineWatch(Watch):
-    """Every other rank's: tells rank 0 of itself and watches rank 0 alone."""
+    """The kind of every other rank: it reports to rank 0, and watches rank 0 alone."""
 
     def __init__(self, address: str, *, timeout_s: float) -> None:
         super().__init__(timeout_s=timeout_s)
@@ -180,7 +183,7 @@ class LineWatch(Watch):
     port = 0  # it does not listen
 
     def meet(self, beats: list[Beat], port: int, token: str) -> None:
-        """This is where rank 0 listens, and what it expects."""
+        """Take the place where rank 0 listens, and the token that it expects."""
         self._hub, self._line, self._token = Peer(beats[0]), Line(self._address, port), token
 
     def reaches_hub(self) -> bool:
@@ -211,10 +214,13 @@ class LineWatch(Watch):
         self._hub.wait(self.awake_s())
         verdict = judge([self._hub], timeout_s=self.timeout_s, world=ranks.world_size())
         if verdict is not None:
-            self.leave(verdict, tells=self._hub.beat.ending is None and self._tells())
+            self.leave(verdict, reports=self._hub.beat.ending is None and self._reports())
 
     def _is_over(self, ending: Ending | None, *, answered: bool) -> bool:
-        """Whether nothing is left to tell or to hear: this rank has said how it leaves, or rank 0 is done."""
+        """Return whether nothing is left to report or to hear.
+
+        This rank's ending has arrived, or rank 0 is done.
+        """
         if ending is not None and not ending.alone:
             return answered or self._hub.lost_s is not None
         of_hub = self._hub.beat.ending
@@ -224,9 +230,9 @@ class LineWatch(Watch):
         self._hub = Peer(Beat.from_dict(answer["beat"]))
         self._next = answer["next"]
         if answer["verdict"] is not None:
-            self.leave(Verdict.from_dict(answer["verdict"]), tells=False)
+            self.leave(Verdict.from_dict(answer["verdict"]), reports=False)
 
-    def _tells(self) -> bool:
+    def _reports(self) -> bool:
         if self._hub.beat.host == self._host:
             return self._next == ranks.rank()
         return ranks.local_rank() == 0

@@ -1,19 +1,19 @@
 """Nobody waits for ever: a thread of each rank reports to rank 0, and ends the process when a rank is lost.
 
-The main thread of a rank that waits in a collective hears nothing, so the thread reports and leaves for it. Rank 0
-hears all ranks and decides; the others watch rank 0. The user reads one line, from rank 0 or, where rank 0 is the one
-that is lost, from the first rank left on each host.
+The main thread of a rank that waits in a collective hears nothing, so the thread reports and leaves for it.
+Rank 0 hears all ranks and decides; the others watch rank 0. The user reads one line, from rank 0 or, where
+rank 0 is the one that is lost, from the first rank left on each host.
 
 | a rank is | because | the run ends |
 |---|---|---|
 | gone | its connection broke and its process has ended | within seconds |
 | silent | nothing is heard of it: stopped, its host down, the link cut | after the time-out |
-| still | others wait in a collective that it has not reached, and it neither moves on nor computes | after the time-out |
+| still | others wait for it in a collective, it neither moves on nor computes | after the time-out |
 | idle | others wait, it computes but reports no move | after three time-outs and a minute |
 | lost | any of these, as rank 0 decided | on all ranks, with exit code 1 |
 
-No library does this: NCCL and gloo only give up on a collective, each by itself, without a name; torchrun's agents and
-elastic training see processes and not standstills.
+No library does this: NCCL and gloo only give up on a collective, each by itself, without a name; torchrun's
+agents and elastic training see processes and not standstills.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from csr.runtime.watchdog.heartbeat import Ending
 from csr.runtime.watchdog.processes import network
 from csr.runtime.watchdog.watch import BEAT_S, HubWatch, LineWatch, Watch
 
-TOLD_S = 10.0  # a failing rank gives the others so long to tell the user
+REPORTED_S = 10.0  # a failing rank gives rank 0 so long to print its report
 EXPLAINED_S = 15.0  # a broken connection to a peer is explained within this
 
 
@@ -39,7 +39,7 @@ _watch: Watch | None = None
 def start(timeout_min: float) -> None:
     """Watch the other ranks from now on; nothing in one process. Collective.
 
-    Where ranks cannot reach rank 0's port (a firewall), a line says so and nothing is watched: collectives
+    Where ranks cannot reach rank 0's port (a firewall), a line is printed and nothing is watched: collectives
     give up by themselves, later.
 
     Args:
@@ -82,7 +82,7 @@ def start(timeout_min: float) -> None:
 
 
 def leave(code: int, message: str) -> None:
-    """This rank leaves on what all ranks know, or its work is done: it is watched no longer."""
+    """Stop watching this rank: it leaves on what all ranks know, or its work is done."""
     global _watch
     if _watch is None:
         return
@@ -95,11 +95,12 @@ def leave(code: int, message: str) -> None:
 
 
 def fail(message: str, *, of_peer: bool) -> None:
-    """This rank cannot go on: let rank 0 tell it and end all ranks. Returns only if that is not possible.
+    """Let rank 0 report this rank's failure and end all ranks. Returns only if that is not possible.
 
     Args:
         message: for the user.
-        of_peer: a connection to another rank broke: if that rank is found to be lost, that is told instead.
+        of_peer: a connection to another rank broke: if that rank is found to be lost, that is reported
+            instead.
     """
     if _watch is None:
         return
@@ -107,4 +108,4 @@ def fail(message: str, *, of_peer: bool) -> None:
         time.sleep(EXPLAINED_S)  # the thread ends this process meanwhile
     _watch.ending = Ending(EXIT_FAILED, message, alone=True)
     _watch.wake.set()
-    time.sleep(TOLD_S)
+    time.sleep(REPORTED_S)
