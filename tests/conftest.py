@@ -11,6 +11,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+if os.environ["DS_ACCELERATOR"] == "cpu":
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("CSR_CACHE_DIR", tempfile.mkdtemp(prefix="csr-test-caches-"))
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"

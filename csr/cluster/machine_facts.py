@@ -15,6 +15,7 @@ import torch
 from csr import __version__
 from csr.data.labels.names import IMAGE_SUFFIXES
 from csr.engine import cpu
+from csr.engine.device import computes_bf16
 from csr.runtime import fingerprint
 from csr.runtime.tensor_files import hash_file
 
@@ -64,7 +65,7 @@ def devices() -> dict[str, Any]:
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
         gpus.append({"name": properties.name, "mib": properties.total_memory // MIB})
-    bf16 = torch.cuda.is_bf16_supported() if gpus else cpu.computes_bf16()
+    bf16 = computes_bf16()
     return {"gpus": gpus, "cores": cpu.cores(), "bf16": bf16, "fp16": bool(gpus)}
 
 

@@ -231,8 +231,7 @@ class EngineOptions:
     )
     precision: str = option(
         "auto",
-        "arithmetic; auto takes fp16 on GPUs, bf16 on CPUs that have instructions for it, fp32 on others, "
-        "or what "
+        "arithmetic; auto takes bf16 on devices that have it, fp16 on older GPUs, fp32 on other CPUs, or what "
         "--ds_config asks for",
         choices=("auto", "fp16", "bf16", "fp32"),
     )

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import torch
 
+from csr.engine import cpu
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 
+BF16_SINCE = (8, 0)  # compute capability with bf16 matrix products of its own: Ampere
+
 
 def device_kind() -> str:
+    """Return "cuda" where there is a GPU, unless DS_ACCELERATOR=cpu asks for the CPU, which DeepSpeed obeys too."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        return "cpu"
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def local_device() -> torch.device:
+    """Return the device of this rank; a rank that sees one GPU of its host takes it, whatever its local rank is."""
     if device_kind() == "cuda":
         return torch.device("cuda", distributed.local_rank() % torch.cuda.device_count())
     return torch.device("cpu")
+
+
+def computes_bf16() -> bool:
+    """Return whether this rank's device has bf16 matrix products of its own, not emulated ones."""
+    if device_kind() == "cuda":
+        return torch.cuda.get_device_capability(local_device()) >= BF16_SINCE
+    return cpu.computes_bf16()
+
+
+def use_true_fp32() -> None:
+    """Compute fp32 products in fp32 on GPUs: TF32's 10 bits let cosines tie, and differ from the CPU's."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 @contextlib.contextmanager
@@ -38,8 +59,9 @@ def pick_device(name: str = "auto") -> torch.device:
     Raises:
         InputError: no such device here.
     """
+    use_true_fp32()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(device_kind())
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -205,6 +205,7 @@ def fit_to_stage(
     DeepSpeed's default bucket is 5e8 elements (2 GB), whatever the model.
     """
     config = copy.deepcopy(merged)
+    config["timers"] = {"throughput": {"enabled": False}}  # it stops the whole device twice a micro step
     zero = config["zero_optimization"]
     zero["stage"] = zero_stage_of(merged, world_size=world_size)
     if not zero["stage"]:

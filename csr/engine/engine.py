@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -72,8 +73,14 @@ class Engine:
             optimizer = ClippedAdamW(groups, clip=ds_config["gradient_clipping"])
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
         self._deepspeed, *_ = _import_deepspeed().initialize(
-            model=stage, optimizer=optimizer, lr_scheduler=schedule, config=config
+            args=_arguments(local_device()),
+            model=stage,
+            optimizer=optimizer,
+            lr_scheduler=schedule,
+            config=config,
         )
+        if self.precision == "fp16":  # csr counts skipped steps itself, and reports step, rank and images
+            self._deepspeed.optimizer.loss_scaler.raise_error_at_min_scale = False
         if not self._shards:
             self._deepspeed.enable_backward_allreduce = False  # it copies gradients even for one rank
         # with BatchNorm all buffers were cast to half; a stage's own constants stay what they were
@@ -215,6 +222,11 @@ class Engine:
             torch.cuda.empty_cache()
         cpu.give_back_memory()
         return stage
+
+
+def _arguments(device: torch.device) -> SimpleNamespace | None:
+    """Return what names the GPU of this rank to DeepSpeed, which would take LOCAL_RANK; None on a CPU."""
+    return None if device.index is None else SimpleNamespace(device_rank=device.index)
 
 
 def _trainable_only(param_groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

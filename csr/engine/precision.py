@@ -46,7 +46,7 @@ def choose_precision(
     *,
     ds_file: DsFile | None,
     device: str,
-    cpu_has_bf16: bool = False,
+    has_bf16: bool = False,
     earlier: str | None = None,
 ) -> Precision:
     """Choose the arithmetic of a run by its request, an unfinished run, and the hardware, in this order.
@@ -55,7 +55,7 @@ def choose_precision(
         requested: auto, fp16, bf16 or fp32.
         ds_file: the JSON given by the user, or None.
         device: "cuda" or "cpu".
-        cpu_has_bf16: whether the CPU has instructions for it; without, bf16 is slower there than fp32.
+        has_bf16: whether the devices of all ranks have bf16 products of their own; without, bf16 is slow.
         earlier: precision of the unfinished run that is resumed, or None.
 
     Raises:
@@ -68,8 +68,10 @@ def choose_precision(
         return Precision(requested, "as --precision asks")
     if earlier in ("bf16", "fp32") or (earlier == "fp16" and device == "cuda"):
         return Precision(earlier, "the unfinished run computes in it")
+    if device == "cuda" and has_bf16:
+        return Precision("bf16", "the GPUs have instructions for it; weights stay fp32")
     if device == "cuda":
-        return Precision("fp16", "there is a GPU; --precision bf16 is the alternative on Ampere and later")
-    if cpu_has_bf16:
+        return Precision("fp16", "there is a GPU older than Ampere, which has no bf16 of its own")
+    if has_bf16:
         return Precision("bf16", "there is no GPU, and the CPU has instructions for it; weights stay fp32")
     return Precision("fp32", "there is no GPU, and the CPU has neither AVX512-BF16 nor AMX")

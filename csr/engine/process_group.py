@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import torch
 
 from csr.engine import cpu
-from csr.engine.device import device_kind, local_device
+from csr.engine.device import device_kind, local_device, use_true_fp32
 from csr.runtime import collective_time, distributed
 from csr.runtime.errors import StoppedError
 from csr.runtime.watchdog import watchdog
 from csr.runtime.watchdog.heartbeat import last_resort_s
 
+# of NCCL and CUDA, when two ranks take one GPU or a rank asks for one that it cannot see
+SHARED_GPU = ("Duplicate GPU", "invalid device ordinal", "out of range")
 JOINED_WITHIN_MIN = 1.0  # interpreters of ranks start within this, however short the time-out is
 
 
@@ -35,14 +39,20 @@ def start(timeout_min: float) -> None:
         cpu.share_cores(distributed.local_world_size())
         cpu.keep_freed_memory()
     else:
+        _check_gpus(torch.cuda.device_count())
         torch.cuda.set_device(local_device())
-    last_min = last_resort_s(60.0 * timeout_min) / 60.0
+        use_true_fp32()
+    # a minute behind the watchdog: a collective that gives up under NCCL aborts the process without a line
+    last_min = last_resort_s(60.0 * timeout_min) / 60.0 + 1.0
     os.environ.setdefault("DEEPSPEED_TIMEOUT", str(max(1, round(last_min))))
     deepspeed = _import_deepspeed()
     try:
         patience = timedelta(minutes=max(timeout_min, JOINED_WITHIN_MIN))
-        deepspeed.init_distributed(timeout=patience, verbose=False)
-    except RuntimeError as error:
+        with _device_index_as_local_rank():
+            deepspeed.init_distributed(timeout=patience, verbose=False)
+    except (RuntimeError, ValueError) as error:
+        if any(sign in str(error) for sign in SHARED_GPU):
+            raise StoppedError(f"{_more_ranks_than_gpus()} ({str(error).splitlines()[0][:120]})") from error
         if not distributed.is_lost_peer(error):
             raise
         raise StoppedError(_not_joined(error)) from error
@@ -51,6 +61,34 @@ def start(timeout_min: float) -> None:
     collective_time.watch(deepspeed.comm.comm.cdb)
     distributed.make_host_group(timedelta(minutes=last_min))
     watchdog.start(timeout_min)
+
+
+def _check_gpus(visible: int) -> None:
+    """Refuse more ranks than GPUs on a host; with one visible GPU each rank may have another one (SLURM)."""
+    if 1 < visible < distributed.local_world_size():
+        raise StoppedError(_more_ranks_than_gpus())
+
+
+def _more_ranks_than_gpus() -> str:
+    return (
+        f"{distributed.local_world_size()} ranks on host {distributed.host()} share "
+        f"{torch.cuda.device_count()} visible GPU(s): start one rank for each GPU, and check CUDA_VISIBLE_DEVICES"
+    )
+
+
+@contextlib.contextmanager
+def _device_index_as_local_rank() -> Iterator[None]:
+    """Let DeepSpeed, which takes LOCAL_RANK for the GPU's index, join with the index of this rank's device."""
+    index = local_device().index
+    before = os.environ.get("LOCAL_RANK")
+    if index is None or before is None:
+        yield
+        return
+    os.environ["LOCAL_RANK"] = str(index)
+    try:
+        yield
+    finally:
+        os.environ["LOCAL_RANK"] = before
 
 
 def _not_joined(error: Exception) -> str:
@@ -70,11 +108,14 @@ def _import_deepspeed() -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
     import deepspeed.ops
+    from deepspeed.accelerator import cuda_accelerator
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
     # it calls torch's collectives by names that newer torch versions call old, at every step
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    # it reads CUDA_VISIBLE_DEVICES as numbers; without NVML it asks torch, which knows the UUIDs of GPUs and MIG
+    cuda_accelerator.pynvml = None
     if deepspeed.get_accelerator().device_name() == "cpu":
         # an inference-only op: compiling it takes up to two minutes, needs g++ and leaves 66 MB in /dev/shm
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -39,7 +39,7 @@ def _many() -> bool:
 def barrier() -> None:
     if _many():
         with PROGRESS:
-            dist.barrier()
+            dist.barrier(group=_host_group)
 
 
 def shut_down() -> None:
@@ -90,7 +90,7 @@ def all_gather_object(value: T) -> list[T]:
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
     with PROGRESS:
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=_host_group)
     return values
 
 
@@ -100,7 +100,7 @@ def broadcast_object(value: T) -> T:
         return value
     box: list[Any] = [value]
     with PROGRESS:
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=_host_group)
     return box[0]
 
 

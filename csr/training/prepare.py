@@ -10,8 +10,8 @@ from typing import Any
 
 from csr.config.options import TrainConfig
 from csr.data.image_cache.store import ImageStore
-from csr.engine import config_check, cpu, process_group
-from csr.engine.device import device_kind, local_device
+from csr.engine import config_check, process_group
+from csr.engine.device import computes_bf16, device_kind, local_device
 from csr.engine.ds_config import DsFile, load_ds_config, merge_ds_config
 from csr.engine.precision import Precision, check_request, choose_precision
 from csr.model import CSR
@@ -181,12 +181,12 @@ def join_ranks(config: TrainConfig) -> None:
 def settle_arithmetic(request: Request) -> Arithmetic:
     """Choose the precision that suits all ranks, and its DeepSpeed JSON. Collective."""
     config = request.config
-    (lacks_bf16,) = distributed.host_max([int(not cpu.computes_bf16())])
+    (lacks_bf16,) = distributed.host_max([int(not computes_bf16())])
     precision = choose_precision(
         config.engine.precision,
         ds_file=request.ds_file,
         device=device_kind(),
-        cpu_has_bf16=not lacks_bf16,
+        has_bf16=not lacks_bf16,
         earlier=distributed.on_main(lambda: earlier_precision(config)),
     )
     fingerprint.agree("what suits their hardware: give --precision", {"precision": precision.name})

@@ -59,23 +59,24 @@ def test_without_a_json_the_precision_names_the_shipped_file(precision):
 
 
 @pytest.mark.parametrize(
-    "requested, device, cpu_has_bf16, expected",
+    "requested, device, has_bf16, expected",
     [
         ("auto", "cpu", False, "fp32"),
         ("auto", "cpu", True, "bf16"),
-        ("auto", "cuda", True, "fp16"),
+        ("auto", "cuda", True, "bf16"),
+        ("auto", "cuda", False, "fp16"),
         ("bf16", "cpu", False, "bf16"),
         ("fp32", "cpu", True, "fp32"),
         ("fp16", "cuda", False, "fp16"),
     ],
 )
-def test_precision_follows_flag_then_hardware(requested, device, cpu_has_bf16, expected):
-    chosen = choose_precision(requested, ds_file=None, device=device, cpu_has_bf16=cpu_has_bf16)
+def test_precision_follows_flag_then_hardware(requested, device, has_bf16, expected):
+    chosen = choose_precision(requested, ds_file=None, device=device, has_bf16=has_bf16)
     assert chosen.name == expected and chosen.reason
 
 
 @pytest.mark.parametrize(
-    "earlier, device, cpu_has_bf16, expected",
+    "earlier, device, has_bf16, expected",
     [
         ("bf16", "cpu", False, "bf16"),
         ("fp32", "cpu", True, "fp32"),
@@ -85,11 +86,9 @@ def test_precision_follows_flag_then_hardware(requested, device, cpu_has_bf16, e
         ("nonsense", "cpu", True, "bf16"),
     ],
 )
-def test_auto_goes_on_in_what_a_run_was_begun_in_where_the_device_can(
-    earlier, device, cpu_has_bf16, expected
-):
+def test_auto_goes_on_in_what_a_run_was_begun_in_where_the_device_can(earlier, device, has_bf16, expected):
     """A job that is requeued may land on another kind of node."""
-    chosen = choose_precision("auto", ds_file=None, device=device, cpu_has_bf16=cpu_has_bf16, earlier=earlier)
+    chosen = choose_precision("auto", ds_file=None, device=device, has_bf16=has_bf16, earlier=earlier)
     assert chosen.name == expected
     assert choose_precision("fp32", ds_file=None, device=device, earlier=earlier).name == "fp32"
 
