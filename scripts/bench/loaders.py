@@ -1,4 +1,4 @@
-"""Images per second out of the loaders: the reference's DataLoader and csr's decoded-image cache.
+"""Loader rates in images per second: the reference's DataLoader and csr's decoded-image cache.
 
 Both deliver augmented, normalised float batches. Letters: B batch, C channels, H W image.
 """
@@ -28,7 +28,7 @@ KINDS = (("png", 512), ("png", 1024), ("png", 2048), ("jpg", 1024), ("jpg", 2048
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured."""
+    """The images, sizes and repetitions of the measurement."""
 
     num_images: int = 96
     image_size: int = 224
@@ -39,7 +39,15 @@ class Sizes:
 
 
 def radiograph(side: int, rng: np.random.Generator) -> np.ndarray:
-    """12-bit grey values with the smoothness and grain that decide how a radiograph compresses."""
+    """Return grey values of 12 bits as smooth and grainy as a radiograph, which decides how they compress.
+
+    Args:
+        side: H and W in pixels.
+        rng: draws them.
+
+    Returns:
+        uint16 (side, side).
+    """
     coarse = Image.fromarray(rng.normal(size=(16, 16)).astype(np.float32))
     coarse = coarse.resize((side, side), Image.Resampling.BICUBIC)
     grain = rng.normal(scale=0.03, size=(side, side))
@@ -47,6 +55,7 @@ def radiograph(side: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_image(path: Path, value_HW: np.ndarray) -> None:
+    """Write 12-bit grey values, uint16 (H, W), in the format of the suffix."""
     if path.suffix == ".dcm":
         write_dicom(path, value_HW)
     else:
@@ -55,7 +64,7 @@ def write_image(path: Path, value_HW: np.ndarray) -> None:
 
 
 def write_dicom(path: Path, value_HW: np.ndarray) -> None:
-    """An uncompressed 12-bit digital radiograph."""
+    """Write an uncompressed 12-bit digital radiograph, uint16 (H, W)."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
@@ -73,6 +82,7 @@ def write_dicom(path: Path, value_HW: np.ndarray) -> None:
 
 
 def make_images(folder: Path, kind: str, side: int, num_images: int) -> tuple[list[Path], LabelTable]:
+    """Write images of a suffix and a side in pixels, and return their paths and labels."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     paths = [folder / f"{n}.{kind}" for n in range(num_images)]
@@ -84,6 +94,7 @@ def make_images(folder: Path, kind: str, side: int, num_images: int) -> tuple[li
 
 
 def rate(batches: Iterable[torch.Tensor], num_images: int) -> float:
+    """Return the images per second of batches (B, ...) that hold `num_images`."""
     began = time.perf_counter()
     seen = sum(len(batch) for batch in batches)
     assert seen >= num_images
@@ -91,7 +102,7 @@ def rate(batches: Iterable[torch.Tensor], num_images: int) -> float:
 
 
 def measure(folder: Path, kind: str, side: int, sizes: Sizes) -> dict[str, float]:
-    """Images/s of the reference, and of csr's first (decoding) and later epochs."""
+    """Return images/s of the reference, and of csr's first (decoding) and later epochs."""
     paths, table = make_images(folder / f"{kind}{side}", kind, side, sizes.num_images)
     usual = make_loader(
         Images(paths, table, size=sizes.image_size, augment=True),
@@ -122,12 +133,13 @@ def measure(folder: Path, kind: str, side: int, sizes: Sizes) -> dict[str, float
 
 
 def compare_loaders(report: Report, folder: Path, sizes: Sizes) -> None:
+    """Measure all kinds of files and report a table of images per second."""
     report.say(f"Loader, images/s ({sizes.image_size} px input, {sizes.workers} workers)")
     report.say(f"{'files':<12} {'reference':>10} {'csr epoch 1':>12} {'csr later':>10} {'ratio later':>12}")
-    found = report.numbers["loader"] = {}
+    rates_of = report.numbers["loader"] = {}
     for kind, side in sizes.kinds:
         rates = measure(folder, kind, side, sizes)
-        found[f"{kind} {side}"] = rates
+        rates_of[f"{kind} {side}"] = rates
         ratio = rates["csr_later_epochs"] / rates["reference"]
         report.say(
             f"{kind:<4} {side:<7} {rates['reference']:>10.1f} {rates['csr_first_epoch']:>12.1f} "

@@ -1,11 +1,11 @@
 """Seconds to read a label table: `csr`'s checked reader beside a plain `pandas.read_csv`.
 
-    python scripts/bench/tables.py                     300,000 rows: 100,000 images, three readers each, 28 labels
-    python scripts/bench/tables.py --quick             does it work? numbers mean nothing
+    python scripts/bench/tables.py              300,000 rows: 100,000 images, three readers each, 28 labels
+    python scripts/bench/tables.py --quick      does it work? numbers mean nothing
 
-The table has the shape of VinDr-CXR's and is drawn into a temporary folder. Both sides read it in turn, in one
-process; pandas infers the types of the columns, as it does by default. csr also checks every cell, ids, readers
-and patients, and merges the readers. Results are printed and written to scripts/bench/results/NAME.txt and
+The table has the shape of VinDr-CXR's and is drawn into a temporary folder. Both sides read it in turn, in
+one process; pandas infers the types of the columns, as it does by default. csr also checks every cell and
+every id, and merges the readers. Results are printed and written to scripts/bench/results/NAME.txt and
 NAME.json.
 """
 
@@ -46,12 +46,14 @@ def write_table(path: Path, *, num_images: int, dtype: type, quoting: int) -> No
 
 
 def seconds(call: Callable[[], object]) -> float:
+    """Return the wall seconds of a call."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
 
 
 def measure(report: Report, options: argparse.Namespace, folder: Path) -> None:
+    """Read tables of all spellings by both sides in turn and report medians and ratios."""
     path = folder / "labels.csv"
     for name, (dtype, quoting) in SPELLINGS.items():
         write_table(path, num_images=options.images, dtype=dtype, quoting=quoting)

@@ -1,4 +1,4 @@
-"""Files written and tables read for the tests of csr.data."""
+"""Fixtures that write files and read tables for the tests of csr.data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from csr.data.labels.table import LabelTable, read_label_table
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Writes text or bytes into a file of the test's folder."""
+    """Return a function that writes text or bytes into a file of the test's folder."""
 
     def write_file(text: str | bytes, name: str = "labels.csv") -> Path:
         path = tmp_path / name
@@ -24,5 +24,5 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def read(write: Callable[..., Path]) -> Callable[..., LabelTable]:
-    """Reads a label table from text."""
+    """Return a function that reads a label table from text."""
     return lambda text, **options: read_label_table(write(text), **options)

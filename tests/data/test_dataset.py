@@ -13,7 +13,7 @@ from csr.data.labels.boxes import read_boxes
 
 @pytest.fixture
 def images(tmp_path, read, write):
-    """Six images whose grey level, labels and boxes tell their number."""
+    """Return six images whose grey level, labels and boxes encode their number."""
     rows, boxes, paths = "", "", []
     for n in range(6):
         paths.append(tmp_path / f"{n}.png")

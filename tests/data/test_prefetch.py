@@ -1,4 +1,4 @@
-"""Batches arrive in order, from a thread or in turn; errors and the time waited are told where they are used."""
+"""Batches arrive in order, from a thread or in turn; errors and waiting times reach the consumer."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ WORD = 2**64
 
 
 def splitmix(value):
-    """One output of SplitMix64 in plain integers."""
+    """Return one output of SplitMix64, computed with plain integers."""
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) % WORD
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) % WORD
     return value ^ (value >> 31)

@@ -1,4 +1,4 @@
-"""Which image goes where: the same windows for any number of ranks."""
+"""The samplers: the same windows for any number of ranks."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from csr.data.sampler import EvalSampler, WindowSampler
 
 
 def windows(num, world, micro, accumulation, epoch=0):
-    """Sets of (position, valid) of every optimizer step, over all ranks."""
+    """Return the sets of (position, valid) of every optimizer step, over all ranks."""
     samplers = [
         WindowSampler(num, micro_batch=micro, rank=r, world=world, accumulation=accumulation, seed=3)
         for r in range(world)
@@ -63,7 +63,7 @@ def test_epochs_and_seeds_have_their_own_order():
     assert next(iter(straight))[0].tolist() == list(range(50))
 
 
-def test_a_resumed_epoch_goes_on_where_it_was_left():
+def test_a_resumed_epoch_continues_where_it_was_stopped():
     sampler = WindowSampler(20, micro_batch=4, seed=1)
     sampler.set_epoch(7)
     whole = [positions.tolist() for positions, _ in sampler]

@@ -1,4 +1,4 @@
-"""A tiny data set of two label tables and their images."""
+"""Fixtures: a tiny data set of two label tables and their images, to be damaged."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(drawn: Path, tmp_path: Path) -> Path:
-    """A copy, to be damaged."""
+    """Return a copy of the data set, to be damaged."""
     return Path(shutil.copytree(drawn, tmp_path / "data"))
 
 
 @pytest.fixture
 def refused(data: Path, tmp_path: Path) -> Callable[..., str]:
-    """`csr train` on the data set, which must refuse it and write nothing."""
+    """Return a function that runs `csr train` on the data set, which must refuse it and write nothing."""
 
     def run(*named: str, more: tuple[str, ...] = (), **changed: str | Path) -> str:
         out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Small files that claim to be huge: refused with little memory and in little time, in a process of their own."""
+"""Small files that claim to be huge: refused with little memory and in little time, in their own process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECONDS = 60.0
 
 
 def rows_of(width: int, height: int) -> bytes:
-    """The compressed rows of a black PNG, made without holding them."""
+    """Return the compressed rows of a black PNG, made without holding all of them."""
     packer = zlib.compressobj(9)
     return b"".join(packer.compress(bytes(width + 1)) for _ in range(height)) + packer.flush()
 
@@ -40,18 +40,18 @@ def real_png(width: int, height: int) -> bytes:
 
 
 def lossless_size(width: int, height: int) -> bytes:
-    """The size in the head of a lossless WebP: 14 bits each, less one."""
+    """Return the size in the head of a lossless WebP: 14 bits each, less one."""
     return b"\x2f" + struct.pack("<I", width - 1 | height - 1 << 14)
 
 
 def legacy(claimed: int) -> bytes:
-    """A torch file of the old kind whose storage claims more values than follow."""
+    """Return a torch file of the old kind whose storage claims more values than follow."""
     content = torch_bytes({"w": torch.ones(999)}, _use_new_zipfile_serialization=False)
     return content.replace(b"M\xe7\x03", b"J" + struct.pack("<i", claimed))
 
 
 def bombs() -> dict[str, bytes]:
-    """Names begin with the reader that gets the file."""
+    """Return files by name; a name begins with the reader that gets the file."""
     return {
         "image-png of 60,000 x 60,000": png(60_000, 60_000),
         "image-png of 20,000 x 20,000, whole": real_png(20_000, 20_000),
@@ -149,7 +149,7 @@ GIANT = {
 
 
 def write_giant(folder: Path) -> None:
-    """A model's folder that names a network of a billion weights beside a few of them."""
+    """Write a model's folder that names a network of a billion weights beside a few of them."""
     folder.mkdir()
     card = {
         "format": "csr",
@@ -187,13 +187,13 @@ def test_bombs_are_refused_with_little_memory_and_in_little_time(tmp_path):
         timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout)
-    assert set(told) == {*made, "model-giant"}
-    wrong = {n: t for n, t in told.items() if t["result"].startswith("refused") == (n in READ)}
+    results = json.loads(done.stdout)
+    assert set(results) == {*made, "model-giant"}
+    wrong = {n: t for n, t in results.items() if t["result"].startswith("refused") == (n in READ)}
     assert not wrong
-    slow = {n: t["seconds"] for n, t in told.items() if t["seconds"] > SECONDS}
+    slow = {n: t["seconds"] for n, t in results.items() if t["seconds"] > SECONDS}
     assert not slow
-    unnamed = [n for n, t in told.items() if t["result"] != "read" and n not in t["result"]]
+    unnamed = [n for n, t in results.items() if t["result"] != "read" and n not in t["result"]]
     assert not unnamed
-    peaks = [t["peak_mib"] for t in told.values()]
+    peaks = [t["peak_mib"] for t in results.values()]
     assert max(peaks) - min(peaks) < MEMORY_MIB

@@ -1,4 +1,4 @@
-"""DeepSpeed JSON from strangers."""
+"""Hostile DeepSpeed JSON files."""
 
 from __future__ import annotations
 
@@ -108,13 +108,13 @@ def test_a_deepspeed_file_that_is_no_json_object_of_ours_is_named(tmp_path, name
     refuse(lambda: merged(path), str(path), folder=tmp_path)
 
 
-@pytest.mark.parametrize("content, said", DS_VALUES, ids=lambda v: str(v)[:50])
-def test_a_deepspeed_value_that_cannot_be_honoured_is_named(tmp_path, content, said):
+@pytest.mark.parametrize("content, expected", DS_VALUES, ids=lambda v: str(v)[:50])
+def test_a_deepspeed_value_that_cannot_be_honoured_is_named(tmp_path, content, expected):
     path = tmp_path / "ds.json"
     if "zero_optimization" not in content and content:
         content = {"zero_optimization": {"stage": 2}, **content}
     path.write_text(json.dumps(content))
-    refuse(lambda: merged(path), str(path), said)
+    refuse(lambda: merged(path), str(path), expected)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "absent", "device"])

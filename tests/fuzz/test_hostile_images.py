@@ -1,4 +1,4 @@
-"""Image files from strangers: refused in one line, or shown as a viewer shows them."""
+"""Hostile image files: refused in one line, or shown as a viewer shows them."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ GOOD = {
 }
 
 
-def refused(tmp_path: Path, content: bytes, *said: str, name: str = "a.png") -> str:
+def refused(tmp_path: Path, content: bytes, *words: str, name: str = "a.png") -> str:
     path = tmp_path / name
     path.write_bytes(content)
-    return refuse(lambda: read_image(path), str(path), *said, folder=tmp_path)
+    return refuse(lambda: read_image(path), str(path), *words, folder=tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.25, 0.5, 0.75, 0.9])
@@ -186,7 +186,7 @@ def test_a_nan_in_a_float_tiff_is_no_exception(tmp_path):
     refused(tmp_path, saved(np.full((4, 4), np.nan, np.float32), "TIFF"), "floating-point")
 
 
-# what is valid
+# valid files
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 60_000), (60_000, 1), (2, 3), (4096, 1)])
@@ -307,7 +307,7 @@ HEADERS = {
     "voi table of 99 bits": {"VOILUTSequence": lut(4096, 0, 99)},
     "deflated": {"syntax": DeflatedExplicitVRLittleEndian},
 }
-# what the standard forbids and a viewer shows nevertheless
+# files that the standard forbids and a viewer shows nevertheless
 LENIENT = {
     "no representation",
     "high bit 0",

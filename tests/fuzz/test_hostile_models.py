@@ -1,4 +1,4 @@
-"""Model folders from strangers: shapes, config.json of Hugging Face, exported models, runs."""
+"""Hostile model folders: shapes, config.json of Hugging Face, exported models, runs."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, backbone: CSR) -> Path:
 
 @pytest.fixture
 def model_folder(exported: Path, tmp_path: Path) -> Path:
-    """A model's folder, its weights a link: only config.json is changed."""
+    """Return a model's folder whose weights are a link: only config.json is changed."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "model.safetensors").symlink_to(exported / "model.safetensors")

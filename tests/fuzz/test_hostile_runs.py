@@ -26,7 +26,7 @@ from csr.training.checkpoints.state import load_saved
 
 @pytest.fixture
 def unfinished(tmp_path: Path) -> Path:
-    """The folder of a run that was killed."""
+    """Return the folder of a run that was killed."""
     folder = tmp_path / "csr_exp"
     folder.mkdir()
     given = train_config(tmp_path)
@@ -140,7 +140,7 @@ def test_a_damaged_file_of_a_checkpoint_is_named_and_not_waited_for(unfinished, 
     ids=range(7),
 )
 def test_a_state_of_another_program_is_named(unfinished, state):
-    """Whole by its manifest, and yet no state of a run."""
+    # Whole by its manifest, and yet no state of a run.
     checkpoint = unfinished / "checkpoints" / "checkpoint-000001"
     save_tensors(checkpoint / "state.pth", state)
     refuse(lambda: load_saved(checkpoint, accumulation=1), str(checkpoint))

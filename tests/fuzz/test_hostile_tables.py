@@ -1,4 +1,4 @@
-"""Label tables and box tables from strangers, through `csr train`."""
+"""Hostile label tables and box tables, read by `csr train`."""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ def test_a_path_that_is_no_table_is_named(refused, path):
     refused(train_csv=path)
 
 
-# what is valid
+# valid tables
 
 
 VALID = {
@@ -378,11 +378,11 @@ BOXES = [
 ]
 
 
-@pytest.mark.parametrize("row, said", BOXES, ids=lambda v: ascii(v)[:40])
-def test_a_bad_box_is_named_with_its_line(refused, tmp_path, row, said):
+@pytest.mark.parametrize("row, expected", BOXES, ids=lambda v: ascii(v)[:40])
+def test_a_bad_box_is_named_with_its_line(refused, tmp_path, row, expected):
     path = tmp_path / "boxes.csv"
     path.write_text(f"{BOX_HEADER}\n{row}\n", encoding="utf-8")
-    line = refused(str(path), said, more=("--boxes_csv", str(path)))
+    line = refused(str(path), expected, more=("--boxes_csv", str(path)))
     assert "line 2" in line or "class_name (" in line or "unexpected end" in line
 
 

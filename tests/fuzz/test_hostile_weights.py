@@ -1,4 +1,4 @@
-"""Files of weights and checkpoints from strangers: none runs code, none takes more memory than it has."""
+"""Hostile files of weights and checkpoints: none runs code, none takes more memory than it has."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from csr.runtime.tensor_files import load_tensors
 
 
 def payloads(mark: Path) -> dict[str, bytes]:
-    """Files whose unpickling would make `mark`, in every wrapping."""
+    """Return files whose unpickling would make `mark`, in every wrapping."""
     touch = Bomb(Path.touch, mark)
     system = Bomb(os.system, f"touch {mark}")
     opened = Bomb(open, str(mark), "w")

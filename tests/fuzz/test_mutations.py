@@ -1,4 +1,4 @@
-"""Valid files with random damage: whatever comes of them, it is a value or an InputError."""
+"""Valid files with random damage: the result is always a value or an InputError."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_damaged_model_folder_gives_a_model_or_an_input_error(tmp_path, export
     for file in exported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     content = (exported / name).read_bytes()
-    # the head of the weights is where a change is more than another number
+    # in the head of the weights a change is more than another number
     head = content if name == "config.json" else content[:9000]
     for number in range(4):
         (tmp_path / name).write_bytes(mutate(head, 1000 * seed + number) + content[len(head) :])

@@ -1,4 +1,4 @@
-"""`csr data check`: everything that is worth knowing of label tables and their images before training.
+"""The check of label tables and their images before training (`csr data check`): facts, problems, warnings.
 
 Letters: N images, L labels.
 """
@@ -39,7 +39,7 @@ VAL_FRACTION = 0.1  # the default of `csr train`
 
 @dataclass(frozen=True)
 class DataFiles:
-    """What is checked, as `csr train` would be told."""
+    """Tables, folders and columns to check, named as the flags of `csr train`."""
 
     csv: str
     folder: str
@@ -52,11 +52,11 @@ class DataFiles:
 
 
 def check_data(files: DataFiles, *, rare: int, workers: int) -> Found:
-    """Plain JSON of everything found; `problems` is empty if `csr train` can use the data.
+    """Return all facts as plain JSON; `problems` is empty if `csr train` can use the data.
 
     Args:
         files: the tables and folders.
-        rare: labels with fewer positive images are warned of.
+        rare: labels with fewer positive images get a warning.
         workers: threads that decode.
 
     Raises:
@@ -66,7 +66,7 @@ def check_data(files: DataFiles, *, rare: int, workers: int) -> Found:
     splits = _read_tables(files, problems)
     folder_of = {"train": files.folder, "test": files.test_folder}
     for split in splits:
-        _look(split, str(folder_of[split.name]), workers, problems)
+        _scan_images(split, str(folder_of[split.name]), workers, problems)
     warnings = _label_warnings(splits, rare, problems)
     copied = copies(splits)
     _judge_copies(copied, problems, warnings)
@@ -95,7 +95,7 @@ def check_data(files: DataFiles, *, rare: int, workers: int) -> Found:
 
 
 def _read_tables(files: DataFiles, problems: list[str]) -> list[Split]:
-    """The tables; what is wrong with the test table is a problem, so that the rest is looked at all the same."""
+    """Return the splits; an error of the test table becomes a problem, so that the rest is checked too."""
     train = read_label_table(
         files.csv,
         concept_cols=files.concept_cols,
@@ -112,30 +112,27 @@ def _read_tables(files: DataFiles, problems: list[str]) -> list[Split]:
     return splits
 
 
-def _look(split: Split, folder: str, workers: int, problems: list[str]) -> None:
-    """Find and decode every image of a split."""
+def _scan_images(split: Split, folder: str, workers: int, problems: list[str]) -> None:
+    """Find and decode every image of a split; add what is missing or unreadable to its problems."""
     try:
         split.paths, split.missing = find_present(folder, split.table)
     except InputError as error:
         problems.append(str(error))
         return
-    for row, one in zip(
-        split.paths, scan([*split.paths.values()], workers=workers, title=f"{split.name} images"), strict=True
-    ):
+    results = scan([*split.paths.values()], workers=workers, title=f"{split.name} images")
+    for row, one in zip(split.paths, results, strict=True):
         if isinstance(one, Scanned):
             split.scanned[row] = one
         else:
             split.unreadable[row] = str(one)
-    for what, rows in (("missing", split.missing), ("unreadable", split.unreadable)):
-        if rows:
-            some = show_some(
-                [f"line {split.table.row_numbers[row]}: {told}" for row, told in rows.items()], limit=5
-            )
-            problems.append(f"{what} {split.name} images: {len(rows)}: {some}")
+    for kind, reasons in (("missing", split.missing), ("unreadable", split.unreadable)):
+        if reasons:
+            lines = [f"line {split.table.row_numbers[row]}: {reason}" for row, reason in reasons.items()]
+            problems.append(f"{kind} {split.name} images: {len(lines)}: {show_some(lines, limit=5)}")
 
 
 def _label_warnings(splits: list[Split], rare: int, problems: list[str]) -> list[str]:
-    """Rare and constant labels, readers who leave cells empty; concepts without a positive are a problem."""
+    """Return warnings of rare and constant labels; concepts without a positive image are a problem."""
     warnings = []
     train = splits[0].table
     try:
@@ -151,9 +148,7 @@ def _label_warnings(splits: list[Split], rare: int, problems: list[str]) -> list
                 if not annotated:
                     warnings.append(f"{name}: no {split.name} image is annotated")
                 elif count == annotated:
-                    warnings.append(
-                        f"{name}: every annotated {split.name} image has it: nothing to tell apart"
-                    )
+                    warnings.append(f"{name}: every annotated {split.name} image has it: nothing to learn")
                 elif count < rare:
                     seldom.append(f"{name} ({count})")
         if seldom:
@@ -162,7 +157,7 @@ def _label_warnings(splits: list[Split], rare: int, problems: list[str]) -> list
 
 
 def _judge_splits(splits: list[Split], problems: list[str], warnings: list[str]) -> None:
-    """The same image in both tables is a problem, the same patient a warning, as in `csr train`."""
+    """Add images without contrast, and images (problems) and patients (warnings) that are in both tables."""
     for split in splits:
         blank = [row for row, one in split.scanned.items() if one.thumbnail_SS.std() < MIN_CONTRAST]
         if blank:
@@ -177,25 +172,30 @@ def _judge_splits(splits: list[Split], problems: list[str], warnings: list[str])
         problems.append(str(error))
     shared = shared_patients(train, test)
     if shared:
+        some = show_some([show(patient) for patient in shared], limit=5)
         warnings.append(
-            f"{len(shared)} patients are in both tables ({show_some([show(p) for p in shared], limit=5)}): if they "
-            "are the same people, test numbers are too good"
+            f"{len(shared)} patients are in both tables ({some}): if they are the same people, "
+            "test numbers are too good"
         )
 
 
 def _judge_copies(copied: Found, problems: list[str], warnings: list[str]) -> None:
-    for kind, told in (("exact_duplicates", "the same bytes"), ("near_duplicates", "look the same")):
+    """Add copies in both splits (of the same bytes: a problem) and copies within a split (a warning)."""
+    for kind, likeness in (
+        ("exact_duplicates", "with the same bytes"),
+        ("near_duplicates", "that look the same"),
+    ):
         leaks = [group for group in copied[kind] if group["leak"]]
         some = show_some([" = ".join(group["images"][:4]) for group in leaks], limit=5)
         if leaks and kind == "exact_duplicates":
-            problems.append(f"training and test images with {told}: {len(leaks)}: {some}; remove one of each")
+            problems.append(f"training and test images {likeness}: {len(leaks)}: {some}; remove one of each")
         elif leaks:
-            warnings.append(f"training and test images that {told}: {len(leaks)}: {some}; look at them")
+            warnings.append(f"training and test images {likeness}: {len(leaks)}: {some}; look at them")
         rest = [group for group in copied[kind] if not group["leak"]]
         if rest:
             differ = sum(not group["labels_agree"] for group in rest)
             named = show_some([" = ".join(group["images"][:4]) for group in rest], limit=5)
-            what = f"with {told}" if kind == "exact_duplicates" else f"that {told}"
             warnings.append(
-                f"images of one split {what}: {len(rest)}, of them {differ} with different labels: {named}"
+                f"images of one split {likeness}: {len(rest)}, of them {differ} with different labels: "
+                f"{named}"
             )

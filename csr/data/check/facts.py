@@ -1,4 +1,4 @@
-"""What is found in label tables and their images, as plain JSON; what to think of it is for `csr.data.check`.
+"""Facts about label tables and their images, as plain JSON; `csr.data.check.check` judges them.
 
 Letters: N images, L labels, R boxes.
 """
@@ -23,9 +23,12 @@ Found = dict[str, Any]
 
 @dataclass(eq=False)
 class Split:
-    """A table and what its images are.
+    """A label table and its images.
 
     Attributes:
+        name: train or test.
+        table: the labels.
+        paths: image files by row of the table.
         scanned: readable images by row.
         missing, unreadable: why there is no file or no picture, by row.
     """
@@ -38,15 +41,17 @@ class Split:
     unreadable: dict[int, str] = field(default_factory=dict)
 
     def label(self, row: int) -> str:
+        """Return the name of an image in reports, `split:image_id`."""
         return f"{self.name}:{self.table.image_ids[row]}"
 
 
 def labels_of(table: LabelTable) -> tuple[tuple[tuple[str, ...], np.ndarray], ...]:
-    """Names and values of the concepts, then of the targets."""
+    """Return names and values, (N, K) and (N, T), of the concepts, then of the targets."""
     return (table.concept_names, table.concept_NK), (table.target_names, table.target_NT)
 
 
 def split_facts(split: Split) -> Found:
+    """Return counts of images, patients and readers, and kinds and sizes (pixels) of the readable images."""
     table, scanned = split.table, [*split.scanned.values()]
     sizes = Counter((one.width, one.height) for one in scanned)
     sides = np.asarray([(one.width, one.height) for one in scanned], dtype=np.int64).reshape(-1, 2)
@@ -74,7 +79,7 @@ def _spread(side_N: np.ndarray) -> Found | None:
 
 
 def label_facts(splits: list[Split]) -> Found:
-    """Images with each label, and those where it is annotated, by split."""
+    """Return the numbers of positive and of annotated images of each label, by split."""
     facts: Found = {}
     for split in splits:
         for kind, (names, label_NL) in zip(("concept", "target"), labels_of(split.table), strict=True):
@@ -86,14 +91,14 @@ def label_facts(splits: list[Split]) -> Found:
 
 
 def cooccurrence(table: LabelTable) -> Found:
-    """Images that have both of two labels, of the training table: `counts[i][j]`, on the diagonal those with one."""
+    """Return the numbers of images with both of two labels, `counts[i][j]`; on the diagonal of each label."""
     positive_NL = is_positive(np.concatenate([table.concept_NK, table.target_NT], axis=1))
     count_LL = positive_NL.T.astype(np.int64) @ positive_NL.astype(np.int64)
     return {"names": [*table.concept_names, *table.target_names], "counts": count_LL.tolist()}
 
 
 def copies(splits: list[Split]) -> Found:
-    """Images with the same bytes, and images that look the same, as `split:image_id`."""
+    """Return groups of images with the same bytes, and groups of images that look the same."""
     places = [(split, row) for split in splits for row in split.scanned]
     by_hash: dict[str, list[int]] = {}
     for place, (split, row) in enumerate(places):
@@ -123,7 +128,7 @@ def _group(group: list[int], places: list[tuple[Split, int]]) -> Found:
 
 
 def box_facts(path: str, split: Split) -> Found:
-    """Boxes by class, and how many are on images that do not have the finding.
+    """Return counts of boxes by class, and of those on images without the finding.
 
     Raises:
         InputError: the file cannot be read, or boxes lie outside of their images.
@@ -139,14 +144,14 @@ def box_facts(path: str, split: Split) -> Found:
     )
     classes = {}
     for place, name in enumerate(split.table.concept_names):
-        mine = boxes.class_R == place
+        own_R = boxes.class_R == place
         positive_N = is_positive(split.table.concept_NK[:, place])
         classes[name] = {
-            "boxes": int(mine.sum()),
-            "images": int(len(np.unique(boxes.image_R[mine]))),
-            "positive_without": int(np.setdiff1d(np.flatnonzero(positive_N), boxes.image_R[mine]).size),
-            "on_absent": int((mine & ~present_R).sum()),
-            "median_area": float(np.median(area_R[mine])) if mine.any() else None,
+            "boxes": int(own_R.sum()),
+            "images": int(len(np.unique(boxes.image_R[own_R]))),
+            "positive_without": int(np.setdiff1d(np.flatnonzero(positive_N), boxes.image_R[own_R]).size),
+            "on_absent": int((own_R & ~present_R).sum()),
+            "median_area": float(np.median(area_R[own_R])) if own_R.any() else None,
         }
     return {
         "csv": Path(path).name,

@@ -1,4 +1,4 @@
-"""What each image file is: its bytes' hash, size, kind, and a thumbnail to tell near duplicates by.
+"""The scan of image files: hash of the bytes, size, kind, and a thumbnail that finds near duplicates.
 
 Letters: N images, S side of the thumbnail, F bits of the hash.
 """
@@ -40,7 +40,7 @@ class Scanned:
         sha256: of the file.
         height, width: as displayed, pixels.
         kind: e.g. `PNG 16-bit grey`.
-        thumbnail_SS: uint8.
+        thumbnail_SS: uint8, grey.
     """
 
     sha256: str
@@ -51,7 +51,13 @@ class Scanned:
 
 
 def scan(paths: Sequence[Path], *, workers: int, title: str) -> Iterator[Scanned | InputError]:
-    """Yields what each file is, or why it cannot be read, in order."""
+    """Yield each file as scanned, or why it cannot be read, in order.
+
+    Args:
+        paths: N files.
+        workers: threads that decode.
+        title: of the progress bar.
+    """
     with warnings.catch_warnings():  # about files that are listed anyway
         warnings.simplefilter("ignore")
         yield from mapped(_scan_one, paths, workers=workers, total=len(paths), title=title)
@@ -79,30 +85,29 @@ def _sha256(path: Path) -> str:
 
 
 def kind_of(path: Path) -> str:
-    """Format, bits per channel and colour of an image that was decoded already."""
+    """Return format, bits per channel and colour of an image file that can be decoded."""
     if is_dicom(path):
         header = dcmread(path, stop_before_pixels=True)
         colour = str(header.get("PhotometricInterpretation", "")).strip()
         return f"DICOM {header.get('BitsStored', header.get('BitsAllocated', '?'))}-bit {colour}"
     with Image.open(path) as image:
         mode = image.mode
-        bits = (
-            16
-            if mode.startswith("I;16") or (mode == "I" and image.format == "PNG")
-            else _BIT_DEPTHS.get(mode, 8)
-        )
+        is_16_bit = mode.startswith("I;16") or (mode == "I" and image.format == "PNG")
+        bits = 16 if is_16_bit else _BIT_DEPTHS.get(mode, 8)
         colour = "grey" if mode.startswith("I;16") else _COLOURS.get(mode, mode)
         return f"{image.format} {bits}-bit {colour}"
 
 
 def near_duplicates(thumbnail_NSS: np.ndarray) -> list[tuple[int, int, float]]:
-    """Pairs of images that look the same: hashes of brightness differences, then the thumbnails themselves.
+    """Return pairs of images that look the same.
+
+    Hashes of brightness differences find candidates, the correlation of the thumbnails decides.
 
     Args:
         thumbnail_NSS: uint8.
 
     Returns:
-        (first, second, correlation of their thumbnails), first < second. Images without contrast are in none.
+        (first, second, correlation), first < second. Images without contrast are in no pair.
     """
     flat_NF = thumbnail_NSS.reshape(-1, THUMBNAIL_PX**2).astype(np.float32)
     usable = np.flatnonzero(flat_NF.std(axis=1) >= MIN_CONTRAST)
@@ -121,15 +126,20 @@ def near_duplicates(thumbnail_NSS: np.ndarray) -> list[tuple[int, int, float]]:
         alike = np.einsum("nf,nf->n", centred_NF[first], centred_NF[second])
         enough = [(flipped <= bits) & (alike >= correlation) for bits, correlation in NEAR_LIMITS]
         near = (first < second) & np.logical_or.reduce(enough)
-        found = zip(
-            usable[first[near]].tolist(), usable[second[near]].tolist(), alike[near].tolist(), strict=True
-        )
-        pairs += list(found)
+        columns = (usable[first[near]], usable[second[near]], alike[near])
+        pairs += list(zip(*(column.tolist() for column in columns), strict=True))
     return pairs
 
 
 def difference_signs(thumbnail_NSS: np.ndarray) -> np.ndarray:
-    """+1 where the right or the lower neighbour is brighter, else -1; (N, F) float32 (difference hash, dHash)."""
+    """Return +1 where the right or the lower neighbour is brighter, else -1 (difference hash, dHash).
+
+    Args:
+        thumbnail_NSS: uint8.
+
+    Returns:
+        float32 (N, F).
+    """
     count, pool = len(thumbnail_NSS), THUMBNAIL_PX // HASH_PX
     small = thumbnail_NSS.reshape(count, HASH_PX, pool, HASH_PX, pool).astype(np.float32).mean(axis=(2, 4))
     across, down = np.diff(small, axis=2) > _STEP, np.diff(small, axis=1) > _STEP
@@ -138,7 +148,7 @@ def difference_signs(thumbnail_NSS: np.ndarray) -> np.ndarray:
 
 
 def groups_of(pairs: Sequence[tuple[int, int, float]]) -> list[list[int]]:
-    """Images joined by pairs, directly or by way of others; each group and all groups in order."""
+    """Return images joined by pairs, directly or by way of others; each group and all groups in order."""
     root: dict[int, int] = {}
 
     def find(place: int) -> int:

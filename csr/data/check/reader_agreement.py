@@ -1,4 +1,4 @@
-"""How far the readers of a label table agree: Cohen's kappa of every two, Fleiss' kappa of three and more.
+"""The agreement of a label table's readers: Cohen's kappa of every two, Fleiss' kappa of three and more.
 
 Letters: R reads (image and reader), P pairs of readers, L labels, N images, C categories.
 """
@@ -25,13 +25,13 @@ _VALUE_OF_CODE = np.asarray([0, 1, MISSING, MISSING], dtype=np.int8)
 
 @dataclass(frozen=True, eq=False)
 class Reads:
-    """What each reader said of each image, sorted by image and reader, one entry for both.
+    """The labels of each reader for each image, sorted by image and reader, one read for each pair of both.
 
     Attributes:
-        image_R, reader_R: int64, places in the table and among `readers`.
+        image_R, reader_R: int64, places in the table and in `readers`.
         value_RL: int8, 1, 0 or `MISSING`; concepts, then targets.
-        readers: names of `rad_id`.
-        labels: names.
+        readers: their `rad_id`.
+        labels: L names.
     """
 
     image_R: np.ndarray
@@ -42,10 +42,7 @@ class Reads:
 
 
 def read_reads(table: LabelTable) -> Reads | None:
-    """The rows behind a table, or None if its file tells no readers apart.
-
-    The file was checked when `table` was read from it.
-    """
+    """Return the reads in a table's file, which was checked when `table` was read; None without `rad_id`."""
     labels = (*table.concept_names, *table.target_names)
     place_of = {image_key(name): place for place, name in enumerate(table.image_ids)}
     number_of: dict[str, int] = {}
@@ -70,7 +67,7 @@ def read_reads(table: LabelTable) -> Reads | None:
 
 
 def agreement(reads: Reads) -> dict[str, Any] | None:
-    """Kappas of each label and their means; None if no image has two readers.
+    """Return kappas of each label and their means; None if no image has two readers.
 
     `cohen` is the mean over all pairs of readers for whom it exists (Light 1971), on the images that both
     read; `fleiss` (1971) is taken over the images with the most common number of reads, three or more. Both
@@ -92,7 +89,7 @@ def agreement(reads: Reads) -> dict[str, Any] | None:
 
 
 def _pairs(image_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every two reads of one image: places (reads are sorted by image)."""
+    """Return every two reads of one image, two arrays (P,) of places; `image_R` is sorted."""
     first, second = [], []
     largest = int(np.bincount(image_R).max()) if len(image_R) else 0
     for step in range(1, largest):
@@ -120,10 +117,10 @@ def _cohen_of(reads: Reads, first_P: np.ndarray, second_P: np.ndarray, label: in
 
 
 def cohen_kappa(count_CC: np.ndarray) -> float | None:
-    """Cohen's kappa of two readers.
+    """Return Cohen's kappa of two readers; None without images, or if chance explains everything.
 
     Args:
-        count_CC: images by the category of the one and of the other reader.
+        count_CC: integers, images by the category of the one and of the other reader.
     """
     total = count_CC.sum()
     if not total:
@@ -135,10 +132,10 @@ def cohen_kappa(count_CC: np.ndarray) -> float | None:
 
 def _fleiss_of(reads: Reads, label: int) -> dict[str, Any]:
     value_R = reads.value_RL[:, label]
-    told = value_R != MISSING
+    read_R = value_R != MISSING
     num_images = int(reads.image_R.max()) + 1
-    reads_N = np.bincount(reads.image_R[told], minlength=num_images)
-    yes_N = np.bincount(reads.image_R[told], weights=value_R[told], minlength=num_images)
+    reads_N = np.bincount(reads.image_R[read_R], minlength=num_images)
+    yes_N = np.bincount(reads.image_R[read_R], weights=value_R[read_R], minlength=num_images)
     enough = reads_N[reads_N >= MIN_READERS_FLEISS]
     if not len(enough):
         return {"fleiss": None, "fleiss_images": 0}
@@ -149,10 +146,10 @@ def _fleiss_of(reads: Reads, label: int) -> dict[str, Any]:
 
 
 def fleiss_kappa(count_NC: np.ndarray) -> float | None:
-    """Fleiss' kappa of images that the same number of readers put into categories.
+    """Return Fleiss' kappa; None if chance explains everything.
 
     Args:
-        count_NC: how many readers put an image into a category; the sum of each row is the same.
+        count_NC: numbers of readers by image and category; the sum of each row is the same.
     """
     reads = count_NC.sum(axis=1)[0]
     seen = ((count_NC**2).sum(axis=1) - reads).mean() / (reads * (reads - 1))

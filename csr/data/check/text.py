@@ -1,4 +1,4 @@
-"""What `csr data check` prints."""
+"""The lines that `csr data check` prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_KINDS = 6
 
 
 def text_lines(found: Found) -> list[str]:
-    """Lines for a terminal: counts, labels, readers, images, copies, then warnings and problems."""
+    """Return lines for a terminal: counts, labels, readers, boxes, copies, then warnings and problems."""
     lines = [line for name, split in found["splits"].items() for line in _split_lines(name, split)]
     lines += [
         "",
@@ -25,12 +25,12 @@ def text_lines(found: Found) -> list[str]:
 
 
 def many(count: int, noun: str) -> str:
-    """1 image, 2 images."""
+    """Return a count with its noun: 1 image, 2 images."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def verdict(found: Found) -> str:
-    """One sentence: can this data be trained on?"""
+    """Return the sentence whether `csr train` can use the data."""
     if found["problems"]:
         return f"Not usable for training: {many(len(found['problems']), 'problem')}."
     warned = f", with {many(len(found['warnings']), 'warning')}" if found["warnings"] else ""
@@ -39,10 +39,10 @@ def verdict(found: Found) -> str:
 
 def _split_lines(name: str, split: Found) -> Iterator[str]:
     readers = ", ".join(f"{count} by {number}" for number, count in split["readers_per_image"].items())
-    told = f"{split['images']} images in {split['csv']}"
-    told += "" if readers == f"{split['images']} by 1" else f" (readers: {readers})"
-    told += "" if split["patients"] is None else f", {split['patients']} patients"
-    yield f"{name}: {told}; {split['readable']} readable"
+    counts = f"{split['images']} images in {split['csv']}"
+    counts += "" if readers == f"{split['images']} by 1" else f" (readers: {readers})"
+    counts += "" if split["patients"] is None else f", {split['patients']} patients"
+    yield f"{name}: {counts}; {split['readable']} readable"
     kinds = [f"{count} {kind}" for kind, count in split["kinds"].items()]
     if kinds:
         more = f", {len(kinds) - MAX_KINDS} other kinds" if len(kinds) > MAX_KINDS else ""
@@ -80,6 +80,7 @@ def _share(counts: Found | None) -> str:
 
 
 def number(value: float | None) -> str:
+    """Return a score with three digits, or - for None."""
     return "-" if value is None else f"{value:.3f}"
 
 
@@ -89,8 +90,9 @@ def _agreement_lines(found: Found) -> Iterator[str]:
         return
     mean = agreed["mean"]
     yield (
-        f"Readers: {agreed['readers']}, {agreed['images']} images with two or more; mean over labels: they agree on "
-        f"{number(mean['agree'])}, Cohen's kappa {number(mean['cohen'])}, Fleiss' kappa {number(mean['fleiss'])}"
+        f"Readers: {agreed['readers']}, {agreed['images']} images with two or more; mean over labels: "
+        f"they agree on {number(mean['agree'])}, Cohen's kappa {number(mean['cohen'])}, "
+        f"Fleiss' kappa {number(mean['fleiss'])}"
     )
 
 
@@ -98,7 +100,10 @@ def _box_lines(boxes: Found | None) -> Iterator[str]:
     if boxes is None:
         return
     absent = sum(row["on_absent"] for row in boxes["classes"].values())
-    yield f"Boxes: {boxes['boxes']} on {boxes['images']} images; {absent} on images without that finding are not used"
+    yield (
+        f"Boxes: {boxes['boxes']} on {boxes['images']} images; "
+        f"{absent} on images without that finding are not used"
+    )
     for name, count in boxes["ignored"].items():
         yield f"  {count} of {name!r}, which is no concept, are not used"
 

@@ -55,7 +55,7 @@ class CacheBuild:
         return is_complete(self.file, len(self.paths), self.size)
 
     def write_own_part(self, workers: int, progress: Callable[[int, int], None] | None) -> str | None:
-        """Decode every world-th image into this rank's part, if it is not complete; return why that failed."""
+        """Decode every world-th image into this rank's part, if that is missing; return why it failed."""
         own = self._part(self.rank)
         index = read_index(own)
         if self._is_done() or (index is not None and not index.problems):

@@ -1,12 +1,13 @@
-"""ISIC 2017 challenge, parts 2 and 3 (challenge.isic-archive.com/landing/2017).
+"""Importer of the ISIC 2017 challenge, parts 2 and 3 (challenge.isic-archive.com/landing/2017).
 
     RAW/ISIC-2017_Training_Data/ISIC_0000000.jpg  ISIC_0000000_superpixels.png
     RAW/ISIC-2017_Training_Part2_GroundTruth/ISIC_0000000_features.json
     RAW/ISIC-2017_Training_Part3_GroundTruth.csv        image_id, melanoma, seborrheic_keratosis
 
-and the same with Validation and Test_v2; an archive unpacked into a folder of its own name is found too. The
-four dermoscopic features are concepts: an image has one if any of its superpixels has it, and touching
-superpixels with the feature make one box. Diagnoses are targets; a lesion that is neither is a nevus.
+and the same with Validation and Test_v2; archives that were unpacked into folders of their own names are
+found too. The four dermoscopic features are concepts: an image has one if any of its superpixels has it, and
+touching superpixels with the feature make one box. Diagnoses are targets; a lesion that is neither is a
+nevus.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from csr.data.importers.isic2017_features import FEATURES, Lesion, read_lesion
 from csr.data.importers.output import BOX_COLUMNS, Output
 from csr.data.importers.raw import ImageFiles, Raw, open_raw, read_table
 from csr.data.importers.summary import SPLITS, Imported
+from csr.data.labels.label_cells import NO, YES, label_code
 from csr.data.labels.names import show
 from csr.runtime.errors import InputError
 from csr.runtime.thread_map import mapped
@@ -35,6 +37,7 @@ ORIGIN = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this importer."""
     parser.add_argument(
         "--with_validation",
         action="store_true",
@@ -51,19 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(folder: Path, output: Output, options: argparse.Namespace) -> Imported:
-    """Read RAW, write the four tables, place the images.
+    """Read RAW, write the four tables and place the images.
 
     Raises:
         InputError: a file is missing or not as published.
     """
-    raw, found = open_raw(folder, DATASET), Imported(dict(ORIGIN), target_cols=(*DIAGNOSES, NEVUS))
+    raw, imported = open_raw(folder, DATASET), Imported(dict(ORIGIN), target_cols=(*DIAGNOSES, NEVUS))
     if options.with_validation and output.images != "copy":
         raise InputError("--with_validation joins two image folders: give --images copy with it")
     parts = {"train": ["Training", *(["Validation"] if options.with_validation else [])], "test": ["Test_v2"]}
     seen: dict[str, str] = {}
     for split in SPLITS:
-        _import_split(raw, split, parts[split], output, found, seen, workers=options.workers)
-    return found
+        _import_split(raw, split, parts[split], output, imported, seen, workers=options.workers)
+    return imported
 
 
 def _import_split(
@@ -71,7 +74,7 @@ def _import_split(
     split: str,
     parts: list[str],
     output: Output,
-    found: Imported,
+    imported: Imported,
     seen: dict[str, str],
     *,
     workers: int,
@@ -85,8 +88,8 @@ def _import_split(
             diagnoses = _diagnoses(raw, part, seen)
             images, features = _folders(raw, part)
             files = ImageFiles(images, (".jpg",))
-            pixels, told = ImageFiles(images, (".png",)), ImageFiles(features, (".json",))
-            read = partial(_lesion, files=files, pixels=pixels, features=told)
+            pixels, lists = ImageFiles(images, (".png",)), ImageFiles(features, (".json",))
+            read = partial(_lesion, files=files, pixels=pixels, features=lists)
             lesions = mapped(
                 read, diagnoses.items(), workers=workers, total=len(diagnoses), title=f"{DATASET}, {part}"
             )
@@ -94,37 +97,44 @@ def _import_split(
                 labels.writerow([image, *(int(name in lesion.present) for name in FEATURES), *cells])
                 boxes.writerows([image, name, *box] for name, box in lesion.boxes)
             names = [f"{image}.jpg" for image in diagnoses]
-            found.folders[split] = output.place_images(split, images, names)
+            imported.folders[split] = output.place_images(split, images, names)
 
 
 def _diagnoses(raw: Raw, part: str, seen: dict[str, str]) -> dict[str, tuple[str, list[str]]]:
-    """Image -> where it stands and its targets; `seen` has the images of all parts."""
+    """Return location and targets by image of a part.
+
+    Args:
+        raw: RAW.
+        part: Training, Validation or Test_v2.
+        seen: locations by image of all parts so far; those of this part are added.
+    """
     path = raw.file(*_places(f"ISIC-2017_{part}_Part3_GroundTruth.csv"))
-    found: dict[str, tuple[str, list[str]]] = {}
-    for where, row in read_table(path, columns=("image_id", *DIAGNOSES)):
+    diagnoses: dict[str, tuple[str, list[str]]] = {}
+    for location, row in read_table(path, columns=("image_id", *DIAGNOSES)):
         values = []
         for name in DIAGNOSES:
-            if row[name] not in ("0", "1", "0.0", "1.0"):
+            code = label_code(row[name])
+            if code not in (NO, YES):
                 raise InputError(
-                    f"{where}, column {name}: {show(row[name])} is not 0.0 or 1.0; download the file again"
+                    f"{location}, column {name}: {show(row[name])} is not 0.0 or 1.0; download the file again"
                 )
-            values.append(int(float(row[name])))
+            values.append(int(code == YES))
         if sum(values) > 1:
-            raise InputError(f"{where}: is both {' and '.join(DIAGNOSES)}; download the file again")
+            raise InputError(f"{location}: is both {' and '.join(DIAGNOSES)}; download the file again")
         image = row["image_id"]
         if image in seen:
             raise InputError(
-                f"{where}: image {show(image)} stands already in {seen[image]}; download both again"
+                f"{location}: image {show(image)} is already in {seen[image]}; download both again"
             )
-        seen[image] = where
-        found[image] = (where, [str(v) for v in (*values, int(not any(values)))])
-    if not found:
+        seen[image] = location
+        diagnoses[image] = (location, [str(v) for v in (*values, int(not any(values)))])
+    if not diagnoses:
         raise InputError(f"{path}: no rows below the header; download it again")
-    return found
+    return diagnoses
 
 
 def _folders(raw: Raw, part: str) -> tuple[Path, Path]:
-    """Image folder and feature folder of a part, also where an archive was unpacked into its own name."""
+    """Return image folder and feature folder of a part, also if it was unpacked into a folder of its name."""
     data, features = f"ISIC-2017_{part}_Data", f"ISIC-2017_{part}_Part2_GroundTruth"
     return raw.subfolder(f"{data}/{data}", data), raw.subfolder(f"{features}/{features}", features)
 
@@ -136,9 +146,9 @@ def _places(name: str) -> tuple[str, str]:
 def _lesion(
     row: tuple[str, tuple[str, list[str]]], *, files: ImageFiles, pixels: ImageFiles, features: ImageFiles
 ) -> Lesion:
-    image, (where, _) = row
+    image, (location, _) = row
     return read_lesion(
-        files.folder / files.find(image, where=where),
-        superpixels=pixels.folder / pixels.find(f"{image}_superpixels", where=where),
-        features=features.folder / features.find(f"{image}_features", where=where),
+        files.folder / files.find(image, location=location),
+        superpixels=pixels.folder / pixels.find(f"{image}_superpixels", location=location),
+        features=features.folder / features.find(f"{image}_features", location=location),
     )

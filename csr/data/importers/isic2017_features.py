@@ -1,4 +1,4 @@
-"""Dermoscopic features of one ISIC 2017 lesion: which it has, and boxes around where.
+"""Dermoscopic features of one ISIC 2017 lesion: those that are present, and boxes around their regions.
 
 Letters: H W pixels, S superpixels.
 """
@@ -29,7 +29,7 @@ class Lesion(NamedTuple):
 
 
 def read_lesion(image: Path, *, superpixels: Path, features: Path) -> Lesion:
-    """Features of one image.
+    """Return the features of one image.
 
     Args:
         image: the lesion, JPEG.
@@ -49,7 +49,7 @@ def read_lesion(image: Path, *, superpixels: Path, features: Path) -> Lesion:
     lengths = {len(row) for row in has_S.values()}
     if lengths != {num_superpixels}:
         raise InputError(
-            f"{features}: tells of {', '.join(map(str, sorted(lengths)))} superpixels, but {superpixels} has "
+            f"{features}: lists {', '.join(map(str, sorted(lengths)))} superpixels, but {superpixels} has "
             f"{num_superpixels}; download both again"
         )
     boxes = [(name, box) for name in FEATURES if name in present for box in regions(has_S[name][index_HW])]
@@ -57,7 +57,7 @@ def read_lesion(image: Path, *, superpixels: Path, features: Path) -> Lesion:
 
 
 def regions(mask_HW: np.ndarray) -> list[Box]:
-    """Boxes around the connected regions of a mask; corners touch."""
+    """Return boxes around the connected regions of a bool mask; pixels that share a corner are connected."""
     from scipy import ndimage  # half a second: not for a help text
 
     labelled_HW, _ = ndimage.label(mask_HW, structure=_CORNERS_TOUCH)
@@ -68,14 +68,14 @@ def regions(mask_HW: np.ndarray) -> list[Box]:
 
 
 def _read_features(path: Path) -> dict[str, np.ndarray]:
-    told: Any = read_json(path)
-    if not isinstance(told, dict) or sorted(told) != sorted(FEATURES):
-        found = show(", ".join(map(str, told))) if isinstance(told, dict) else show(type(told).__name__)
+    features: Any = read_json(path)
+    if not isinstance(features, dict) or sorted(features) != sorted(FEATURES):
+        names = ", ".join(map(str, features)) if isinstance(features, dict) else type(features).__name__
         wanted = ", ".join(FEATURES)
-        raise InputError(f"{path}: has {found}, the published file has {wanted}; download it again")
+        raise InputError(f"{path}: has {show(names)}, the published file has {wanted}; download it again")
     has_S = {}
     for name in FEATURES:
-        values = told[name]
+        values = features[name]
         if not isinstance(values, list) or not all(type(v) in (int, float) and v in (0, 1) for v in values):
             raise InputError(f"{path}: {name} is not a list of 0 and 1; download it again")
         has_S[name] = np.asarray(values, dtype=bool)

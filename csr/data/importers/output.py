@@ -1,4 +1,4 @@
-"""The folder that an import writes: tables appear together at the end, images are linked or copied."""
+"""The folder of an import: tables appear together at the end, images are linked or copied."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COPY_THREADS = 4
 
 
 class Output:
-    """Collects tables beside their final place; `finish` puts them there.
+    """A folder whose tables are written beside their final place until `finish` puts them there.
 
     Args:
         folder: OUT.
@@ -49,7 +49,7 @@ class Output:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """Within it tables are written; an exception leaves OUT as it was."""
+        """Enclose the writing of tables; an exception leaves OUT as it was."""
         try:
             self._staging.mkdir(parents=True)
             yield
@@ -63,7 +63,7 @@ class Output:
 
     @contextlib.contextmanager
     def table(self, name: str, columns: Sequence[str]) -> Iterator[Any]:
-        """A csv writer of a table; its header is written."""
+        """Open a table and yield its csv writer, which has written the header."""
         assert name in TABLES
         with open(self._staging / name, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -71,7 +71,7 @@ class Output:
             yield writer
 
     def place_images(self, name: str, source: Path, files: Iterable[str]) -> Path:
-        """Make the images of a folder available; returns the folder to name in `csr train`.
+        """Make the images of a folder available and return the folder to name in `csr train`.
 
         Args:
             name: of the folder in OUT.
@@ -82,7 +82,7 @@ class Output:
             return source
         target = self.folder / name
         if self.images == "copy":
-            if target.is_symlink():  # writing through a link of an earlier import would write into RAW
+            if target.is_symlink():  # of an earlier import: writing through the link would write into RAW
                 target.unlink()
             self._copy(source, target, sorted(set(files)))
             return target
@@ -118,9 +118,9 @@ class Output:
             pass
 
     def finish(self, origin: dict[str, str]) -> None:
-        """Put the tables into place, and what the data set is beside them."""
-        told = json.dumps({"format": ORIGIN_FORMAT, **origin}, indent=2) + "\n"
-        (self._staging / ORIGIN_FILE).write_text(told, encoding="utf-8")
+        """Put the tables into their place, and beside them the origin of the data set."""
+        text = json.dumps({"format": ORIGIN_FORMAT, **origin}, indent=2) + "\n"
+        (self._staging / ORIGIN_FILE).write_text(text, encoding="utf-8")
         for name in (*TABLES, ORIGIN_FILE):
             if (self._staging / name).is_file():
                 os.replace(self._staging / name, self.folder / name)
@@ -129,7 +129,7 @@ class Output:
 
 
 def _same(source: Path, target: Path) -> bool:
-    """Whether a copy is there already, so that a copy that was stopped goes on."""
+    """Return whether a file was copied before, so that an interrupted import resumes."""
     if not target.is_file() or target.is_symlink():
         return False
     there, here = source.stat(), target.stat()

@@ -1,4 +1,7 @@
-"""Files of a published data set, read strictly: what is missing or odd is one line with file and fix."""
+"""Files of a published data set, read strictly: what is missing or odd becomes one line with file and fix.
+
+Letters: L labels.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class Raw:
     """A folder that holds a published data set.
 
     Attributes:
-        folder: as the user gave it.
+        folder: as the user named it.
         dataset: its name, for messages.
     """
 
@@ -34,10 +37,10 @@ class Raw:
     dataset: str
 
     def file(self, *names: str) -> Path:
-        """The first of these that is a file.
+        """Return the first of these names that is a file.
 
         Raises:
-            InputError: none is.
+            InputError: none of them is.
         """
         for name in names:
             if (self.folder / name).is_file():
@@ -49,10 +52,10 @@ class Raw:
         )
 
     def subfolder(self, *names: str) -> Path:
-        """The first of these that is a folder.
+        """Return the first of these names that is a folder.
 
         Raises:
-            InputError: none is.
+            InputError: none of them is.
         """
         for name in names:
             if (self.folder / name).is_dir():
@@ -65,18 +68,22 @@ class Raw:
 
 
 def open_raw(folder: Path, dataset: str) -> Raw:
-    """Raises an InputError if there is no such folder."""
+    """Return the folder of a data set.
+
+    Raises:
+        InputError: there is no such folder.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the folder that {dataset} was unpacked into")
     return Raw(folder, dataset)
 
 
 class ImageFiles:
-    """The files of a folder by name, each checked to stay inside of it.
+    """The image files of a folder by name, each checked to stay inside the folder.
 
     Args:
         folder: listed once; a name may have one folder in front of it.
-        suffixes: that an image may have, lower case.
+        suffixes: of images, lower case.
     """
 
     def __init__(self, folder: Path, suffixes: tuple[str, ...]) -> None:
@@ -84,34 +91,36 @@ class ImageFiles:
         self._root = folder.resolve()
         self._names: dict[str, set[str]] = {}
 
-    def find(self, stem: str, *, where: str) -> str:
-        """The name of the image file of a stem, relative to the folder.
+    def find(self, stem: str, *, location: str) -> str:
+        """Return the name of the image file of a stem, relative to the folder.
 
         Args:
             stem: file name without its suffix, `/` between folders.
-            where: file and line that names it.
+            location: file and line that names it, for messages.
 
         Raises:
             InputError: no such file, or a name or a link that leaves the folder.
         """
         problem = id_problem(stem)
         if problem:
-            raise InputError(f"{where}: image name {show(stem)} {problem}")
+            raise InputError(f"{location}: image name {show(stem)} {problem}")
         below, _, name = stem.rpartition("/")
         if below not in self._names:
             self._names[below] = _listed(self.folder / below)
         for suffix in self.suffixes:
             if f"{name}{suffix}" in self._names[below]:
-                return self._checked(f"{stem}{suffix}", where)
+                return self._checked(f"{stem}{suffix}", location)
         tried = " ".join(self.suffixes)
-        raise InputError(f"{where}: image {show(stem)} is not in {self.folder} ({tried}); download it again")
+        raise InputError(
+            f"{location}: image {show(stem)} is not in {self.folder} ({tried}); download it again"
+        )
 
-    def _checked(self, name: str, where: str) -> str:
+    def _checked(self, name: str, location: str) -> str:
         path = self.folder / name
         real = Path(os.path.realpath(path))
         if self._root not in real.parents or not real.is_file():
             raise InputError(
-                f"{where}: {path} is a link out of {self.folder} or no file; put the file itself there"
+                f"{location}: {path} is a link out of {self.folder} or no file; put the file itself there"
             )
         return name
 
@@ -132,7 +141,7 @@ def read_table(
     Args:
         path: a CSV file.
         columns: that must be there, in any order and case.
-        optional: that may be there; '' where they are not.
+        optional: that may be there; '' if they are not.
         more: further columns are ignored and no error.
 
     Raises:
@@ -154,7 +163,7 @@ def read_labels(
         path: a CSV file with no further columns.
         keys: columns of text that must be there.
         labels: L columns of labels, in the order in which they are yielded.
-        optional: columns of text that may be there; '' where they are not.
+        optional: columns of text that may be there; '' if they are not.
 
     Raises:
         InputError: as of `read_table`; a cell that is no label.
@@ -172,7 +181,8 @@ def read_labels(
                     name = labels[int(np.argmax(code_RL[row] == INVALID))]
                     cell = show(block.columns[place[name]].text(row))
                     raise InputError(
-                        f"{location}, column {show(name)}: {cell} is not 0, 1 or empty; download the file again"
+                        f"{location}, column {show(name)}: {cell} is not 0, 1 or empty; "
+                        "download the file again"
                     )
                 cells = {
                     name: block.columns[place[name]].text(row) if name in place else ""
@@ -192,7 +202,7 @@ def _places(path: Path, header: list[str], names: tuple[str, ...], *, more: bool
 
 
 def read_json(path: Path) -> Any:
-    """Parsed JSON.
+    """Return parsed JSON.
 
     Raises:
         InputError: larger than `MAX_JSON_BYTES`, not UTF-8 or not JSON.

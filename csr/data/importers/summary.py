@@ -1,4 +1,4 @@
-"""What an import found, and the commands that come next."""
+"""The result of an import: counts for the user, and the commands that come next."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Imported:
     Attributes:
         origin: dataset, source and citation, for the model's card.
         folders: image folder by split.
-        target_cols: to name in `csr train`; None: they are found by name.
-        notices: what a user should know about the data.
+        target_cols: to name in `csr train`; None: its defaults fit.
+        notices: lines about the data that a user should know.
     """
 
     origin: dict[str, str]
@@ -30,30 +30,30 @@ class Imported:
     notices: list[str] = field(default_factory=list)
 
 
-def summary(found: Imported, out: Path) -> list[str]:
-    """Lines for the user: counts of what was written, read back by csr's own reader, and what comes next.
+def summary(imported: Imported, out: Path) -> list[str]:
+    """Return lines for the user: counts of the tables, read back by csr's own reader, and the next commands.
 
     Raises:
         InputError: csr cannot read what was written.
     """
-    tables = {"train": read_label_table(out / "labels_train.csv", target_cols=found.target_cols)}
+    tables = {"train": read_label_table(out / "labels_train.csv", target_cols=imported.target_cols)}
     train = tables["train"]
     tables["test"] = read_label_table(
-        out / "labels_test.csv", target_cols=found.target_cols, vocabulary=train
+        out / "labels_test.csv", target_cols=imported.target_cols, vocabulary=train
     )
     check_disjoint(train, tables["test"])
-    lines = [f"{found.origin['dataset']}: {out}"]
+    lines = [f"{imported.origin['dataset']}: {out}"]
     for split, table in tables.items():
         boxes = _count_boxes(out / f"boxes_{split}.csv", table)
         mean = table.num_readers_N.mean()
         readers = f", {mean:.2g} readers each" if mean > 1 else ""
         lines.append(
-            f"{split}: {len(table)} images{readers}, {boxes} boxes, images in {found.folders[split]}"
+            f"{split}: {len(table)} images{readers}, {boxes} boxes, images in {imported.folders[split]}"
         )
     lines += _label_lines(tables)
     rare = [n for n, count in zip(train.concept_names, count_positives(train.concept_NK)) if not count]
-    lines += [f"Notice: {line}" for line in found.notices]
-    return [*lines, "", *_commands(found, out, drop_rare=bool(rare))]
+    lines += [f"Notice: {line}" for line in imported.notices]
+    return [*lines, "", *_commands(imported, out, drop_rare=bool(rare))]
 
 
 def _count_boxes(path: Path, table: LabelTable) -> int:
@@ -73,18 +73,18 @@ def _label_lines(tables: dict[str, LabelTable]) -> list[str]:
     return lines
 
 
-def _commands(found: Imported, out: Path, *, drop_rare: bool) -> list[str]:
-    columns = ["--target_cols", *found.target_cols] if found.target_cols else []
+def _commands(imported: Imported, out: Path, *, drop_rare: bool) -> list[str]:
+    columns = ["--target_cols", *imported.target_cols] if imported.target_cols else []
     check = [
         "csr",
         "data",
         "check",
         str(out / "labels_train.csv"),
-        str(found.folders["train"]),
+        str(imported.folders["train"]),
         "--test_csv",
         str(out / "labels_test.csv"),
         "--test_dir",
-        str(found.folders["test"]),
+        str(imported.folders["test"]),
         "--boxes_csv",
         str(out / "boxes_train.csv"),
         *columns,
@@ -97,11 +97,11 @@ def _commands(found: Imported, out: Path, *, drop_rare: bool) -> list[str]:
         "--train_csv",
         str(out / "labels_train.csv"),
         "--train_dir",
-        str(found.folders["train"]),
+        str(imported.folders["train"]),
         "--test_csv",
         str(out / "labels_test.csv"),
         "--test_dir",
-        str(found.folders["test"]),
+        str(imported.folders["test"]),
         *columns,
         *(["--drop_rare", "1"] if drop_rare else []),
     ]

@@ -1,12 +1,12 @@
-"""TBX11K as its authors publish it (mmcheng.net/tb).
+"""Importer of TBX11K as its authors publish it (mmcheng.net/tb).
 
     RAW/lists/TBX11K_train.txt  TBX11K_val.txt     one image a line: health/h0001.png, sick/.., tb/..
     RAW/imgs/health  imgs/sick  imgs/tb            512 x 512 PNG
     RAW/annotations/json/TBX11K_train.json ..      COCO boxes in pixels of these images
     RAW/annotations/xml/tb0001.xml ..              the same as VOC, in pixels of the original radiographs
 
-The folder of an image is its diagnosis; boxes tell active from latent tuberculosis. The labels of the test
-list are not published: the validation list becomes the test set, as in the literature.
+The folder of an image is its diagnosis; boxes distinguish active from latent tuberculosis. The labels of the
+test list are not published: the validation list becomes the test set, as in the literature.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ ORIGIN = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this importer."""
     parser.add_argument(
         "--boxes",
         choices=("json", "xml"),
@@ -49,13 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(folder: Path, output: Output, options: argparse.Namespace) -> Imported:
-    """Read RAW, write the four tables, place the images.
+    """Read RAW, write the four tables and place the images.
 
     Raises:
         InputError: a file is missing or not as published.
     """
-    raw, found = open_raw(folder, DATASET), Imported(dict(ORIGIN))
-    found.target_cols = (HEALTHY, SICK, ANY) if options.merge_tb else (HEALTHY, SICK, ACTIVE, LATENT)
+    raw, imported = open_raw(folder, DATASET), Imported(dict(ORIGIN))
+    imported.target_cols = (HEALTHY, SICK, ANY) if options.merge_tb else (HEALTHY, SICK, ACTIVE, LATENT)
     source = raw.subfolder("imgs")
     images = ImageFiles(source, (".png", ".jpg"))
     names = {split: _listed(raw, split, images) for split in SPLITS}
@@ -63,21 +64,21 @@ def run(folder: Path, output: Output, options: argparse.Namespace) -> Imported:
     if both:
         lists = " and in ".join(f"{name}.txt" for name in LISTS.values())
         raise InputError(f"{folder}: image {show(min(both))} is in {lists}; give the published lists")
-    lesions = {split: _lesions(raw, split, names[split], source, options.boxes, found) for split in SPLITS}
+    lesions = {split: _lesions(raw, split, names[split], source, options.boxes, imported) for split in SPLITS}
     drawn = Counter(kind for lesion in lesions["train"].values() for kind, _ in lesion)
     concepts = tuple(kind for kind in LESIONS if drawn[kind])
     if not concepts:
         raise InputError(f"{folder}: no training image has a box, so there is no concept; download it again")
     for split in SPLITS:
-        _write(split, names[split], lesions[split], concepts, output, found)
+        _write(split, names[split], lesions[split], concepts, output, imported)
     used = [name for split in SPLITS for name in names[split].values()]
     target = output.place_images("images", source, used)
-    found.folders = dict.fromkeys(SPLITS, target)
-    return found
+    imported.folders = dict.fromkeys(SPLITS, target)
+    return imported
 
 
 def _listed(raw: Raw, split: str, images: ImageFiles) -> dict[str, str]:
-    """Image id (`tb/tb0001`) -> file name below imgs/, of one list."""
+    """Return the file name below imgs/ by image id (`tb/tb0001`), of one list."""
     path = raw.file(f"lists/{LISTS[split]}.txt")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -85,37 +86,37 @@ def _listed(raw: Raw, split: str, images: ImageFiles) -> dict[str, str]:
         raise InputError(f"{path}: cannot be read as text; download it again") from None
     names: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
-        where, stem = f"{path} line {number}", image_stem(line)
+        location, stem = f"{path} line {number}", image_stem(line)
         if not stem:
             continue
         if stem.split("/")[0] not in FOLDERS or stem.count("/") != 1:
             raise InputError(
-                f"{where}: {show(line.strip())} is not in {', '.join(FOLDERS)}; give the published list"
+                f"{location}: {show(line.strip())} is not in {', '.join(FOLDERS)}; give the published list"
             )
         if stem in names:
-            raise InputError(f"{where}: {show(stem)} stands there twice; download the list again")
-        names[stem] = images.find(stem, where=where)
+            raise InputError(f"{location}: {show(stem)} is listed twice; download the list again")
+        names[stem] = images.find(stem, location=location)
     if not names:
         raise InputError(f"{path}: names no image; download it again")
     return names
 
 
 def image_stem(name: str) -> str:
-    """`imgs/tb/tb0001.png` and `tb/tb0001.png` -> `tb/tb0001`."""
+    """Return the image id of a name: `tb/tb0001` of `imgs/tb/tb0001.png` and of `tb/tb0001.png`."""
     text = name.strip().removeprefix("./").removeprefix("imgs/")
     return text.rsplit(".", 1)[0] if "." in text.rsplit("/", 1)[-1] else text
 
 
 def _lesions(
-    raw: Raw, split: str, names: dict[str, str], source: Path, form: str, found: Imported
+    raw: Raw, split: str, names: dict[str, str], source: Path, form: str, imported: Imported
 ) -> dict[str, Lesions]:
-    """Boxes of each image that has some."""
+    """Return the boxes by image id, of images that have some."""
     if form == "xml":
         tb = [stem for stem in names if stem.startswith("tb/")]
         lesions, difficult = read_voc(raw.subfolder("annotations/xml"), tb, files=names, images=source)
         if difficult:
-            found.notices.append(
-                f"{difficult} {split} boxes are marked difficult and left out, as in the JSON files"
+            imported.notices.append(
+                f"{difficult} {split} boxes are marked difficult and omitted, as in the JSON files"
             )
     else:
         stem_of = {stem.rsplit("/", 1)[-1]: stem for stem in names}
@@ -135,40 +136,40 @@ def _write(
     lesions: dict[str, Lesions],
     concepts: tuple[str, ...],
     output: Output,
-    found: Imported,
+    imported: Imported,
 ) -> None:
-    assert found.target_cols is not None
+    assert imported.target_cols is not None
     untyped = 0
-    with output.table(f"labels_{split}.csv", ("image_id", *concepts, *found.target_cols)) as table:
+    with output.table(f"labels_{split}.csv", ("image_id", *concepts, *imported.target_cols)) as table:
         for stem in names:
             kinds = {kind for kind, _ in lesions.get(stem, [])}
             untyped += stem.startswith("tb/") and not kinds
             cells = _cells(stem.split("/")[0], kinds, concepts)
-            table.writerow([stem, *(cells[name] for name in (*concepts, *found.target_cols))])
+            table.writerow([stem, *(cells[name] for name in (*concepts, *imported.target_cols))])
     with output.table(f"boxes_{split}.csv", ("image_id", *BOX_COLUMNS)) as table:
         for stem, drawn in lesions.items():
             table.writerows([stem, kind, *box] for kind, box in drawn if kind in concepts)
     if untyped:
-        found.notices.append(
+        imported.notices.append(
             f"{untyped} {split} images of imgs/tb have no box: which tuberculosis it is stays empty "
             "(not annotated)"
         )
     unknown = {kind for drawn in lesions.values() for kind, _ in drawn} - set(concepts)
     if unknown:
-        found.notices.append(
-            f"{split} boxes of {', '.join(sorted(unknown))} are left out: no training image has one"
+        imported.notices.append(
+            f"{split} boxes of {', '.join(sorted(unknown))} are omitted: no training image has one"
         )
 
 
 def _cells(folder: str, kinds: set[str], concepts: tuple[str, ...]) -> dict[str, str]:
-    """Labels of one image; '' where the published files do not tell."""
+    """Return the labels of one image by name; '' if the published files do not contain them."""
     cells = {name: str(int(name in kinds)) for name in concepts}
-    told = {HEALTHY: "health", SICK: "sick", ANY: "tb"}
-    cells |= {name: str(int(folder == place)) for name, place in told.items()}
+    folders = {HEALTHY: "health", SICK: "sick", ANY: "tb"}
+    cells |= {name: str(int(folder == own)) for name, own in folders.items()}
     active, latent, general = (kind in kinds for kind in LESIONS)
     cells |= {ACTIVE: str(int(active)), LATENT: str(int(latent))}
     if folder == "tb" and not kinds:
         cells |= dict.fromkeys((*concepts, ACTIVE, LATENT), "")
-    elif general:  # a box that says tuberculosis and not which
+    elif general:  # a box of tuberculosis without its kind
         cells |= {name: "" for name, seen in ((ACTIVE, active), (LATENT, latent)) if not seen}
     return cells

@@ -1,4 +1,4 @@
-"""Boxes of TBX11K, from either of the two published forms."""
+"""Boxes of TBX11K, read from either of the two published forms (COCO and VOC)."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ Lesions = list[tuple[str, Box]]
 def read_coco(
     path: Path, stem_of: dict[str, str], *, files: dict[str, str], images: Path
 ) -> dict[str, Lesions]:
-    """Boxes by image id of a COCO file: bbox is x, y, width, height.
+    """Return the boxes by image id of a COCO file, where bbox is x, y, width, height in pixels.
 
     Args:
         path: the JSON file.
         stem_of: image id by the file name without folder and suffix.
         files: name below `images` of each image id.
-        images: folder of the images, whose size must be the one that the file tells.
+        images: folder of the images, whose sizes must be those in the file.
 
     Raises:
-        InputError: names the entry that is not as in the published file.
+        InputError: an entry is not as in the published file.
     """
-    told = read_json(path)
-    parts = [
-        told.get(key) if isinstance(told, dict) else None for key in ("images", "annotations", "categories")
-    ]
+    content = read_json(path)
+    keys = ("images", "annotations", "categories")
+    parts = [content.get(key) if isinstance(content, dict) else None for key in keys]
     if not all(isinstance(part, list) and all(isinstance(e, dict) for e in part) for part in parts):
         raise InputError(
             f"{path}: lacks lists of images, annotations and categories; give the published file"
@@ -45,21 +44,22 @@ def read_coco(
     entries = {_entry(path, "images", i, e, "id"): (i, e) for i, e in enumerate(parts[0] or [])}
     lesions: dict[str, Lesions] = {}
     for number, entry in enumerate(parts[1] or []):
-        where = f"{path} annotations[{number}]"
+        location = f"{path} annotations[{number}]"
         image_id, category = (
             _entry(path, "annotations", number, entry, key) for key in ("image_id", "category_id")
         )
         if image_id not in entries or names.get(category) not in LESIONS:
             raise InputError(
-                f"{where}: image {image_id!r} or category {category!r} is not in the file; download it again"
+                f"{location}: image {image_id!r} or category {category!r} is not in the file; "
+                "download it again"
             )
         place, image = entries[image_id]
         stem, size = _coco_image(f"{path} images[{place}]", image, stem_of, files, images)
         sides = entry.get("bbox")
         if not isinstance(sides, list) or len(sides) != 4 or not all(_is_number(s) for s in sides):
-            raise InputError(f"{where}: bbox {show(sides)} is not [x, y, width, height]; correct it")
+            raise InputError(f"{location}: bbox {show(sides)} is not [x, y, width, height]; correct it")
         x, y, width, height = sides
-        box = checked_box((x, y, x + width, y + height), where=where, size=size)
+        box = checked_box((x, y, x + width, y + height), location=location, size=size)
         lesions.setdefault(stem, []).append((str(names[category]), box))
     return lesions
 
@@ -76,25 +76,30 @@ def _is_number(value: Any) -> bool:
 
 
 def _coco_image(
-    where: str, entry: dict[str, Any], stem_of: dict[str, str], files: dict[str, str], images: Path
+    location: str, entry: dict[str, Any], stem_of: dict[str, str], files: dict[str, str], images: Path
 ) -> tuple[str, tuple[int, int]]:
     name = str(entry.get("file_name")).rsplit("/", 1)[-1].rsplit(".", 1)[0]
     if name not in stem_of:
         raise InputError(
-            f"{where}: {show(entry.get('file_name'))} is not in the list of this split; give both as published"
+            f"{location}: {show(entry.get('file_name'))} is not in the list of this split; "
+            "give both as published"
         )
     stem = stem_of[name]
     size = image_size(images / files[stem])
     if (entry.get("width"), entry.get("height")) != size:
         raise InputError(
-            f"{where}: boxes are in pixels of {show(entry.get('width'))} x {show(entry.get('height'))}, but "
-            f"{images / files[stem]} has {size[0]} x {size[1]}; give the published images"
+            f"{location}: boxes are in pixels of {show(entry.get('width'))} x {show(entry.get('height'))}, "
+            f"but {images / files[stem]} has {size[0]} x {size[1]}; give the published images"
         )
     return stem, size
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height from the header of an image."""
+    """Return width and height in pixels from the header of an image.
+
+    Raises:
+        InputError: the file is no PNG or JPEG.
+    """
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             return image.size
@@ -105,7 +110,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def read_voc(
     folder: Path, stems: Iterable[str], *, files: dict[str, str], images: Path
 ) -> tuple[dict[str, Lesions], int]:
-    """Boxes by image id of VOC files, scaled from the original radiographs to the published images.
+    """Return the boxes by image id of VOC files, scaled from original radiographs to published images.
 
     Pixels of VOC count from 1, and the last one belongs to the box.
 
@@ -115,10 +120,10 @@ def read_voc(
         files, images: see `read_coco`.
 
     Returns:
-        The boxes, and how many were left out because they are marked difficult.
+        The boxes, and the number of boxes omitted because they are marked difficult.
 
     Raises:
-        InputError: names the file that is not as published.
+        InputError: a file is not as published.
     """
     lesions: dict[str, Lesions] = {}
     difficult = 0
@@ -130,19 +135,19 @@ def read_voc(
         to_width, to_height = image_size(images / files[stem])
         across = to_width / _number(path, root, "size/width")
         down = to_height / _number(path, root, "size/height")
-        for number, found in enumerate(root.findall("object"), 1):
-            where = f"{path} object {number}"
-            name = (found.findtext("name") or "").strip()
+        for number, element in enumerate(root.findall("object"), 1):
+            location = f"{path} object {number}"
+            name = (element.findtext("name") or "").strip()
             if name not in LESIONS:
-                raise InputError(f"{where}: {show(name)} is none of {', '.join(LESIONS)}")
-            if (found.findtext("difficult") or "0").strip() not in ("", "0"):
+                raise InputError(f"{location}: {show(name)} is none of {', '.join(LESIONS)}")
+            if (element.findtext("difficult") or "0").strip() not in ("", "0"):
                 difficult += 1
                 continue
             x_min, y_min, x_max, y_max = (
-                _number(path, found, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")
+                _number(path, element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")
             )
             edges = ((x_min - 1) * across, (y_min - 1) * down, x_max * across, y_max * down)
-            box = checked_box(edges, where=where, size=(to_width, to_height))
+            box = checked_box(edges, location=location, size=(to_width, to_height))
             lesions.setdefault(stem, []).append((name, box))
     return lesions, difficult
 

@@ -1,13 +1,13 @@
-"""VinDr-CXR 1.0.0 as PhysioNet publishes it (doi 10.13026/3akn-b287).
+"""Importer of VinDr-CXR 1.0.0 as PhysioNet publishes it (doi 10.13026/3akn-b287).
 
-    RAW/annotations/image_labels_train.csv   image_id, rad_id, 22 findings, 6 diagnoses; three readers an image
-    RAW/annotations/image_labels_test.csv    the same without rad_id: the consensus of five
+    RAW/annotations/image_labels_train.csv   image_id, rad_id, 22 findings, 6 diagnoses; three readers per
+    image RAW/annotations/image_labels_test.csv    the same without rad_id: the consensus of five
     RAW/annotations/annotations_train.csv    image_id, rad_id, class_name, x_min, y_min, x_max, y_max
     RAW/annotations/annotations_test.csv     the same without rad_id
     RAW/train/*.dicom  RAW/test/*.dicom
 
-Findings (local labels) are concepts, diagnoses (global labels) are targets. The column 'Other diseases' of the
-training file is 'Other disease' in the test file: one name is written.
+Findings (local labels) are concepts, diagnoses (global labels) are targets. The column 'Other diseases' of
+the training file is 'Other disease' in the test file: both are written as 'Other disease'.
 """
 
 from __future__ import annotations
@@ -62,51 +62,51 @@ Reading = tuple[str, str]  # image and reader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No flags of its own."""
+    """Add no flags: this importer has none of its own."""
 
 
 def run(folder: Path, output: Output, options: argparse.Namespace) -> Imported:
-    """Read RAW, write the four tables, place the images.
+    """Read RAW, write the four tables and place the images.
 
     Raises:
         InputError: a file is missing or not as published.
     """
-    raw, found = open_raw(folder, DATASET), Imported(dict(ORIGIN))
+    raw, imported = open_raw(folder, DATASET), Imported(dict(ORIGIN))
     sources = {split: raw.subfolder(split) for split in SPLITS}
     files: dict[str, dict[str, str]] = {}
     for split in SPLITS:
         images = ImageFiles(sources[split], (".dicom", ".dcm"))
-        files[split], findings = _labels(raw, split, images, output, found)
+        files[split], findings = _labels(raw, split, images, output, imported)
         both = files["train"].keys() & files["test"].keys() if split == "test" else set()
         if both:
             raise InputError(f"{folder}: image {show(min(both))} is in the training and in the test labels")
-        _boxes(raw, split, findings, output, found)
+        _boxes(raw, split, findings, output, imported)
     for split in SPLITS:
-        found.folders[split] = output.place_images(split, sources[split], files[split].values())
-    return found
+        imported.folders[split] = output.place_images(split, sources[split], files[split].values())
+    return imported
 
 
 def _labels(
-    raw: Raw, split: str, images: ImageFiles, output: Output, found: Imported
+    raw: Raw, split: str, images: ImageFiles, output: Output, imported: Imported
 ) -> tuple[dict[str, str], dict[Reading, frozenset[str]]]:
-    """Write the labels of a split; returns its image files by id, and what each reader found on each image."""
+    """Write the labels of a split; return image files by id, and the findings of each reader and image."""
     path = raw.file(f"annotations/image_labels_{split}.csv")
     keys = ("image_id", "rad_id") if split == "train" else ("image_id",)
     files: dict[str, str] = {}
     findings: dict[Reading, frozenset[str]] = {}
     readers: Counter[str] = Counter()
     with output.table(f"labels_{split}.csv", (*keys, *FINDINGS, *DIAGNOSES)) as table:
-        for where, row, cells in read_labels(
+        for location, row, cells in read_labels(
             path, keys=keys, labels=(*FINDINGS, *DIAGNOSES), optional=("rad_id",)
         ):
             image = row["image_id"]
             reading = (image, row["rad_id"] if "rad_id" in keys else "")
             if reading in findings:
                 raise InputError(
-                    f"{where}: image {show(image)} and reader {show(reading[1])} stand there twice"
+                    f"{location}: image {show(image)} and reader {show(reading[1])} have two rows"
                 )
             if image not in files:
-                files[image] = images.find(image, where=where)
+                files[image] = images.find(image, location=location)
             findings[reading] = frozenset(name for name, cell in zip(FINDINGS, cells) if cell == "1")
             readers[image] += 1
             table.writerow([*(row[key] for key in keys), *cells])
@@ -114,12 +114,12 @@ def _labels(
         raise InputError(f"{path}: no rows below the header; download it again")
     odd = sum(count != READERS[split] for count in readers.values())
     if odd:
-        found.notices.append(f"{odd} {split} images do not have {READERS[split]} reader(s)")
+        imported.notices.append(f"{odd} {split} images do not have {READERS[split]} reader(s)")
     return files, findings
 
 
 def _boxes(
-    raw: Raw, split: str, findings: dict[Reading, frozenset[str]], output: Output, found: Imported
+    raw: Raw, split: str, findings: dict[Reading, frozenset[str]], output: Output, imported: Imported
 ) -> None:
     """Write the boxes of a split; rows of 'No finding' have none."""
     path = raw.file(f"annotations/annotations_{split}.csv")
@@ -127,22 +127,24 @@ def _boxes(
     name_of = {name_key(name): name for name in (*FINDINGS, NOTHING)}
     denied = 0
     with output.table(f"boxes_{split}.csv", (*keys, *BOX_COLUMNS)) as table:
-        for where, row in read_table(path, columns=(*keys, *BOX_COLUMNS), more=True):
+        for location, row in read_table(path, columns=(*keys, *BOX_COLUMNS), more=True):
             reading = (row["image_id"], row["rad_id"] if "rad_id" in keys else "")
             if reading not in findings:
                 who = f"image {show(reading[0])}" + (f" and reader {show(reading[1])}" if reading[1] else "")
                 raise InputError(
-                    f"{where}: {who} has no row in image_labels_{split}.csv; download both again"
+                    f"{location}: {who} has no row in image_labels_{split}.csv; download both again"
                 )
             name = name_of.get(name_key(row["class_name"]))
             if name is None:
-                raise InputError(f"{where}: class_name {show(row['class_name'])} is no finding of {DATASET}")
+                raise InputError(
+                    f"{location}: class_name {show(row['class_name'])} is no finding of {DATASET}"
+                )
             edges = (row["x_min"], row["y_min"], row["x_max"], row["y_max"])
             if name == NOTHING:
                 if any(edges):
-                    raise InputError(f"{where}: a box of {NOTHING!r}; remove its coordinates")
+                    raise InputError(f"{location}: a box of {NOTHING!r}; remove its coordinates")
                 continue
             denied += name not in findings[reading]
-            table.writerow([*(row[key] for key in keys), name, *checked_box(edges, where=where)])
+            table.writerow([*(row[key] for key in keys), name, *checked_box(edges, location=location)])
     if denied:
-        found.notices.append(f"{denied} {split} boxes show a finding that the same reader's label denies")
+        imported.notices.append(f"{denied} {split} boxes show a finding that the same reader's label denies")

@@ -92,12 +92,12 @@ def test_groups_join_by_way_of_others():
         (Image.new("RGBA", (9, 5)), "PNG 8-bit RGBA"),
     ],
 )
-def test_kinds_tell_format_depth_and_colour(tmp_path, image, kind):
+def test_kinds_name_format_depth_and_colour(tmp_path, image, kind):
     image.save(tmp_path / "a.png")
     assert kind_of(tmp_path / "a.png") == kind
 
 
-def test_a_scan_tells_hash_and_size_and_why_a_file_cannot_be_read(tmp_path):
+def test_a_scan_has_hash_and_size_or_why_a_file_cannot_be_read(tmp_path):
     Image.new("L", (30, 20), 7).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no image")
     good, bad = scan([tmp_path / "a.png", tmp_path / "b.png"], workers=2, title="x")

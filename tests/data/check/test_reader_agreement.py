@@ -23,7 +23,7 @@ def write(path: Path, rows: Rows) -> Path:
 
 
 def random_rows(seed: int, *, readers: int, images: int, missing: float = 0.0) -> Rows:
-    """Readers in random order, who see the truth with errors; each image is read by two to all of them."""
+    """Return rows of readers in random order, who see the truth with errors; two or more read each image."""
     rng = np.random.default_rng(seed)
     rows = []
     for image in range(images):
@@ -47,11 +47,11 @@ def test_cohens_kappa_is_the_mean_of_scikit_learns_over_pairs_of_readers(tmp_pat
     found = agreed(write(tmp_path / "a.csv", rows))
     assert found["readers"] == 4 and found["images"] == 60
     for place, name in enumerate(LABELS):
-        said = {(image, reader): cells[place] for image, reader, cells in rows}
+        value_of = {(image, reader): cells[place] for image, reader, cells in rows}
         kappas = []
         for a, b in itertools.combinations([f"R{i}" for i in range(4)], 2):
-            both = [i for i in {r[0] for r in rows} if said.get((i, a), "") and said.get((i, b), "")]
-            kappas.append(cohen_kappa_score([said[i, a] for i in both], [said[i, b] for i in both]))
+            both = [i for i in {r[0] for r in rows} if value_of.get((i, a), "") and value_of.get((i, b), "")]
+            kappas.append(cohen_kappa_score([value_of[i, a] for i in both], [value_of[i, b] for i in both]))
         assert found["labels"][name]["cohen"] == pytest.approx(np.mean(kappas), abs=1e-12)
         assert found["labels"][name]["pairs"] == 6
     assert found["mean"]["cohen"] == pytest.approx(np.mean([found["labels"][n]["cohen"] for n in LABELS]))

@@ -19,7 +19,7 @@ SIZE = 6
 
 @pytest.fixture
 def paths(tmp_path):
-    """Seven grey images of different sizes and depths."""
+    """Return seven grey images of different sizes and depths."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "images"
     folder.mkdir()
@@ -38,7 +38,7 @@ def resized(path):
 
 
 def open_on_ranks(paths, folder, world):
-    """Opens the store on `world` threads with a real barrier; returns stores or errors."""
+    """Open the store on `world` threads with a real barrier; return stores or errors."""
     gate = threading.Barrier(world)
     results = [None] * world
 
@@ -63,7 +63,7 @@ def open_on_ranks(paths, folder, world):
     return results
 
 
-def test_a_batch_holds_each_image_resized_in_the_order_asked_for(paths, tmp_path):
+def test_a_batch_holds_each_image_resized_in_the_requested_order(paths, tmp_path):
     store = open_store(paths, size=SIZE, cache_dir=tmp_path / "cache", workers=2)
     batch = store.batch([3, 0, 3])
     assert batch.shape == (3, 1, SIZE, SIZE) and batch.dtype == torch.uint8
@@ -96,7 +96,7 @@ def test_one_colour_image_makes_three_channels_and_grey_rgb_does_not(paths, tmp_
         assert (batch[0, 0] != batch[0, 1]).any() and (batch[1, 0] == batch[1, 1]).all()
 
 
-def test_without_a_folder_images_are_decoded_when_asked_for(paths, tmp_path):
+def test_without_a_folder_images_are_decoded_on_demand(paths, tmp_path):
     cached = open_store(paths, size=SIZE, cache_dir=tmp_path / "cache")
     fresh = open_store(paths, size=SIZE, cache_dir=None, workers=2)
     assert torch.equal(cached.batch(range(7)), fresh.batch(range(7)))
@@ -226,23 +226,23 @@ def test_a_store_travels_to_worker_processes_without_its_pixels(paths, tmp_path)
 
 def test_a_part_that_another_run_completes_meanwhile_is_left_to_it(paths, tmp_path, monkeypatch):
     file = tmp_path / "c" / "images-x.bin"
-    ours, theirs = (cache_file.CacheBuild(file, paths, SIZE, (0, 1)) for _ in range(2))
+    first, second = (cache_file.CacheBuild(file, paths, SIZE, (0, 1)) for _ in range(2))
     real_index, real_write = cache_file.read_index, cache_file.write_part
 
     def look_before_they_write(part):
         monkeypatch.setattr(cache_file, "read_index", real_index)
         found = real_index(part)
-        assert theirs.write_own_part(1, None) is None
+        assert second.write_own_part(1, None) is None
         monkeypatch.setattr(cache_file, "write_part", write_while_they_join)
         return found
 
     def write_while_they_join(part, *args, **options):
-        assert theirs.join() == ({}, None) and cache_file.is_complete(file, len(paths), SIZE)
+        assert second.join() == ({}, None) and cache_file.is_complete(file, len(paths), SIZE)
         real_write(part, *args, **options)
 
     monkeypatch.setattr(cache_file, "read_index", look_before_they_write)
-    assert ours.write_own_part(1, None) is None
-    assert ours.join() == ({}, None)
+    assert first.write_own_part(1, None) is None
+    assert first.join() == ({}, None)
 
 
 def test_images_decoded_on_demand_by_several_threads_keep_their_order(paths):

@@ -1,4 +1,4 @@
-"""Image files decode to what a viewer shows, or to one clear line."""
+"""The reader of image files: pixels as a viewer shows them, or one clear line."""
 
 import struct
 import zlib
@@ -17,7 +17,7 @@ RGB = RNG.integers(0, 256, (13, 11, 3), dtype=np.uint8)
 
 @pytest.fixture
 def save(tmp_path):
-    """Writes an image (or a list of frames) and returns its path."""
+    """Return a function that writes an image (or a list of frames) and returns its path."""
 
     def write(image, name="a.png", **options):
         path = tmp_path / name
@@ -29,7 +29,7 @@ def save(tmp_path):
 
 
 def png_bytes(width, height, *, bits, colour, rows, extra=b""):
-    """A PNG written by hand: what Pillow cannot write itself."""
+    """Return a PNG of a kind that Pillow cannot write."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -110,7 +110,7 @@ def test_bilevel_is_black_and_white(save):
 @pytest.mark.parametrize("turn", range(1, 9))
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
 def test_the_exif_orientation_is_applied(save, turn, name):
-    # A white corner, dark elsewhere; EXIF says where the first row and column are meant to be.
+    # A white corner, dark elsewhere; EXIF gives the side of the first row and column.
     image = np.zeros((16, 32), dtype=np.uint8)
     image[:8, :8] = 255
     exif = Image.Exif()
@@ -124,7 +124,7 @@ def test_the_exif_orientation_is_applied(save, turn, name):
     assert shown.pixels.mean() == pytest.approx(255 / 8, abs=3)
 
 
-def test_a_jpeg_may_be_decoded_small_and_still_tells_its_size(save):
+def test_a_jpeg_may_be_decoded_small_and_still_has_its_size(save):
     ramp = np.tile(np.linspace(0, 255, 256).astype(np.uint8), (128, 1))
     path = save(ramp, "a.jpg", quality=95)
     small = decode_image(path, min_size=16)
@@ -168,10 +168,10 @@ def bad_files():
     ]
 
 
-@pytest.mark.parametrize("name, content, said", bad_files(), ids=[name for name, *_ in bad_files()])
-def test_a_bad_file_gets_one_line_with_its_name(tmp_path, name, content, said):
+@pytest.mark.parametrize("name, content, expected", bad_files(), ids=[name for name, *_ in bad_files()])
+def test_a_bad_file_gets_one_line_with_its_name(tmp_path, name, content, expected):
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=expected) as caught:
         read_image(tmp_path / "a.png")
     assert str(tmp_path / "a.png") in str(caught.value) and "\n" not in str(caught.value)
 

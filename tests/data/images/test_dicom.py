@@ -1,4 +1,4 @@
-"""DICOM decodes to what the file asks to be shown; formulas are those of DICOM PS3.3 C.11."""
+"""The reader of DICOM files: pixels as the file defines them; formulas are those of DICOM PS3.3 C.11."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ RAMP = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
 
 @pytest.fixture
 def save(tmp_path):
-    """Writes pixels with a header; None takes an element out."""
+    """Return a function that writes pixels with a header; None removes an element."""
 
     def write(pixels, *, syntax=ExplicitVRLittleEndian, **elements):
         meta = FileMetaDataset()
@@ -136,7 +136,7 @@ def test_rgb_and_rle_decode(save):
 
 
 @pytest.mark.parametrize(
-    "elements, said",
+    "elements, expected",
     [
         ({"PixelData": None}, "no pixel data"),
         ({"NumberOfFrames": 2}, "2 frames"),
@@ -155,14 +155,14 @@ def test_rgb_and_rle_decode(save):
         ({"syntax": DeflatedExplicitVRLittleEndian}, "deflated"),
     ],
 )
-def test_a_bad_header_gets_one_line(save, elements, said):
+def test_a_bad_header_gets_one_line(save, elements, expected):
     path = save(RAMP, **elements)
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=expected) as caught:
         read_image(path)
     assert "a.dcm" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_compression_without_decoder_says_what_to_install(save):
+def test_a_compression_without_decoder_names_what_to_install(save):
     from pydicom.encaps import encapsulate
 
     pixels = encapsulate([b"\xff\xd8\xff\xd9"])

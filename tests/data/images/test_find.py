@@ -1,4 +1,4 @@
-"""From image ids to files, and never out of the folder."""
+"""The lookup of image files by id, never out of the folder."""
 
 import os
 
@@ -40,7 +40,7 @@ def test_an_id_finds_its_file_with_any_suffix_or_none(folder, image_id, name):
 
 
 @pytest.mark.parametrize(
-    "image_id, said",
+    "image_id, expected",
     [
         ("zz", "no file for image_id 'zz'"),
         ("A", "no file"),
@@ -54,8 +54,8 @@ def test_an_id_finds_its_file_with_any_suffix_or_none(folder, image_id, name):
         ("x" * 250, "longer than"),
     ],
 )
-def test_an_id_without_one_file_in_the_folder_is_refused(folder, image_id, said):
-    with pytest.raises(InputError, match=said):
+def test_an_id_without_one_file_in_the_folder_is_refused(folder, image_id, expected):
+    with pytest.raises(InputError, match=expected):
         find_image(folder, image_id)
 
 

@@ -15,7 +15,7 @@ Rows = list[dict[str, str]]
 
 @pytest.fixture
 def bring_in(tmp_path: Path) -> Callable[..., Path]:
-    """Runs `csr data NAME RAW OUT ..` and returns OUT."""
+    """Return a function that runs `csr data NAME RAW OUT ..` and returns OUT."""
 
     def run(name: str, raw: Path, *flags: str, out: str = "out") -> Path:
         assert main([name, str(raw), str(tmp_path / out), *flags]) == 0
@@ -26,7 +26,7 @@ def bring_in(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def rows_of() -> Callable[[Path], Rows]:
-    """Reads a CSV as Python's own reader does."""
+    """Return a function that reads a CSV by Python's own reader."""
 
     def read(path: Path) -> Rows:
         with path.open(newline="", encoding="utf-8") as file:

@@ -91,9 +91,10 @@ def test_indices_above_255_are_decoded(raw, bring_in, rows_of):
     image = np.zeros((60, 80, 3), dtype=np.uint8)
     image[20:30, 30:50] = (3, 2, 1)
     Image.fromarray(image).save(raw / f"{FIRST}_superpixels.png")
-    told = {name: [0] * 66052 for name in raw_sets.ISIC_FEATURES}
-    told["streaks"][66051] = 1
-    (raw / "ISIC-2017_Training_Part2_GroundTruth" / "ISIC_0000001_features.json").write_text(json.dumps(told))
+    features = {name: [0] * 66052 for name in raw_sets.ISIC_FEATURES}
+    features["streaks"][66051] = 1
+    path = raw / "ISIC-2017_Training_Part2_GroundTruth" / "ISIC_0000001_features.json"
+    path.write_text(json.dumps(features))
     rows = [r for r in rows_of(bring_in("isic2017", raw) / "boxes_train.csv") if r["image_id"].endswith("1")]
     assert [(r["class_name"], *(r[s] for s in ("x_min", "y_min", "x_max", "y_max"))) for r in rows] == [
         ("streaks", "30", "20", "50", "30")
@@ -101,27 +102,30 @@ def test_indices_above_255_are_decoded(raw, bring_in, rows_of):
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, expected",
     [
-        (lambda told: told.pop("streaks"), "the published file has pigment_network"),
-        (lambda told: told["streaks"].append(0), "tells of 48, 49 superpixels"),
-        (lambda told: [row.append(0) for row in told.values()], "tells of 49 superpixels, but .* has 48"),
-        (lambda told: told["streaks"].__setitem__(3, 2), "streaks is not a list of 0 and 1"),
-        (lambda told: told["streaks"].__setitem__(3, True), "streaks is not a list of 0 and 1"),
-        (lambda told: told.update(streaks="0"), "streaks is not a list of 0 and 1"),
+        (lambda features: features.pop("streaks"), "the published file has pigment_network"),
+        (lambda features: features["streaks"].append(0), "lists 48, 49 superpixels"),
+        (
+            lambda features: [row.append(0) for row in features.values()],
+            "lists 49 superpixels, but .* has 48",
+        ),
+        (lambda features: features["streaks"].__setitem__(3, 2), "streaks is not a list of 0 and 1"),
+        (lambda features: features["streaks"].__setitem__(3, True), "streaks is not a list of 0 and 1"),
+        (lambda features: features.update(streaks="0"), "streaks is not a list of 0 and 1"),
     ],
 )
-def test_odd_features_are_named(raw, bring_in, change, told):
+def test_odd_features_are_named(raw, bring_in, change, expected):
     path = raw / "ISIC-2017_Training_Part2_GroundTruth" / "ISIC_0000001_features.json"
     features = json.loads(path.read_text())
     change(features)
     path.write_text(json.dumps(features))
-    with pytest.raises(InputError, match=f"ISIC_0000001_features.json: .*{told}"):
+    with pytest.raises(InputError, match=f"ISIC_0000001_features.json: .*{expected}"):
         bring_in("isic2017", raw)
 
 
 @pytest.mark.parametrize(
-    "write, told",
+    "write, expected",
     [
         (lambda path: Image.new("RGB", (80, 61)).save(path), "80 x 61 RGB, its lesion is 80 x 60"),
         (lambda path: Image.new("L", (80, 60)).save(path), "80 x 60 L"),
@@ -130,26 +134,26 @@ def test_odd_features_are_named(raw, bring_in, change, told):
         (lambda path: path.unlink(), "'ISIC_0000001_superpixels' is not in"),
     ],
 )
-def test_odd_superpixels_are_named(raw, bring_in, write, told):
+def test_odd_superpixels_are_named(raw, bring_in, write, expected):
     write(raw / f"{FIRST}_superpixels.png")
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=expected):
         bring_in("isic2017", raw)
 
 
 @pytest.mark.parametrize(
-    "old, new, told",
+    "old, new, expected",
     [
         ("ISIC_0000001,0.0,1.0", "ISIC_0000001,0.0,2.0", "line 3, column seborrheic_keratosis: '2.0'"),
         ("ISIC_0000001,0.0,1.0", "ISIC_0000001,1.0,1.0", "line 3: is both"),
-        ("ISIC_0000001,0.0", "ISIC_0000000,0.0", "line 3: image 'ISIC_0000000' stands already in"),
+        ("ISIC_0000001,0.0", "ISIC_0000000,0.0", "line 3: image 'ISIC_0000000' is already in"),
         ("ISIC_0000001,0.0", "../x,0.0", "line 3: .*leaves the image folder"),
         ("melanoma", "cancer", "line 1: no column 'melanoma'"),
     ],
 )
-def test_an_odd_line_of_part_3_is_named(raw, bring_in, old, new, told):
+def test_an_odd_line_of_part_3_is_named(raw, bring_in, old, new, expected):
     path = raw / "ISIC-2017_Training_Part3_GroundTruth.csv"
     path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(InputError, match=f"Part3_GroundTruth.csv {told}"):
+    with pytest.raises(InputError, match=f"Part3_GroundTruth.csv {expected}"):
         bring_in("isic2017", raw)
 
 

@@ -1,4 +1,4 @@
-"""Where an import writes: never over anything, never into RAW; images linked, copied or left."""
+"""The folder of an import: nothing is overwritten, RAW is only read; images are linked, copied or left."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_images_are_linked_copied_or_left(published, bring_in, tmp_path, capsys)
 
 def test_what_is_there_is_not_written_over(published, bring_in, tmp_path):
     out = bring_in("vindr", published)
-    (out / "mine.txt").write_text("keep")
+    (out / "notes.txt").write_text("keep")
     before = contents(out)
     with pytest.raises(InputError, match="not empty"):
         bring_in("vindr", published)
@@ -61,7 +61,7 @@ def test_copying_over_a_link_of_an_earlier_import_does_not_write_through_it(publ
         bring_in("vindr", published, "--overwrite", "--images", "link")
 
 
-def test_a_stopped_copy_goes_on_and_copies_only_what_is_missing(published, bring_in):
+def test_an_interrupted_copy_resumes_and_copies_only_what_is_missing(published, bring_in):
     out = bring_in("vindr", published, "--images", "copy")
     first, second, *_ = sorted((out / "train").iterdir())
     first.unlink()
@@ -76,7 +76,7 @@ def test_out_inside_raw_is_refused(published):
             main(["vindr", str(published), str(out), "--overwrite"])
 
 
-def test_a_full_disk_is_told_before_anything_is_copied(published, bring_in, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_copied(published, bring_in, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 0, 10))
     with pytest.raises(InputError, match="give --images link or none"):
@@ -91,17 +91,17 @@ def test_a_folder_without_rights_is_one_line(published, bring_in, tmp_path):
         bring_in("vindr", published, out="shut/out")
 
 
-def test_where_the_data_comes_from_is_written_beside_the_tables(published, bring_in):
-    told = json.loads((bring_in("vindr", published) / "csr_dataset.json").read_text())
-    assert told["dataset"] == "VinDr-CXR 1.0.0" and told["format"] == "csr-dataset"
-    assert told["source"].startswith("https://") and str(published) not in str(told)
+def test_the_origin_of_the_data_is_written_beside_the_tables(published, bring_in):
+    origin = json.loads((bring_in("vindr", published) / "csr_dataset.json").read_text())
+    assert origin["dataset"] == "VinDr-CXR 1.0.0" and origin["format"] == "csr-dataset"
+    assert origin["source"].startswith("https://") and str(published) not in str(origin)
 
 
 def test_boxes_are_cut_at_the_edge_up_to_a_pixel():
-    assert checked_box((-0.5, "0", 10, 20.75), where="x", size=(30, 20)) == Box(0, 0, 10, 20)
-    assert checked_box((-0.5, 0, 10, 99), where="x") == Box(0, 0, 10, 99)
+    assert checked_box((-0.5, "0", 10, 20.75), location="x", size=(30, 20)) == Box(0, 0, 10, 20)
+    assert checked_box((-0.5, 0, 10, 99), location="x") == Box(0, 0, 10, 99)
     with pytest.raises(InputError, match="x: box .* leaves its image of 30 x 20"):
-        checked_box((0, 0, 10, 21.5), where="x", size=(30, 20))
+        checked_box((0, 0, 10, 21.5), location="x", size=(30, 20))
 
 
 @pytest.mark.slow

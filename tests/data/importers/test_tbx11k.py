@@ -29,9 +29,9 @@ def raw(published: Path, tmp_path: Path) -> Path:
 
 def change(raw: Path, part: str, number: int, **values: object) -> None:
     path = raw / "annotations" / "json" / "TBX11K_train.json"
-    told = json.loads(path.read_text())
-    told[part][number].update(values)
-    path.write_text(json.dumps(told))
+    content = json.loads(path.read_text())
+    content[part][number].update(values)
+    path.write_text(json.dumps(content))
 
 
 def test_labels_follow_from_folder_and_boxes(published, bring_in):
@@ -41,10 +41,10 @@ def test_labels_follow_from_folder_and_boxes(published, bring_in):
         "the third has no box"
     )
     assert table.image_ids == tuple(raw_sets.tbx_lists()["train"])
-    told = dict(zip(table.image_ids, table.target_NT.tolist(), strict=True))
-    assert told["health/h0001"] == [1, 0, 0, 0] and told["sick/s0001"] == [0, 1, 0, 0]
-    assert told["tb/tb0001"] == [0, 0, 1, 0] and told["tb/tb0002"] == [0, 0, 1, 1]
-    np.testing.assert_array_equal(told["tb/tb0003"], [0, 0, np.nan, np.nan])
+    target_of = dict(zip(table.image_ids, table.target_NT.tolist(), strict=True))
+    assert target_of["health/h0001"] == [1, 0, 0, 0] and target_of["sick/s0001"] == [0, 1, 0, 0]
+    assert target_of["tb/tb0001"] == [0, 0, 1, 0] and target_of["tb/tb0002"] == [0, 0, 1, 1]
+    np.testing.assert_array_equal(target_of["tb/tb0003"], [0, 0, np.nan, np.nan])
     concepts = dict(zip(table.image_ids, table.concept_NK.tolist(), strict=True))
     assert concepts["tb/tb0004"] == [0, 1] and concepts["sick/s0002"] == [0, 0]
     assert np.isnan(concepts["tb/tb0003"]).all()
@@ -79,12 +79,12 @@ def test_an_unspecified_tuberculosis_leaves_active_and_latent_open(raw, bring_in
     change(raw, "annotations", 0, category_id=3)
     table = read_label_table(bring_in("tbx11k", raw) / "labels_train.csv", target_cols=TARGETS)
     assert table.concept_names[-1] == "PulmonaryTuberculosis"
-    told = dict(zip(table.image_ids, table.target_NT.tolist(), strict=True))
-    np.testing.assert_array_equal(told["tb/tb0001"], [0, 0, np.nan, np.nan])
-    assert told["tb/tb0004"] == [0, 0, 0, 1]
+    target_of = dict(zip(table.image_ids, table.target_NT.tolist(), strict=True))
+    np.testing.assert_array_equal(target_of["tb/tb0001"], [0, 0, np.nan, np.nan])
+    assert target_of["tb/tb0004"] == [0, 0, 0, 1]
 
 
-def test_difficult_boxes_are_left_out_and_told(raw, bring_in, capsys):
+def test_difficult_boxes_are_omitted_and_reported(raw, bring_in, capsys):
     boxes = raw_sets.TBX_BOXES["tb/tb0004"]
     raw_sets.write_voc(raw / "annotations" / "xml" / "tb0004.xml", boxes, difficult=1)
     bring_in("tbx11k", raw, "--boxes", "xml")
@@ -92,7 +92,7 @@ def test_difficult_boxes_are_left_out_and_told(raw, bring_in, capsys):
 
 
 @pytest.mark.parametrize(
-    "part, number, values, told",
+    "part, number, values, expected",
     [
         ("annotations", 1, {"bbox": [1, 2, 3]}, r"annotations\[1\]: bbox"),
         ("annotations", 1, {"bbox": [1, 2, "a", 3]}, r"annotations\[1\]: bbox"),
@@ -110,9 +110,9 @@ def test_difficult_boxes_are_left_out_and_told(raw, bring_in, capsys):
         ("images", 8, {"file_name": "tb/tb9999.png"}, r"images\[8\]: 'tb/tb9999.png' is not in the list"),
     ],
 )
-def test_an_odd_entry_of_the_json_is_named(raw, bring_in, part, number, values, told):
+def test_an_odd_entry_of_the_json_is_named(raw, bring_in, part, number, values, expected):
     change(raw, part, number, **values)
-    with pytest.raises(InputError, match=f"TBX11K_train.json {told}"):
+    with pytest.raises(InputError, match=f"TBX11K_train.json {expected}"):
         bring_in("tbx11k", raw)
 
 
@@ -125,7 +125,7 @@ def test_what_is_no_coco_file_is_one_line(raw, bring_in, text):
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, expected",
     [
         ("<annotation>", "no XML"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "not as published"),
@@ -136,26 +136,26 @@ def test_what_is_no_coco_file_is_one_line(raw, bring_in, text):
         ),
     ],
 )
-def test_an_odd_xml_file_is_named(raw, bring_in, text, told):
+def test_an_odd_xml_file_is_named(raw, bring_in, text, expected):
     (raw / "annotations" / "xml" / "tb0001.xml").write_text(text)
-    with pytest.raises(InputError, match=f"tb0001.xml.*{told}"):
+    with pytest.raises(InputError, match=f"tb0001.xml.*{expected}"):
         bring_in("tbx11k", raw, "--boxes", "xml")
 
 
 @pytest.mark.parametrize(
-    "line, told",
+    "line, expected",
     [
         ("../secret.png", "'../secret.png' is not in"),
         ("extra/da/a.png", "is not in health"),
         ("tb/../../x", "is not in"),
-        ("tb/tb0001.png", "stands there twice"),
+        ("tb/tb0001.png", "is listed twice"),
         ("tb/none.png", "image 'tb/none' is not in"),
     ],
 )
-def test_an_odd_line_of_a_list_is_named(raw, bring_in, line, told):
+def test_an_odd_line_of_a_list_is_named(raw, bring_in, line, expected):
     path = raw / "lists" / "TBX11K_train.txt"
     path.write_text(f"{path.read_text()}{line}\n")
-    with pytest.raises(InputError, match=f"TBX11K_train.txt line 13: .*{told}"):
+    with pytest.raises(InputError, match=f"TBX11K_train.txt line 13: .*{expected}"):
         bring_in("tbx11k", raw)
 
 

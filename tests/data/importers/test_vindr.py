@@ -25,7 +25,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def raw(published: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
+    """Return a copy that a test may damage."""
     return Path(shutil.copytree(published, tmp_path / "raw"))
 
 
@@ -53,11 +53,11 @@ def test_boxes_keep_their_readers_and_no_finding_has_none(published, bring_in, r
     out = bring_in("vindr", published)
     source = [r for r in rows_of(published / "annotations" / "annotations_train.csv") if r["x_min"]]
     written = rows_of(out / "boxes_train.csv")
-    told = [
+    boxes = [
         (r["image_id"], r["rad_id"], r["class_name"], *(float(r[s]) for s in ("x_min", "y_max")))
         for r in written
     ]
-    assert told == [
+    assert boxes == [
         (r["image_id"], r["rad_id"], r["class_name"], float(r["x_min"]), float(r["y_max"])) for r in source
     ]
     boxes = read_boxes(out / "boxes_test.csv", table=read_label_table(out / "labels_test.csv"))
@@ -73,14 +73,14 @@ def test_the_images_are_found_through_the_link_and_show_the_dicom_pixels(publish
     np.testing.assert_allclose(read_image(paths[0]), wanted, atol=1)
 
 
-def test_a_box_that_the_readers_own_label_denies_is_told(raw, bring_in, capsys):
+def test_a_box_that_the_readers_own_label_denies_is_reported(raw, bring_in, capsys):
     replace(raw / "annotations" / "annotations_train.csv", "Aortic enlargement", "Pneumothorax")
     bring_in("vindr", raw)
     assert "1 train boxes show a finding that the same reader's label denies" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "name, old, new, told",
+    "name, old, new, expected",
     [
         ("image_labels_train.csv", "Other diseases", "Other things", "line 1: no column 'Other disease'"),
         (
@@ -90,7 +90,7 @@ def test_a_box_that_the_readers_own_label_denies_is_told(raw, bring_in, capsys):
             "line 1: .* has no column 'Other'|cells",
         ),
         ("image_labels_train.csv", ",R1,1", ",R1,2", "line 2, column 'Aortic enlargement': '2'"),
-        ("image_labels_train.csv", ",R2,", ",R1,", "line 3: image .* and reader 'R1' stand there twice"),
+        ("image_labels_train.csv", ",R2,", ",R1,", "line 3: image .* and reader 'R1' have two rows"),
         ("image_labels_train.csv", "r" + "0" * 31, "../r" + "0" * 31, "line 2: .*leaves the image folder"),
         ("image_labels_train.csv", "r" + "0" * 31, "/r" + "0" * 31, "line 2: .*absolute"),
         ("image_labels_train.csv", "r" + "0" * 31, "f" * 32, "line 2: image .* is not in"),
@@ -123,9 +123,11 @@ def test_a_box_that_the_readers_own_label_denies_is_told(raw, bring_in, capsys):
         ("annotations_train.csv", "No finding,,,,", "No finding,1,,,", "a box of 'No finding'"),
     ],
 )
-def test_what_is_not_as_published_is_named_with_file_and_line(raw, bring_in, tmp_path, name, old, new, told):
+def test_what_is_not_as_published_is_named_with_file_and_line(
+    raw, bring_in, tmp_path, name, old, new, expected
+):
     replace(raw / "annotations" / name, old, new)
-    with pytest.raises(InputError, match=f"{name} {told}|{told}") as caught:
+    with pytest.raises(InputError, match=f"{name} {expected}|{expected}") as caught:
         bring_in("vindr", raw)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists(), "nothing is left behind"

@@ -38,7 +38,7 @@ def test_rows_without_coordinates_mean_no_box(boxes_of):
     assert len(boxes_of("a,R1,No finding,,,,\n")) == 0
 
 
-def test_other_classes_are_left_out_and_counted(boxes_of):
+def test_other_classes_are_omitted_and_counted(boxes_of):
     rows = "a,R,COPD,1,1,2,2\na,R,COPD,1,1,3,3\na,R,Mass,1,1,2,2\n"
     assert boxes_of(rows).ignored == {"COPD": 2}
     with pytest.raises(InputError, match="no class_name .'COPD'.*is a concept"):
@@ -46,7 +46,7 @@ def test_other_classes_are_left_out_and_counted(boxes_of):
 
 
 @pytest.mark.parametrize(
-    "row, said",
+    "row, expected",
     [
         ("a,R,Mass,nan,1,2,2", "line 2, column x_min: 'nan' is not a number"),
         ("a,R,Mass,1,inf,2,2", "column y_min"),
@@ -61,8 +61,8 @@ def test_other_classes_are_left_out_and_counted(boxes_of):
         ("a,R,Mass,1,1,2", "6 cells"),
     ],
 )
-def test_a_bad_row_is_named_by_line(boxes_of, row, said):
-    with pytest.raises(InputError, match=said) as caught:
+def test_a_bad_row_is_named_by_line(boxes_of, row, expected):
+    with pytest.raises(InputError, match=expected) as caught:
         boxes_of(row + "\n")
     assert "boxes.csv line 2" in str(caught.value)
 

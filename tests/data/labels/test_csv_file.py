@@ -131,7 +131,7 @@ def read_all(path: Path) -> object:
 
 
 def random_labels(draw: random.Random) -> bytes:
-    """A label table, mostly valid, with quotes, blanks and blank lines of several kinds."""
+    """Return a label table, mostly valid, with quotes, blanks and blank lines of several kinds."""
     quote = draw.choice(["", "", '"'])
     lines = ["image_id,rad_id,patient_id,Mass,Edema,COPD"]
     ids = [*ODD_IDS, *(f"im{n}" for n in range(10))]

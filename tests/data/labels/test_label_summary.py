@@ -1,4 +1,4 @@
-"""What config.json and the model's card tell about the data."""
+"""Facts about the data in config.json and in the model's card."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_card_names_the_data_its_counts_and_prevalence(facts, tmp_path):
     "labels",
     [{"a": 1}, {"a": {"kind": ["x"], "train": {"positive": "1"}}}, ["a"], "a", {"<b>": {"train": None}}],
 )
-def test_a_strangers_facts_do_not_break_the_card(labels, tmp_path):
+def test_hostile_facts_do_not_break_the_card(labels, tmp_path):
     run = write_run(tmp_path / "run", tiny_model())
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(
@@ -102,6 +102,6 @@ def test_a_strangers_facts_do_not_break_the_card(labels, tmp_path):
         "x" * 70_000,
     ],
 )
-def test_another_programs_file_of_that_name_is_passed_over(tmp_path, text):
+def test_another_programs_file_of_that_name_is_ignored(tmp_path, text):
     (tmp_path / "csr_dataset.json").write_text(text)
     assert read_origin(tmp_path) == {}

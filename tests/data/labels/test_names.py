@@ -1,4 +1,4 @@
-"""Spellings: what counts as one name, one image, and what a message shows."""
+"""Spellings of one name and of one image, and how a message shows them."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_letters_of_other_alphabets_make_another_name_that_prints_alike():
     assert print_key("C\u041ePD") == print_key("COPD")
 
 
-def test_long_values_are_cut_and_twins_are_told_apart_in_messages():
+def test_long_values_are_cut_and_twins_differ_in_messages():
     assert show("x" * 1000) == "'" + "x" * 60 + "...'"
     assert show("\u0430") == r"'\u0430'"
     assert show_some(["a", "b", "c"], limit=2) == "a; b; and 1 more"

@@ -46,13 +46,13 @@ def test_readers_are_merged_as_a_plain_loop_does(read):
     text = "image_id,rad_id,Mass,COPD\n" + "\n".join(rows)
     merged = {how: read(text, reader_merge=how) for how in ("any", "majority", "soft")}
     for n, vote in enumerate(votes):
-        said = [int(v) for v in vote if v]
+        marks = [int(v) for v in vote if v]
         wanted = {"any": np.nan, "majority": np.nan, "soft": np.nan}
-        if said:
+        if marks:
             wanted = {
-                "any": float(any(said)),
-                "majority": float(sum(said) > len(said) / 2),
-                "soft": sum(said) / len(said),
+                "any": float(any(marks)),
+                "majority": float(sum(marks) > len(marks) / 2),
+                "soft": sum(marks) / len(marks),
             }
         for how, table in merged.items():
             np.testing.assert_allclose(table.concept_NK[n, 0], wanted[how], rtol=1e-6)
@@ -93,7 +93,7 @@ def test_empty_cells_are_missing_and_never_zero(read):
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, expected",
     [
         ("", "is empty"),
         ("\n\n", "is empty"),
@@ -142,8 +142,8 @@ def test_empty_cells_are_missing_and_never_zero(read):
         ("image_id,patient_id,M,COPD\na,p,1,0\na,q,1,0\n", "line 3.*patient 'q'"),
     ],
 )
-def test_a_bad_file_gets_one_short_line_that_names_it(read, text, said):
-    with pytest.raises(InputError, match=said) as caught:
+def test_a_bad_file_gets_one_short_line_that_names_it(read, text, expected):
+    with pytest.raises(InputError, match=expected) as caught:
         read(text)
     message = str(caught.value)
     assert "labels.csv" in message
@@ -168,13 +168,13 @@ def test_named_concepts_leave_targets_to_be_found_by_name(read):
     assert table.ignored_names == ("a",)
 
 
-def test_columns_that_nobody_named_are_not_even_checked(read):
+def test_columns_without_a_role_are_not_even_checked(read):
     table = read("image_id,sex,a,b\nx,F,1,0\n", concept_cols=["a"], target_cols=["b"])
     assert table.ignored_names == ("sex",)
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, expected",
     [
         ({"concept_cols": ["zz"]}, "no label column 'zz'"),
         ({"target_cols": ["image_id"]}, "no label column 'image_id'"),
@@ -185,8 +185,8 @@ def test_columns_that_nobody_named_are_not_even_checked(read):
         ({"reader_merge": "most"}, "any, majority, soft"),
     ],
 )
-def test_wrong_column_choices_are_named(read, options, said):
-    with pytest.raises(InputError, match=said):
+def test_wrong_column_choices_are_named(read, options, expected):
+    with pytest.raises(InputError, match=expected):
         read("image_id,a,b,COPD\nx,1,0,1\n", **options)
 
 
@@ -198,7 +198,7 @@ def test_the_training_file_freezes_names_and_order(read):
 
 
 @pytest.mark.parametrize(
-    "header, said",
+    "header, expected",
     [
         ("image_id,a,COPD", "lacks 'b'"),
         ("image_id,a,b,c,COPD", "also has 'c'"),
@@ -206,14 +206,14 @@ def test_the_training_file_freezes_names_and_order(read):
         ("image_id,\u0430,b,COPD", "letters of another alphabet"),
     ],
 )
-def test_test_columns_that_differ_from_training_are_refused(read, header, said):
+def test_test_columns_that_differ_from_training_are_refused(read, header, expected):
     train = read("image_id,a,b,COPD\nx,1,0,1\n")
     row = "y" + ",0" * header.count(",")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=expected):
         read(f"{header}\n{row}\n", vocabulary=train)
 
 
-def test_dropped_and_left_out_columns_may_stay_in_the_test_file(read):
+def test_dropped_and_omitted_columns_may_stay_in_the_test_file(read):
     text = "image_id,a,b,c,COPD\nx,1,0,1,1\n"
     train, dropped = drop_rare(read(text, concept_cols=["a", "b"]), 1)
     assert dropped == ("b",) and train.concept_names == ("a",)

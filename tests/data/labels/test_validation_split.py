@@ -1,4 +1,4 @@
-"""The validation split: stratified, by patient, the same for everybody."""
+"""The validation split: stratified, by patient, the same on every rank."""
 
 import numpy as np
 import pytest
@@ -68,9 +68,7 @@ def test_images_of_one_patient_stay_together_and_unknown_patients_are_apart():
     train, val = split_validation(make_table(label_NL, patients), fraction=0.2, seed=1)
     of = np.array(patients)
     assert not ({*of[train]} & {*of[val]}) - {""}
-    assert {
-        "",
-    } <= {*of[train]} & {*of[val]}
+    assert "" in {*of[train]} & {*of[val]}
     assert abs(len(val) - 40) <= 6
 
 
@@ -88,10 +86,7 @@ def test_missing_labels_do_not_count_as_positives():
 
 
 def test_two_images_give_one_for_each_side_and_one_image_is_refused():
-    assert [len(s) for s in split_validation(make_table([[1], [0]]), fraction=0.1, seed=0)] == [
-        1,
-        1,
-    ]
+    assert [len(side) for side in split_validation(make_table([[1], [0]]), fraction=0.1, seed=0)] == [1, 1]
     with pytest.raises(InputError, match="cannot be split"):
         split_validation(make_table([[1]]), fraction=0.1, seed=0)
     with pytest.raises(InputError, match="between 0 and 1"):
