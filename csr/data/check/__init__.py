@@ -1,1 +1,1 @@
-"""What is in a data set, and what is wrong with it, before anything is trained."""
+"""Facts about a data set and its problems, before anything is trained."""

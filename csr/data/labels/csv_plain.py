@@ -84,7 +84,11 @@ def _separating_commas(data: np.ndarray, newline_L: np.ndarray) -> np.ndarray | 
     one_line = np.searchsorted(newline_L, opening) == np.searchsorted(newline_L, closing)
     if not (begins & ends & one_line).all():
         return None
-    return comma[np.searchsorted(quote, comma) % 2 == 0]
+    first, last = np.searchsorted(comma, opening), np.searchsorted(comma, closing)
+    if (first == last).all():  # no comma is quoted
+        return comma
+    opened, closed = (np.bincount(place, minlength=len(comma) + 1) for place in (first, last))
+    return comma[np.cumsum(opened - closed)[:-1] == 0]
 
 
 def _parse_wide(chunk: bytes, numbers: list[int], width: int) -> dict[int, Column]:

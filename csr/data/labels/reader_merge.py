@@ -11,7 +11,7 @@ import numpy as np
 
 from csr.data.labels.csv_blocks import Block, Problem, first_rows, number_texts
 from csr.data.labels.label_cells import INVALID, NO, YES, label_codes
-from csr.data.labels.names import id_problem, image_key, show
+from csr.data.labels.names import are_plain, id_problem, image_key, show
 from csr.runtime.errors import InputError
 
 READER_MERGES = ("any", "majority", "soft")
@@ -69,14 +69,17 @@ class ReaderRows:
         column = block.columns[self.image_column]
         rows = first_rows(column.code_R)
         codes, lines = column.code_R[rows].tolist(), block.line_R[rows].tolist()
+        image_ids = [column.texts[code] for code in codes]
         image_of_text = np.full(len(column.texts), -1, dtype=np.int64)
         problem = None
-        for row, code, line in zip(rows.tolist(), codes, lines):
-            image_id = column.texts[code]
-            if reason := id_problem(image_id):
+        for row, code, line, image_id, is_plain in zip(
+            rows.tolist(), codes, lines, image_ids, are_plain(image_ids)
+        ):
+            if not is_plain and (reason := id_problem(image_id)):
                 problem = Problem(row, f"line {line}: image_id {show(image_id)} {reason}")
                 break
-            image = self._image_of.setdefault(image_key(image_id), len(self.image_ids))
+            key = image_id if is_plain else image_key(image_id)
+            image = self._image_of.setdefault(key, len(self.image_ids))
             if image == len(self.image_ids):
                 self.image_ids.append(image_id)
                 self.first_lines.append(line)
