@@ -25,7 +25,6 @@ NEEDED_BY_NAME = {
     "onnxscript": "torch.onnx imports it",
     "uvicorn": "csr serve checks for it before it is imported",
     "httpx": "starlette's test client imports it",
-    "jinja2": "the templates of csr/report need it",
     "ruff": "scripts/check.sh runs it",
     "mypy": "scripts/check.sh runs it",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 
 import numpy as np
@@ -102,3 +103,8 @@ def png_bytes(image_HW3: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image_HW3).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def data_address(image_HW3: np.ndarray) -> str:
+    """Return a picture, (H,W,3) uint8, as the address that a page carries it under."""
+    return "data:image/png;base64," + base64.b64encode(png_bytes(image_HW3)).decode()
