@@ -221,6 +221,15 @@ def test_only_commands_print_and_sources_are_plain_ascii(path):
         assert not [c.lineno for name, c in calls(path) if name == "print"], short(path)
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=short)
+def test_html_is_written_in_templates_alone(path):
+    tags = re.compile(
+        r"</?(html|head|body|div|p|table|t[rdh]|h[1-6]|span|section|figure|ul|li|svg|img|a)[ >/]"
+    )
+    literals = (node for node in ast.walk(tree(path)) if isinstance(node, ast.Constant))
+    assert [node.lineno for node in literals if isinstance(node.value, str) and tags.search(node.value)] == []
+
+
 def test_every_source_says_on_its_first_line_what_it_is():
     assert [short(p) for p in SOURCES if not ast.get_docstring(tree(p))] == []
 

@@ -78,7 +78,10 @@ class Explanation:
         return self.card.called(self.probability_T)
 
     def shown(self, maximum: int) -> list[int]:
-        """Active concepts with prototypes, the most probable first; without any, the one of the largest share."""
+        """Active concepts with prototypes, the most probable first.
+
+        Without any, the one of the largest share.
+        """
         order = self.concept_probability_K.argsort(descending=True, stable=True).tolist()
         active = [k for k in order if bool(self.active_K[k]) and int(self.best_K[k]) >= 0]
         return active[:maximum] or [int(self.share_TKM.sum(2).abs().amax(0).argmax())]

@@ -53,7 +53,9 @@ def neighbour_picture(neighbour: Neighbour) -> tuple[np.ndarray | None, str]:
 def draw_sheet(
     image_HW3: np.ndarray, explanation: Explanation, *, concepts: Sequence[int], neighbours: Neighbours
 ) -> np.ndarray:
-    """Return one picture: the image, then beside it each concept's map, the training region below, with captions."""
+    """Return one picture: the image, then beside it each concept's map, the training region below, with
+    captions.
+    """
     e = explanation
     likely = e.probability_T.argsort(descending=True).tolist()[:4]
     lines = [f"{e.card.target_names[t]}: {float(e.probability_T[t]):.2f}" for t in likely]

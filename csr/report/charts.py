@@ -1,7 +1,8 @@
 """Charts as inline SVG for the reports: no script, no outside address, built as XML elements.
 
-Colours are the stylesheet's variables, so that a chart follows its page into the dark; every mark has a tooltip with
-its numbers. Both would be lost with pictures of a plotting library. Series differ in shape as well as in colour.
+Colours are the stylesheet's variables, so that a chart follows its page into the dark; every mark has a
+tooltip with its numbers. Both would be lost with pictures of a plotting library. Series differ in shape as
+well as in colour.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class Mark:
 
 
 def element(tag: str, *children: Element, text: str = "", **attributes: object) -> Element:
-    """Return an element; numbers are written with one decimal, `class_` and `text_anchor` as SVG spells them."""
+    """Return an element; numbers are written with one decimal, `class_` and `text_anchor` as SVG spells
+    them.
+    """
     made = Element(tag, {name.rstrip("_").replace("_", "-"): _value(v) for name, v in attributes.items()})
     made.text = text.encode("utf-8", "backslashreplace").decode() or None
     made.extend(children)
@@ -261,7 +264,8 @@ SIDE_PX, LEFT_PX, PLOT_TOP_PX = 320, 60, 10
 
 
 def size_plot(sizes: dict[str, Sequence[Sequence[int]]], *, title: str) -> Markup:
-    """Return width and height of images, a disc (train) or diamond (test) for each size, larger for more images.
+    """Return width and height of images, a disc (train) or diamond (test) for each size, larger for more
+    images.
 
     Args:
         sizes: by split, (width, height, images), pixels.

@@ -1,4 +1,7 @@
-"""Reports as single HTML files: jinja2 templates with autoescape and one stylesheet, everything inside the page."""
+"""Reports as single HTML files.
+
+Jinja2 templates with autoescape and one stylesheet, everything inside the page.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`csr atlas RUN --out DIR`: every prototype with the training regions behind it, as pages to leaf through."""
+"""`csr atlas RUN --out DIR`: every prototype with the training regions behind it, as pages to leaf
+through.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,14 @@
-"""keep.csv: which prototypes a doctor keeps. An atlas writes it, a person edits the column `keep`, refine reads it.
+"""keep.csv: which prototypes a doctor keeps.
+
+An atlas writes it, a person edits the column `keep`, refine reads it.
 
     concept,prototype,keep,wins,alive,top_weight,top_target,note,vector
     Cavity,0,1,31,1,0.8123,Tuberculosis,,v0f3a96c21d7e
     Cavity,1,0,12,1,1.4021,Tuberculosis,"looks at the same place in every image, at the edge",v77b01c9ae452
 
-`concept`, `prototype` and `keep` are needed. `vector` names the prototype's vector (`csr.explain.neighbours`): a file of
-another model is refused by it, and read unchecked without it. The other columns help to decide; they may be
-changed or left out.
+`concept`, `prototype` and `keep` are needed. `vector` names the prototype's vector
+(`csr.explain.neighbours`): a file of another model is refused by it, and read unchecked without it. The other
+columns help to decide; they may be changed or left out.
 
 Letters: K concepts, M prototypes.
 """
@@ -34,7 +36,10 @@ Record = dict[str, Any]
 
 
 def write_keep(atlas: Record) -> str:
-    """keep.csv of an atlas, everything kept; `top_weight` is the weight of the diagnosis it moves the most."""
+    """keep.csv of an atlas, everything kept.
+
+    `top_weight` is the weight of the diagnosis it moves the most.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
@@ -109,7 +114,8 @@ def read_keep(
             )
         if keep == "1" and not kept_KM[k, m]:
             raise InputError(
-                f"{where}: prototype {m} of {show(name)} was dropped before and cannot come back; write 0, or "
+                f"{where}: prototype {m} of {show(name)} was dropped before and cannot come back; write 0, "
+                "or "
                 "refine the model that still has it"
             )
         line_KM[k, m], keep_KM[k, m] = line, keep == "1"

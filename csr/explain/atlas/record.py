@@ -171,7 +171,9 @@ class Recorder:
         return min(1.0, float(np.sum(is_positive(self.concept_NK[:, k]))) / number) if number else None
 
     def _predicted(self, k: int, concept: float | None) -> list[float | None]:
-        """The share with each target among images of which a share has the concept, if no more is known of them."""
+        """The share with each target among images of which a share has the concept, if no more is known of
+        them.
+        """
         if concept is None:
             return [None] * len(self.card.target_names)
         part_21 = np.array([[concept], [1 - concept]])
@@ -224,7 +226,10 @@ def nearest_json(atlas: Record) -> Record:
 
 
 def shares_given(concept_NK: np.ndarray, target_NT: np.ndarray) -> np.ndarray:
-    """The share with each target among the images with and without each concept, (2, K, T); NaN without any."""
+    """The share with each target among the images with and without each concept, (2, K, T).
+
+    NaN without any.
+    """
     known_NT, positive_NT = ~np.isnan(target_NT), is_positive(target_NT)
     group_2KN = np.stack([is_positive(concept_NK), is_negative(concept_NK)]).transpose(0, 2, 1).astype(float)
     count_2KT = group_2KN @ known_NT.astype(float)

@@ -1,9 +1,11 @@
-"""Where in an image a prototype finds itself: the region around its map's peak, and where the vector came from.
+"""Where in an image a prototype finds itself.
+
+The region around its map's peak, and where the vector came from.
 
 A region is what is connected to the peak, by edges of cells, and reaches three quarters of the way from the
-map's lowest to its highest value. A local concept vector is a mean of all cells, weighted by the softmax of the
-concept's activation map (Eq. 2): `cam_share` says how much of that weight lies in the region. Where it is small
-the vector came from elsewhere than where the map is high.
+map's lowest to its highest value. A local concept vector is a mean of all cells, weighted by the softmax of
+the concept's activation map (Eq. 2): `cam_share` says how much of that weight lies in the region. Where it is
+small the vector came from elsewhere than where the map is high.
 
 Letters: B batch, K concepts, M prototypes, D embedding, H W map, L = H x W cells, R requests or boxes,
 P = K x M.
@@ -131,7 +133,10 @@ def sight_of(map_HW: np.ndarray, attention_HW: np.ndarray) -> Sight:
 
 
 def places_of(scan: Scan) -> dict[int, list[tuple[int, int, bool]]]:
-    """Which maps are needed of which images: position -> (concept, prototype, whether it is a nearest vector)."""
+    """Which maps are needed of which images.
+
+    Position -> (concept, prototype, whether it is a nearest vector).
+    """
     wanted: dict[int, dict[tuple[int, int], bool]] = defaultdict(dict)
     for best, is_nearest in ((scan.scores, False), (scan.vectors, True)):
         image_KML = best.image_KML.numpy()

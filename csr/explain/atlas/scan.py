@@ -51,7 +51,8 @@ class Scan:
     Attributes:
         kept_KM: bool, prototypes that were not dropped.
         wins_KM: training vectors of its own concept whose nearest prototype it is.
-        max_present_KM, max_all_KM: images (with the concept; all) in which it has its concept's highest score.
+        max_present_KM, max_all_KM: images (with the concept; all) in which it has its concept's highest
+            score.
         mean_KM, sd_KM: of its score over all images, fp64.
         mean_present_KM, mean_absent_KM: over images with and without the concept; NaN without any.
         vectors: images with the concept whose local vectors are nearest (Eq. 11), cosines.

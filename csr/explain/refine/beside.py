@@ -1,4 +1,7 @@
-"""A refined model beside the one it comes from: opened, refined, measured on the same test images, written."""
+"""A refined model beside the one it comes from.
+
+Opened, refined, measured on the same test images, written.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +135,8 @@ def notices(source: Source, kept_KM: np.ndarray, keep_KM: np.ndarray, *, head: s
     if empty:
         lines.append(
             f"Notice: no prototype is left of {', '.join(empty)}: it is still named by the model, has no "
-            "similarity map any more, moves no diagnosis, and its images count as misses in the pointing game of "
+            "similarity map any more, moves no diagnosis, and its images count as misses in the pointing "
+            "game of "
             "similarity maps."
         )
     if head == "keep":

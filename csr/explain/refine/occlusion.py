@@ -1,16 +1,22 @@
-"""Scores with and without what dropped prototypes looked at, whatever the diagnosis: a mark painted over, and pasted.
+"""Scores with and without what dropped prototypes looked at, whatever the diagnosis.
 
-Where a mark is in every image of a class, dropping the prototypes that look at it leaves a head that is fitted on the
-same images every reason to find it again: kept prototypes are a little higher on marks too. So images are changed:
+A mark painted over, and pasted.
 
-* painted over: the regions in which dropped prototypes fire get the mean of the rest of the image, and the image goes
-  through the network again. An image in which none fires loses the region of a random image in which one does: that
-  something is painted over must tell nothing.
-* pasted: what painting took from the scores of a random image in which one fires is added to the painted image's.
+Where a mark is in every image of a class, dropping the prototypes that look at it leaves a head that is
+fitted on the
+same images every reason to find it again: kept prototypes are a little higher on marks too. So images are
+changed:
+
+* painted over: the regions in which dropped prototypes fire get the mean of the rest of the image, and the
+  image goes through the network again. An image in which none fires loses the region of a random image in
+  which one does: that something is painted over must tell nothing.
+* pasted: what painting took from the scores of a random image in which one fires is added to the painted
+  image's.
 
 A head that is fitted on both has met the mark as often with every diagnosis as without it.
 
-Letters: B batch, N images, R dropped prototypes, J images in which one fires, H W map, C channels, S side, F scores.
+Letters: B batch, N images, R dropped prototypes, J images in which one fires, H W map, C channels, S side, F
+scores.
 """
 
 from __future__ import annotations
@@ -51,7 +57,10 @@ def firing_from(score_NR: torch.Tensor) -> torch.Tensor:
 def regions_of(
     model: CSR, batches: Iterable[dict[str, Any]], dropped_KM: torch.Tensor, *, firing_R: torch.Tensor
 ) -> torch.Tensor:
-    """The regions around the peaks of the dropped prototypes that fire; bool (N, H, W), empty where none does."""
+    """The regions around the peaks of the dropped prototypes that fire.
+
+    Bool (N, H, W), empty where none does.
+    """
     found = []
     for batch in batches:
         map_BRHW = model(batch["image"]).similarity_maps[:, dropped_KM.to(batch["image"].device)].cpu()

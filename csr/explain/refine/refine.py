@@ -1,4 +1,6 @@
-"""A model without its rejected prototypes: its head is fitted again, on scores that are computed once, or kept.
+"""A model without its rejected prototypes.
+
+Its head is fitted again, on scores that are computed once, or kept.
 
 Letters: K concepts, M prototypes per concept, T targets, F = K x M.
 """
@@ -43,7 +45,8 @@ class Images:
 def refine(
     source: Source, images: Images, options: RefineOptions, *, keep_KM: np.ndarray, monitor: Monitor
 ) -> tuple[CSR, Fit, Reliance | None]:
-    """The model without the rejected prototypes, in eval mode, its head, and what is left of what was dropped.
+    """The model without the rejected prototypes, in eval mode, its head, and what is left of what was
+    dropped.
 
     The old model is not changed.
     """
@@ -144,7 +147,8 @@ def _fitted(
         ),
     )
     monitor.say(
-        f"Head fitted again in {time.perf_counter() - began:.1f} s: epoch {fit.epoch} of {optim.epochs_stage3} "
+        f"Head fitted again in {time.perf_counter() - began:.1f} s: epoch {fit.epoch} of "
+        f"{optim.epochs_stage3} "
         f"is the best on {len(val.score_NF)} validation images"
     )
     source.model.to(device)

@@ -102,7 +102,9 @@ def reliance_lines(reliance: Reliance | None, *, head: str) -> list[str]:
     if reliance.highest >= HIGH:
         others = [other for other in ("occlude", "keep") if other != head]
         lines.append(
-            "Notice: the diagnoses can still use what was dropped, through the prototypes that are left: compare "
-            f"{' and '.join(f'--head {other}' for other in others)}, or train again with more images without it."
+            "Notice: the diagnoses can still use what was dropped, through the prototypes that are left: "
+            "compare "
+            f"{' and '.join(f'--head {other}' for other in others)}, or train again with more images "
+            "without it."
         )
     return lines
