@@ -1,4 +1,4 @@
-"""What a diagnosis rests on: similarities, and each one's share of each logit (paper, Eq. 1 and Sec. 3.3).
+"""The ground of a diagnosis: similarities, and the share of each in each logit (paper, Eq. 1 and Sec. 3.3).
 
 The head is one linear layer, so a diagnosis's logit is its bias plus the sum of weight x score over all
 prototypes: the shares given here are these products and nothing else.
@@ -25,7 +25,9 @@ FORMAT, FORMAT_VERSION = "csr-explanation", 1
 
 
 def contributions(score_BKM: torch.Tensor, head: TaskHead) -> torch.Tensor:
-    """Each prototype's share of each logit, weight x score; with the bias they sum to the logit.
+    """Return each prototype's share of each logit, weight x score, (T,K,M).
+
+    With the bias they sum to the logit.
 
     Args:
         score_BKM: similarity scores.
@@ -78,7 +80,7 @@ class Explanation:
         return self.card.called(self.probability_T)
 
     def shown(self, maximum: int) -> list[int]:
-        """Active concepts with prototypes, the most probable first.
+        """Return active concepts with prototypes, the most probable first.
 
         Without any, the one of the largest share.
         """
@@ -87,7 +89,10 @@ class Explanation:
         return active[:maximum] or [int(self.share_TKM.sum(2).abs().amax(0).argmax())]
 
     def peak(self, k: int) -> tuple[float, float]:
-        """Where the map of a concept's best prototype is highest: x, y of the cell's centre, fractions."""
+        """Return the highest cell of a concept's best prototype's map.
+
+        X, y of its centre, fractions of the image.
+        """
         height, width = self.map_KHW.shape[1:]
         at = int(self.map_KHW[k].argmax())
         return (at % width + 0.5) / width, (at // width + 0.5) / height
@@ -148,7 +153,7 @@ def _explain_one(model: CSR, card: Card, output: CSROutput, share_BTKM: torch.Te
 
 
 def to_dict(explanation: Explanation, *, neighbours: Neighbours) -> dict[str, Any]:
-    """All numbers of an explanation as plain JSON, by name; every prototype is in it, shown or not."""
+    """Return all numbers of an explanation as plain JSON, by name; every prototype is in it, shown or not."""
     e, card = explanation, explanation.card
     diagnoses = [
         {
@@ -196,6 +201,6 @@ def _by_target(card: Card, value_T: torch.Tensor) -> dict[str, float]:
 
 
 def map_range(explanation: Explanation, concepts: list[int]) -> tuple[float, float]:
-    """One colour scale for all maps shown, median to maximum of them all: weak maps look weak."""
+    """Return one colour scale for all maps shown, median to maximum of them all: weak maps look weak."""
     values = np.concatenate([explanation.map_KHW[k].numpy().ravel() for k in concepts])
     return float(np.median(values)), float(values.max())

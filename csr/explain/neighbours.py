@@ -5,7 +5,7 @@
                      "nearest": [{"image": "train/a.png", "box": [x_min, y_min, x_max, y_max],
                                   "similarity": 0.93, "image_id": "a"}, ..]}, ..]}
 
-`vector` names the prototype (`vector_names`), so that an atlas of another model is told from this one's.
+`vector` names the prototype (`vector_names`), so that an atlas of another model is recognised.
 `nearest` is sorted, the most similar first; boxes are fractions of the image; image paths are absolute or
 relative to the atlas's folder. Prototypes may be left out.
 
@@ -50,15 +50,15 @@ class Neighbour:
     image_id: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        told = {"image": str(self.image), "box": list(self.box), "similarity": self.similarity}
-        return {**told, "image_id": self.image_id} if self.image_id else told
+        fields = {"image": str(self.image), "box": list(self.box), "similarity": self.similarity}
+        return {**fields, "image_id": self.image_id} if self.image_id else fields
 
 
 Neighbours = dict[tuple[int, int], list[Neighbour]]  # by (k, m), the most similar first
 
 
 def vector_names(model: CSR) -> np.ndarray:
-    """A short name of each prototype's vector, (K, M) text; "" where it was dropped.
+    """Return a short name of each prototype's vector, (K,M) text; "" where it was dropped.
 
     Refining keeps vectors, so an atlas of the model before still fits. The name is made of the stored fp32
     values: unit vectors would come out of another device or machine with other last bits. It begins with a
@@ -73,10 +73,10 @@ def vector_names(model: CSR) -> np.ndarray:
 
 
 def of_another_model(where: object, differing: Sequence[tuple[str, int]]) -> InputError:
-    """The error where vectors of some (concept, prototype) are not the model's."""
-    told = show_some([f"{show(name)} {m}" for name, m in differing], limit=4)
+    """Return the error where vectors of some (concept, prototype) are not the model's."""
+    names = show_some([f"{show(name)} {m}" for name, m in differing], limit=4)
     return InputError(
-        f"{where}: belongs to another model, whose prototypes have other vectors ({told}): run `csr atlas` "
+        f"{where}: belongs to another model, whose prototypes have other vectors ({names}): run `csr atlas` "
         "on this one"
     )
 

@@ -1,6 +1,6 @@
 """The images that a trained model is looked at with: those of its run, or of tables that the user names.
 
-Both `csr atlas` and `csr refine` take a run, whose config.json says where its data is, or a model folder with
+Both `csr atlas` and `csr refine` take a run, whose config.json names its data, or a model folder with
 the data given by flags; flags win over the run's options.
 """
 
@@ -62,7 +62,7 @@ class Source:
 
     @property
     def cache(self) -> Path:
-        """Where the run keeps what it computes once."""
+        """The folder in which the run keeps what it computes once."""
         return self.folder.parent / ".cache"
 
     @property
@@ -97,9 +97,9 @@ def open_source(given: str, *, checkpoint: str | None = None) -> Source:
         options["data"] |= {"val_fraction": fraction, "reader_merge": merge}
         config = config_of(options, where=f"{given}: config.json")
         return Source(folder, model, config, False, config.optim.batch_size, _NOTHING)
-    told = read_config(folder / CONFIG)
-    config = config_of(told["options"], where=str(folder / CONFIG))
-    batch = told.get("effective_batch")
+    content = read_config(folder / CONFIG)
+    config = config_of(content["options"], where=str(folder / CONFIG))
+    batch = content.get("effective_batch")
     if not isinstance(batch, int) or isinstance(batch, bool) or not 1 <= batch <= 2**24:
         batch = max(1, config.optim.batch_size) * config.optim.accumulation
     return Source(folder, model, config, True, batch, _quarantined(folder))
@@ -109,7 +109,10 @@ _NOTHING: Mapping[str, Sequence[str]] = {"train": (), "test": ()}
 
 
 def _quarantined(folder: Path) -> Mapping[str, Sequence[str]]:
-    """Images that a run left out because they could not be read: nothing is known of them now either."""
+    """Return images that a run left out because they could not be read.
+
+    Nothing is known of them now either.
+    """
     if not (folder / QUARANTINE).is_file():
         return _NOTHING
     rows = read_rows(folder / QUARANTINE)
@@ -123,7 +126,7 @@ def _quarantined(folder: Path) -> Mapping[str, Sequence[str]]:
 
 @contextlib.contextmanager
 def image_folder(given: Path | None) -> Iterator[Path]:
-    """Where decoded images are kept: the given folder, or a private temporary one (they are patients')."""
+    """Yield the folder of decoded images: the given one, or a private temporary one (they are patients')."""
     if given is not None:
         yield given
         return
@@ -152,7 +155,7 @@ def open_images(
         boxes_csv: boxes on these images, or None.
         cache: folder of decoded images; None decodes them whenever they are needed.
         workers: threads that decode.
-        say: tells the user.
+        say: called with each line for the user.
         hint: what to do where the table is not there.
 
     Raises:
@@ -183,7 +186,7 @@ def open_images(
 
 
 def split(images: LabelledImages, config: TrainConfig) -> tuple[LabelledImages, LabelledImages]:
-    """Training and validation images, as `csr train` splits them."""
+    """Return training and validation images, as `csr train` splits them."""
     train, val = split_validation(images.table, fraction=config.data.val_fraction, seed=config.engine.seed)
     return _some(images, train), _some(images, val)
 

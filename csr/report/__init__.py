@@ -1,1 +1,1 @@
-"""How results look: pages, charts, pictures with heat maps."""
+"""The look of results: pages, charts, pictures with heat maps."""

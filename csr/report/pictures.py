@@ -39,7 +39,7 @@ def overlay(
 
 
 def captioned(image_HW3: np.ndarray, lines: list[str]) -> np.ndarray:
-    """The image with lines of text on a dark bar below it."""
+    """Return the image with lines of text on a dark bar below it."""
     height, width = image_HW3.shape[:2]
     sheet = Image.new("RGB", (width, height + CAPTION_PX * len(lines)), (24, 24, 24))
     sheet.paste(Image.fromarray(image_HW3), (0, 0))
@@ -54,21 +54,21 @@ def _ascii(text: str) -> str:
 
 
 def row(images: list[np.ndarray], *, gap: int = 4) -> np.ndarray:
-    """Pictures of one height side by side."""
+    """Return pictures of one height side by side."""
     height = max(i.shape[0] for i in images)
     padded = [np.pad(i, ((0, height - i.shape[0]), (0, gap), (0, 0)), constant_values=255) for i in images]
     return np.concatenate(padded, axis=1)
 
 
 def column(rows: list[np.ndarray], *, gap: int = 4) -> np.ndarray:
-    """Rows of pictures below each other."""
+    """Return rows of pictures below each other."""
     width = max(r.shape[1] for r in rows)
     padded = [np.pad(r, ((0, gap), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows]
     return np.concatenate(padded, axis=0)
 
 
 def to_rgb(image_CHW: torch.Tensor) -> np.ndarray:
-    """A stored image (uint8, 1 or 3 channels first) as (H, W, 3)."""
+    """Return a stored image (uint8, 1 or 3 channels first) as (H, W, 3)."""
     image_HWC = image_CHW.permute(1, 2, 0).cpu().numpy()
     return np.repeat(image_HWC, 3, axis=2) if image_HWC.shape[2] == 1 else image_HWC
 
@@ -79,7 +79,7 @@ _BOX_COLOUR = (0, 200, 255)
 
 
 def picture_of(pixels: np.ndarray) -> np.ndarray:
-    """Decoded pixels as RGB with a longest side of `TILE_PX`, aspect kept."""
+    """Return decoded pixels as RGB with a longest side of `TILE_PX`, aspect kept."""
     picture = Image.fromarray(pixels).convert("RGB")
     scale = TILE_PX / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -87,7 +87,7 @@ def picture_of(pixels: np.ndarray) -> np.ndarray:
 
 
 def framed(image_HW3: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    """The image with a box (fractions) drawn on it."""
+    """Return the image with a box (fractions) drawn on it."""
     picture = Image.fromarray(image_HW3.copy())
     width, height = picture.size
     corners = [round(value * side) for value, side in zip(box, (width, height, width, height), strict=True)]

@@ -1,4 +1,4 @@
-"""What a stage is: model + loss in one module, the parts it trains, and what its frozen parts compute.
+"""The contract of a stage: model + loss in one module, the parts it trains, the output of its frozen parts.
 
 Letters: B images, K concepts, T targets, R rows (what frozen layers give; one or several per image).
 """
@@ -60,49 +60,59 @@ class Stage(nn.Module):
         return inside or around
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Optimizer groups: params, lr, weight_decay, name."""
+        """Return optimizer groups: params, lr, weight_decay, name."""
         raise NotImplementedError
 
     def label_weights(self) -> torch.Tensor | None:
-        """Positive or class weights of the labels that validate this stage, (L,), to be logged."""
+        """Return positive or class weights of the labels that validate this stage, (L,), to be logged."""
         return None
 
     def inputs(self, batch: Batch) -> Rows:
-        """What the frozen layers make of `batch["image"]`: rows (R, ...) and `row` (R,), each row's image in 0..B-1."""
+        """Return the frozen layers' output for `batch["image"]`.
+
+        Rows (R, ...) and `row` (R,), each row's image in 0..B-1.
+        """
         return {}
 
     def input_floats(self, concept_NK: np.ndarray) -> int:
-        """How many numbers `inputs` gives for the images with these labels."""
+        """Return how many numbers `inputs` gives for the images with these labels."""
         return 0
 
     def forward(self, batch: Batch) -> StageOutput:
-        """Loss of one micro batch: sum over counted entries x `batch["scale"][name]`."""
+        """Return loss of one micro batch: sum over counted entries x `batch["scale"][name]`."""
         raise NotImplementedError
 
     def counts(self, labels: dict[str, np.ndarray]) -> dict[str, float]:
-        """How many entries of a whole optimizer window each sum of the loss runs over, from its labels."""
+        """Return the number of entries of a whole optimizer window in each sum of the loss, from its
+        labels.
+        """
         raise NotImplementedError
 
     def begin(self, features: Any) -> None:
-        """Called once before the engine is built, with what the frozen layers compute on the training images."""
+        """Take starting values from the frozen layers' output on the training images.
+
+        Called once, before the engine.
+        """
 
     def end_epoch(self, features: Any, *, last: bool) -> dict[str, float]:
-        """Called after each epoch on every rank; may edit weights. Returns scalars to log."""
+        """Finish an epoch on every rank; may edit weights. Return scalars to log."""
         return {}
 
     def predict(self, batch: Batch) -> torch.Tensor:
-        """Logits (B, L) of this stage's labels for a batch with images or with frozen inputs."""
+        """Return logits (B, L) of this stage's labels for a batch with images or with frozen inputs."""
         raise NotImplementedError
 
     def evaluation_loss(self, logit_NL: torch.Tensor, label_NL: torch.Tensor) -> float:
-        """The training loss's mean over all rows of an evaluation."""
+        """Return the training loss's mean over all rows of an evaluation."""
         raise NotImplementedError
 
     def probability(self, logit_NL: torch.Tensor) -> torch.Tensor:
         return logit_NL.sigmoid()
 
     def model_weights(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The CSR model's state dict out of this stage's (fp32, CPU), with what is kept beside it folded in."""
+        """Return the CSR model's state dict out of this stage's (fp32, CPU), with what is kept beside it
+        folded in.
+        """
         prefix = "model."
         return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
 
@@ -110,7 +120,7 @@ class Stage(nn.Module):
 def decayed(
     named: list[tuple[str, nn.Parameter]], *, lr: float, weight_decay: float, name: str
 ) -> list[dict]:
-    """Two optimizer groups: matrices with weight decay; biases, norms and tokens without."""
+    """Return two optimizer groups: matrices with weight decay; biases, norms and tokens without."""
     trained = [p for _, p in named if p.requires_grad]
     matrices = [p for p in trained if p.ndim > 1]
     vectors = [p for p in trained if p.ndim <= 1]

@@ -1,4 +1,4 @@
-"""Where prototypes start, and where dead ones are moved: k-means on the sphere, coverage, restarts.
+"""Starting places of prototypes, and new ones for dead prototypes: k-means on the sphere, coverage, restarts.
 
 Letters: N unit vectors, K concepts, M prototypes per concept, D embedding.
 """
@@ -15,7 +15,7 @@ MAX_VECTORS = 256  # per prototype: k-means on more changes the centres little a
 def kmeans_prototypes(
     vec_ND: torch.Tensor, concept_N: torch.Tensor, *, num_concepts: int, num_per_concept: int, seed: int
 ) -> torch.Tensor:
-    """Unit centres of each concept's vectors.
+    """Return unit centres of each concept's vectors.
 
     A concept with fewer distinct vectors than prototypes gets them all and random unit vectors for the rest.
 
@@ -46,7 +46,10 @@ def kmeans_prototypes(
 
 
 def _distinct(vec_ND: np.ndarray) -> np.ndarray:
-    """Each vector once, in the order they come: sorted, rounding alone would reorder them and part the runs."""
+    """Return each vector once, in the order of arrival.
+
+    Rounding alone would reorder sorted ones and part the runs.
+    """
     first = np.unique(vec_ND, axis=0, return_index=True)[1]
     return vec_ND[np.sort(first)]
 
@@ -54,7 +57,7 @@ def _distinct(vec_ND: np.ndarray) -> np.ndarray:
 def nearest_prototype(
     vec_ND: torch.Tensor, concept_N: torch.Tensor, proto_KMD: torch.Tensor, *, chunk: int = 4096
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each vector the cosine (N,) to, and the index (N,) of, the best prototype of its own concept."""
+    """Return the cosine (N,) to and the index (N,) of each vector's best prototype of its own concept."""
     best, index = [], []
     for vec, concept in zip(vec_ND.split(chunk), concept_N.split(chunk), strict=True):
         sim_NM = torch.einsum("nd,nmd->nm", vec, proto_KMD[concept])
@@ -67,7 +70,7 @@ def nearest_prototype(
 def count_hits(
     index_N: torch.Tensor, concept_N: torch.Tensor, *, num_concepts: int, num_per_concept: int
 ) -> torch.Tensor:
-    """How many vectors each prototype is the nearest of: (K, M) int64."""
+    """Return how many vectors each prototype is the nearest of, (K,M) int64."""
     flat = concept_N * num_per_concept + index_N
     return torch.bincount(flat, minlength=num_concepts * num_per_concept).view(num_concepts, num_per_concept)
 
@@ -88,10 +91,10 @@ def restart_dead(
     hits_KM = count_hits(index_N, concept_N, num_concepts=num_concepts, num_per_concept=num_per_concept)
     moved, fresh_KMD = 0, proto_KMD.clone()
     for k in torch.nonzero((hits_KM == 0).any(dim=1)).flatten().tolist():
-        mine = torch.nonzero(concept_N == k).flatten()
-        mine = mine[hits_KM[k, index_N[mine]] > 1]
+        members = torch.nonzero(concept_N == k).flatten()
+        members = members[hits_KM[k, index_N[members]] > 1]
         dead = torch.nonzero(hits_KM[k] == 0).flatten()
-        worst = mine[cover_N[mine].argsort(stable=True)][: len(dead)]
+        worst = members[cover_N[members].argsort(stable=True)][: len(dead)]
         fresh_KMD[k, dead[: len(worst)]] = vec_ND[worst]
         moved += len(worst)
     return fresh_KMD, int((hits_KM > 0).sum()), moved

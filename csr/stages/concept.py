@@ -18,7 +18,7 @@ from csr.stages.losses import box_attention, concept_bce
 
 
 def positive_weights(label_NK: np.ndarray, *, maximum: float) -> torch.Tensor:
-    """Negatives / positives per concept over annotated images, clipped to [1 / maximum, maximum].
+    """Return negatives / positives per concept over annotated images, clipped to [1 / maximum, maximum].
 
     Soft labels count by their share.
 

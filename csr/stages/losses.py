@@ -20,7 +20,7 @@ MAX_COSINES = 2**24  # fp32 cosines held at once: 64 MiB, a few times that while
 def concept_bce(
     logit_BK: torch.Tensor, label_BK: torch.Tensor, pos_weight_K: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Binary cross-entropy on logits, positives weighted; summed over annotated entries.
+    """Return binary cross-entropy on logits, positives weighted; summed over annotated entries.
 
     Args:
         logit_BK: any floating type.
@@ -36,7 +36,7 @@ def concept_bce(
 def task_bce(
     logit_BT: torch.Tensor, label_BT: torch.Tensor, pos_weight_T: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`concept_bce` for multi-label targets."""
+    """Return `concept_bce` for multi-label targets."""
     return concept_bce(logit_BT, label_BT, pos_weight_T)
 
 
@@ -48,7 +48,7 @@ def task_focal(
     alpha: float = 0.25,
     gamma: float = 2.0,
 ) -> torch.Tensor:
-    """Focal loss (Lin et al. 2017, Eq. 5): alpha_t (1 - p_t)^gamma times the weighted BCE, summed.
+    """Return focal loss (Lin et al. 2017, Eq. 5): alpha_t (1 - p_t)^gamma times the weighted BCE, summed.
 
     Args:
         logit_BT, label_BT, pos_weight_T: as for `concept_bce`.
@@ -65,7 +65,7 @@ def task_focal(
 def task_cross_entropy(
     logit_BT: torch.Tensor, label_BT: torch.Tensor, weight_T: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Softmax cross-entropy against one-hot rows (or rows that sum to 1), summed over annotated rows.
+    """Return softmax cross-entropy against one-hot rows (or rows that sum to 1), summed over annotated rows.
 
     Args:
         logit_BT: any floating type.
@@ -84,7 +84,7 @@ def task_cross_entropy(
 def prototype_similarity(
     vec_ND: torch.Tensor, proto_KMD: torch.Tensor, *, gamma: float = 1000.0, max_cosines: int = MAX_COSINES
 ) -> torch.Tensor:
-    """Soft-assigned similarity of each vector to each concept (Eqs. 6-8).
+    """Return soft-assigned similarity of each vector to each concept (Eqs. 6-8).
 
     q_m = softmax_m(gamma <p_km, v'>) and sim_k = sum_m q_m <p_km, v'>.
 
@@ -127,7 +127,7 @@ def contrastive(
     delta: float = 0.1,
     margin_mode: str = "softtriple",
 ) -> torch.Tensor:
-    """Softmax cross-entropy over concepts with a margin (Eq. 9), summed over vectors.
+    """Return softmax cross-entropy over concepts with a margin (Eq. 9), summed over vectors.
 
     Args:
         sim_NK: similarity of vector n to concept k, from `prototype_similarity`.
@@ -161,7 +161,7 @@ def contrastive(
 
 
 def box_attention(cam_BKHW: torch.Tensor, mask_BKHW: torch.Tensor) -> torch.Tensor:
-    """-log of the share of each map's spatial softmax that lies inside its boxes, summed.
+    """Return -log of the share of each map's spatial softmax that lies inside its boxes, summed.
 
     Args:
         cam_BKHW: concept activation maps, any floating type.
@@ -185,7 +185,7 @@ def _full(tensor: torch.Tensor) -> torch.Tensor:
 def _masked_bce(
     logit: torch.Tensor, label: torch.Tensor, pos_weight: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """BCE of each entry, 0 where the label is NaN; and the logits and labels that it was made of."""
+    """Return BCE of each entry, 0 where the label is NaN; and the logits and labels that it was made of."""
     logit = _full(logit)
     known = ~label.isnan()
     label = torch.where(known, label.to(logit.dtype), 0.0)

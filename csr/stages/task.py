@@ -26,7 +26,7 @@ MIN_SD = 1e-2  # a dead prototype's score hardly varies: dividing by less would 
 
 
 def choose_task_loss(requested: str, target_NT: np.ndarray) -> str:
-    """`auto` is bce, unless every image has exactly one of at least two targets: then ce."""
+    """Resolve `auto`: bce, unless every image has exactly one of at least two targets: then ce."""
     if requested != "auto":
         return requested
     complete = not np.isnan(target_NT).any() and bool(np.isin(target_NT, (0.0, 1.0)).all())
@@ -128,7 +128,7 @@ class TaskStage(Stage):
         return logit_NL.softmax(-1) if self.loss == "ce" else logit_NL.sigmoid()
 
     def model_weights(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The model's weights, its task head being this stage's with the standardisation folded in."""
+        """Return the model's weights, its task head being this stage's with the standardisation folded in."""
         weights = super().model_weights(state)
         weights["task_head.linear.weight"], weights["task_head.linear.bias"] = fold_standardisation(
             state["head.weight"], state["head.bias"], state["mean_F"], state["sd_F"]
@@ -137,7 +137,10 @@ class TaskStage(Stage):
 
 
 def task_weights(target_NT: np.ndarray, *, loss: str, maximum: float) -> torch.Tensor:
-    """Balance of stage 3: negatives / positives (bce, focal), or N / (T n_t) for cross-entropy; (T,)."""
+    """Return the balance of stage 3, (T,).
+
+    Negatives / positives (bce, focal), or N / (T n_t) for cross-entropy.
+    """
     if loss != "ce":
         return positive_weights(target_NT, maximum=maximum)
     count_T = target_NT.sum(axis=0)

@@ -33,7 +33,7 @@ OLD_KEEP = "keep_old.csv"
 
 @dataclass(frozen=True)
 class AtlasOptions:
-    """What `csr atlas` is asked for; what is None is that of the run.
+    """Options of `csr atlas`; what is None is that of the run.
 
     Attributes:
         source: the model's folder as the user named it.
@@ -60,7 +60,7 @@ class AtlasOptions:
 def training_images(
     source: Source, options: AtlasOptions, *, cache: Path, monitor: Monitor
 ) -> LabelledImages:
-    """The images that the model was trained on: of a run without its validation images."""
+    """Return the images that the model was trained on: of a run without its validation images."""
     data = source.config.data
     given = (options.csv, options.dir)
     if not source.is_run and None in given:
@@ -131,7 +131,9 @@ def build(
 
 
 def _nearest_text(atlas: dict[str, Any]) -> str:
-    """nearest.json, with fewer neighbours where it would be larger than what is read back."""
+    """Return the text of nearest.json, with fewer neighbours where it would be larger than what is read
+    back.
+    """
     value = nearest_json(atlas)
     longest = max((len(entry["nearest"]) for entry in value["prototypes"]), default=0)
     for length in range(longest, -1, -1):

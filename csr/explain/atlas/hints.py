@@ -1,4 +1,4 @@
-"""What in the numbers of a prototype makes a doctor look twice."""
+"""Hints: numbers of a prototype that make a doctor look twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Record = dict[str, Any]
 
 
 def hints(record: Record) -> list[str]:
-    """What makes a doctor suspicious; each may have a good reason, none rejects a prototype."""
+    """Return what makes a doctor suspicious; each may have a good reason, none rejects a prototype."""
     similar, found = record["similar"], []
     if not record["alive"]:
         found.append("dead: it never wins")
@@ -44,6 +44,8 @@ def hints(record: Record) -> list[str]:
 
 
 def _is_more(value: float, predicted: float, number: int) -> bool:
-    """Whether a share is larger than predicted, clearly and beyond what chance does to so few images."""
+    """Return whether a share is larger than predicted, clearly and beyond what chance does to so few
+    images.
+    """
     by_chance = float(binom.sf(round(value * number) - 1, number, predicted))
     return value > predicted + CLEARLY_MORE and by_chance < BY_CHANCE

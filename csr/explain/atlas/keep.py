@@ -36,7 +36,7 @@ Record = dict[str, Any]
 
 
 def write_keep(atlas: Record) -> str:
-    """keep.csv of an atlas, everything kept.
+    """Return keep.csv of an atlas, everything kept.
 
     `top_weight` is the weight of the diagnosis it moves the most.
     """
@@ -77,7 +77,7 @@ def read_keep(
         concept_names: of the model.
         kept_KM: bool, the prototypes that the model still has; every one needs a row.
         vector_KM: their `vector_names`.
-        say: tells the user where the file does not say which model it belongs to.
+        say: called with a notice where the file does not name the model it belongs to.
 
     Returns:
         keep_KM, bool: what is left. A concept may be left without any prototype.
@@ -93,7 +93,7 @@ def read_keep(
     index = {name: k for k, name in enumerate(concept_names)}
     line_KM = np.zeros(kept_KM.shape, dtype=np.int64)
     keep_KM = np.zeros(kept_KM.shape, dtype=bool)
-    told_KM = np.full(kept_KM.shape, "", dtype=object)
+    known_KM = np.full(kept_KM.shape, "", dtype=object)
     for line, cells in rows:
         where = f"{path} line {line}"
         name, prototype, keep = (cells[column[key]] for key in _READ)
@@ -119,30 +119,30 @@ def read_keep(
                 "refine the model that still has it"
             )
         line_KM[k, m], keep_KM[k, m] = line, keep == "1"
-        told_KM[k, m] = cells[column[VECTOR]] if VECTOR in column else ""
+        known_KM[k, m] = cells[column[VECTOR]] if VECTOR in column else ""
     _check_complete(path, line_KM, kept_KM, concept_names)
     if not keep_KM.any():
         raise InputError(f"{path}: rejects every prototype; keep at least one")
-    _check_vectors(path, told_KM, np.where(kept_KM, vector_KM, ""), concept_names, say)
+    _check_vectors(path, known_KM, np.where(kept_KM, vector_KM, ""), concept_names, say)
     return keep_KM
 
 
 def _check_vectors(
     path: str | os.PathLike[str],
-    told_KM: np.ndarray,
+    known_KM: np.ndarray,
     vector_KM: np.ndarray,
     names: tuple[str, ...],
     say: Callable[[str], None],
 ) -> None:
-    """Prototypes that were dropped have no vector any more and are not compared."""
-    comparable_KM = (told_KM != "") & (vector_KM != "")
-    differing = np.argwhere(comparable_KM & (told_KM != vector_KM)).tolist()
+    """Compare the vectors of prototypes; dropped ones have none any more and are not compared."""
+    comparable_KM = (known_KM != "") & (vector_KM != "")
+    differing = np.argwhere(comparable_KM & (known_KM != vector_KM)).tolist()
     if differing:
         raise of_another_model(path, [(names[k], m) for k, m in differing])
-    unknown = int(((vector_KM != "") & (told_KM == "")).sum())
+    unknown = int(((vector_KM != "") & (known_KM == "")).sum())
     if unknown:
         say(
-            f"Notice: {path}: {unknown} prototype(s) have nothing in the column '{VECTOR}': nobody can tell "
+            f"Notice: {path}: {unknown} prototype(s) have nothing in the column '{VECTOR}': csr cannot check "
             "whether they are this model's."
         )
 
@@ -154,10 +154,10 @@ def _whole(text: str) -> int:
 def _check_complete(
     path: str | os.PathLike[str], line_KM: np.ndarray, kept_KM: np.ndarray, names: tuple[str, ...]
 ) -> None:
-    """A row that is missing is no decision: it may have been cut off by accident."""
+    """Refuse a missing row: it is no decision, and may have been cut off by accident."""
     missing = np.argwhere(kept_KM & (line_KM == 0))
     if len(missing):
-        told = show_some([f"{show(names[k])} {m}" for k, m in missing.tolist()], limit=4)
+        absent = show_some([f"{show(names[k])} {m}" for k, m in missing.tolist()], limit=4)
         raise InputError(
-            f"{path}: {len(missing)} prototype(s) have no row ({told}); write one with keep 1 or 0 for each"
+            f"{path}: {len(missing)} prototype(s) have no row ({absent}); write one with keep 1 or 0 for each"
         )

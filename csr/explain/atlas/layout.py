@@ -26,17 +26,17 @@ _MAX_ID = 60
 
 
 def crop_name(k: int, m: int) -> str:
-    """Where the cut-out region of a prototype is, relative to the atlas."""
+    """Return the place of a prototype's cut-out region, relative to the atlas."""
     return f"{CROPS}/c{k:03d}_p{m:03d}.png"
 
 
 def page_name(k: int) -> str:
-    """The page of a concept, relative to the atlas."""
+    """Return the page of a concept, relative to the atlas."""
     return f"concept_{k:03d}.html"
 
 
 def image_name(row: int, image_id: str) -> str:
-    """Where the reduced copy of a training image is, relative to the atlas.
+    """Return the place of a training image's reduced copy, relative to the atlas.
 
     Args:
         row: of the label table.

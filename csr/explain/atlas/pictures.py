@@ -95,7 +95,10 @@ def _write(path: Path, picture: Image.Image, kind: str, **options: int) -> None:
 
 
 def map_address(map_HW: np.ndarray, *, low: float, high: float) -> str:
-    """A map as a tiny picture that a page carries inside: clear at `low` and below, strongest at `high`."""
+    """Return a map as a tiny picture that a page carries inside.
+
+    Clear at `low` and below, strongest at `high`.
+    """
     value_HW = np.clip((map_HW.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
     alpha_HW1 = np.round(255 * MAP_ALPHA * value_HW).astype(np.uint8)[..., None]
     buffer = io.BytesIO()

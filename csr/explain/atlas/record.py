@@ -55,7 +55,7 @@ class Recorder:
         self.given_2KT = shares_given(self.concept_NK, self.target_NT)
 
     def concept(self, k: int) -> Record:
-        """Everything of one concept."""
+        """Return everything of one concept."""
         kept_M = self.scan.kept_KM[k].tolist()
         prototypes = [self.prototype(k, m) for m, kept in enumerate(kept_M) if kept]
         return {
@@ -69,7 +69,7 @@ class Recorder:
         }
 
     def prototype(self, k: int, m: int) -> Record:
-        """Everything of one prototype."""
+        """Return everything of one prototype."""
         scan = self.scan
         mean_sd = {
             "mean": scan.mean_KM,
@@ -132,7 +132,7 @@ class Recorder:
         return found
 
     def _in_box(self, position: int, k: int, cell: Box) -> bool | None:
-        """Whether a cell lies in a box of the concept; None where there is none to lie in."""
+        """Return whether a cell lies in a box of the concept; None where there is none to lie in."""
         if self.images.boxes is None or not is_positive(self.concept_NK[position, k]):
             return None
         class_R, box_R4 = self.images.boxes.for_image(int(self.images.indices[position]))
@@ -140,7 +140,7 @@ class Recorder:
         return bool(is_in(cell, mine_R4).any()) if len(mine_R4) else None
 
     def _similar(self, k: int, m: int) -> Record:
-        """What the images with the highest scores have in common; they may lack the concept."""
+        """Return what the images with the highest scores have in common; they may lack the concept."""
         position_L = [p for p in self.scan.scores.image_KML[k, m].tolist() if p != NONE]
         peak_L2 = np.array([centre(self.cells[k, m, p]) for p in position_L])
         in_box = [self._in_box(p, k, self.cells[k, m, p]) for p in position_L]
@@ -167,11 +167,12 @@ class Recorder:
         }
 
     def _at_most(self, k: int, number: int) -> float | None:
-        """The largest share with the concept that this many annotated images can have."""
+        """Return the largest share with the concept that this many annotated images can have."""
         return min(1.0, float(np.sum(is_positive(self.concept_NK[:, k]))) / number) if number else None
 
     def _predicted(self, k: int, concept: float | None) -> list[float | None]:
-        """The share with each target among images of which a share has the concept, if no more is known of
+        """Return the share with each target among images of which a share has the concept, if no more is
+        known of
         them.
         """
         if concept is None:
@@ -185,7 +186,7 @@ class Recorder:
         return {name: share(self.target_NT[:, t]) for t, name in enumerate(self.card.target_names)}
 
     def summary(self, concepts: Sequence[Record], *, source: Path, csv: str) -> Record:
-        """The whole atlas: what goes into atlas.json. Names of files without their folders."""
+        """Return the whole atlas: what goes into atlas.json. Names of files without their folders."""
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -203,7 +204,7 @@ class Recorder:
 
 
 def nearest_json(atlas: Record) -> Record:
-    """The list that `csr.explain.neighbours` reads, out of the whole atlas."""
+    """Return the list that `csr.explain.neighbours` reads, out of the whole atlas."""
     keys = ("image", "box", "similarity", "image_id")
     prototypes = [
         {
@@ -226,7 +227,7 @@ def nearest_json(atlas: Record) -> Record:
 
 
 def shares_given(concept_NK: np.ndarray, target_NT: np.ndarray) -> np.ndarray:
-    """The share with each target among the images with and without each concept, (2, K, T).
+    """Return the share with each target among the images with and without each concept, (2,K,T).
 
     NaN without any.
     """
@@ -237,7 +238,7 @@ def shares_given(concept_NK: np.ndarray, target_NT: np.ndarray) -> np.ndarray:
 
 
 def share(label_N: np.ndarray) -> float | None:
-    """How many of the annotated images are positive; None without any."""
+    """Return the share of positive images among the annotated ones; None without any."""
     known_N = label_N[~np.isnan(label_N)]
     return float(np.mean(is_positive(known_N))) if len(known_N) else None
 

@@ -1,10 +1,10 @@
-"""Where in an image a prototype finds itself.
+"""Regions of an image in which a prototype finds itself.
 
 The region around its map's peak, and where the vector came from.
 
 A region is what is connected to the peak, by edges of cells, and reaches three quarters of the way from the
 map's lowest to its highest value. A local concept vector is a mean of all cells, weighted by the softmax of
-the concept's activation map (Eq. 2): `cam_share` says how much of that weight lies in the region. Where it is
+the concept's activation map (Eq. 2): `cam_share` is the share of that weight inside the region. Where it is
 small the vector came from elsewhere than where the map is high.
 
 Letters: B batch, K concepts, M prototypes, D embedding, H W map, L = H x W cells, R requests or boxes,
@@ -37,7 +37,7 @@ _ROUNDING = 1e-6  # of boxes, which are fp32
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """What a prototype sees in an image.
+    """The view of a prototype on an image: its map and what it is highest at.
 
     Attributes:
         cell: the highest one, fractions of the image.
@@ -62,7 +62,10 @@ class Sight:
 
 
 def region_around_peak(map_HW: np.ndarray) -> np.ndarray:
-    """bool (H, W): the cells connected to the highest one (the first of equals) that are nearly as high."""
+    """Return the cells connected to the highest one that are nearly as high, (H,W) bool.
+
+    The first of equals.
+    """
     low, high = float(map_HW.min()), float(map_HW.max())
     high_HW = map_HW >= low + REACH * (high - low)
     label_HW, _ = ndimage.label(high_HW)
@@ -70,7 +73,7 @@ def region_around_peak(map_HW: np.ndarray) -> np.ndarray:
 
 
 def box_around(region_HW: np.ndarray) -> Box:
-    """The smallest box that holds all cells of a region, fractions of the image."""
+    """Return the smallest box that holds all cells of a region, fractions of the image."""
     height, width = region_HW.shape
     rows, columns = np.flatnonzero(region_HW.any(axis=1)), np.flatnonzero(region_HW.any(axis=0))
     return (
@@ -82,7 +85,7 @@ def box_around(region_HW: np.ndarray) -> Box:
 
 
 def cell_of(map_HW: np.ndarray) -> Box:
-    """The highest cell (the first of equals), fractions of the image."""
+    """Return the highest cell (the first of equals), fractions of the image."""
     height, width = map_HW.shape
     row, column = divmod(int(map_HW.argmax()), width)
     return column / width, row / height, (column + 1) / width, (row + 1) / height
@@ -93,12 +96,14 @@ def centre(box: Box) -> Point:
 
 
 def peak_of(map_HW: np.ndarray) -> Point:
-    """Centre (x, y) of the highest cell, fractions of the image."""
+    """Return centre (x, y) of the highest cell, fractions of the image."""
     return centre(cell_of(map_HW))
 
 
 def is_in(cell: Box, box_R4: np.ndarray) -> np.ndarray:
-    """Whether a cell counts as inside of boxes: along either axis it shares half of itself or of the box,
+    """Return whether a cell counts as inside of boxes.
+
+    Along either axis it shares half of itself or of the box,
     whichever is shorter. bool (R,)
 
     Why not the cell's centre, as the pointing game has it: a box that is smaller than a cell may hold no
@@ -133,7 +138,7 @@ def sight_of(map_HW: np.ndarray, attention_HW: np.ndarray) -> Sight:
 
 
 def places_of(scan: Scan) -> dict[int, list[tuple[int, int, bool]]]:
-    """Which maps are needed of which images.
+    """Return which maps are needed of which images.
 
     Position -> (concept, prototype, whether it is a nearest vector).
     """
@@ -152,7 +157,7 @@ def places_of(scan: Scan) -> dict[int, list[tuple[int, int, bool]]]:
 def look_again(
     model: CSR, batches: Iterable[Batch], wanted: Mapping[int, list[tuple[int, int, bool]]]
 ) -> tuple[dict[Place, Sight], dict[Place, Box]]:
-    """Maps of the wanted pairs only, image by image.
+    """Return maps of the wanted pairs only, image by image.
 
     Args:
         model: in eval mode, on the device of the batches.
@@ -182,7 +187,7 @@ def look_again(
 
 
 def chunks_of(positions: Iterable[int], size: int) -> Iterator[np.ndarray]:
-    """Positions in batches, as `csr.evaluation.inference.stored_batches` wants them."""
+    """Yield positions in batches, as `csr.evaluation.inference.stored_batches` wants them."""
     all_N = np.fromiter(positions, dtype=np.int64)
     for start in range(0, len(all_N), size):
         yield all_N[start : start + size]

@@ -46,7 +46,7 @@ class BestImages:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What one look gives, on the CPU.
+    """The result of one pass over the images, on the CPU.
 
     Attributes:
         kept_KM: bool, prototypes that were not dropped.
@@ -74,7 +74,9 @@ class Scan:
 
     @property
     def alive_KM(self) -> torch.Tensor:
-        """Whether it is nearest to a training vector, or scores highest in an image with its concept."""
+        """Return whether it is nearest to a training vector, or scores highest in an image with its
+        concept.
+        """
         return (self.wins_KM > 0) | (self.max_present_KM > 0)
 
 
@@ -127,7 +129,7 @@ class Counter:
         return winner_BK.unsqueeze(2) == torch.arange(self.kept_KM.shape[1], device=winner_BK.device)
 
     def result(self) -> Scan:
-        """Everything counted so far."""
+        """Return everything counted so far."""
         mean_KM, square_KM = self.sum_4KM[:2] / max(1, self.num_images)
         mean_2KM = self.sum_4KM[2:] / self.labelled_2K.unsqueeze(2)  # 0 / 0 is NaN
         sd_KM = (square_KM - mean_KM * mean_KM).clamp_min(0).sqrt()

@@ -77,7 +77,7 @@ def read_decisions(source: Source, options: RefineOptions, monitor: Monitor) -> 
 def refined_beside_old(
     source: Source, options: RefineOptions, keep_KM: np.ndarray, *, cache: Path, monitor: Monitor
 ) -> Refined:
-    """Refine the model of `source` and measure both on the test images.
+    """Return refine the model of `source` and measure both on the test images.
 
     Args:
         source: model and run; its model is not changed.

@@ -2,7 +2,7 @@
 standardisation, optimizer, schedule, order of images and choice of the best epoch.
 
 Why not a solver of the optimum: stage 3 stops at the epoch that validates best, mostly before the optimum. A
-head that were fitted otherwise would differ from the old one for two reasons, and nobody could tell what the
+head that were fitted otherwise would differ from the old one for two reasons, which would hide what the
 dropped prototypes did. So the epochs are repeated as they were; with nothing dropped the old head comes out.
 A column of zeros is 0 after standardisation, gets no gradient, and keeps the weight 0 that it begins with.
 
@@ -41,18 +41,18 @@ class Scores:
     target_NT: torch.Tensor
 
     def without(self, keep_F: torch.Tensor) -> Scores:
-        """The same with the scores of dropped prototypes at 0."""
+        """Return the same with the scores of dropped prototypes at 0."""
         return Scores(self.score_NF * keep_F, self.target_NT)
 
     def all(self, name: str) -> torch.Tensor:
-        """What a stage asks of its features."""
+        """Return what a stage asks of its features."""
         assert name == "score", name
         return self.score_NF
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How the head is trained.
+    """Options of the training of a head.
 
     Attributes:
         epochs: of which the best by macro AUROC on validation images is taken; of equals the one with the
@@ -131,7 +131,7 @@ def fit_head(
 def keep_head(
     weight_TF: torch.Tensor, bias_T: torch.Tensor, score_NF: torch.Tensor, keep_F: torch.Tensor
 ) -> Fit:
-    """The head as it is, where dropped scores say what they say of the mean training image.
+    """Return the head as it is, with dropped scores fixed at those of the mean training image.
 
     So the logits of training images keep their means: a score that is 0 instead would shift every diagnosis.
 

@@ -9,7 +9,7 @@ changed:
 
 * painted over: the regions in which dropped prototypes fire get the mean of the rest of the image, and the
   image goes through the network again. An image in which none fires loses the region of a random image in
-  which one does: that something is painted over must tell nothing.
+  which one does: the fact of painting must carry no information.
 * pasted: what painting took from the scores of a random image in which one fires is added to the painted
   image's.
 
@@ -37,7 +37,7 @@ Batches = Callable[[str], Iterable[dict[str, Any]]]  # by the pass's title; in t
 
 @dataclass(frozen=True, eq=False)
 class Marks:
-    """Where dropped prototypes fire, and what that adds to scores.
+    """The places where dropped prototypes fire, and what these add to scores.
 
     Attributes:
         region_JHW: bool.
@@ -49,7 +49,9 @@ class Marks:
 
 
 def firing_from(score_NR: torch.Tensor) -> torch.Tensor:
-    """(R,): half-way between a prototype's median score over training images and its highest."""
+    """Return the scores half-way between each prototype's median over training images and its highest,
+    (R,).
+    """
     return (score_NR.median(dim=0).values + score_NR.amax(dim=0)) / 2
 
 
@@ -57,7 +59,7 @@ def firing_from(score_NR: torch.Tensor) -> torch.Tensor:
 def regions_of(
     model: CSR, batches: Iterable[dict[str, Any]], dropped_KM: torch.Tensor, *, firing_R: torch.Tensor
 ) -> torch.Tensor:
-    """The regions around the peaks of the dropped prototypes that fire.
+    """Return the regions around the peaks of the dropped prototypes that fire.
 
     Bool (N, H, W), empty where none does.
     """
@@ -73,7 +75,7 @@ def regions_of(
 
 
 def paint_over(image_BCSS: torch.Tensor, region_BHW: torch.Tensor) -> torch.Tensor:
-    """Images with the mean of the rest of the image, by channel, in their regions."""
+    """Return images with the mean of the rest of the image, by channel, in their regions."""
     side = image_BCSS.shape[-1]
     inside_B1SS = F.interpolate(region_BHW[:, None].to(image_BCSS), size=(side, side), mode="nearest")
     rest_B1SS = 1 - inside_B1SS
@@ -93,7 +95,7 @@ def painted_and_pasted(
     marks: Marks | None = None,
     seed: int,
 ) -> tuple[Scores, Marks]:
-    """Scores of every image painted over, and of the same with a random image's mark pasted: 2N rows.
+    """Return scores of every image painted over, and of the same with a random image's mark pasted: 2N rows.
 
     Args:
         model: unrefined, in eval mode.

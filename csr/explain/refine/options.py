@@ -1,4 +1,4 @@
-"""What `csr refine` is asked for."""
+"""The options of `csr refine`, and the files of a refined model."""
 
 from __future__ import annotations
 

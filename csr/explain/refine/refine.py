@@ -35,7 +35,7 @@ from csr.training.features.cache import FeatureOptions, frozen_features
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """What is needed of the data."""
+    """The images that refining needs."""
 
     train: LabelledImages
     val: LabelledImages
@@ -45,7 +45,7 @@ class Images:
 def refine(
     source: Source, images: Images, options: RefineOptions, *, keep_KM: np.ndarray, monitor: Monitor
 ) -> tuple[CSR, Fit, Reliance | None]:
-    """The model without the rejected prototypes, in eval mode, its head, and what is left of what was
+    """Return the model without the rejected prototypes, in eval mode, its head, and what is left of what was
     dropped.
 
     The old model is not changed.
@@ -96,7 +96,9 @@ def without_marks(
     keep_KM: np.ndarray,
     monitor: Monitor,
 ) -> tuple[Scores, Scores]:
-    """Scores that tell nothing of what dropped prototypes looked at: see `csr.explain.refine.occlusion`."""
+    """Return scores that know nothing of what dropped prototypes looked at
+    (`csr.explain.refine.occlusion`).
+    """
     model = source.model.eval()
     dropped_KM = model.prototypes.kept_KM.cpu() & ~torch.from_numpy(keep_KM)
     transform, size = source.card.preprocessing.transform(), options.batch_size
@@ -129,7 +131,7 @@ def _fitted(
     options: RefineOptions,
     monitor: Monitor,
 ) -> Fit:
-    """A new head on the scores that are left; the model is where it was afterwards."""
+    """Return a new head on the scores that are left; the model is where it was afterwards."""
     began, config, optim = time.perf_counter(), source.config, source.config.optim
     device = next(source.model.parameters()).device
     stage.cpu()
@@ -164,7 +166,7 @@ def scores_of(
     title: str,
     monitor: Monitor,
 ) -> Scores:
-    """Scores of all prototypes, dropped ones too: one cache serves every keep.csv."""
+    """Return scores of all prototypes, dropped ones too: one cache serves every keep.csv."""
     assert stage.model.card is not None
     caching = FeatureOptions(
         mode="memory" if folder is None else "disk",
@@ -192,7 +194,10 @@ def scores_of(
 
 
 def _referenced(card: Card, fit: Fit, val: Scores, keep_KM: np.ndarray) -> Card:
-    """Thresholds of the new diagnoses, from validation images; dropped prototypes have no medians but 0."""
+    """Return thresholds of the new diagnoses, from validation images.
+
+    Dropped prototypes have no medians but 0.
+    """
     logit_NT = torch.nn.functional.linear(val.score_NF, fit.weight_TF, fit.bias_T)
     threshold_T = best_f1_thresholds(card.probability(logit_NT).numpy(), val.target_NT.numpy())
     keep = torch.from_numpy(keep_KM).float()
@@ -208,5 +213,5 @@ def _referenced(card: Card, fit: Fit, val: Scores, keep_KM: np.ndarray) -> Card:
 
 
 def bar(monitor: Monitor, title: str, batches: Any, total: int) -> Any:
-    """A pass over batches as a progress bar."""
+    """Return a pass over batches with a progress bar."""
     return monitor.bar(batches, total=total, title=title)

@@ -1,9 +1,9 @@
-"""What is left of dropped prototypes in the kept ones.
+"""Remaining reliance: what is left of dropped prototypes in the kept ones.
 
 A diagnosis that is fitted again on the same images can go on using what was dropped wherever the kept scores
-tell it too: where a mark is in every image of a class, every prototype that is a little higher on marks will
-do. So each dropped score is predicted from all kept ones, on training images held out in turn. R^2 of 1: the
-kept scores hold all of it; 0 or less: nothing that a linear layer could use.
+predict it too: where a mark is in every image of a class, every prototype that is a little higher on marks
+will do. So each dropped score is predicted from all kept ones, on training images held out in turn. R^2 of 1:
+the kept scores hold all of it; 0 or less: nothing that a linear layer could use.
 
 Letters: N images, K concepts, M prototypes, F = K x M scores, P kept and R dropped prototypes.
 """
@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 HIGH = 0.5
 FOLDS = 5
 MAX_IMAGES = 20_000  # more change a coefficient of determination little, and take memory
-_CONSTANT = 1e-6  # a score with a smaller standard deviation tells nothing that could be used
+_CONSTANT = 1e-6  # a score with a smaller standard deviation carries no usable information
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Reliance:
         return max(self.r2.values())
 
     def to_dict(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """Plain JSON: median, highest, and R^2 of each by concept and prototype."""
+        """Return plain JSON: median, highest, and R^2 of each by concept and prototype."""
         by_name: dict[str, dict[str, float]] = {}
         for (k, m), value in self.r2.items():
             by_name.setdefault(names[k], {})[str(m)] = value
@@ -62,7 +62,9 @@ class Reliance:
 def remaining_reliance(
     score_NF: np.ndarray, *, kept_KM: np.ndarray, keep_KM: np.ndarray, seed: int
 ) -> Reliance | None:
-    """How well kept scores predict the dropped ones; None where nothing was dropped, or of too few images.
+    """Return how well kept scores predict the dropped ones.
+
+    None where nothing was dropped, or of too few images.
 
     Args:
         score_NF: of training images, all prototypes.
@@ -92,7 +94,7 @@ def remaining_reliance(
 
 
 def reliance_lines(reliance: Reliance | None, *, head: str) -> list[str]:
-    """What to tell the user."""
+    """Return the lines on it for the user."""
     if reliance is None:
         return []
     lines = [

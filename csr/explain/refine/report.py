@@ -1,4 +1,4 @@
-"""What refining did: the numbers before and after, as lines for the terminal and as refine.json.
+"""The effect of refining: numbers before and after, as lines for the terminal and as refine.json.
 
 Letters: K concepts, M prototypes, T targets, N images.
 """
@@ -37,7 +37,7 @@ def record_of(
     after: Results,
     changed: int,
 ) -> Results:
-    """Plain JSON of one refinement.
+    """Return plain JSON of one refinement.
 
     Args:
         model: name of the one that was refined.
@@ -71,18 +71,18 @@ def record_of(
 
 
 def dropped_of(kept_KM: np.ndarray, keep_KM: np.ndarray, names: Sequence[str]) -> dict[str, list[int]]:
-    """The prototypes that a doctor rejects now, by concept."""
+    """Return the prototypes that a doctor rejects now, by concept."""
     gone_KM = kept_KM & ~keep_KM
     return {name: np.flatnonzero(gone_KM[k]).tolist() for k, name in enumerate(names) if gone_KM[k].any()}
 
 
 def count_changed(before_NT: torch.Tensor, after_NT: torch.Tensor) -> int:
-    """Decisions (one diagnosis of one image) that differ."""
+    """Return decisions (one diagnosis of one image) that differ."""
     return int((before_NT != after_NT).sum())
 
 
 def table_lines(before: Results, after: Results) -> list[str]:
-    """Before, after and change of what counts, one a line."""
+    """Return before, after and change of what counts, one a line."""
     rows = list(_rows(before, after))
     width = max(len(name) for name, *_ in rows) + 2
     lines = [f"{'test images':<{width}} {'before':>8} {'after':>8} {'change':>8}"]
