@@ -1,4 +1,4 @@
-"""Precision and the merged DeepSpeed JSON."""
+"""The DeepSpeed JSON: read, checked, and merged with the flags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from csr.engine.ds_config import (
     precision_of,
     zero_stage_of,
 )
-from csr.engine.precision import choose_precision
 from csr.runtime.errors import InputError
 
 FOLDER = Path(__file__).resolve().parents[2] / "ds_configs"
@@ -56,62 +55,6 @@ def test_every_shipped_file_loads_and_computes_in_what_its_name_says(name):
 def test_without_a_json_the_precision_names_the_shipped_file(precision):
     parsed, name = load_ds_config(None, precision)
     assert precision_of(parsed) == precision and name.endswith(DEFAULT_FILES[precision])
-
-
-@pytest.mark.parametrize(
-    "requested, device, has_bf16, expected",
-    [
-        ("auto", "cpu", False, "fp32"),
-        ("auto", "cpu", True, "bf16"),
-        ("auto", "cuda", True, "bf16"),
-        ("auto", "cuda", False, "fp16"),
-        ("bf16", "cpu", False, "bf16"),
-        ("fp32", "cpu", True, "fp32"),
-        ("fp16", "cuda", False, "fp16"),
-    ],
-)
-def test_precision_follows_flag_then_hardware(requested, device, has_bf16, expected):
-    chosen = choose_precision(requested, ds_file=None, device=device, has_bf16=has_bf16)
-    assert chosen.name == expected and chosen.reason
-
-
-@pytest.mark.parametrize(
-    "earlier, device, has_bf16, expected",
-    [
-        ("bf16", "cpu", False, "bf16"),
-        ("fp32", "cpu", True, "fp32"),
-        ("bf16", "cuda", False, "bf16"),
-        ("fp16", "cuda", False, "fp16"),
-        ("fp16", "cpu", False, "fp32"),
-        ("nonsense", "cpu", True, "bf16"),
-    ],
-)
-def test_auto_goes_on_in_what_a_run_was_begun_in_where_the_device_can(earlier, device, has_bf16, expected):
-    """A job that is requeued may land on another kind of node."""
-    chosen = choose_precision("auto", ds_file=None, device=device, has_bf16=has_bf16, earlier=earlier)
-    assert chosen.name == expected
-    assert choose_precision("fp32", ds_file=None, device=device, earlier=earlier).name == "fp32"
-
-
-def test_fp16_on_a_cpu_is_refused_and_names_the_alternative():
-    with pytest.raises(InputError, match="needs a GPU.*bf16 or fp32"):
-        choose_precision("fp16", ds_file=None, device="cpu")
-
-
-def test_a_json_decides_the_precision_where_the_flag_is_auto(tmp_path):
-    assert (
-        choose_precision(
-            "auto", ds_file=load_ds_config(str(FOLDER / "zero1_bf16.json"), "fp32"), device="cpu"
-        ).name
-        == "bf16"
-    )
-
-
-def test_a_flag_that_contradicts_the_json_is_refused():
-    with pytest.raises(InputError, match="--precision fp32 contradicts .*zero2_bf16.json"):
-        choose_precision(
-            "fp32", ds_file=load_ds_config(str(FOLDER / "zero2_bf16.json"), "fp32"), device="cpu"
-        )
 
 
 @pytest.mark.parametrize(

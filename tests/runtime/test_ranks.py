@@ -1,0 +1,57 @@
+"""Rank, world size and host of a process, from the variables of each launcher."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from csr.runtime import ranks
+from csr.runtime.errors import InputError
+
+NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LOCAL_NAMES = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
+SRUN_NAMES = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_STEP_ID")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """No launcher's variables; those that a test's call sets are removed after it."""
+    for name in (*NAMES, *LOCAL_NAMES, *SRUN_NAMES):
+        monkeypatch.setenv(name, "")  # so that monkeypatch restores it
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def test_a_plain_process_is_rank_0_of_1_on_a_free_port():
+    ranks.adopt_launcher_environment()
+    assert (ranks.rank(), ranks.local_rank(), ranks.world_size()) == (0, 0, 1)
+    assert ranks.is_main() and ranks.host() == socket.gethostname()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", int(ranks.os.environ["MASTER_PORT"])))
+
+
+def test_variables_of_a_launcher_are_kept(environment):
+    given = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
+    for name, value in given.items():
+        environment.setenv(name, value)
+    ranks.adopt_launcher_environment()
+    assert {name: ranks.os.environ[name] for name in NAMES} == given
+    assert (ranks.rank(), ranks.local_rank(), ranks.world_size()) == (3, 1, 4) and not ranks.is_main()
+
+
+def test_a_rank_of_several_without_an_address_is_refused(environment):
+    environment.setenv("RANK", "0")
+    environment.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="MASTER_ADDR, MASTER_PORT is not"):
+        ranks.adopt_launcher_environment()
+
+
+@pytest.mark.parametrize("name", LOCAL_NAMES)
+def test_ranks_of_this_host_come_from_any_launcher(environment, name):
+    environment.setenv("WORLD_SIZE", "8")
+    assert ranks.local_world_size() == 8
+    environment.setenv(name, "2(x4)" if name.startswith("SLURM") else "")
+    assert ranks.local_world_size() == 8, "no number: the world size"
+    environment.setenv(name, "2")
+    assert ranks.local_world_size() == 2
