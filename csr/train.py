@@ -34,7 +34,9 @@ def main(argv: list[str] | None = None) -> int:
         if given.run.dry_run:
             return rehearse(prepared, stop)
         with opened_folder(prepared) as folder:
-            Run(prepared, folder, stop=stop).train()
+            run = Run(prepared, folder, stop=stop)
+            run.train_stages()  # concept, prototype, task; or what is left of them
+            run.finish(run.test())
     return 0
 
 

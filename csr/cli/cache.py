@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if not LEAST_DAYS <= options.days < float("inf"):
         raise InputError(f"--days {options.days:g}: give {LEAST_DAYS:g} or more")
-    prune(entries, days=options.days, dry_run=options.dry_run, say=print)
+    prune(entries, days=options.days, dry_run=options.dry_run, report=print)
     return 0
 
 

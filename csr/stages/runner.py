@@ -10,6 +10,8 @@ from csr.model import CSR
 from csr.stages.base import Stage
 
 Weights = dict[str, torch.Tensor]
+ORDER = ("concept", "prototype", "task")
+STAGE_NUMBER = {name: number for number, name in enumerate(ORDER, start=1)}
 
 
 class StageRunner:
@@ -19,8 +21,6 @@ class StageRunner:
         model: carries the weights from stage to stage.
         build_stage: name -> the stage around the model, built only when its turn comes.
     """
-
-    ORDER = ("concept", "prototype", "task")
 
     def __init__(self, model: CSR, build_stage: Callable[[str], Stage]) -> None:
         self.model = model
@@ -34,10 +34,10 @@ class StageRunner:
 
         A run that goes on brings weights of all stages before `first` with it.
         """
-        start = self.ORDER.index(first)
+        start = ORDER.index(first)
         if start:
-            self._done = self.ORDER[start - 1]
-        for name in self.ORDER[start:]:
+            self._done = ORDER[start - 1]
+        for name in ORDER[start:]:
             stage = self.open(name)
             self.hand_over(stage, train_stage(stage))
 

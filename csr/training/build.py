@@ -26,12 +26,12 @@ from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage, choose_task_loss, task_weights
 from csr.training.data import Splits
 from csr.training.features.cache import FeatureOptions
-from csr.training.inputs import Say, Tables
+from csr.training.inputs import Report, Tables
 from csr.training.schedule import lr_factor
 from csr.training.trainer_options import TrainerOptions
 
 
-def build_model(config: TrainConfig, train: LabelTable, say: Say) -> CSR:
+def build_model(config: TrainConfig, train: LabelTable, report: Report) -> CSR:
     """The network, with pretrained backbone weights unless `--no_pretrained`.
 
     Raises:
@@ -59,16 +59,16 @@ def build_model(config: TrainConfig, train: LabelTable, say: Say) -> CSR:
     if model_options.no_pretrained:
         if model_options.backbone_weights:
             raise InputError("--no_pretrained contradicts --backbone_weights: give one of them alone")
-        say(f"Backbone {model.backbone.label}: random weights (--no_pretrained)")
+        report(f"Backbone {model.backbone.label}: random weights (--no_pretrained)")
     else:
-        report = load_backbone_weights(
+        loaded = load_backbone_weights(
             model.backbone,
             backbone_type=model_options.backbone_type,
             model_name=model_options.model_name,
             weights_file=model_options.backbone_weights,
         )
-        for line in report.lines:
-            say(line)
+        for line in loaded.lines:
+            report(line)
     speed_up(model, config)
     return model
 
@@ -131,12 +131,12 @@ def task_loss_of(config: TrainConfig, train: LabelTable) -> str:
     return loss
 
 
-def build_stage(name: str, *, config: TrainConfig, model: CSR, train: LabelTable, say: Say) -> Stage:
+def build_stage(name: str, *, config: TrainConfig, model: CSR, train: LabelTable, report: Report) -> Stage:
     """One stage around the model, with its part of the options. `train` holds the training images alone."""
     method, optim = config.method, config.optim
     if name == "concept":
         weight_K = positive_weights(train.concept_NK, maximum=method.max_pos_weight)
-        say(f"Positive weights: {weight_K.min():.2f} to {weight_K.max():.2f}")
+        report(f"Positive weights: {weight_K.min():.2f} to {weight_K.max():.2f}")
         return ConceptStage(
             model,
             pos_weight_K=weight_K,
@@ -160,7 +160,7 @@ def build_stage(name: str, *, config: TrainConfig, model: CSR, train: LabelTable
         )
     loss = task_loss_of(config, train)
     weight_T = task_weights(train.target_NT, loss=loss, maximum=method.max_pos_weight)
-    say(f"Task loss: {loss}; class weights {weight_T.min():.2f} to {weight_T.max():.2f}")
+    report(f"Task loss: {loss}; class weights {weight_T.min():.2f} to {weight_T.max():.2f}")
     return TaskStage(
         model,
         loss=loss,

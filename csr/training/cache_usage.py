@@ -41,7 +41,7 @@ class Entry:
     age_days: float
 
 
-def prune(entries: list[Entry], *, days: float, dry_run: bool, say: Callable[[str], None]) -> None:
+def prune(entries: list[Entry], *, days: float, dry_run: bool, report: Callable[[str], None]) -> None:
     """Remove the files that no run has opened for so long, but none that a process of this host has open.
 
     Raises:
@@ -52,7 +52,7 @@ def prune(entries: list[Entry], *, days: float, dry_run: bool, say: Callable[[st
     removed = []
     for entry in old:
         if os.path.realpath(entry.path) in open_now:
-            say(f"kept, in use: {line_of(entry)}")
+            report(f"kept, in use: {line_of(entry)}")
             continue
         if not dry_run:
             try:
@@ -60,9 +60,9 @@ def prune(entries: list[Entry], *, days: float, dry_run: bool, say: Callable[[st
             except OSError as error:
                 raise InputError(f"{entry.path}: cannot be removed ({error.strerror})") from None
         removed.append(entry)
-        say(f"{'would remove' if dry_run else 'removed'}: {line_of(entry)}")
+        report(f"{'would remove' if dry_run else 'removed'}: {line_of(entry)}")
     word = "would be freed" if dry_run else "freed"
-    say(f"{len(removed)} of {len(entries)} files, {gib_text(total(removed))} {word}")
+    report(f"{len(removed)} of {len(entries)} files, {gib_text(total(removed))} {word}")
 
 
 def entries_in(folder: Path) -> Iterator[Entry]:

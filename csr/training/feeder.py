@@ -14,7 +14,8 @@ from csr.data.prefetch import Clock, arriving, pinned, to_device
 from csr.data.transforms import box_masks
 from csr.runtime import distributed
 from csr.stages.base import Stage
-from csr.training.checkpoints.state import STAGE_NUMBER, TrainState
+from csr.stages.runner import STAGE_NUMBER
+from csr.training.checkpoints.state import TrainState
 from csr.training.data import Splits, labels_of
 from csr.training.features.table import FeatureTable, FeatureViews
 
@@ -99,10 +100,10 @@ class Feeder:
                 all_ranks = self._sampler.window_positions(window)
                 counts = stage.counts({name: values[all_ranks] for name, values in self._labels.items()})
                 scale = {name: share / max(count, 1.0) for name, count in counts.items()}
-            loaded = pinned(load(positions, valid), self.device)
-            loaded["scale"], loaded["ends_window"] = scale, j == self.accumulation - 1
+            loaded = load(positions, valid)
             loaded["position"] = torch.from_numpy(positions[valid])
-            yield loaded
+            loaded["scale"], loaded["ends_window"] = scale, j == self.accumulation - 1
+            yield pinned(loaded, self.device)
 
     def prepare(self, batch: Batch, *, epoch_key: int) -> Batch:
         """Move to the device and augment there."""

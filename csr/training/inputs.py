@@ -27,7 +27,7 @@ from csr.runtime import distributed
 from csr.runtime.errors import InputError
 from csr.runtime.fingerprint import file_sizes, hash_of
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 Progress = Callable[[int, int], None]
 LeftOut = Mapping[str, Collection[str]]  # "train" and "test" -> image ids
 CHECKED_AT_ONCE = 2000
@@ -56,13 +56,13 @@ class Tables:
 
 
 def read_labels(
-    config: TrainConfig, say: Say, *, left_out: LeftOut = NOTHING
+    config: TrainConfig, report: Report, *, left_out: LeftOut = NOTHING
 ) -> tuple[LabelTable, LabelTable]:
     """Read and check the label tables of training and test.
 
     Args:
         config: of the run.
-        say: tells the user.
+        report: tells the user.
         left_out: images that do not take part.
 
     Raises:
@@ -81,7 +81,7 @@ def read_labels(
     if data.drop_rare:
         train, dropped = tables.drop_rare(train, data.drop_rare)
         if dropped:
-            say(f"Dropped concepts with fewer than {data.drop_rare} positive images: {', '.join(dropped)}")
+            report(f"Dropped concepts with fewer than {data.drop_rare} positive images: {', '.join(dropped)}")
     tables.check_positives(train)
     test = tables.read_label_table(
         data.test_csv,
@@ -104,13 +104,13 @@ def _check_there(flag: str, path: str) -> None:
 
 
 def build_tables(
-    config: TrainConfig, say: Say, progress: Progress | None = None, *, left_out: LeftOut = NOTHING
+    config: TrainConfig, report: Report, progress: Progress | None = None, *, left_out: LeftOut = NOTHING
 ) -> Tables:
     """Read and check the CSVs and find every image; nothing is decoded yet.
 
     Args:
         config: of the run.
-        say: tells the user.
+        report: tells the user.
         progress: called as `progress(done, of)` now and then; may raise to leave early.
         left_out: images that do not take part.
 
@@ -118,25 +118,25 @@ def build_tables(
         InputError: the first thing wrong with the tables, or all missing images (up to 20 named).
     """
     data = config.data
-    train, test = read_labels(config, say, left_out=left_out)
+    train, test = read_labels(config, report, left_out=left_out)
     shared = tables.shared_patients(train, test)
     if shared:
-        say(
+        report(
             f"Notice: {len(shared)} patient_id(s) are in both {train.path} and {test.path}: if they are the same "
             "people, test numbers are too good"
         )
     counts_T = tables.count_positives(train.target_NT)
     unseen = [name for name, count in zip(train.target_names, counts_T, strict=True) if not count]
     if unseen:
-        say(f"Notice: no positive training image for {', '.join(unseen)}: such targets cannot be learned")
+        report(f"Notice: no positive training image for {', '.join(unseen)}: such targets cannot be learned")
     train_paths, test_paths = find_both(config, train, test, progress)
     boxes = None
     if data.boxes_csv is not None:
         boxes = read_boxes(data.boxes_csv, table=train, left_out=left_out["train"])
         for name, number in boxes.ignored.items():
-            say(f"Boxes of {name!r}, which is no concept, are not used: {number}")
+            report(f"Boxes of {name!r}, which is no concept, are not used: {number}")
         present_R = is_positive(train.concept_NK[boxes.image_R, boxes.class_R])
-        say(
+        report(
             f"Boxes: {present_R.sum()} on concepts that are present; {(~present_R).sum()} on others are not used"
         )
     train_indices, val_indices = split_validation(train, fraction=data.val_fraction, seed=config.engine.seed)

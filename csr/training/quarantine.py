@@ -86,7 +86,7 @@ class Quarantine:
 
 
 def find_bad_images(
-    config: TrainConfig, say: inputs.Say, progress: inputs.Progress, *, recorded: Any = None
+    config: TrainConfig, report: inputs.Report, progress: inputs.Progress, *, recorded: Any = None
 ) -> Quarantine:
     """Decode every image and decide which ones the run leaves out. Collective; the same on every rank.
 
@@ -94,7 +94,7 @@ def find_bad_images(
 
     Args:
         config: of the run; with `--on_bad_image error` nothing is looked at and nothing left out.
-        say: tells the user.
+        report: tells the user.
         progress: see `inputs.build_tables`.
         recorded: of a checkpoint's manifest (`Quarantine.record`), None for a run that begins.
 
@@ -129,7 +129,7 @@ def find_bad_images(
         )
     _check_share(whole, new)
     chosen = Quarantine(known or tuple(new), active=True, stores=stores)
-    _tell(chosen, whole, config, say)
+    _tell(chosen, whole, config, report)
     return chosen
 
 
@@ -190,7 +190,9 @@ def _listed(bad: list[BadImage]) -> str:
     return show_some([f"{image.csv} line {image.row}: {image.file}: {image.reason}" for image in bad])
 
 
-def _tell(chosen: Quarantine, whole: dict[str, LabelTable], config: TrainConfig, say: inputs.Say) -> None:
+def _tell(
+    chosen: Quarantine, whole: dict[str, LabelTable], config: TrainConfig, report: inputs.Report
+) -> None:
     if not chosen.images:
         return
     left = chosen.left_out
@@ -198,7 +200,7 @@ def _tell(chosen: Quarantine, whole: dict[str, LabelTable], config: TrainConfig,
     where = f"listed in {config.folder / FILE}"
     if config.run.dry_run:  # which leaves no file
         where = _listed(list(chosen.images))
-    say(f"Quarantine: {counts} images cannot be used and are left out: {where}")
+    report(f"Quarantine: {counts} images cannot be used and are left out: {where}")
 
 
 def _read_record(recorded: Any) -> tuple[BadImage, ...]:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from csr.data.dataset import LabelledImages
 from csr.engine.device import local_device
@@ -19,15 +20,14 @@ from csr.runtime.monitor import Monitor
 from csr.runtime.signals import StopRequest
 from csr.runtime.tensor_files import load_tensors
 from csr.stages.base import Stage
-from csr.stages.runner import StageRunner
+from csr.stages.runner import ORDER, STAGE_NUMBER, StageRunner, Weights
 from csr.training import build
 from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
 from csr.training.checkpoints.file_names import CONFIG, RESULTS
-from csr.training.checkpoints.state import STAGE_NUMBER, Weights
 from csr.training.final_test import FinalTest
 from csr.training.logs.board_images import cam_figure, similarity_figure
 from csr.training.logs.run_config import run_config
-from csr.training.prepare import Prepared
+from csr.training.prepared import Prepared
 from csr.training.trainer import Trainer
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
@@ -58,11 +58,11 @@ def opened_folder(prepared: Prepared) -> Iterator[Path]:
 
 def rehearse(prepared: Prepared, stop: StopRequest) -> int:
     """Run one step of every stage, the test, saving and loading in a temporary folder. Collective."""
-    splits = build.one_step_of(prepared.checked.splits, prepared.config)
-    few = dataclasses.replace(prepared, checked=dataclasses.replace(prepared.checked, splits=splits))
+    few = dataclasses.replace(prepared, splits=build.one_step_of(prepared.splits, prepared.config))
     with _temporary_folder() as folder:
         run = Run(few, folder, stop=stop)
-        run.train()
+        run.train_stages()
+        run.finish(run.test())
     run.monitor.say("Dry run done: data, model, one step of every stage, saving and loading work.")
     return 0
 
@@ -85,16 +85,15 @@ class Run:
 
     Args:
         prepared: checked options, data and model.
-        folder: where results go.
+        folder: of the results.
         stop: asked between steps whether to save and leave.
     """
 
     def __init__(self, prepared: Prepared, folder: Path, *, stop: StopRequest) -> None:
         self.config, self.folder, self._prepared = prepared.config, folder, prepared
         self._saved = saved = prepared.saved
-        tables, self.splits = prepared.checked.tables, prepared.checked.splits
-        self.model = prepared.checked.model
-        self._train_table = tables.train.select(tables.train_indices)
+        self.model, self.splits = prepared.model, prepared.splits
+        self._train_table = prepared.tables.train.select(prepared.tables.train_indices)
         distributed.on_main(self._write_setup)
         self.monitor = Monitor(folder, first_step=saved.state.global_step + 1 if saved else None)
         self.trainer = Trainer(
@@ -113,22 +112,21 @@ class Run:
     def _write_setup(self) -> None:
         write_json(self.folder / CONFIG, run_config(self._prepared))  # first: it marks a run
         write_json(self.folder / "deepspeed_config.json", self._prepared.ds_config)
-        self._prepared.checked.quarantine.write(self.folder)
+        self._prepared.quarantine.write(self.folder)
 
-    def train(self) -> None:
-        """Train the three stages, or what is left of them; test; write the results. Collective."""
+    def train_stages(self) -> None:
+        """Train concept, prototype and task stage, or what is left of them; write the final model. Collective."""
         runner = StageRunner(self.model, self._build_stage)
-        runner.run(self._train_stage, first=self._saved.state.stage if self._saved else StageRunner.ORDER[0])
+        runner.run(self._train_stage, first=self._saved.state.stage if self._saved else ORDER[0])
         self.trainer.saver.weights(self.model.state_dict(), "final_model.pth")
         self._check_reload()
-        self._finish()
 
     def _build_stage(self, name: str) -> Stage:
-        epochs = self.trainer.options.epochs[name]
+        num_epochs = self.trainer.options.epochs[name]
         self.monitor.say("")
-        self.monitor.say(f"=== Stage {STAGE_NUMBER[name]}/3: {name} learning ({epochs} epochs) ===")
+        self.monitor.say(f"=== Stage {STAGE_NUMBER[name]}/3: {name} learning ({num_epochs} epochs) ===")
         stage = build.build_stage(
-            name, config=self.config, model=self.model, train=self._train_table, say=self.monitor.say
+            name, config=self.config, model=self.model, train=self._train_table, report=self.monitor.say
         )
         resumed = self._saved is not None and self._saved.state.stage == name
         if not resumed:
@@ -153,17 +151,22 @@ class Run:
         return weights
 
     def _check_reload(self) -> None:
-        """Load what was written: it is what was trained, and what a dry run promises."""
+        """Load the written file: it holds the trained weights, as a dry run promises."""
         if distributed.is_main():
             self.model.load_state_dict(load_tensors(self.folder / "final_model.pth"))
 
-    def _finish(self) -> None:
-        """Measure the trained model and write what was measured. Collective."""
-        dry_run = self.config.run.dry_run
+    def test(self) -> dict[str, Any]:
+        """Write reference.json; measure the test images and print their table.
+
+        Collective.
+
+        Returns:
+            Metrics of the test images as JSON.
+        """
         final = FinalTest(
             self.model,
             self.splits,
-            build.task_loss_of(self.config, self._prepared.checked.tables.train),
+            build.task_loss_of(self.config, self._prepared.tables.train),
             self._prepared.precision.name,
             self.trainer.validator,
         )
@@ -171,22 +174,25 @@ class Run:
         distributed.on_main(lambda: write_json(self.folder / "reference.json", reference))
         images = self._test_images()
         results, lines = final.test(images)
-        note = " (dry run: numbers mean nothing)" if dry_run else ""
+        note = " (dry run: numbers mean nothing)" if self.config.run.dry_run else ""
         title = f"=== Test set: {len(images)} images, best model of stage 3{note} ==="
         for line in ("", title, *lines):
             self.monitor.say(line)
+        return results
+
+    def _test_images(self) -> LabelledImages:
+        store, table = self._prepared.test_store, self._prepared.tables.test
+        images = LabelledImages(store, table)
+        if not self.config.run.dry_run:
+            return images
+        return LabelledImages(store, table, indices=images.indices[:REHEARSED_TEST_IMAGES])
+
+    def finish(self, results: dict[str, Any]) -> None:
+        """Write results.json, which marks a finished run, and the HParams board. Collective."""
         distributed.on_main(lambda: write_json(self.folder / RESULTS, results))
         summary = {k: v for k, v in results["summary"].items() if v is not None}
         self.monitor.hyperparameters(self.config.to_dict(), summary)
         self.monitor.close()
-        if not dry_run:
+        if not self.config.run.dry_run:
             self.monitor.say(f"Results: {self.folder}")
             self.monitor.say(f"TensorBoard: tensorboard --logdir {self.folder / 'tensorboard'}")
-
-    def _test_images(self) -> LabelledImages:
-        checked = self._prepared.checked
-        images = LabelledImages(checked.test_store, checked.tables.test)
-        if not self.config.run.dry_run:
-            return images
-        few = images.indices[:REHEARSED_TEST_IMAGES]
-        return LabelledImages(checked.test_store, checked.tables.test, indices=few)

@@ -115,7 +115,7 @@ def test_the_summary_names_the_recipe_and_what_flags_changed_of_it():
 
 def plan_of(config: options.TrainConfig, earlier: options.TrainConfig) -> None:
     own, other = (identity_of(c, ds_config={}, precision="fp32", world=1) for c in (config, earlier))
-    Planner(config, own, RunFolder(config.folder), say=lambda _: None).compare(other.record())
+    Planner(config, own, RunFolder(config.folder), report=lambda _: None).compare(other.record())
 
 
 def test_a_run_goes_on_with_the_same_values_however_they_were_given():

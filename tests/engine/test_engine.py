@@ -21,7 +21,7 @@ from csr.runtime.errors import InputError
 from csr.stages.base import Stage
 from csr.stages.concept import ConceptStage
 from csr.stages.prototype import PrototypeStage
-from csr.stages.runner import StageRunner
+from csr.stages.runner import ORDER, StageRunner
 from csr.stages.task import TaskStage
 from csr.training.features.table import build_feature_table
 
@@ -133,7 +133,7 @@ def test_three_stages_on_one_model_follow_plain_adamw_and_leave_nothing(backbone
     model = model_of(backbone)
     runner = StageRunner(model, lambda name: build(name, model))
     gone = []
-    for number, name in enumerate(StageRunner.ORDER):
+    for number, name in enumerate(ORDER):
         stage = begun(runner.open(name))
         expected = plain_torch(stage, 10 * number)
         engine = opened(stage)
@@ -159,7 +159,7 @@ def test_three_stages_on_one_model_follow_plain_adamw_and_leave_nothing(backbone
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("name", StageRunner.ORDER)
+@pytest.mark.parametrize("name", ORDER)
 def test_a_training_state_goes_on_with_the_same_bits(name, backbone, precision, sharded):
     def fresh() -> Stage:
         model = model_of(backbone)

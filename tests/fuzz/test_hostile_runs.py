@@ -53,7 +53,7 @@ def go_on(folder: Path) -> None:
     given = train_config(folder.parent)
     own, run = identity_of(given, ds_config={}, precision="fp32", world=1), RunFolder(given.folder)
     try:
-        plan = Planner(given, own, run, say=lambda line: None).plan()
+        plan = Planner(given, own, run, report=lambda line: None).plan()
         assert plan.checkpoint is not None
         load_saved(plan.checkpoint, accumulation=1)
     finally:

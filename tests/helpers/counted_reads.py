@@ -16,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from csr import train
+from csr.training.open_stage import OpenStage
 from csr.training.trainer import Trainer
 
 ROOT = Path(train.__file__).resolve().parent
@@ -45,11 +46,11 @@ def main(answer: str, *flags: str) -> int:
     steps: list[int] = []
     original = Trainer._train_epoch
 
-    def counted(self: Trainer, engine: Any, stage: Any, features: Any) -> Any:
+    def counted(self: Trainer, opened: OpenStage) -> Any:
         steps.append(self.windows_per_epoch)
         with Reads() as reads:
-            result = original(self, engine, stage, features)
-        seen[stage.name] = reads.by_line
+            result = original(self, opened)
+        seen[opened.stage.name] = reads.by_line
         return result
 
     Trainer._train_epoch = counted  # type: ignore[method-assign]

@@ -9,7 +9,7 @@ from typing import Any
 from train_command import start
 
 KILLED_RUN = Path(__file__).with_name("killed_run.py")
-STEP = "csr.training.observers:StopWhenAsked.after_step"
+STEP = "csr.training.observers.observer:StopWhenAsked.after_step"
 
 
 def ended(what: str, place: str, number: int, *arguments: str, ranks: int = 1) -> Any:

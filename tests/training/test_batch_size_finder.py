@@ -88,7 +88,7 @@ class Parts:
         self.data = build.build_data(self.config, self.found, stores[0], self.model)
         table = self.found.train.select(self.found.train_indices)
         self.stage = build.build_stage(
-            "concept", config=self.config, model=self.model, train=table, say=lambda line: None
+            "concept", config=self.config, model=self.model, train=table, report=lambda line: None
         )
 
     def find(self) -> batch_size_finder.Choice:

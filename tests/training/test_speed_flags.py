@@ -13,7 +13,7 @@ from train_command import flags, start, train
 
 KILLED_RUN = Path(__file__).parents[1] / "helpers" / "killed_run.py"
 SHORT = {"epochs_stage1": "2", "epochs_stage2": "1", "epochs_stage3": "1"}
-PLACE = "csr.training.observers:StopWhenAsked.after_step"
+PLACE = "csr.training.observers.observer:StopWhenAsked.after_step"
 
 
 def config_of(folder: Path) -> dict[str, Any]:

@@ -22,8 +22,8 @@ import torch
 from csr.data.sampler import WindowSampler
 from csr.evaluation.metrics import multilabel_metrics
 from csr.model.layers.task_head import fold_standardisation
+from csr.stages.runner import STAGE_NUMBER
 from csr.stages.task import TaskStage
-from csr.training.checkpoints.state import STAGE_NUMBER
 
 EPOCH_KEYS = 10_000 * STAGE_NUMBER["task"]  # what the trainer's order of images of this stage begins at
 

@@ -52,7 +52,7 @@ def refine(
     """
     config, model = source.config, source.model
     train_table = images.train.table.select(images.train.indices)
-    stage = build.build_stage("task", config=config, model=model, train=train_table, say=monitor.say)
+    stage = build.build_stage("task", config=config, model=model, train=train_table, report=monitor.say)
     assert isinstance(stage, TaskStage)
     stage.to(next(model.parameters()).device)
     keep_F = torch.from_numpy(keep_KM).flatten().float()

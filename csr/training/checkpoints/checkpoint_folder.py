@@ -29,7 +29,7 @@ FOLDER, PREFIX, STATE, MANIFEST, POINTER = (
     "manifest.json",
     "latest.json",
 )
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class DamagedError(ValueError):
@@ -158,7 +158,7 @@ def _check_file(path: Path, told: Written) -> None:
         raise DamagedError(f"{path.name} is not what was written (its SHA-256 differs)")
 
 
-def newest(folder: Path, say: Say) -> tuple[Path, dict[str, Any]] | None:
+def newest(folder: Path, report: Report) -> tuple[Path, dict[str, Any]] | None:
     """The newest whole checkpoint of a folder and its manifest; damaged ones are named and passed over.
 
     Raises:
@@ -170,7 +170,7 @@ def newest(folder: Path, say: Say) -> tuple[Path, dict[str, Any]] | None:
             return checkpoint, verified(checkpoint)
         except DamagedError as error:
             problems.append(f"{checkpoint}: damaged: {error}")
-            say(f"{problems[-1]}; the one before it is tried")
+            report(f"{problems[-1]}; the one before it is tried")
     if problems:
         raise InputError(f"{'; '.join(problems)}: no checkpoint is left: start anew with --overwrite")
     return None
@@ -185,7 +185,7 @@ def _pointed_first(folder: Path) -> list[Path]:
     return checkpoints
 
 
-def named_by_user(path: Path, say: Say) -> tuple[Path, dict[str, Any]]:
+def named_by_user(path: Path, report: Report) -> tuple[Path, dict[str, Any]]:
     """The checkpoint that `--resume PATH` means: itself, or the newest of a run's folder.
 
     Raises:
@@ -199,7 +199,7 @@ def named_by_user(path: Path, say: Say) -> tuple[Path, dict[str, Any]]:
         except DamagedError as error:
             raise InputError(f"--resume {path}: damaged: {error}: give another checkpoint") from None
     for folder in (path, path / FOLDER):
-        found = newest(folder, say) if folder.is_dir() else None
+        found = newest(folder, report) if folder.is_dir() else None
         if found is not None:
             return found
     raise InputError(f"--resume {path}: holds no training checkpoint ({FOLDER}/{PREFIX}000001 and so on)")

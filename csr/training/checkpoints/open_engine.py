@@ -6,7 +6,8 @@ from typing import Any
 
 from csr.engine.engine import Engine
 from csr.stages.base import Stage
-from csr.training.checkpoints.state import STAGE_NUMBER, Saved, seed_generators, set_generators
+from csr.stages.runner import STAGE_NUMBER
+from csr.training.checkpoints.state import Saved, seed_generators, set_generators
 from csr.training.trainer_options import TrainerOptions
 
 

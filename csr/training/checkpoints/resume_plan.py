@@ -33,7 +33,7 @@ DS_MAY_DIFFER = {
     "train_batch_size",
     "gradient_clipping",
 }
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def earlier_precision(config: TrainConfig) -> str | None:
     try:
         if run.resume != "auto":
             return str(
-                checkpoint_folder.named_by_user(Path(run.resume), say=lambda line: None)[1]["precision"]
+                checkpoint_folder.named_by_user(Path(run.resume), report=lambda line: None)[1]["precision"]
             )
         if (config.folder / RESULTS).exists():
             return None
@@ -143,13 +143,13 @@ class Planner:
         config: options as given by the user.
         own: the identity of this run.
         folder: of its results.
-        say: prints a line.
+        report: prints a line.
     """
 
     config: TrainConfig
     own: Identity
     folder: RunFolder
-    say: Say
+    report: Report
 
     def plan(self) -> Plan:
         """Return what the run does; write nothing.
@@ -176,7 +176,7 @@ class Planner:
         if run.overwrite:
             return Plan()
         if named is not None:
-            checkpoint, manifest = checkpoint_folder.named_by_user(named, self.say)
+            checkpoint, manifest = checkpoint_folder.named_by_user(named, self.report)
             if unfinished and not self.folder.owns(checkpoint):
                 raise InputError(
                     f"{self.folder.path}: holds another unfinished run: give another --exp_name with --resume PATH"
@@ -186,11 +186,11 @@ class Planner:
 
     def _newest(self) -> Plan:
         """Resume the unfinished run of the folder, or begin it anew where it has saved nothing yet."""
-        newest = checkpoint_folder.newest(self.folder.path / checkpoint_folder.FOLDER, self.say)
+        newest = checkpoint_folder.newest(self.folder.path / checkpoint_folder.FOLDER, self.report)
         if newest is not None:
             return self._resumed(*newest)
         self.compare(self._record_of_config())
-        self.say(f"{self.folder.path}: an unfinished run without a checkpoint yet: it begins anew")
+        self.report(f"{self.folder.path}: an unfinished run without a checkpoint yet: it begins anew")
         return Plan()
 
     def _record_of_config(self) -> dict[str, Any]:
@@ -218,7 +218,7 @@ class Planner:
             if is_over
             else f"in the {stage} stage, epoch {epoch}, after step {step}"
         )
-        self.say(f"{checkpoint}: resumes {place}")
+        self.report(f"{checkpoint}: resumes {place}")
         return Plan(checkpoint, manifest, batch_size, accumulation)
 
     def compare(self, earlier: dict[str, Any]) -> None:
@@ -262,7 +262,7 @@ class Planner:
         share = effective // world
         fitting = (a for a in range(1, share + 1) if share % a == 0 and share // a <= optim.batch_size)
         accumulation = next(fitting)
-        self.say(
+        self.report(
             f"{world} rank(s) instead of {manifest['world_size']}: {share // accumulation} images per rank "
             f"and {accumulation} accumulation keep the effective batch of {effective}"
         )

@@ -14,8 +14,9 @@ from csr.runtime.errors import StoppedError
 from csr.runtime.monitor import Monitor
 from csr.runtime.tensor_files import Written, save_tensors
 from csr.stages.base import Stage
+from csr.stages.runner import STAGE_NUMBER, Weights
 from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
-from csr.training.checkpoints.state import STAGE_NUMBER, TrainState, Weights, best_file_of
+from csr.training.checkpoints.state import TrainState, best_file_of
 
 WEIGHTS_EVERY_EPOCHS = 5  # of a stage that is not validated
 # epochs on cached features take a moment: there saving may take this share of the time, and waits this long

@@ -12,10 +12,9 @@ import torch
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 from csr.runtime.tensor_files import Written, load_tensors
+from csr.stages.runner import STAGE_NUMBER, Weights
 from csr.training.checkpoints.checkpoint_folder import STATE
 
-Weights = dict[str, torch.Tensor]
-STAGE_NUMBER = {"concept": 1, "prototype": 2, "task": 3}
 PLAIN = (
     "stage",
     "epoch",

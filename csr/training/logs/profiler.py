@@ -16,13 +16,13 @@ Step = Callable[[], None]
 
 
 @contextmanager
-def profiled(file: Path, *, steps: int, say: Callable[[str], None]) -> Iterator[Step]:
+def profiled(file: Path, *, steps: int, report: Callable[[str], None]) -> Iterator[Step]:
     """Write a trace of the third and the following steps done inside.
 
     Args:
         file: *.pt.trace.json, its folder is made.
         steps: in the trace; 0 is none, and costs nothing.
-        say: told where the trace is.
+        report: told where the trace is.
 
     Yields:
         A function to call after each step.
@@ -45,8 +45,8 @@ def profiled(file: Path, *, steps: int, say: Callable[[str], None]) -> Iterator[
     ) as profiler:
         yield profiler.step
     if written:
-        say(
+        report(
             f"Profile: {file} (tensorboard --logdir {file.parent} with torch-tb-profiler, or ui.perfetto.dev)"
         )
     else:
-        say(f"--profile: this stage had no more than {COLD + 1} steps: no trace")
+        report(f"--profile: this stage had no more than {COLD + 1} steps: no trace")

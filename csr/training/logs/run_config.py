@@ -10,13 +10,13 @@ from csr.engine.ds_config import zero_stage_of
 from csr.runtime import distributed
 from csr.runtime.fingerprint import git_revision, versions
 from csr.training.build import task_loss_of
-from csr.training.prepare import Prepared
+from csr.training.prepared import Prepared
 
 
 def run_config(prepared: Prepared) -> dict[str, Any]:
     """Return options, vocabulary, architecture, preprocessing and versions as plain JSON."""
-    tables, identity, world = prepared.checked.tables, prepared.identity, distributed.world_size()
-    table, transform = tables.train, prepared.checked.splits.eval_transform
+    tables, identity, world = prepared.tables, prepared.identity, distributed.world_size()
+    table, transform = tables.train, prepared.splits.eval_transform
     return {
         "options": identity.options,
         "effective_batch": identity.effective_batch,
@@ -26,7 +26,7 @@ def run_config(prepared: Prepared) -> dict[str, Any]:
         "data": data_facts(
             table, tables.test, train_indices=tables.train_indices, val_indices=tables.val_indices
         ),
-        "model": prepared.checked.model.description(),
+        "model": prepared.model.description(),
         "preprocessing": {
             "image_size": transform.size,
             "stored_size": stored_size(transform.size),

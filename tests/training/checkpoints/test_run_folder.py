@@ -32,7 +32,7 @@ def config(out: Path, **changed: Any) -> TrainConfig:
 def planner(out: Path, *, world: int = 1, precision: str = "fp32", ds: dict = DS, **changed: Any) -> Planner:
     options = config(out, **changed)
     own = identity_of(options, ds_config=ds, precision=precision, world=world)
-    return Planner(options, own, RunFolder(options.folder), say=lambda line: None)
+    return Planner(options, own, RunFolder(options.folder), report=lambda line: None)
 
 
 @pytest.fixture

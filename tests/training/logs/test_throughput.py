@@ -173,7 +173,7 @@ def test_where_nothing_can_be_kept_a_peak_is_measured(cache, monkeypatch):
 def test_a_profile_is_a_trace_of_warm_steps(tmp_path, capfd):
     said: list[str] = []
     file = tmp_path / "profile" / "stage.pt.trace.json"
-    with profiler.profiled(file, steps=2, say=said.append) as step:
+    with profiler.profiled(file, steps=2, report=said.append) as step:
         for _ in range(6):
             torch.ones(8, 8) @ torch.ones(8, 8)
             step()
@@ -187,10 +187,10 @@ def test_a_profile_is_a_trace_of_warm_steps(tmp_path, capfd):
 
 def test_too_few_steps_for_a_profile_are_told_and_none_costs_nothing(tmp_path, monkeypatch):
     said: list[str] = []
-    with profiler.profiled(tmp_path / "a.json", steps=2, say=said.append) as step:
+    with profiler.profiled(tmp_path / "a.json", steps=2, report=said.append) as step:
         step()
     assert len(said) == 1 and "no trace" in said[0] and list(tmp_path.iterdir()) == []
     monkeypatch.setattr(torch.profiler, "profile", None)
-    with profiler.profiled(tmp_path / "a.json", steps=0, say=said.append) as step:
+    with profiler.profiled(tmp_path / "a.json", steps=0, report=said.append) as step:
         step()
     assert len(said) == 1

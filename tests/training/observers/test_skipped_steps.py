@@ -10,16 +10,27 @@ import torch
 from csr.runtime.errors import StoppedError
 from csr.training.checkpoints.state import TrainState
 from csr.training.losses import Losses
-from csr.training.skipped_steps import SkippedSteps
+from csr.training.observers.skipped_steps import SkippedSteps
 
 CPU = torch.device("cpu")
 
 
-def steps(limit: int, losses: Losses, *, streak: int = 0) -> tuple[SkippedSteps, TrainState]:
+class Flushes:
+    """A monitor that counts how often its board is flushed."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def flush(self) -> None:
+        self.count += 1
+
+
+def steps(
+    limit: int, losses: Losses, *, streak: int = 0, monitor: Flushes | None = None
+) -> tuple[SkippedSteps, TrainState]:
     ids = [f"image{i}" for i in range(9)]
-    return SkippedSteps(limit, losses=losses, image_ids=ids, seen=0), TrainState(
-        stage="concept", streak=streak
-    )
+    observer = SkippedSteps(limit, losses=losses, image_ids=ids, seen=0, monitor=monitor or Flushes())
+    return observer, TrainState(stage="concept", streak=streak)
 
 
 def engine(skipped: int) -> SimpleNamespace:
@@ -31,12 +42,15 @@ def batch(*position: int) -> dict[str, torch.Tensor]:
 
 
 def test_it_ends_the_run_at_the_limit_and_an_applied_step_starts_the_count_again():
-    observer, state = steps(3, Losses(device=CPU, remembered=3))
+    monitor = Flushes()
+    observer, state = steps(3, Losses(device=CPU, remembered=3), monitor=monitor)
     for seen, streak in ((1, 1), (2, 2), (2, 0), (3, 1), (4, 2)):
         observer.after_step(state, engine(seen), None)
         assert state.streak == streak
+    assert monitor.count == 0
     with pytest.raises(StoppedError, match="^3 steps in a row .*concept stage.*gradients were not.*scale 4"):
         observer.after_step(state, engine(5), None)
+    assert monitor.count == 1, "the last points on the board explain the end"
 
 
 def test_a_resumed_run_counts_on():

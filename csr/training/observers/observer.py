@@ -1,10 +1,10 @@
-"""What happens after an optimizer step beside training: each observer decides itself whether it is due."""
+"""The observer of training steps, and the small ones: clock, profiler, stop request, checkpoints."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from csr.engine.engine import Engine
 from csr.runtime.signals import StopRequest
@@ -13,17 +13,23 @@ from csr.training.checkpoints.saver import Saver
 from csr.training.checkpoints.state import TrainState
 
 
-class Observer(Protocol):
-    """Called after every optimizer step of an epoch, in the order of the trainer's list."""
+class Observer:
+    """Follows the optimizer steps of one stage; holds its own counters and decides itself whether it is due."""
+
+    def begin_epoch(self, state: TrainState) -> None:
+        """Prepare for an epoch's steps, or for what is left of them in a resumed run."""
 
     def after_step(self, state: TrainState, engine: Engine, output: StageOutput) -> None:
-        """Look at the step that is done; may write to the state, save, or raise to end the run."""
+        """Follow a step that is done; may write to the state, save, or raise to end the run."""
 
 
-class EpochClock:
-    """Keeps the seconds that an epoch's training has taken in the state, those before a resume included."""
+class EpochClock(Observer):
+    """Keeps the seconds of an epoch's training in the state, those before a resume included."""
 
-    def __init__(self, state: TrainState) -> None:
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    def begin_epoch(self, state: TrainState) -> None:
         self._began = time.perf_counter() - state.seconds
 
     def after_step(self, state: TrainState, engine: Engine, output: StageOutput) -> None:
@@ -34,7 +40,7 @@ class EpochClock:
         state.seconds = time.perf_counter() - self._began
 
 
-class ProfiledSteps:
+class ProfiledSteps(Observer):
     """Moves the profiler of a stage.
 
     Args:
@@ -48,7 +54,7 @@ class ProfiledSteps:
         self._step()
 
 
-class StopWhenAsked:
+class StopWhenAsked(Observer):
     """Saves and leaves when the ranks agree that the run was asked to stop.
 
     Args:
@@ -59,13 +65,16 @@ class StopWhenAsked:
     def __init__(self, request: StopRequest, leave: Callable[[Engine], NoReturn]) -> None:
         self._request, self._leave = request, leave
 
+    def begin_epoch(self, state: TrainState) -> None:
+        self._request.restart()
+
     def after_step(self, state: TrainState, engine: Engine, output: StageOutput) -> None:
-        if self._request.due():
+        if self._request.due():  # now and then a reduction between hosts; it waits for no device
             self._leave(engine)
 
 
-class SavedEvery:
-    """Writes a training checkpoint every so many steps; the last step of an epoch is saved with its validation.
+class SavedEvery(Observer):
+    """Writes a training checkpoint every so many steps; an epoch's last step is saved with its validation.
 
     Args:
         saver: writes it.
@@ -81,7 +90,7 @@ class SavedEvery:
         if not self._every or state.global_step % self._every or state.windows == self._windows:
             return
         before = self._saver.seconds
-        self._saver.checkpoint(engine, state)
+        self._saver.checkpoint(engine, state)  # a sync point: weights and the loss sum are read
         self._seconds += self._saver.seconds - before
 
     def take_seconds(self) -> float:
