@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,17 +17,27 @@ from csr.report.charts import Mark
 from csr.report.page import _environment, anchor, number, percent, render
 
 TEMPLATES = Path(csr.report.__file__).parent / "templates"
+CSR = Path(csr.report.__file__).parent.parent
+SOURCES = sorted(CSR.rglob("*.py"))
+HTML = re.compile(
+    r"</?(a|body|div|figure|h[1-6]|html|img|li|nav|p|section|span|style|svg|table|td|th|tr|ul)[ >/]"
+)
 HOSTILE = "<b>\"x\" & 'y'</b>"
 
 
-@pytest.mark.parametrize(
-    "path", sorted(TEMPLATES.rglob("*.html")), ids=lambda p: str(p.relative_to(TEMPLATES))
-)
+@pytest.mark.parametrize("path", sorted(TEMPLATES.rglob("*.*")), ids=lambda p: str(p.relative_to(TEMPLATES)))
 def test_every_template_compiles_and_nothing_in_it_escapes_the_escaping(path):
     _environment().get_template(str(path.relative_to(TEMPLATES)))
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="ascii")
     assert "safe" not in text.replace("safely", "") and "autoescape" not in text
     assert "http" not in text and "<script" not in text
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(CSR)))
+def test_html_is_written_in_templates_only(path):
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    assert not [text for text in texts if HTML.search(text)]
 
 
 def report(**changed: object) -> str:
