@@ -27,8 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     """
     options = _build_parser().parse_args(argv)
     from csr.engine.device import pick_device
+    from csr.evaluation.images import image_folder
     from csr.explain.atlas.build import AtlasOptions, build, training_images
-    from csr.explain.source import image_folder, open_source
+    from csr.explain.source import open_source
     from csr.runtime.monitor import Monitor
 
     check_output_folder(options.out, overwrite=options.overwrite, content="an atlas", marks=(NEAREST, KEEP))

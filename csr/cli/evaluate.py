@@ -11,7 +11,6 @@ from csr.cli.exit_codes import exit_process, run_command
 from csr.config.options import EngineOptions
 from csr.config.parser import Number, Parser, Whole
 from csr.data.labels.reader_merge import READER_MERGES
-from csr.data.labels.vocabulary import Vocabulary
 from csr.model.edit_defaults import ALPHA, MODES
 from csr.runtime import ranks
 from csr.runtime.errors import InputError
@@ -68,12 +67,8 @@ def evaluate(
     model: CSR, options: argparse.Namespace, *, image_cache: Path, monitor: Monitor
 ) -> dict[str, Any]:
     """Read the tables and images, measure, and put beside it what was measured on what. Collective."""
-    from csr.data.dataset import LabelledImages
-    from csr.data.images.find import find_images
-    from csr.data.labels.boxes import read_boxes
-    from csr.data.labels.table import read_label_table
     from csr.evaluation.bootstrap import Bootstrap
-    from csr.evaluation.images import open_images
+    from csr.evaluation.images import ignored_lines, open_images, read_tables
     from csr.evaluation.measure import measure, predict_all, threshold_notices
     from csr.evaluation.simulated_doctor import plays_of
     from csr.evaluation.subgroups import read_groups
@@ -82,22 +77,14 @@ def evaluate(
     card = model.card
     assert card is not None
     with distributed.errors_agreed():
-        table = read_label_table(
-            options.csv,
-            reader_merge=options.reader_merge,
-            vocabulary=Vocabulary(card.concept_names, card.target_names),
+        table, boxes = read_tables(
+            options.csv, card, reader_merge=options.reader_merge, boxes_csv=options.boxes_csv
         )
         groups = None if options.group_by is None else read_groups(options.csv, options.group_by, table=table)
-        boxes = None if options.boxes_csv is None else read_boxes(options.boxes_csv, table=table)
-        paths = find_images(options.dir, table)
-    store = open_images(
-        paths, table, image_cache, size=card.preprocessing.stored_size, workers=options.workers
-    )
-    with distributed.errors_agreed():
-        boxes = None if boxes is None else boxes.check_inside(store.original_sizes_N2)
-    dataset = LabelledImages(store, table, boxes=boxes)
+    size = card.preprocessing.stored_size
+    dataset = open_images(table, boxes, options.dir, cache=image_cache, size=size, workers=options.workers)
     plays = plays_of(options.simulate, has_medians=card.reference.absent_KM is not None)
-    notices = [*threshold_notices(card), *_notices(plays, boxes)]
+    notices = [*threshold_notices(card), *ignored_lines(boxes), *_notices(plays)]
     for line in notices:
         monitor.say(line)
     rows = predict_all(
@@ -121,14 +108,10 @@ def evaluate(
     return {**_description(options, table, notices), **results}
 
 
-def _notices(plays: tuple[Play, ...], boxes: Any) -> list[str]:
-    notices = []
-    if boxes is not None:
-        ignored = boxes.ignored.items()
-        notices += [f"Boxes of {name!r}, which is no concept, are not used: {n}" for name, n in ignored]
+def _notices(plays: tuple[Play, ...]) -> list[str]:
     if any(play.concepts for play in plays) and not any(play.medians for play in plays):
-        notices.append("The model has no median scores: corrections are simulated with zeros only.")
-    return notices
+        return ["The model has no median scores: corrections are simulated with zeros only."]
+    return []
 
 
 def _description(options: argparse.Namespace, table: LabelTable, notices: list[str]) -> dict[str, Any]:

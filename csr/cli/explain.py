@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         "csr_version": __version__,
     }
     write_files(options, explanation, record, neighbours)
-    _tell(explanation, options.out, options.max_concepts)
+    _print_summary(explanation, options.out, options.max_concepts)
     return 0
 
 
@@ -92,7 +92,7 @@ def write_files(
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
 
 
-def _tell(explanation: Explanation, out: Path, maximum: int) -> None:
+def _print_summary(explanation: Explanation, out: Path, maximum: int) -> None:
     card = explanation.card
     for t in explanation.probability_T.argsort(descending=True).tolist():
         mark = "*" if bool(explanation.present_T[t]) else " "

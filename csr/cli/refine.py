@@ -45,8 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     check_head(options)
     out = check_out(options)
     from csr.engine.device import pick_device
+    from csr.evaluation.images import image_folder
     from csr.explain.refine.beside import read_decisions, refined_beside_old, write
-    from csr.explain.source import image_folder, open_source
+    from csr.explain.source import open_source
     from csr.runtime.monitor import Monitor
 
     monitor = Monitor(None)

@@ -82,7 +82,7 @@ def _serve(options: argparse.Namespace, listener: socket.socket, token: str | No
             lifespan="on",
         )
     )
-    _tell(options, listener, token=token, sha256=service.sha256)
+    _print_address(options, listener, token=token, sha256=service.sha256)
     # uvicorn raises the signal again when it has stopped: then all is done, and nothing is left to kill
     signal.signal(signal.SIGTERM, lambda *_: None)
     try:
@@ -163,7 +163,9 @@ def _read_atlas(folder: Path, model: CSR) -> Neighbours:
     return read_neighbours(folder, model)
 
 
-def _tell(options: argparse.Namespace, listener: socket.socket, *, token: str | None, sha256: str) -> None:
+def _print_address(
+    options: argparse.Namespace, listener: socket.socket, *, token: str | None, sha256: str
+) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"Model {options.model}, sha256 {sha256[:16]}", flush=True)

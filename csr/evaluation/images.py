@@ -1,4 +1,4 @@
-"""Images of a label table, decoded once for an evaluation that may have several ranks on a host."""
+"""Tables and images that a trained model is measured on, decoded once by the ranks of a host together."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import contextlib
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from csr.data.image_cache.store import ImageStore, open_store
-from csr.data.labels.table import LabelTable
+from csr.data.dataset import LabelledImages
+from csr.data.image_cache.store import open_store
+from csr.data.images.find import find_images
+from csr.data.labels.boxes import BoxTable, read_boxes
+from csr.data.labels.table import LabelTable, read_label_table, without
+from csr.data.labels.vocabulary import Vocabulary
+from csr.model.sharing.card import Card
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 
@@ -26,7 +31,7 @@ def image_folder(kept: Path | None) -> Iterator[Path]:
         InputError: the temporary folder cannot be made.
     """
     token = distributed.broadcast_object(secrets.token_hex(8))
-    folder = kept or Path(tempfile.gettempdir()) / f"csr-evaluate-{token}"
+    folder = kept or Path(tempfile.gettempdir()) / f"csr-images-{token}"
     try:
         if kept is None:
             with distributed.errors_agreed():
@@ -45,30 +50,66 @@ def _make_private(folder: Path) -> None:
         raise InputError(f"{folder}: {error.strerror}: give a folder with --image_cache") from None
 
 
-def open_images(paths: list[Path], table: LabelTable, folder: Path, *, size: int, workers: int) -> ImageStore:
-    """Decode every image once; the ranks of a host share the work. Collective.
+def read_tables(
+    csv: str, card: Card, *, reader_merge: str, boxes_csv: str | None, left_out: Collection[str] = ()
+) -> tuple[LabelTable, BoxTable | None]:
+    """Read a label table with the model's columns, and boxes on its images.
 
     Args:
-        paths: files of the images, in the order of the table.
-        table: their labels.
-        folder: from `image_folder`.
+        csv: the labels.
+        card: of the model, whose concepts and targets the columns are.
+        reader_merge: how several readers of an image are merged.
+        boxes_csv: boxes, or None.
+        left_out: ids of images to omit, and their boxes with them.
+
+    Raises:
+        InputError: anything wrong with either table.
+    """
+    vocabulary = Vocabulary(card.concept_names, card.target_names)
+    table = without(read_label_table(csv, reader_merge=reader_merge, vocabulary=vocabulary), left_out)
+    return table, None if boxes_csv is None else read_boxes(boxes_csv, table=table, left_out=left_out)
+
+
+def ignored_lines(boxes: BoxTable | None) -> list[str]:
+    """Return a line for each class of boxes that is no concept."""
+    ignored = {} if boxes is None else boxes.ignored
+    return [
+        f"Boxes of {name!r}, which is no concept, are not used: {count}" for name, count in ignored.items()
+    ]
+
+
+def open_images(
+    table: LabelTable, boxes: BoxTable | None, folder: str, *, cache: Path | None, size: int, workers: int
+) -> LabelledImages:
+    """Decode every image of a table once; the ranks of a host share the work. Collective.
+
+    Args:
+        table: labels.
+        boxes: on the images, or None.
+        folder: the image files are below it.
+        cache: from `image_folder`; None decodes images whenever they are needed.
         size: side that images are stored at, pixels.
         workers: threads that decode, per rank.
 
     Returns:
-        The images, uint8 (N, C, size, size).
+        The labelled images, uint8 (N, C, size, size), with boxes that lie inside of them.
 
     Raises:
-        InputError: one for all unreadable images, or the folder cannot be written.
+        InputError: one for all missing or unreadable images, boxes beyond an image, or the cache cannot be
+            written.
     """
+    with distributed.errors_agreed():
+        paths = find_images(folder, table)
     with distributed.errors_agreed():  # open_store passes its barriers on every rank, whatever happens
         store = open_store(
             paths,
             size=size,
-            cache_dir=folder,
+            cache_dir=cache,
             workers=workers,
             where=table.where,
             shard=(distributed.local_rank(), distributed.local_world_size()),
             barrier=distributed.barrier,
         )
-    return store
+    with distributed.errors_agreed():
+        inside = None if boxes is None else boxes.check_inside(store.original_sizes_N2)
+    return LabelledImages(store, table, boxes=inside)

@@ -6,9 +6,7 @@ the data given by flags; flags win over the run's options.
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +15,10 @@ import numpy as np
 from csr.config.from_json import config_of
 from csr.config.options import TrainConfig
 from csr.data.dataset import LabelledImages
-from csr.data.image_cache.store import open_store
-from csr.data.images.find import find_images
-from csr.data.labels.boxes import read_boxes
 from csr.data.labels.csv_file import read_rows
 from csr.data.labels.csv_header import read_header
-from csr.data.labels.table import read_label_table, without
 from csr.data.labels.validation_split import split_validation
-from csr.data.labels.vocabulary import Vocabulary
+from csr.evaluation import images
 from csr.model import CSR
 from csr.model.sharing.card import Card
 from csr.model.sharing.loading import is_run, load_model
@@ -124,16 +118,6 @@ def _quarantined(folder: Path) -> Mapping[str, Sequence[str]]:
     return found
 
 
-@contextlib.contextmanager
-def image_folder(given: Path | None) -> Iterator[Path]:
-    """Yield the folder of decoded images: the given one, or a private temporary one (they are patients')."""
-    if given is not None:
-        yield given
-        return
-    with tempfile.TemporaryDirectory(prefix="csr-images-") as folder:
-        yield Path(folder)
-
-
 def open_images(
     source: Source,
     csv: str,
@@ -164,32 +148,24 @@ def open_images(
     card = source.card
     if not Path(csv).exists():
         raise InputError(f"{csv}: no such file: {hint}")
-    table = read_label_table(
+    table, boxes = images.read_tables(
         csv,
+        card,
         reader_merge=source.config.data.reader_merge,
-        vocabulary=Vocabulary(card.concept_names, card.target_names),
+        boxes_csv=boxes_csv,
+        left_out=source.left_out[part],
     )
-    left_out = source.left_out[part]
-    table = without(table, left_out)
-    boxes = None if boxes_csv is None else read_boxes(boxes_csv, table=table, left_out=left_out)
-    for name, number in ({} if boxes is None else boxes.ignored).items():
-        say(f"Boxes of {name!r}, which is no concept, are not used: {number}")
-    store = open_store(
-        find_images(folder, table),
-        size=card.preprocessing.stored_size,
-        cache_dir=cache,
-        workers=workers,
-        where=table.where,
-    )
-    checked = None if boxes is None else boxes.check_inside(store.original_sizes_N2)
-    return LabelledImages(store, table, boxes=checked)
+    for line in images.ignored_lines(boxes):
+        say(line)
+    size = card.preprocessing.stored_size
+    return images.open_images(table, boxes, folder, cache=cache, size=size, workers=workers)
 
 
-def split(images: LabelledImages, config: TrainConfig) -> tuple[LabelledImages, LabelledImages]:
+def split(dataset: LabelledImages, config: TrainConfig) -> tuple[LabelledImages, LabelledImages]:
     """Return training and validation images, as `csr train` splits them."""
-    train, val = split_validation(images.table, fraction=config.data.val_fraction, seed=config.engine.seed)
-    return _some(images, train), _some(images, val)
+    train, val = split_validation(dataset.table, fraction=config.data.val_fraction, seed=config.engine.seed)
+    return _some(dataset, train), _some(dataset, val)
 
 
-def _some(images: LabelledImages, indices: np.ndarray) -> LabelledImages:
-    return LabelledImages(images.store, images.table, boxes=images.boxes, indices=indices)
+def _some(dataset: LabelledImages, indices: np.ndarray) -> LabelledImages:
+    return LabelledImages(dataset.store, dataset.table, boxes=dataset.boxes, indices=indices)

@@ -234,13 +234,13 @@ def test_prototypes_are_alive_if_they_win_for_a_present_concept():
 )
 def test_bad_input_gives_one_line_and_nothing_is_written(data, tmp_path, capsys, change, message):
     before = sorted(p.name for p in data.rglob("*"))
-    caches = set(Path(tempfile.gettempdir()).glob("csr-evaluate-*"))
+    caches = set(Path(tempfile.gettempdir()).glob("csr-images-*"))
     arguments = flags(data, tmp_path / "out", *(word.replace("DATA", str(data)) for word in change))
     assert run_command(csr.cli.evaluate.main, arguments) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("csr: error: ") and message in lines[0]
     assert not (tmp_path / "out").exists() and sorted(p.name for p in data.rglob("*")) == before
-    assert set(Path(tempfile.gettempdir()).glob("csr-evaluate-*")) <= caches
+    assert set(Path(tempfile.gettempdir()).glob("csr-images-*")) <= caches
 
 
 def test_an_unreadable_image_is_named_with_its_line(data, tmp_path, capsys):

@@ -20,8 +20,8 @@ from csr.explain.atlas.layout import CROPS, IMAGES, INDEX, KEEP, NEAREST, NUMBER
 from csr.explain.atlas.pages import write_concept, write_index
 from csr.explain.atlas.pictures import write_pictures
 from csr.explain.atlas.record import Recorder, nearest_json
-from csr.explain.atlas.regions import chunks_of, look_again, places_of
-from csr.explain.atlas.scan import scan
+from csr.explain.atlas.regions import chunks_of, collect_regions, places_of
+from csr.explain.atlas.scan import scan_images
 from csr.explain.source import Source, open_images, split
 from csr.model.sharing.pretrained import MAX_CONFIG_BYTES
 from csr.runtime.errors import InputError
@@ -98,14 +98,14 @@ def build(
         ):
             yield {**batch, "image": transform(batch["image"])}
 
-    found = scan(
+    scan = scan_images(
         model, batches(range(len(images)), "Training images"), top=options.top, similar=options.similar
     )
-    if not bool(found.mean_KM.isfinite().all()):
+    if not bool(scan.mean_KM.isfinite().all()):
         raise InputError(f"{options.source}: the model gives no finite numbers on these images")
-    wanted = places_of(found)
-    sights, cells = look_again(model, batches(wanted, "Regions"), wanted)
-    recorder = Recorder(model, images, found, sights=sights, cells=cells)
+    wanted = places_of(scan)
+    sights, cells = collect_regions(model, batches(wanted, "Regions"), wanted)
+    recorder = Recorder(model, images, scan, sights=sights, cells=cells)
     concepts = [recorder.concept(k) for k in range(model.num_concepts)]
     atlas = recorder.summary(concepts, source=source.folder, csv=images.table.path)
     position_of = {int(row): position for position, row in enumerate(images.indices)}

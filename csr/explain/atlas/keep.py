@@ -18,7 +18,8 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -87,44 +88,79 @@ def read_keep(
             neither 0 nor 1, a prototype that is gone already, a file of another model, or nothing kept
             at all.
     """
-    rows = read_rows(path)
-    header = read_header(rows, path, required=_READ)
-    column = {name_key(name): i for i, name in enumerate(header)}
-    index = {name: k for k, name in enumerate(concept_names)}
     line_KM = np.zeros(kept_KM.shape, dtype=np.int64)
     keep_KM = np.zeros(kept_KM.shape, dtype=bool)
     known_KM = np.full(kept_KM.shape, "", dtype=object)
-    for line, cells in rows:
-        where = f"{path} line {line}"
-        name, prototype, keep = (cells[column[key]] for key in _READ)
-        if name not in index:
-            some = show_some([show(known) for known in concept_names], limit=8)
-            raise InputError(f"{where}: no concept {show(name)} (the model has {some}); use its keep.csv")
-        k, m = index[name], _whole(prototype)
-        if not 0 <= m < kept_KM.shape[1]:
-            raise InputError(
-                f"{where}, column prototype: {show(prototype)}: concept {show(name)} has prototypes 0 to "
-                f"{kept_KM.shape[1] - 1}"
-            )
-        if keep not in ("0", "1"):
-            raise InputError(f"{where}, column keep: {show(keep)}: write 1 (keep) or 0 (reject)")
-        if line_KM[k, m]:
-            raise InputError(
-                f"{where}: prototype {m} of {show(name)} is in line {line_KM[k, m]} too; remove one of them"
-            )
-        if keep == "1" and not kept_KM[k, m]:
-            raise InputError(
-                f"{where}: prototype {m} of {show(name)} was dropped before and cannot come back; write 0, "
-                "or "
-                "refine the model that still has it"
-            )
-        line_KM[k, m], keep_KM[k, m] = line, keep == "1"
-        known_KM[k, m] = cells[column[VECTOR]] if VECTOR in column else ""
+    for row in _rows(path):
+        k, m = _place(row, concept_names, kept_KM.shape[1])
+        _check_decision(row, m, earlier_line=int(line_KM[k, m]), is_kept=bool(kept_KM[k, m]))
+        line_KM[k, m], keep_KM[k, m], known_KM[k, m] = row.line, row.keep == "1", row.vector
     _check_complete(path, line_KM, kept_KM, concept_names)
     if not keep_KM.any():
         raise InputError(f"{path}: rejects every prototype; keep at least one")
     _check_vectors(path, known_KM, np.where(kept_KM, vector_KM, ""), concept_names, say)
     return keep_KM
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row as it is written; `location` names file and line for errors."""
+
+    location: str
+    line: int
+    concept: str
+    prototype: str
+    keep: str
+    vector: str
+
+
+def _rows(path: str | os.PathLike[str]) -> Iterator[_Row]:
+    rows = read_rows(path)
+    header = read_header(rows, path, required=_READ)
+    column = {name_key(name): i for i, name in enumerate(header)}
+    for line, cells in rows:
+        concept, prototype, keep = (cells[column[key]] for key in _READ)
+        vector = cells[column[VECTOR]] if VECTOR in column else ""
+        yield _Row(f"{path} line {line}", line, concept, prototype, keep, vector)
+
+
+def _place(row: _Row, concept_names: tuple[str, ...], num_prototypes: int) -> tuple[int, int]:
+    """Return concept and prototype of a row.
+
+    Raises:
+        InputError: the model has no such concept, or the concept no such prototype.
+    """
+    if row.concept not in concept_names:
+        some = show_some([show(known) for known in concept_names], limit=8)
+        raise InputError(
+            f"{row.location}: no concept {show(row.concept)} (the model has {some}); use its keep.csv"
+        )
+    m = _whole(row.prototype)
+    if not 0 <= m < num_prototypes:
+        raise InputError(
+            f"{row.location}, column prototype: {show(row.prototype)}: concept {show(row.concept)} has "
+            f"prototypes 0 to {num_prototypes - 1}"
+        )
+    return concept_names.index(row.concept), m
+
+
+def _check_decision(row: _Row, m: int, *, earlier_line: int, is_kept: bool) -> None:
+    """Refuse a decision that cannot be read, that is there twice, or that would bring a prototype back.
+
+    Args:
+        row: of prototype m.
+        earlier_line: another line of the same prototype; 0 without one.
+        is_kept: whether the model still has the prototype.
+    """
+    if row.keep not in ("0", "1"):
+        raise InputError(f"{row.location}, column keep: {show(row.keep)}: write 1 (keep) or 0 (reject)")
+    name = f"{row.location}: prototype {m} of {show(row.concept)}"
+    if earlier_line:
+        raise InputError(f"{name} is in line {earlier_line} too; remove one of them")
+    if row.keep == "1" and not is_kept:
+        raise InputError(
+            f"{name} was dropped before and cannot come back; write 0, or refine the model that still has it"
+        )
 
 
 def _check_vectors(

@@ -33,7 +33,7 @@ class Recorder:
         model: with a card.
         images: the training images that were looked at.
         scan: of them.
-        sights, cells: of `look_again`.
+        sights, cells: of `collect_regions`.
     """
 
     def __init__(

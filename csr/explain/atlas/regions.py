@@ -154,7 +154,7 @@ def places_of(scan: Scan) -> dict[int, list[tuple[int, int, bool]]]:
 
 
 @torch.no_grad()
-def look_again(
+def collect_regions(
     model: CSR, batches: Iterable[Batch], wanted: Mapping[int, list[tuple[int, int, bool]]]
 ) -> tuple[dict[Place, Sight], dict[Place, Box]]:
     """Return maps of the wanted pairs only, image by image.

@@ -153,7 +153,7 @@ class Counter:
 
 
 @torch.no_grad()
-def scan(model: CSR, batches: Iterable[Batch], *, top: int, similar: int) -> Scan:
+def scan_images(model: CSR, batches: Iterable[Batch], *, top: int, similar: int) -> Scan:
     """Look at all batches; see `Counter`."""
     counter = Counter(model, top=top, similar=similar)
     for batch in batches:

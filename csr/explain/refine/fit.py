@@ -24,6 +24,7 @@ from csr.evaluation.metrics import multilabel_metrics
 from csr.model.layers.task_head import fold_standardisation
 from csr.stages.runner import STAGE_NUMBER
 from csr.stages.task import TaskStage
+from csr.training.checkpoints import best_epoch
 
 EPOCH_KEYS = 10_000 * STAGE_NUMBER["task"]  # what the trainer's order of images of this stage begins at
 
@@ -102,7 +103,7 @@ def fit_head(
     base = [group["lr"] for group in optimizer.param_groups]
     sampler = WindowSampler(len(train.score_NF), micro_batch=options.batch_size, seed=options.seed)
     total, step = options.epochs * sampler.num_windows, 0
-    best: tuple[tuple[float, float], int, torch.Tensor, torch.Tensor] | None = None
+    best: tuple[best_epoch.Merit, int, torch.Tensor, torch.Tensor] | None = None
     history = []
     for epoch in range(1, options.epochs + 1):
         sampler.set_epoch(EPOCH_KEYS + epoch)
@@ -114,11 +115,10 @@ def fit_head(
             step += 1
         record = {"epoch": epoch, "train_loss": float(np.mean(losses)), **_validate(stage, val, names)}
         history.append(record)
-        loss, auc = record["val_loss"], record["val_auc"]
-        score = (-loss if auc is None else auc, -loss)
-        if best is None or score > best[0]:
+        merit = best_epoch.merit(record["val_auc"], record["val_loss"])
+        if best is None or best_epoch.is_better(merit, best[0]):
             best = (
-                score,
+                merit,
                 epoch,
                 *fold_standardisation(
                     stage.head.weight.detach(), stage.head.bias.detach(), stage.mean_F, stage.sd_F

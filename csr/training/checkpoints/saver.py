@@ -15,6 +15,7 @@ from csr.runtime.monitor import Monitor
 from csr.runtime.tensor_files import Written, save_tensors
 from csr.stages.base import Stage
 from csr.stages.runner import STAGE_NUMBER, Weights
+from csr.training.checkpoints import best_epoch
 from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
 from csr.training.checkpoints.state import TrainState, best_file_of
 
@@ -57,12 +58,11 @@ class Saver:
                 weights = stage.model_weights(engine.state_dict())
                 self.weights(weights, f"model_stage{STAGE_NUMBER[stage.name]}_epoch{state.epoch}.pth")
             return
-        # without both classes of any label in the validation images there is no AUC: the loss decides
         auc, loss = record["auc"], record["val_loss"]
-        score = auc if not math.isnan(auc) else -loss
-        if (score, -loss) <= (state.best_score, -state.best_loss):  # of equal AUCs the lower loss
+        merit = best_epoch.merit(auc, loss)
+        if not best_epoch.is_better(merit, (state.best_score, -state.best_loss)):
             return
-        state.best_score, state.best_loss = score, loss
+        state.best_score, state.best_loss = merit[0], loss
         state.best_weights = stage.model_weights(engine.state_dict())
         self._unsaved_best = f"validation loss {loss:.4f}" if math.isnan(auc) else f"AUC {auc:.4f}"
 
