@@ -1,11 +1,12 @@
 """The contract of a stage: model + loss in one module, the parts it trains, the output of its frozen parts.
 
-Letters: B images, K concepts, T targets, R rows (what frozen layers give; one or several per image).
+Letters: B batch, K concepts, T targets, L labels of the stage (K or T), S side of the image, N images, R rows
+that frozen layers give (one or several per image).
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,11 +23,18 @@ class StageOutput(NamedTuple):
     report: dict[str, torch.Tensor]
 
 
+class Features(Protocol):
+    """Output of a stage's frozen layers on all images of a data set."""
+
+    def all(self, name: str) -> torch.Tensor:
+        """Return the rows (R, ...) of all images, in image order."""
+
+
 class Stage(nn.Module):
     """Base of the stages; wrapped as it is by the engine.
 
     A subclass names what it trains by prefix of parameter names; everything else is frozen and stays in
-    eval mode (a frozen BatchNorm otherwise goes on moving its running statistics).
+    eval mode (a frozen BatchNorm would otherwise keep moving its running statistics).
     """
 
     name: ClassVar[str]
@@ -48,6 +56,7 @@ class Stage(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> Stage:
+        """Set the mode of the parts that are trained; the others stay in eval mode."""
         super().train(mode)
         for name, module in self.named_modules():
             if name and not self._may_train(name):
@@ -60,58 +69,76 @@ class Stage(nn.Module):
         return inside or around
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Return optimizer groups: params, lr, weight_decay, name."""
+        """Return optimizer groups: dicts with params, lr, weight_decay, name."""
         raise NotImplementedError
 
     def label_weights(self) -> torch.Tensor | None:
-        """Return positive or class weights of the labels that validate this stage, (L,), to be logged."""
+        """Return positive or class weights (L,) of the labels that validate this stage, to be logged."""
         return None
 
     def inputs(self, batch: Batch) -> Rows:
-        """Return the frozen layers' output for `batch["image"]`.
+        """Return the frozen layers' output for images.
 
-        Rows (R, ...) and `row` (R,), each row's image in 0..B-1.
+        Args:
+            batch: `image` (B,3,S,S) float32; `concept` (B,K) where the rows depend on it.
+
+        Returns:
+            Named float32 rows (R, ...), and `row` (R,) int64, the image of each row in 0..B-1; {} for a stage
+            without frozen layers before what it trains.
         """
         return {}
 
     def input_floats(self, concept_NK: np.ndarray) -> int:
-        """Return how many numbers `inputs` gives for the images with these labels."""
+        """Return how many numbers `inputs` gives for N images with these labels."""
         return 0
 
     def forward(self, batch: Batch) -> StageOutput:
-        """Return loss of one micro batch: sum over counted entries x `batch["scale"][name]`."""
+        """Return the loss of one micro batch: sum over counted entries x `batch["scale"][name]`.
+
+        Args:
+            batch: labels, `scale`, and `image` (B,3,S,S) or the rows (R, ...) of `inputs`.
+        """
         raise NotImplementedError
 
     def counts(self, labels: dict[str, np.ndarray]) -> dict[str, float]:
-        """Return the number of entries of a whole optimizer window in each sum of the loss, from its
-        labels.
+        """Return over how many entries of a whole optimizer window each sum of the loss runs.
+
+        Args:
+            labels: of the window's N images: `concept` (N,K), `target` (N,T); with boxes `num_boxes` (N,).
         """
         raise NotImplementedError
 
-    def begin(self, features: Any) -> None:
+    def begin(self, features: Features) -> None:
         """Take starting values from the frozen layers' output on the training images.
 
-        Called once, before the engine.
+        Called once, before the engine is built.
         """
 
-    def end_epoch(self, features: Any, *, last: bool) -> dict[str, float]:
-        """Finish an epoch on every rank; may edit weights. Return scalars to log."""
+    def end_epoch(self, features: Features | None, *, last: bool) -> dict[str, float]:
+        """Finish an epoch on every rank; may edit weights. Return scalars to log.
+
+        Args:
+            features: of the training images; None for a stage without frozen layers before what it trains.
+            last: no epoch follows.
+        """
         return {}
 
     def predict(self, batch: Batch) -> torch.Tensor:
-        """Return logits (B, L) of this stage's labels for a batch with images or with frozen inputs."""
+        """Return logits (B,L) of this stage's labels for a batch with images or with rows of `inputs`."""
         raise NotImplementedError
 
     def evaluation_loss(self, logit_NL: torch.Tensor, label_NL: torch.Tensor) -> float:
-        """Return the training loss's mean over all rows of an evaluation."""
+        """Return the training loss's mean over all rows of an evaluation; NaN labels are not annotated."""
         raise NotImplementedError
 
     def probability(self, logit_NL: torch.Tensor) -> torch.Tensor:
+        """Return probabilities (N,L)."""
         return logit_NL.sigmoid()
 
     def model_weights(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the CSR model's state dict out of this stage's (fp32, CPU), with what is kept beside it
-        folded in.
+        """Return the CSR model's part of this stage's state dict (fp32, CPU).
+
+        Tensors that the stage keeps beside the model are folded in.
         """
         prefix = "model."
         return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}

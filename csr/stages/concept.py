@@ -1,6 +1,6 @@
 """Stage 1: backbone and concept head learn multi-label concepts from pooled activation maps.
 
-Letters: B, K concepts, H W feature map.
+Letters: N images, B batch, K concepts, H W feature map.
 """
 
 from __future__ import annotations

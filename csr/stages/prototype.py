@@ -1,6 +1,7 @@
 """Stage 2: projector and prototypes learn on local concept vectors of present concepts (Eqs. 6-9).
 
-Letters: B, K concepts, M prototypes per concept, C channels, D embedding, R local vectors.
+Letters: B batch, K concepts, M prototypes per concept, C channels, D embedding, H W feature map; N all local
+vectors of the training images, R those of a batch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from csr.data.batch import Batch, Rows
 from csr.data.labels.positive import is_positive
 from csr.model import CSR
-from csr.stages.base import Stage, StageOutput, decayed
+from csr.stages.base import Features, Stage, StageOutput, decayed
 from csr.stages.clustering import kmeans_prototypes, restart_dead
 from csr.stages.losses import contrastive, prototype_similarity
 
@@ -91,6 +92,7 @@ class PrototypeStage(Stage):
         return StageOutput(loss, {"contrastive_loss": loss.detach()})
 
     def project(self, local_RC: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors (R,D), fp32, of local concept vectors."""
         dtype = next(self.model.projector.parameters()).dtype
         return self.model.projector(local_RC.to(dtype)).float()
 
@@ -98,7 +100,8 @@ class PrototypeStage(Stage):
         return {"vector": float(np.sum(is_positive(labels["concept"])))}
 
     @torch.no_grad()
-    def begin(self, features: Any) -> None:
+    def begin(self, features: Features) -> None:
+        """Start prototypes from k-means of projected local vectors."""
         vec_ND, concept_N = self._project_all(features)
         proto_KMD = kmeans_prototypes(
             vec_ND,
@@ -110,7 +113,9 @@ class PrototypeStage(Stage):
         self.model.prototypes.set_(proto_KMD)
 
     @torch.no_grad()
-    def end_epoch(self, features: Any, *, last: bool) -> dict[str, float]:
+    def end_epoch(self, features: Features | None, *, last: bool) -> dict[str, float]:
+        """Move dead prototypes to badly covered vectors; return how many lived and how many moved."""
+        assert features is not None, "this stage has frozen layers"
         vec_ND, concept_N = self._project_all(features)
         fresh_KMD, alive, moved = restart_dead(self.model.prototypes.unit().float(), vec_ND, concept_N)
         total = fresh_KMD.shape[0] * fresh_KMD.shape[1]
@@ -119,7 +124,7 @@ class PrototypeStage(Stage):
         self.model.prototypes.set_(fresh_KMD)
         return {"prototypes_alive": alive, "prototypes": total, "restarted": moved}
 
-    def _project_all(self, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def _project_all(self, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
         device = next(self.model.projector.parameters()).device
         chunks = [self.project(c.to(device)) for c in features.all("local").split(PROJECT_CHUNK)]
         return torch.cat(chunks), features.all("concept_row").to(device)

@@ -1,4 +1,4 @@
-"""The order of the stages, and what one hands to the next: plain weights on one model."""
+"""The order of the stages, and the hand-over from one to the next: plain weights on one model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STAGE_NUMBER = {name: number for number, name in enumerate(ORDER, start=1)}
 
 
 class StageRunner:
-    """Runs stages in order on one model; each starts from the weights the one before chose.
+    """Runs stages in order on one model; each starts from the weights that the one before chose.
 
     Args:
         model: carries the weights from stage to stage.
@@ -30,9 +30,9 @@ class StageRunner:
         self._learnable = {name for name, p in model.named_parameters() if p.requires_grad}
 
     def run(self, train_stage: Callable[[Stage], Weights], *, first: str = ORDER[0]) -> None:
-        """Call `train_stage` on each stage from `first` on; it returns the model weights that go on.
+        """Call `train_stage` on each stage from `first` on; it returns the model weights to hand over.
 
-        A run that goes on brings weights of all stages before `first` with it.
+        The checkpoint of a resumed run holds the weights of all stages before `first`.
         """
         start = ORDER.index(first)
         if start:
@@ -45,7 +45,7 @@ class StageRunner:
         """Build a stage, frozen as it trains.
 
         Raises:
-            ValueError: the stage it builds on has not been trained.
+            ValueError: the stage that it builds on has not been trained.
         """
         stage = self._build_stage(name)
         if stage.requires != self._done:

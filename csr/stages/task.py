@@ -4,7 +4,7 @@ Scores lie in a narrow band, so a raw linear head collapses to the majority. It 
 (score - mean) / sd of the training set, and the standardisation is folded into the exported layer:
 the model stays one linear map on cosines.
 
-Letters: B, T targets, F = K x M scores.
+Letters: N images, B batch, K concepts, M prototypes per concept, T targets, F = K x M scores.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from csr.data.batch import Batch, Rows
 from csr.model import CSR
 from csr.model.layers.task_head import fold_standardisation
-from csr.stages.base import Stage, StageOutput
+from csr.stages.base import Features, Stage, StageOutput
 from csr.stages.concept import positive_weights
 from csr.stages.losses import task_bce, task_cross_entropy, task_focal
 
@@ -90,7 +90,8 @@ class TaskStage(Stage):
     def input_floats(self, concept_NK: np.ndarray) -> int:
         return len(concept_NK) * self.head.in_features
 
-    def begin(self, features: Any) -> None:
+    def begin(self, features: Features) -> None:
+        """Take mean and standard deviation of the scores of the training images."""
         score_NF = features.all("score").double()
         self.mean_F.copy_(score_NF.mean(0))
         self.sd_F.copy_(score_NF.std(0, unbiased=False).clamp_min(MIN_SD))

@@ -1,8 +1,8 @@
 """`--batch_size auto`: the largest micro batch that fits every rank, the effective batch being kept.
 
-A trial is a training step of stage 1, the heaviest, and an evaluation of twice as many images, with what the
-engine will hold beside them. On a GPU the sizes are tried, largest first. On a CPU nothing is driven out of
-memory: what two small sizes take tells how it grows.
+A trial is a training step of stage 1, the heaviest, and an evaluation of twice as many images, beside the
+memory that the engine will hold. On a GPU the sizes are tried, largest first. On a CPU nothing is driven out
+of memory: two small sizes show how it grows.
 
 Letters: B images of a micro batch.
 """
@@ -45,12 +45,12 @@ class Choice(NamedTuple):
 
 
 def is_asked(config: TrainConfig) -> bool:
-    """Whether the user gave `--batch_size auto`."""
+    """Return whether the options ask for `--batch_size auto`."""
     return config.optim.batch_size == AUTO
 
 
 def provisional(config: TrainConfig, *, world: int) -> TrainConfig:
-    """The options with the whole effective batch in one micro step: what the search begins with.
+    """Return the options with the whole effective batch in one micro step: the search begins with it.
 
     Raises:
         InputError: the ranks cannot share the effective batch.
@@ -65,7 +65,7 @@ def provisional(config: TrainConfig, *, world: int) -> TrainConfig:
 
 
 def with_batch(config: TrainConfig, batch_size: int, accumulation: int) -> TrainConfig:
-    """The options with another micro batch; nothing is left to find."""
+    """Return the options with another micro batch; nothing is left to find."""
     optim = dataclasses.replace(
         config.optim, batch_size=batch_size, accumulation=accumulation, effective_batch=None
     )
@@ -73,7 +73,7 @@ def with_batch(config: TrainConfig, batch_size: int, accumulation: int) -> Train
 
 
 def kept(manifest: dict[str, Any] | None, *, world: int) -> tuple[int, int] | None:
-    """The choice of the run that this one goes on with, if it has as many ranks."""
+    """Return batch size and accumulation of the run that is resumed; None on another number of ranks."""
     if manifest is None or manifest["world_size"] != world:
         return None
     optim = manifest["options"]["optim"]
@@ -84,7 +84,7 @@ def find(stage: Stage, data: Splits, *, share: int, precision: str, device: torc
     """Measure on every rank, agree on the smallest answer. Collective.
 
     Args:
-        stage: the first one, on `device`; its weights, statistics and gradients stay what they are.
+        stage: the first one, on `device`; its weights, statistics and gradients stay as they are.
         data: of the run.
         share: images per rank and optimizer step.
         precision: of training.
@@ -98,14 +98,14 @@ def find(stage: Stage, data: Splits, *, share: int, precision: str, device: torc
     with distributed.errors_agreed():
         with trial.quietly():
             measure = _on_gpu if device.type == "cuda" else _on_cpu
-            fits, told = measure(trial, sizes)
+            fits, reason = measure(trial, sizes)
     smallest = -distributed.host_max([-fits])[0]
     if not smallest:
         raise InputError(
-            f"--batch_size auto: not one image fits ({told}): use a lighter backbone, smaller images, or "
+            f"--batch_size auto: not one image fits ({reason}): use a lighter backbone, smaller images, or "
             "--activation_checkpointing"
         )
-    return Choice(smallest, share // smallest, told)
+    return Choice(smallest, share // smallest, reason)
 
 
 class Trial:
@@ -121,13 +121,13 @@ class Trial:
 
     @property
     def engine_bytes(self) -> int:
-        """What an engine will hold beside the weights."""
+        """Bytes that an engine will hold beside the weights."""
         trained = sum(p.numel() for p in self.stage.parameters() if p.requires_grad)
         return ENGINE_BYTES * trained + 2 * 4 * min(trained, BUCKET)
 
     @contextmanager
     def quietly(self) -> Iterator[None]:
-        """Frozen as it trains, without collectives, compilation, or traces in the stage."""
+        """Run trials as training would freeze the stage, without collectives, compilation or traces in it."""
         learnable = [p for p in self.stage.parameters() if p.requires_grad]
         self.stage.freeze()
         for module in self.stage.modules():
@@ -143,7 +143,7 @@ class Trial:
                 parameter.requires_grad_(True)
 
     def __call__(self, size: int) -> None:
-        """One training step and one evaluation."""
+        """Run one training step on `size` images and one evaluation of twice as many."""
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         with torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "fp32"):
             loss = self.stage(self._feeder.example(self.stage, None, num_images=size)).loss
@@ -154,15 +154,15 @@ class Trial:
 
 
 def _on_gpu(trial: Trial, sizes: list[int]) -> tuple[int, str]:
-    """The first of some sizes that does not run out of memory, 0 if all do."""
+    """Return the first size that does not run out of memory (0 if all do), and the reason in words."""
     free = memory.free_gpu_bytes(trial.device)
     reserved = trial.engine_bytes + int((1 - GPU_SHARE) * free)
-    said = f"{gib_text(free)} free on the GPU"
+    found = f"{gib_text(free)} free on the GPU"
     for number, size in enumerate(sizes):
         if _has_room(trial, size, reserved):
             larger = f", {sizes[number - 1]} do not fit" if number else ", the whole share of a rank"
-            return size, said + larger
-    return 0, said
+            return size, found + larger
+    return 0, found
 
 
 def _has_room(trial: Trial, size: int, reserved: int) -> bool:
@@ -180,21 +180,22 @@ def _has_room(trial: Trial, size: int, reserved: int) -> bool:
 
 
 def _on_cpu(trial: Trial, sizes: list[int]) -> tuple[int, str]:
-    """The largest size whose need, as two small ones tell it, is within a rank's share of the memory."""
+    """Return the largest size whose need, by two small ones, is within a rank's share of the memory."""
     free = memory.free_host_bytes() // distributed.local_world_size()
     allowed = int(CPU_SHARE * free) - trial.engine_bytes
     return largest(sizes, allowed=allowed, needed=_growth(trial), free=free)
 
 
 def _growth(trial: Trial) -> Callable[[int], int]:
-    """Bytes that a step of any size needs."""
+    """Return a function from a size to the bytes that its step needs."""
     few, more = MEASURED_WITH
     trial(1)  # libraries load, and keep, what they need once
     try:
         need_few, need_more = (memory.peak_of(partial(trial, size)) for size in (few, more))
     except OSError as error:
         raise InputError(
-            f"--batch_size auto: this system does not tell how much memory a step takes ({error}): give a number"
+            f"--batch_size auto: this system does not report how much memory a step takes ({error}): "
+            "give a number"
         ) from error
     # pages are coarse and small steps noisy: a step never grows slower than a tenth of its size
     slope = max((need_more - need_few) / (more - few), 0.1 * need_more / more, 1.0)
@@ -203,11 +204,18 @@ def _growth(trial: Trial) -> Callable[[int], int]:
 
 
 def largest(sizes: list[int], *, allowed: int, needed: Callable[[int], int], free: int) -> tuple[int, str]:
-    """The largest of some sizes that needs no more than is allowed, 0 if none; and what to say of it."""
+    """Return the largest size that needs no more than is allowed (0 if none), and the reason in words.
+
+    Args:
+        sizes: images of a micro batch.
+        allowed: bytes for a step.
+        needed: size -> bytes.
+        free: bytes of a rank, for the words.
+    """
     fitting = [size for size in sizes if needed(size) <= allowed]
     size = max(fitting, default=0)
-    said = f"a step takes about {gib_text(needed(size or 1))} of {gib_text(free)} free per rank"
+    need = f"a step takes about {gib_text(needed(size or 1))} of {gib_text(free)} free per rank"
     larger = [other for other in sizes if other > size]
     if size and larger:
-        return size, f"{said}, {min(larger)} images would take {gib_text(needed(min(larger)))}"
-    return size, said + (", the whole share of a rank" if size else "")
+        return size, f"{need}, {min(larger)} images would take {gib_text(needed(min(larger)))}"
+    return size, need + (", the whole share of a rank" if size else "")

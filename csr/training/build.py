@@ -32,7 +32,7 @@ from csr.training.trainer_options import TrainerOptions
 
 
 def build_model(config: TrainConfig, train: LabelTable, report: Report) -> CSR:
-    """The network, with pretrained backbone weights unless `--no_pretrained`.
+    """Return the network, with pretrained backbone weights unless `--no_pretrained`.
 
     Raises:
         InputError: an unknown backbone, a pooled or 1x1 map, weights that do not match or cannot be had.
@@ -74,7 +74,7 @@ def build_model(config: TrainConfig, train: LabelTable, report: Report) -> CSR:
 
 
 def speed_up(model: CSR, config: TrainConfig) -> None:
-    """What `--compile` and `--activation_checkpointing` ask for.
+    """Apply `--compile` and `--activation_checkpointing`.
 
     Raises:
         InputError: the machine cannot compile, or the backbone cannot compute its activations again.
@@ -86,28 +86,32 @@ def speed_up(model: CSR, config: TrainConfig) -> None:
         model.backbone.compile_training()
 
 
-def build_data(config: TrainConfig, found: Tables, store: ImageStore, model: CSR) -> Splits:
-    """Training and validation images of one store, with their transforms."""
+def build_data(config: TrainConfig, tables: Tables, store: ImageStore, model: CSR) -> Splits:
+    """Return training and validation images of one store, with their transforms.
+
+    Raises:
+        InputError: a box outside its image, or no box on a concept that its image has.
+    """
     size = config.data.image_size
     boxes = None
-    if found.boxes is not None:
-        boxes = found.boxes.check_inside(store.original_sizes_N2)
-        if not is_positive(found.train.concept_NK[boxes.image_R, boxes.class_R]).any():
+    if tables.boxes is not None:
+        boxes = tables.boxes.check_inside(store.original_sizes_N2)
+        if not is_positive(tables.train.concept_NK[boxes.image_R, boxes.class_R]).any():
             raise InputError(f"{boxes.path}: no box is on a concept that its image has: check the file")
-    train = LabelledImages(store, found.train, indices=found.train_indices, boxes=boxes)
-    val = LabelledImages(store, found.train, indices=found.val_indices)
+    train = LabelledImages(store, tables.train, indices=tables.train_indices, boxes=boxes)
+    val = LabelledImages(store, tables.train, indices=tables.val_indices)
     return Splits(
         train=train,
         val=val,
         train_transform=TrainTransform(size, strength=config.data.augment),
         eval_transform=EvalTransform(size),
-        names={"concept": found.train.concept_names, "target": found.train.target_names},
+        names={"concept": tables.train.concept_names, "target": tables.train.target_names},
         map_size=model.backbone.map_size,
     )
 
 
 def one_step_of(data: Splits, config: TrainConfig) -> Splits:
-    """As many training and validation images as one optimizer step takes: all that a dry run looks at."""
+    """Return as many training and validation images as one optimizer step takes, for a dry run."""
     step = config.optim.batch_size * config.optim.accumulation * distributed.world_size()
     train, val = data.train, data.val
     return dataclasses.replace(
@@ -118,7 +122,7 @@ def one_step_of(data: Splits, config: TrainConfig) -> Splits:
 
 
 def task_loss_of(config: TrainConfig, train: LabelTable) -> str:
-    """The stage-3 loss of this run.
+    """Return the stage-3 loss of this run: bce, focal or ce.
 
     Raises:
         InputError: ce asked for, but some image has not exactly one target.
@@ -132,7 +136,15 @@ def task_loss_of(config: TrainConfig, train: LabelTable) -> str:
 
 
 def build_stage(name: str, *, config: TrainConfig, model: CSR, train: LabelTable, report: Report) -> Stage:
-    """One stage around the model, with its part of the options. `train` holds the training images alone."""
+    """Return a stage around the model, with its part of the options.
+
+    Args:
+        name: concept, prototype or task.
+        config: of the run.
+        model: for the stage.
+        train: labels of the training images alone.
+        report: prints a line.
+    """
     method, optim = config.method, config.optim
     if name == "concept":
         weight_K = positive_weights(train.concept_NK, maximum=method.max_pos_weight)
@@ -171,6 +183,7 @@ def build_stage(name: str, *, config: TrainConfig, model: CSR, train: LabelTable
 
 
 def trainer_options(config: TrainConfig, precision: str) -> TrainerOptions:
+    """Return the options of the loop."""
     optim = config.optim
     dry = config.run.dry_run
     return TrainerOptions(
@@ -190,7 +203,7 @@ def trainer_options(config: TrainConfig, precision: str) -> TrainerOptions:
 
 
 def feature_options(config: TrainConfig, precision: str) -> FeatureOptions:
-    """How what frozen layers compute is cached."""
+    """Return how the outputs of frozen layers are cached."""
     folder = config.engine.cache_dir or Path(config.run.output_dir) / ".cache" / "features"
     keeps_files = config.engine.cache in ("auto", "disk") and not config.run.dry_run
     mode = config.engine.cache if keeps_files or config.engine.cache == "off" else "memory"

@@ -1,4 +1,4 @@
-"""What the loop trains and validates on."""
+"""Training and validation images of a run, and their labels."""
 
 from __future__ import annotations
 
@@ -13,18 +13,30 @@ from csr.data.transforms import EvalTransform, TrainTransform
 
 @dataclass(frozen=True)
 class Splits:
-    """Training and validation images with their transforms."""
+    """Training and validation images with their transforms.
+
+    Attributes:
+        train, val: images with labels.
+        train_transform, eval_transform: stored pixels -> input of the network.
+        names: `concept` and `target` -> names of the labels.
+        map_size: height and width of the feature map, for masks of boxes.
+    """
 
     train: LabelledImages
     val: LabelledImages
     train_transform: TrainTransform
     eval_transform: EvalTransform
-    names: dict[str, tuple[str, ...]]  # "concept" and "target" -> label names
+    names: dict[str, tuple[str, ...]]
     map_size: tuple[int, int]
 
 
 def labels_of(dataset: LabelledImages) -> dict[str, np.ndarray]:
-    """Labels of a data set's own images, in its order, and how many (image, concept) pairs have boxes."""
+    """Return the labels of a data set's own images, in its order.
+
+    Returns:
+        `concept` (N,K) and `target` (N,T) float32, NaN where not annotated; with boxes also `num_boxes` (N,)
+        int64, how many present concepts of each image have boxes.
+    """
     labels = {
         "concept": dataset.table.concept_NK[dataset.indices],
         "target": dataset.table.target_NT[dataset.indices],

@@ -21,7 +21,7 @@ from csr.training.features.table import FeatureTable, FeatureViews
 
 
 class Feeder:
-    """Feeds this rank.
+    """Feeds this rank: order, loading, scale of the loss terms, augmentation.
 
     Args:
         data: of the run.
@@ -29,7 +29,7 @@ class Feeder:
         accumulation: micro steps per optimizer step.
         seed: of order and augmentation.
         max_windows: a dry run's limit on optimizer steps per epoch.
-        device: where batches go.
+        device: of the batches.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Feeder:
         Args:
             stage: counts the entries of each loss term in a global window.
             features: cached ones; None loads images.
-            state: stage and epoch decide order and augmentation; a resumed epoch begins after `state.windows`.
+            state: its epoch decides order and augmentation; a resumed epoch begins after `state.windows`.
             clock: adds up the seconds waited for data.
 
         Yields:
@@ -75,7 +75,12 @@ class Feeder:
             yield self.prepare(batch, epoch_key=epoch_key)
 
     def example(self, stage: Stage, features: FeatureViews | None, *, num_images: int) -> Batch:
-        """Return a training batch of `num_images` images on the device: the first ones, repeated if there are fewer."""
+        """Return a training batch of the first images on the device, repeated if there are fewer.
+
+        Returns:
+            Images (B,C,S,S), or rows (R, ...) of `features`; labels (B,K) and (B,T); `scale` as if the batch
+            were a whole window. B is `num_images`.
+        """
         positions_B = np.arange(num_images) % len(self.data.train)
         loaded = self._loader(features, 1)(positions_B, np.ones(num_images, dtype=bool))
         counts = stage.counts({name: values[positions_B] for name, values in self._labels.items()})
@@ -106,7 +111,7 @@ class Feeder:
             yield pinned(loaded, self.device)
 
     def prepare(self, batch: Batch, *, epoch_key: int) -> Batch:
-        """Move to the device and augment there."""
+        """Move a batch to the device; augment images and draw masks of their boxes (B,K,H,W) there."""
         batch = to_device(batch, self.device)
         if "image" not in batch:
             return batch
@@ -131,7 +136,11 @@ Load = Callable[[np.ndarray, np.ndarray], Batch]
 
 
 def cached_loader(features: FeatureTable, concept_NK: np.ndarray, target_NT: np.ndarray) -> Load:
-    """Batches of cached features with the labels of their images; padding is masked."""
+    """Return a function that loads cached features with the labels of their images; padding is masked.
+
+    It takes positions (B,) int64 and which of them are valid (B,) bool, and returns rows (R, ...),
+    `concept` (B,K) and `target` (B,T).
+    """
 
     def load(positions_B: np.ndarray, valid_B: np.ndarray) -> Batch:
         labels = {

@@ -1,6 +1,6 @@
-"""What is measured of the trained model: reference values on its own data, and the test table.
+"""Measurements of the trained model: reference values on its own data, and the test table.
 
-Letters: N images, K concepts, M prototypes per concept, T targets.
+Letters: N images, B batch, K concepts, M prototypes per concept, T targets.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class FinalTest:
     validator: Validator
 
     def reference(self) -> dict[str, Any]:
-        """Return thresholds (of validation images) and median scores (of training images) as JSON. Collective."""
+        """Return thresholds (validation images) and median scores (training images) as JSON. Collective."""
         train, val = self._predict(self.splits.train, "Train"), self._predict(self.splits.val, "Val")
         val_labels, names = labels_of(self.splits.val), self.splits.names
         reference = measure_reference(

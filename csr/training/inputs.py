@@ -1,4 +1,4 @@
-"""What a run is given: label tables, image files, decoded images; all of it checked before training.
+"""Inputs of a run: label tables, image files, decoded images; all of it checked before training.
 
 Letters: N images, K concepts, R boxes.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from csr.config.options import TrainConfig
 from csr.data.image_cache.store import ImageStore, check_images, open_store
 from csr.data.images.find import find_images
-from csr.data.labels import table as tables
+from csr.data.labels import table as label_table
 from csr.data.labels.boxes import BoxTable, read_boxes
 from csr.data.labels.names import show
 from csr.data.labels.positive import is_positive
@@ -47,7 +47,7 @@ class Tables:
     boxes: BoxTable | None
 
     def fingerprint(self) -> str:
-        """A hash of labels, split, boxes, and the names and sizes of the image files."""
+        """Return a hash of labels, split, boxes, and the names and sizes of the image files."""
         tables = [(t.image_ids, t.concept_names, t.target_names) for t in (self.train, self.test)]
         arrays = [a for t in (self.train, self.test) for a in (t.concept_NK, t.target_NT)]
         boxes = () if self.boxes is None else (self.boxes.image_R, self.boxes.class_R, self.boxes.pixel_R4)
@@ -62,8 +62,8 @@ def read_labels(
 
     Args:
         config: of the run.
-        report: tells the user.
-        left_out: images that do not take part.
+        report: prints a line.
+        left_out: images that are omitted.
 
     Raises:
         InputError: the first thing wrong with them.
@@ -71,32 +71,32 @@ def read_labels(
     data = config.data
     _check_there("train_csv", data.train_csv)
     _check_there("test_csv", data.test_csv)
-    train = tables.read_label_table(
+    train = label_table.read_label_table(
         data.train_csv,
         concept_cols=data.concept_cols,
         target_cols=data.target_cols,
         reader_merge=data.reader_merge,
     )
-    train = tables.without(train, left_out["train"])
+    train = label_table.without(train, left_out["train"])
     if data.drop_rare:
-        train, dropped = tables.drop_rare(train, data.drop_rare)
+        train, dropped = label_table.drop_rare(train, data.drop_rare)
         if dropped:
             report(f"Dropped concepts with fewer than {data.drop_rare} positive images: {', '.join(dropped)}")
-    tables.check_positives(train)
-    test = tables.read_label_table(
+    label_table.check_positives(train)
+    test = label_table.read_label_table(
         data.test_csv,
         concept_cols=data.concept_cols,
         target_cols=data.target_cols,
         reader_merge=data.reader_merge,
         vocabulary=train,
     )
-    test = tables.without(test, left_out["test"])
-    tables.check_disjoint(train, test)
+    test = label_table.without(test, left_out["test"])
+    label_table.check_disjoint(train, test)
     return train, test
 
 
 def _check_there(flag: str, path: str) -> None:
-    """A run without flags reads files that somebody may never have heard of: say which flag names them."""
+    """Raise InputError with the flag: a run without flags reads files whose names its user may not know."""
     if not os.path.exists(path):
         raise InputError(
             f"--{flag} {show(path, limit=400)}: cannot be read (no such file); give the path of a CSV file"
@@ -110,22 +110,22 @@ def build_tables(
 
     Args:
         config: of the run.
-        report: tells the user.
+        report: prints a line.
         progress: called as `progress(done, of)` now and then; may raise to leave early.
-        left_out: images that do not take part.
+        left_out: images that are omitted.
 
     Raises:
         InputError: the first thing wrong with the tables, or all missing images (up to 20 named).
     """
     data = config.data
     train, test = read_labels(config, report, left_out=left_out)
-    shared = tables.shared_patients(train, test)
+    shared = label_table.shared_patients(train, test)
     if shared:
         report(
-            f"Notice: {len(shared)} patient_id(s) are in both {train.path} and {test.path}: if they are the same "
-            "people, test numbers are too good"
+            f"Notice: {len(shared)} patient_id(s) are in both {train.path} and {test.path}: if they are the "
+            "same people, test numbers are too good"
         )
-    counts_T = tables.count_positives(train.target_NT)
+    counts_T = label_table.count_positives(train.target_NT)
     unseen = [name for name, count in zip(train.target_names, counts_T, strict=True) if not count]
     if unseen:
         report(f"Notice: no positive training image for {', '.join(unseen)}: such targets cannot be learned")
@@ -137,7 +137,8 @@ def build_tables(
             report(f"Boxes of {name!r}, which is no concept, are not used: {number}")
         present_R = is_positive(train.concept_NK[boxes.image_R, boxes.class_R])
         report(
-            f"Boxes: {present_R.sum()} on concepts that are present; {(~present_R).sum()} on others are not used"
+            f"Boxes: {present_R.sum()} on concepts that are present; {(~present_R).sum()} on others are not "
+            "used"
         )
     train_indices, val_indices = split_validation(train, fraction=data.val_fraction, seed=config.engine.seed)
     return Tables(train, test, train_paths, test_paths, train_indices, val_indices, boxes)
@@ -146,27 +147,27 @@ def build_tables(
 def find_both(
     config: TrainConfig, train: LabelTable, test: LabelTable, progress: Progress | None = None
 ) -> tuple[list[Path], list[Path]]:
-    """The files of the training and the test images.
+    """Return the files of the training and the test images.
 
     Raises:
-        InputError: one for both folders. Of up to `CHECKED_AT_ONCE` files that are there it also tells which
-            cannot be read, so that one look is enough (of more images the unreadable ones come next time).
+        InputError: one for both folders. Of up to `CHECKED_AT_ONCE` files that exist it also names those that
+            cannot be read, so that one run reports all (of more images the unreadable ones follow later).
     """
     check = partial(unreadable, workers=config.data.workers, progress=progress)
-    found, problems = [], []
+    paths, problems = [], []
     for folder, table in ((config.data.train_dir, train), (config.data.test_dir, test)):
         try:
-            found.append(find_images(folder, table, check=check))
+            paths.append(find_images(folder, table, check=check))
         except InputError as error:
             problems.append(str(error))
     if problems:
-        problems += [problem for paths in found for problem in check(paths)]
+        problems += [problem for files in paths for problem in check(files)]
         raise unusable_images(problems, config)
-    return found[0], found[1]
+    return paths[0], paths[1]
 
 
 def unreadable(paths: list[Path], workers: int, progress: Progress | None = None) -> list[str]:
-    """What check_images says of a few files (rank 0 looks for all ranks)."""
+    """Return the errors of `check_images` on a few files (rank 0 reads for all ranks)."""
     if not distributed.is_main() or not 0 < len(paths) <= CHECKED_AT_ONCE:
         return []
     try:
@@ -177,7 +178,7 @@ def unreadable(paths: list[Path], workers: int, progress: Progress | None = None
 
 
 def image_cache(config: TrainConfig) -> Path | None:
-    """The folder of decoded images, None where they are not kept."""
+    """Return the folder of decoded images; None where they are not kept."""
     chosen = config.data.image_cache
     if chosen == "off":
         return None
@@ -186,7 +187,7 @@ def image_cache(config: TrainConfig) -> Path | None:
 
 def build_stores(
     config: TrainConfig,
-    found: Tables,
+    tables: Tables,
     progress: Progress | None = None,
     *,
     opened_before: Sequence[ImageStore] = (),
@@ -194,12 +195,15 @@ def build_stores(
     """Decode every image once (training, test), which also finds the unreadable ones. Collective.
 
     Args:
-        config, found: of the run.
+        config, tables: of the run.
         progress: see `build_tables`.
-        opened_before: stores that this rank has; one of the very images is taken.
+        opened_before: stores that this rank has open; one of the same images is used again.
+
+    Returns:
+        The stores of the training and the test images.
     """
     opened, problems = [], []
-    for table, paths in ((found.train, found.train_paths), (found.test, found.test_paths)):
+    for table, paths in ((tables.train, tables.train_paths), (tables.test, tables.test_paths)):
         there = next((store for store in opened_before if store.paths == tuple(paths)), None)
         try:
             open_one = partial(
@@ -220,15 +224,15 @@ def build_stores(
 
 
 def unusable_images(problems: list[str], config: TrainConfig) -> InputError:
-    """One error for all images that are missing or unreadable, with the flag that leaves a few of them out."""
-    said = "; ".join(problems)
-    if config.data.on_bad_image == "quarantine" or "wrong folder?" in said:
-        return InputError(said)
-    return InputError(f"{said} (or leave up to 1 % of them out: --on_bad_image quarantine)")
+    """Return one error for all missing or unreadable images, with the flag that omits a few of them."""
+    text = "; ".join(problems)
+    if config.data.on_bad_image == "quarantine" or "wrong folder?" in text:
+        return InputError(text)
+    return InputError(f"{text} (or leave up to 1 % of them out: --on_bad_image quarantine)")
 
 
 def _first_on_each_host(open_one: Callable[[], ImageStore], there: ImageStore | None) -> ImageStore:
-    """Local rank 0 decodes, unless its store is there; the host's other ranks open what it made."""
+    """Decode on local rank 0, unless its store is open; the host's other ranks open the same files."""
     store = there
     with distributed.errors_agreed():
         is_first = distributed.local_rank() == 0 and store is None

@@ -1,4 +1,4 @@
-"""Losses on this rank: the sum of an epoch, and whose images gave none that is finite; on the device, unread."""
+"""Losses on this rank, on the device and unread: the sum of an epoch, and images without a finite one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Losses:
         self.begin_epoch(0.0)
 
     def begin_epoch(self, start: torch.Tensor | float) -> torch.Tensor:
-        """Begin a sum at that of the micro batches that a resumed run has done; return it, to be added to in place."""
+        """Begin a sum at that of the micro batches done so far; return it, a scalar that grows in place."""
         self.sum = torch.as_tensor(start, dtype=torch.float32).to(self._device, copy=True)
         return self.sum
 
@@ -40,6 +40,6 @@ class Losses:
         return float(distributed.all_reduce_sum(self.sum / num_micro_steps)) / distributed.world_size()
 
     def suspects(self) -> list[int]:
-        """Return images of the remembered micro batches whose loss was not finite, latest first. A sync point."""
+        """Return positions of images whose remembered micro batch had no finite loss, latest first. Syncs."""
         bad = [position for loss, position in reversed(self._recent) if not math.isfinite(float(loss))]
         return [i for position in bad for i in position.tolist()]

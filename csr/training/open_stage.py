@@ -1,4 +1,4 @@
-"""One stage opened for training: the engine around it, what its frozen layers compute, and what follows its steps."""
+"""One stage opened for training: its engine, what its frozen layers compute, and what follows its steps."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class OpenStage:
         telemetry: where its time goes on this rank.
         losses: of this rank's micro batches.
         clock, skipped, saves: observers that are asked between epochs too.
-        observers: all of them, in the order in which they follow a step; the last two may end the run and save.
+        observers: all, in the order in which they follow a step; the last two may end the run or save.
     """
 
     stage: Stage

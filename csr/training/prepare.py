@@ -1,4 +1,4 @@
-"""A run prepared: every check in order, each step one frozen value; nothing is written before all have passed.
+"""Preparation of a run: every check in order, each step one frozen value; nothing is written here.
 
 Errors of the command line come before ranks wait for each other; from then on all ranks raise the same error.
 """
@@ -143,7 +143,7 @@ def decoding(stop: StopRequest) -> inputs.Progress:
 
 
 def read_tables(start: Start, report: inputs.Report, progress: inputs.Progress) -> Labels:
-    """Read the tables, find every image, leave out those of the quarantine; cheap checks first. Collective."""
+    """Read the tables, find every image, omit those of the quarantine; cheap checks first. Collective."""
     config, plan = start.config, start.plan
     quarantine = find_bad_images(config, report, progress, recorded=plan.quarantine)
     with distributed.errors_agreed():

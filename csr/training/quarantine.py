@@ -1,8 +1,8 @@
 """`--on_bad_image quarantine`: images that cannot be used are left out of the run, on every rank alike.
 
-They are looked for before anything is computed from the data, so that statistics, split and caches see the
-others alone. A checkpoint carries the list: the run that goes on leaves out the same images, whether they
-can be read by then or not.
+They are found before anything is computed from the data, so that statistics, split and caches see only the
+others. A checkpoint carries the list: the run that resumes from it omits the same images, whether they can be
+read by then or not.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class BadImage:
     Attributes:
         split: train or test.
         image_id, csv, row: where it is named; the header is row 1.
-        file: the file, or where one was looked for.
-        reason: what is wrong.
+        file: its path, or the path without an extension where there is no file.
+        reason: in words.
     """
 
     split: str
@@ -53,7 +53,7 @@ class BadImage:
 
 @dataclass(frozen=True)
 class Quarantine:
-    """What a run leaves out.
+    """Images that a run omits.
 
     Attributes:
         images: all of them, training first, in the order of their tables.
@@ -67,10 +67,11 @@ class Quarantine:
 
     @property
     def left_out(self) -> inputs.LeftOut:
+        """Ids of the images, by split."""
         return {split: [image.image_id for image in self.images if image.split == split] for split in _NAMES}
 
     def record(self) -> list[dict[str, Any]]:
-        """Plain values, for a checkpoint's manifest."""
+        """Return plain values for a checkpoint's manifest."""
         return [asdict(image) for image in self.images]
 
     def write(self, folder: Path) -> None:
@@ -88,19 +89,19 @@ class Quarantine:
 def find_bad_images(
     config: TrainConfig, report: inputs.Report, progress: inputs.Progress, *, recorded: Any = None
 ) -> Quarantine:
-    """Decode every image and decide which ones the run leaves out. Collective; the same on every rank.
+    """Decode every image and decide which ones the run omits. Collective; the same on every rank.
 
-    An image that one host cannot read is left out on all of them.
+    An image that one host cannot read is omitted on all of them.
 
     Args:
-        config: of the run; with `--on_bad_image error` nothing is looked at and nothing left out.
-        report: tells the user.
+        config: of the run; with `--on_bad_image error` nothing is decoded here and nothing omitted.
+        report: prints a line.
         progress: see `inputs.build_tables`.
         recorded: of a checkpoint's manifest (`Quarantine.record`), None for a run that begins.
 
     Raises:
         InputError: anything wrong with the tables or the ids, more than `ALLOWED_PERCENT` of the training
-            or of the test images, or in a run that goes on any image that is not recorded.
+            or of the test images, or in a run that resumes any image that is not recorded.
     """
     if config.data.on_bad_image != "quarantine":
         return Quarantine()
@@ -109,13 +110,12 @@ def find_bad_images(
         train, test = inputs.read_labels(config, lambda line: None)
         whole = {"train": train, "test": test}
         if config.data.boxes_csv is not None:
-            read_boxes(
-                config.data.boxes_csv, table=train
-            )  # its mistakes too are told before hours of decoding
+            # its mistakes too are reported before hours of decoding
+            read_boxes(config.data.boxes_csv, table=train)
         left = Quarantine(known).left_out
         splits = {split: without(table, left[split]) for split, table in whole.items()}
     with distributed.errors_agreed():
-        own, stores = distributed.in_step(lambda: _look(config, splits, progress))
+        own, stores = distributed.in_step(lambda: _decode_all(config, splits, progress))
     reasons = _united(distributed.all_gather_object(own))
     new = [
         BadImage(split, table.image_ids[index], table.path, table.row_numbers[index], *reasons[split][index])
@@ -125,18 +125,18 @@ def find_bad_images(
     if recorded is not None and new:
         raise InputError(
             f"{len(new)} image(s) that the unfinished run was trained on cannot be used now: {_listed(new)}; "
-            "bring them back to go on, give another --exp_name, or --overwrite to begin anew"
+            "bring them back to resume, give another --exp_name, or --overwrite to begin anew"
         )
     _check_share(whole, new)
     chosen = Quarantine(known or tuple(new), active=True, stores=stores)
-    _tell(chosen, whole, config, report)
+    _report(chosen, whole, config, report)
     return chosen
 
 
-def _look(
+def _decode_all(
     config: TrainConfig, splits: dict[str, LabelTable], progress: inputs.Progress
 ) -> tuple[_Reasons, tuple[ImageStore, ...]]:
-    """What this host cannot use of each split, and stores of what it can; its first rank looks for all."""
+    """Return images of each split that this host cannot use, and stores of the others; on its first rank."""
     reasons: _Reasons = {}
     stores: list[ImageStore] = []
     if distributed.local_rank() != 0:
@@ -165,7 +165,7 @@ def _look(
 
 
 def _united(hosts: Sequence[_Reasons]) -> _Reasons:
-    """What any host cannot use; the first one's reason counts."""
+    """Return the images that any host cannot use; the first host's reason counts."""
     united: _Reasons = {split: {} for split in _NAMES}
     for reasons in hosts:
         for split, bad in reasons.items():
@@ -174,33 +174,33 @@ def _united(hosts: Sequence[_Reasons]) -> _Reasons:
 
 
 def _check_share(whole: dict[str, LabelTable], bad: list[BadImage]) -> None:
-    said = []
+    problems = []
     for split, table in whole.items():
-        mine = [image for image in bad if image.split == split]
-        if 100 * len(mine) > ALLOWED_PERCENT * len(table):
-            said.append(
-                f"{table.path}: {len(mine)} of {len(table)} {_NAMES[split]} images cannot be used, more than the "
-                f"{ALLOWED_PERCENT} % that --on_bad_image quarantine leaves out: {_listed(mine)}"
+        of_split = [image for image in bad if image.split == split]
+        if 100 * len(of_split) > ALLOWED_PERCENT * len(table):
+            problems.append(
+                f"{table.path}: {len(of_split)} of {len(table)} {_NAMES[split]} images cannot be used, more "
+                f"than the {ALLOWED_PERCENT} % that --on_bad_image quarantine leaves out: {_listed(of_split)}"
             )
-    if said:
-        raise InputError(f"{'; '.join(said)}; bring them back or correct the table")
+    if problems:
+        raise InputError(f"{'; '.join(problems)}; bring them back or correct the table")
 
 
 def _listed(bad: list[BadImage]) -> str:
     return show_some([f"{image.csv} line {image.row}: {image.file}: {image.reason}" for image in bad])
 
 
-def _tell(
+def _report(
     chosen: Quarantine, whole: dict[str, LabelTable], config: TrainConfig, report: inputs.Report
 ) -> None:
     if not chosen.images:
         return
     left = chosen.left_out
     counts = " and ".join(f"{len(left[s])} of {len(whole[s])} {_NAMES[s]}" for s in _NAMES)
-    where = f"listed in {config.folder / FILE}"
+    images = f"listed in {config.folder / FILE}"
     if config.run.dry_run:  # which leaves no file
-        where = _listed(list(chosen.images))
-    report(f"Quarantine: {counts} images cannot be used and are left out: {where}")
+        images = _listed(list(chosen.images))
+    report(f"Quarantine: {counts} images cannot be used and are left out: {images}")
 
 
 def _read_record(recorded: Any) -> tuple[BadImage, ...]:
@@ -210,5 +210,6 @@ def _read_record(recorded: Any) -> tuple[BadImage, ...]:
         return tuple(BadImage(**row) for row in recorded)
     except TypeError:
         raise InputError(
-            "the checkpoint's list of images left out cannot be read: it was written by another version of csr"
+            "the checkpoint's list of images left out cannot be read: it was written by another version of "
+            "csr"
         ) from None

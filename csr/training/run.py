@@ -115,7 +115,7 @@ class Run:
         self._prepared.quarantine.write(self.folder)
 
     def train_stages(self) -> None:
-        """Train concept, prototype and task stage, or what is left of them; write the final model. Collective."""
+        """Train the three stages, or what is left of them; write the final model. Collective."""
         runner = StageRunner(self.model, self._build_stage)
         runner.run(self._train_stage, first=self._saved.state.stage if self._saved else ORDER[0])
         self.trainer.saver.weights(self.model.state_dict(), "final_model.pth")

@@ -6,7 +6,14 @@ import math
 
 
 def lr_factor(step: int, total: int, *, warmup: float, schedule: str) -> float:
-    """Linear warm-up over the first share of steps, then a cosine to zero or a constant."""
+    """Return the factor of a step: linear warm-up over a first share, then a cosine to zero or a constant.
+
+    Args:
+        step: from 0.
+        total: steps of the stage.
+        warmup: share of the steps.
+        schedule: cosine or constant.
+    """
     rising = max(1, round(warmup * total))
     if step < rising and warmup:
         return (step + 1) / rising

@@ -100,7 +100,7 @@ class Trainer:
         return self._feeder.windows_per_epoch
 
     def train_stage(self, stage: Stage) -> Weights:
-        """Train a stage, or the rest of it; return the weights of its best epoch, or of its last. Collective."""
+        """Train a stage, or the rest of it; return the weights of its best epoch, or its last. Collective."""
         saved, self._saved = self._saved, None
         state, num_epochs = self.state, self.options.epochs[stage.name]
         stage.to(self.device)

@@ -1,4 +1,7 @@
-"""The passes of a stage that do not train: what its frozen layers compute, and its validation."""
+"""Passes of a stage that do not train it: through its frozen layers, and its validation.
+
+Letters: N images, L labels of the stage.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,14 @@ from csr.training.features.table import FeatureViews
 
 
 class Validator:
-    """Looks at the images of one run without training on them.
+    """Runs passes over the images of one run without training on them.
 
     Args:
         data: training and validation images.
         batch_size: images per rank and forward pass.
         precision: of the arithmetic.
         device: of the stage.
-        monitor: shows how far a pass is.
+        monitor: shows the progress of a pass.
         stop: a pass is left early when the run is asked to stop.
         caching: of what frozen layers compute.
     """
@@ -51,7 +54,7 @@ class Validator:
         self.monitor, self.stop, self.caching = monitor, stop, caching
 
     def features(self, stage: Stage) -> tuple[FeatureViews, FeatureViews | None]:
-        """What frozen layers compute on training and, if it is validated, validation images. Collective."""
+        """Return what frozen layers compute on training and, if validated, validation images. Collective."""
         train = self._features(stage, self.data.train, "train")
         return train, self._features(stage, self.data.val, "validation") if stage.label is not None else None
 
@@ -76,7 +79,13 @@ class Validator:
         return views
 
     def validate(self, engine: Engine, stage: Stage, features: FeatureViews | None) -> dict[str, Any]:
-        """Loss and metrics on the validation images; {} for a stage that is not validated. Collective."""
+        """Return loss and metrics on the validation images; {} for a stage that is not validated. Collective.
+
+        Args:
+            engine: around the stage.
+            stage: under training.
+            features: cached rows `score` (N,F) of the validation images; None reads images.
+        """
         if stage.label is None:
             return {}
         label_NL = torch.from_numpy(labels_of(self.data.val)[stage.label])
@@ -94,14 +103,14 @@ class Validator:
         return {"val_loss": stage.evaluation_loss(logit_NL, label_NL), "metrics": metrics}
 
     def batches(self, dataset: LabelledImages, title: str) -> Iterator[Batch]:
-        """This rank's share of a data set, on the device, with a progress bar."""
+        """Yield this rank's share of a data set, images (B,C,S,S) on the device, with a progress bar."""
         batches = inference.image_batches(
             dataset, transform=self.data.eval_transform, batch_size=self.batch_size, device=self.device
         )
         return self.shown(batches, inference.num_batches(len(dataset), self.batch_size), title)
 
     def shown(self, batches: Iterable[Batch], total: int, title: str) -> Iterator[Batch]:
-        """Batches with a progress bar, until this rank is asked to stop."""
+        """Yield batches with a progress bar, until this rank is asked to stop."""
         watched = PROGRESS.along(batches, total=total, title=title.lower())
         for batch in self.monitor.bar(watched, total=total, title=title):
             self.stop.check(f"at {title.lower()}")

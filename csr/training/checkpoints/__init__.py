@@ -1,1 +1,1 @@
-"""Where training is, written such that a kill at any moment leaves a whole checkpoint."""
+"""The state of training, written such that a kill at any moment leaves a whole checkpoint."""

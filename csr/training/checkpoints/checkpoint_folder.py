@@ -37,12 +37,12 @@ class DamagedError(ValueError):
 
 
 class CheckpointFolder:
-    """Where a run keeps its training checkpoints. Called by rank 0 only.
+    """The folder of a run's training checkpoints. Called by rank 0 only.
 
     Args:
         folder: of the run; made when the first checkpoint is written.
         keep: how many of the last ones stay.
-        identity: what the manifest says of the run: options, data, ranks.
+        identity: of the run, for the manifest: options, data, ranks.
     """
 
     def __init__(self, folder: Path, *, keep: int, identity: dict[str, Any]) -> None:
@@ -53,7 +53,7 @@ class CheckpointFolder:
 
         Args:
             state: tensors and plain values.
-            place: where training is, for the manifest.
+            place: stage, epoch and step, for the manifest.
             best: files of the run's folder that belong to this state.
 
         Raises:
@@ -98,7 +98,7 @@ def _hash_of(plain: dict[str, Any]) -> str:
 
 
 def link(source: Path, target: Path) -> None:
-    """The same file under a second name; a copy where the file system has no hard links."""
+    """Give a file a second name; copy it where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -112,9 +112,9 @@ def _number(path: Path) -> int:
 
 
 def all_of(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, newest first."""
-    found = [p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit()]
-    return sorted(found, key=_number, reverse=True)
+    """Return the checkpoints of a folder, newest first."""
+    checkpoints = [p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit()]
+    return sorted(checkpoints, key=_number, reverse=True)
 
 
 def remove(checkpoint: Path) -> None:
@@ -125,10 +125,10 @@ def remove(checkpoint: Path) -> None:
 
 
 def verified(checkpoint: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files are all as they were written.
+    """Return the manifest of a checkpoint whose files are all as they were written.
 
     Raises:
-        DamagedError: what is wrong.
+        DamagedError: the first thing wrong with it.
     """
     try:
         manifest = read_json(checkpoint / MANIFEST)
@@ -137,10 +137,10 @@ def verified(checkpoint: Path) -> dict[str, Any]:
             raise DamagedError(f"{MANIFEST} has been changed")
         if manifest["format"] != FORMAT:
             raise DamagedError(f"its format is {manifest['format']}, this csr reads {FORMAT}")
-        for name, told in manifest["files"].items():
+        for name, written in manifest["files"].items():
             if Path(name).name != name:
                 raise DamagedError(f"{name!r} is no file of it")
-            _check_file(checkpoint / name, Written(**told))
+            _check_file(checkpoint / name, Written(**written))
     except OSError as error:
         raise DamagedError(f"{Path(str(error.filename)).name}: {error.strerror}") from None
     except DamagedError:
@@ -150,16 +150,16 @@ def verified(checkpoint: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_file(path: Path, told: Written) -> None:
+def _check_file(path: Path, written: Written) -> None:
     size = path.stat().st_size
-    if size != told.size:
-        raise DamagedError(f"{path.name} has {size} bytes instead of {told.size}")
-    if hash_file(path) != told:
+    if size != written.size:
+        raise DamagedError(f"{path.name} has {size} bytes instead of {written.size}")
+    if hash_file(path) != written:
         raise DamagedError(f"{path.name} is not what was written (its SHA-256 differs)")
 
 
 def newest(folder: Path, report: Report) -> tuple[Path, dict[str, Any]] | None:
-    """The newest whole checkpoint of a folder and its manifest; damaged ones are named and passed over.
+    """Return the newest whole checkpoint of a folder and its manifest; report damaged ones.
 
     Raises:
         InputError: there are checkpoints, all of them damaged.
@@ -177,7 +177,10 @@ def newest(folder: Path, report: Report) -> tuple[Path, dict[str, Any]] | None:
 
 
 def _pointed_first(folder: Path) -> list[Path]:
-    """A complete checkpoint may be newer than the pointer: then the run was killed between the two."""
+    """Return the checkpoints to try: the pointed one, then the others, newest first.
+
+    A complete one may be newer than the pointer: then the run was killed between the two.
+    """
     checkpoints = all_of(folder)
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
         pointed = folder / read_json(folder / POINTER)["checkpoint"]
@@ -186,7 +189,7 @@ def _pointed_first(folder: Path) -> list[Path]:
 
 
 def named_by_user(path: Path, report: Report) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint that `--resume PATH` means: itself, or the newest of a run's folder.
+    """Return the checkpoint of `--resume PATH` and its manifest: itself, or the newest of a folder.
 
     Raises:
         InputError: there is none, or the one named is damaged.
@@ -199,7 +202,7 @@ def named_by_user(path: Path, report: Report) -> tuple[Path, dict[str, Any]]:
         except DamagedError as error:
             raise InputError(f"--resume {path}: damaged: {error}: give another checkpoint") from None
     for folder in (path, path / FOLDER):
-        found = newest(folder, report) if folder.is_dir() else None
-        if found is not None:
-            return found
+        checkpoint = newest(folder, report) if folder.is_dir() else None
+        if checkpoint is not None:
+            return checkpoint
     raise InputError(f"--resume {path}: holds no training checkpoint ({FOLDER}/{PREFIX}000001 and so on)")

@@ -1,4 +1,4 @@
-"""Names of what a run writes into its folder."""
+"""Names of the files that a run writes into its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine of one stage: built for its parameter groups, restored from a checkpoint, with its own random numbers."""
+"""The engine of one stage: built for its parameter groups, restored from a checkpoint, generators seeded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a run begins, resumes or is refused: what is compared, and the batch that keeps the effective one.
+"""The decision to begin, resume or refuse a run; the micro batch that keeps the effective one.
 
 Called by rank 0 alone; nothing is written here.
 """
@@ -19,7 +19,7 @@ from csr.training.checkpoints.file_names import CONFIG, RESULTS
 from csr.training.checkpoints.run_folder import RunFolder
 
 # options that move no weight, or whose effect is compared otherwise: data by its hash, batches by their
-# product, the DeepSpeed JSON and the precision by what comes of them
+# product, the DeepSpeed JSON and the precision by their result
 MAY_DIFFER = {
     *("train_csv", "test_csv", "train_dir", "test_dir", "boxes_csv", "workers", "image_cache", "cache_dir"),
     *("batch_size", "accumulation", "effective_batch", "ds_config", "precision", "timeout", "max_skipped"),
@@ -38,7 +38,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Identity:
-    """What a checkpoint must share with the run that resumes it.
+    """Options, arithmetic and data that a checkpoint shares with the run that resumes it.
 
     Attributes:
         options: as given by the user, by group.
@@ -48,7 +48,7 @@ class Identity:
         world_size: number of ranks.
         quarantine: images that are left out (`Quarantine.record`); None until they are known.
         data: hash of tables, split and image files; None until they are read.
-        batch_size_auto: why `--batch_size auto` chose what it chose; None where a number was given.
+        batch_size_auto: reason for the choice of `--batch_size auto`; None where a number was given.
     """
 
     options: dict[str, Any]
@@ -71,7 +71,7 @@ class Identity:
 
 
 def identity_of(config: TrainConfig, *, ds_config: dict[str, Any], precision: str, world: int) -> Identity:
-    """Return what is known of a run before its data is read; `config` as given by the user."""
+    """Return the identity of a run before its data is read; `config` as given by the user."""
     optim = config.optim
     return Identity(
         options=config.to_dict(),
@@ -84,10 +84,10 @@ def identity_of(config: TrainConfig, *, ds_config: dict[str, Any], precision: st
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does with its folder.
+    """The decision: from the beginning, or from a checkpoint.
 
     Attributes:
-        checkpoint: it resumes from this one; None begins anew.
+        checkpoint: to resume from; None begins anew.
         manifest: of the checkpoint.
         batch_size, accumulation: those that keep the effective batch of the checkpoint.
     """
@@ -113,26 +113,26 @@ class Plan:
         """Raise InputError if the checkpoint was trained on data with another hash."""
         if self.manifest is not None and self.manifest["data"] != data:
             raise InputError(
-                f"{self.checkpoint}: was trained on other data (tables or images have changed since): bring them "
-                "back, give another --exp_name, or --overwrite to begin anew"
+                f"{self.checkpoint}: was trained on other data (tables or images have changed since): bring "
+                "them back, give another --exp_name, or --overwrite to begin anew"
             )
 
 
 def earlier_precision(config: TrainConfig) -> str | None:
-    """Precision of the unfinished run that would be resumed, or None."""
+    """Return the precision of the unfinished run that would be resumed, or None."""
     run = config.run
     if run.overwrite or run.dry_run or run.resume == "never":
         return None
     try:
         if run.resume != "auto":
             return str(
-                checkpoint_folder.named_by_user(Path(run.resume), report=lambda line: None)[1]["precision"]
+                checkpoint_folder.named_by_user(Path(run.resume), report=lambda _: None)[1]["precision"]
             )
         if (config.folder / RESULTS).exists():
             return None
         return str(read_json(config.folder / CONFIG)["precision"]["name"])
     except (OSError, ValueError, LookupError, TypeError):
-        return None  # what is wrong with it is reported when the run is planned
+        return None  # reported when the run is planned
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Planner:
 
     Attributes:
         config: options as given by the user.
-        own: the identity of this run.
+        own: identity of this run.
         folder: of its results.
         report: prints a line.
     """
@@ -152,10 +152,10 @@ class Planner:
     report: Report
 
     def plan(self) -> Plan:
-        """Return what the run does; write nothing.
+        """Return the plan; write nothing.
 
         Raises:
-            InputError: the folder cannot be written, holds results that nobody asked to replace, or an
+            InputError: the folder cannot be written, holds results that are not to be replaced, or an
                 unfinished run that differs from this one.
         """
         self.folder.check_writable()
@@ -179,7 +179,8 @@ class Planner:
             checkpoint, manifest = checkpoint_folder.named_by_user(named, self.report)
             if unfinished and not self.folder.owns(checkpoint):
                 raise InputError(
-                    f"{self.folder.path}: holds another unfinished run: give another --exp_name with --resume PATH"
+                    f"{self.folder.path}: holds another unfinished run: give another --exp_name with "
+                    "--resume PATH"
                 )
             return self._resumed(checkpoint, manifest)
         return self._newest() if unfinished else Plan()
@@ -194,7 +195,7 @@ class Planner:
         return Plan()
 
     def _record_of_config(self) -> dict[str, Any]:
-        """Return what config.json has of an unfinished run that saved no checkpoint."""
+        """Return the part of an identity that config.json has of a run that saved no checkpoint."""
         file = self.folder.path / CONFIG
         try:
             written = read_json(file)
@@ -237,12 +238,12 @@ class Planner:
                 differences.append(f"--ds_config {key!r} was {json.dumps(was)}, now {json.dumps(now)}")
         if differences:
             raise InputError(
-                f"{self.folder.path}: holds an unfinished run with other options: {'; '.join(differences)}: give "
-                "the same ones to resume, another --exp_name, or --overwrite to replace it"
+                f"{self.folder.path}: holds an unfinished run with other options: {'; '.join(differences)}: "
+                "give the same ones to resume, another --exp_name, or --overwrite to replace it"
             )
 
     def _batch(self, manifest: dict[str, Any]) -> tuple[int, int]:
-        """Return batch size and accumulation that keep the checkpoint's effective batch on today's ranks."""
+        """Return the batch size and accumulation that keep the checkpoint's effective batch here."""
         optim, world, effective = self.config.optim, self.own.world_size, manifest["effective_batch"]
         if effective < 1:
             raise LookupError("no effective batch")
@@ -256,8 +257,8 @@ class Planner:
             )
         if effective % world:
             raise InputError(
-                f"{self.folder.path}: the effective batch of {effective} of the unfinished run cannot be divided "
-                f"by {world} ranks: start a number of ranks that divides it"
+                f"{self.folder.path}: the effective batch of {effective} of the unfinished run cannot be "
+                f"divided by {world} ranks: start a number of ranks that divides it"
             )
         share = effective // world
         fitting = (a for a in range(1, share + 1) if share % a == 0 and share // a <= optim.batch_size)

@@ -1,9 +1,10 @@
-"""The result folder of a run: what it holds, who holds it, emptied or taken back to a checkpoint.
+"""The result folder of a run: its content, its lock, emptied or taken back to a checkpoint.
 
 Called by rank 0 alone; nothing is written before `RunFolder.open`.
 
-TensorBoard files are cut to their length at the checkpoint. `SummaryWriter(purge_step=..)` would leave the points
-of lost steps in the file and only hide them from TensorBoard's own reader: every other reader would see them twice.
+TensorBoard files are cut to their length at the checkpoint. `SummaryWriter(purge_step=..)` would leave the
+points of lost steps in the file and only hide them from TensorBoard's own reader: other readers would see
+them twice. (The resumed run gives it all the same, for a TensorBoard that has read those points already.)
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class RunFolder:
         self._lock: Any = None
 
     def owns(self, checkpoint: Path) -> bool:
-        """Whether a checkpoint lies in this folder."""
+        """Return whether a checkpoint lies in this folder."""
         return checkpoint.resolve().parent.parent == self.path.resolve()
 
     def check_writable(self) -> None:
@@ -56,7 +57,7 @@ class RunFolder:
             raise self._unusable(error) from None
         if CONFIG in names and RESULTS not in names:
             return "unfinished"
-        # what a run may leave that was killed before it wrote its options
+        # of a run that was killed before it wrote its options
         left = {n for n in names if n == LOCK or n.startswith(f".{CONFIG}.")}
         return "results" if names - left else "nothing"
 
@@ -64,7 +65,7 @@ class RunFolder:
         """Make the folder ready: empty of an earlier run's files, or as it was at the checkpoint.
 
         Args:
-            checkpoint: the run resumes from it; None empties the folder.
+            checkpoint: to resume from; None empties the folder.
             saved: its content.
 
         Raises:
@@ -85,7 +86,7 @@ class RunFolder:
         return InputError(f"{self.path}: {reason}: give another --output_dir or --exp_name")
 
     def _clear(self) -> None:
-        """Remove what an earlier run of csr wrote there, nothing else; config.json, which marks a run, last."""
+        """Remove the files of an earlier run of csr, nothing else; config.json, which marks a run, last."""
         for folder in OUTPUT_FOLDERS:
             if (self.path / folder).is_dir():
                 shutil.rmtree(self.path / folder)
@@ -146,7 +147,7 @@ class RunFolder:
         self._lock = lock
 
     def close(self) -> None:
-        """Let another run have the folder."""
+        """Release the folder for another run."""
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 self._lock.close()

@@ -1,4 +1,4 @@
-"""When and what a run writes: best models, weights now and then, training checkpoints. Collective."""
+"""Files that training writes: best models, weights now and then, training checkpoints. Collective."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Saver:
 
     Args:
         folder: of the results.
-        checkpoints: where training checkpoints go.
-        monitor: told what was saved.
+        checkpoints: folder of training checkpoints.
+        monitor: prints and logs what was saved.
         accumulation: micro steps per optimizer step.
-        board: lengths of TensorBoard files of the run that this one goes on with.
+        board: bytes of the TensorBoard files of the run that is resumed, by name.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class Saver:
         self._unsaved_best = f"validation loss {loss:.4f}" if math.isnan(auc) else f"AUC {auc:.4f}"
 
     def is_cheap(self) -> bool:
-        """Whether enough time went by since the last checkpoint (on this rank's clock)."""
+        """Return whether enough time has passed since the last checkpoint (on this rank's clock)."""
         return time.monotonic() - self._saved_at > max(SAVING_PAUSE_S, self._took_s / SAVING_SHARE)
 
     def checkpoint(self, engine: Engine, state: TrainState) -> Path:
-        """Write all that is needed to go on from here."""
+        """Write all that is needed to resume from here; return the checkpoint's folder."""
         began = time.monotonic()
         self._best(state)
-        mine = {**state.of_this_rank(), "board": self._monitor.board_lengths()}
-        ranks = distributed.all_gather_object(mine)
+        own = {**state.of_this_rank(), "board": self._monitor.board_lengths()}
+        ranks = distributed.all_gather_object(own)
         for rank in ranks:
             self._board = {**self._board, **rank.pop("board")}
         blob = {
@@ -94,7 +94,7 @@ class Saver:
         return path
 
     def _best(self, state: TrainState) -> None:
-        """Write the best model if it is newer than its file: together with the checkpoint it belongs to."""
+        """Write the best model if it is newer than its file: together with its checkpoint."""
         if self._unsaved_best is None or state.best_weights is None:
             return
         name = best_file_of(state.stage)
@@ -103,7 +103,7 @@ class Saver:
         self._unsaved_best = None
 
     def weights(self, weights: Weights, file_name: str) -> Written:
-        """Write a plain state dict."""
+        """Write a plain state dict; return its size and hash."""
         return self._on_main(lambda: save_tensors(self.folder / file_name, weights))
 
     def _on_main(self, write: Callable[[], Any]) -> Any:
@@ -117,6 +117,6 @@ class Saver:
         if problem:
             raise StoppedError(
                 f"{self.folder}: cannot be written ({problem}): what was saved before is whole; "
-                "make room there, then the same command goes on"
+                "make room there, then the same command resumes"
             )
         return result

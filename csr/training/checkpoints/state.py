@@ -1,4 +1,4 @@
-"""Where training is: what a checkpoint keeps beside the engine's state, and how it is read back."""
+"""The state of training that a checkpoint keeps beside the engine's, and how it is read back."""
 
 from __future__ import annotations
 
@@ -32,22 +32,24 @@ PLAIN = (
 
 
 def best_file_of(stage: str) -> str:
+    """Return the name of a stage's best model in the result folder."""
     return f"best_model_stage{STAGE_NUMBER[stage]}.pth"
 
 
 @dataclass
 class TrainState:
-    """Where training is. Saved between two optimizer steps.
+    """The place that training has come to. Saved between two optimizer steps.
 
     Attributes:
-        stage, epoch: the present ones; an epoch past the last one says that the stage is done.
+        stage, epoch: current ones; an epoch past the last one means that the stage is done.
         windows: optimizer steps done in this epoch.
         global_step: optimizer steps of all stages.
         streak: skipped steps in a row.
-        loss_sum: of this rank's micro steps in this epoch, on the device, unread.
-        images, seconds, waited, in_collectives: of this epoch on this rank.
-        record: what the epoch's training gave, while its validation is still to come.
-        best_score, best_loss, best_weights: of the present stage.
+        loss_sum: of this rank's micro steps in this epoch, a scalar on the device, unread.
+        images: trained on in this epoch by this rank.
+        seconds, waited, in_collectives: of this epoch on this rank: in all, for data, in collectives.
+        record: results of the epoch's training while its validation is still to come.
+        best_score, best_loss, best_weights: of the current stage; weights in fp32 on the CPU.
         best_files: best models written so far, of all stages.
         history: one record for each epoch of all stages.
     """
@@ -70,7 +72,7 @@ class TrainState:
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def begin_stage(self, name: str) -> None:
-        """The next stage begins: steps, history and files go on."""
+        """Begin a stage; steps, history and files of those before it stay."""
         self.stage, self.epoch, self.streak = name, 0, 0
         self.best_score, self.best_loss, self.best_weights = -math.inf, math.inf, None
         self.begin_epoch()
@@ -81,13 +83,14 @@ class TrainState:
         self.windows += 1
 
     def begin_epoch(self) -> None:
-        """The next epoch begins: nothing of it is done."""
+        """Begin the next epoch: nothing of it is done."""
         self.epoch += 1
         self.windows, self.images, self.loss_sum = 0, 0, 0.0
         self.seconds = self.waited = self.in_collectives = 0.0
         self.record = None
 
     def place(self) -> dict[str, Any]:
+        """Return stage, epoch and steps as plain values, for a manifest."""
         return {
             "stage": self.stage,
             "epoch": self.epoch,
@@ -96,12 +99,12 @@ class TrainState:
         }
 
     def to_save(self) -> dict[str, Any]:
-        """What is the same on all ranks."""
+        """Return plain values that are the same on all ranks."""
         plain = {name: getattr(self, name) for name in PLAIN}
         return {**plain, "best_files": {name: list(written) for name, written in self.best_files.items()}}
 
     def of_this_rank(self) -> dict[str, Any]:
-        """What is not."""
+        """Return values of this rank alone. A sync point: the loss sum is read."""
         return {"loss_sum": float(self.loss_sum), "images": self.images, "generators": generators()}
 
 
@@ -110,10 +113,10 @@ class Saved:
     """A checkpoint in memory.
 
     Attributes:
-        state: where training was; this rank's part is filled in if there were as many ranks.
+        state: of training; this rank's part is filled in if there were as many ranks.
         engine: of `Engine.training_state`.
-        generators: of this rank, None if the number of ranks has changed.
-        board: lengths of the TensorBoard files then.
+        generators: states of this rank's random generators; None if the number of ranks has changed.
+        board: bytes of the TensorBoard files at that time, by name.
     """
 
     state: TrainState
@@ -123,6 +126,7 @@ class Saved:
 
     @property
     def weights(self) -> Weights:
+        """The stage's state dict, fp32 on the CPU."""
         return self.engine["weights"]
 
 
@@ -131,7 +135,7 @@ def load_saved(checkpoint: Path, *, accumulation: int) -> Saved:
 
     Args:
         checkpoint: its folder.
-        accumulation: micro steps per window now.
+        accumulation: micro steps per window in this run.
 
     Raises:
         InputError: it cannot be read here, or was written by another csr.
@@ -139,13 +143,13 @@ def load_saved(checkpoint: Path, *, accumulation: int) -> Saved:
     blob = load_tensors(checkpoint / STATE)
     try:
         state = TrainState(**{name: blob["state"][name] for name in PLAIN})
-        state.best_files = {name: Written(*told) for name, told in blob["state"]["best_files"].items()}
+        state.best_files = {name: Written(*values) for name, values in blob["state"]["best_files"].items()}
         ranks = blob["ranks"]
         own = ranks[distributed.rank()] if len(ranks) == distributed.world_size() else None
         state.images = (own or ranks[0])["images"]
         if own and blob["accumulation"] == accumulation:
             state.loss_sum = own["loss_sum"]
-        else:  # each rank sums the losses of its micro steps: spread over the ranks and micro steps of now
+        else:  # each rank sums the losses of its micro steps: spread over those of this run
             mean = sum(r["loss_sum"] for r in ranks) / (len(ranks) * blob["accumulation"])
             state.loss_sum = mean * accumulation
         saved = Saved(state, blob["engine"], own["generators"] if own else None, blob["board"])
@@ -158,7 +162,7 @@ def load_saved(checkpoint: Path, *, accumulation: int) -> Saved:
 
 
 def generators() -> dict[str, torch.Tensor]:
-    """The state of torch's generators on this rank; csr draws from no others."""
+    """Return the states of torch's generators on this rank; csr draws from no others."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -166,6 +170,7 @@ def generators() -> dict[str, torch.Tensor]:
 
 
 def set_generators(states: dict[str, torch.Tensor]) -> None:
+    """Set torch's generators on this rank to states of `generators`."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

@@ -1,1 +1,1 @@
-"""What a run reports: lines, TensorBoard, records."""
+"""Reports of a run: lines, TensorBoard, records."""

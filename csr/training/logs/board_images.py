@@ -1,4 +1,4 @@
-"""Pictures for the TensorBoard: what the maps of a few validation images look like after a stage.
+"""Pictures for the TensorBoard: maps of a few validation images after a stage.
 
 Letters: B images, K concepts, M prototypes per concept, H W feature map.
 """
@@ -21,7 +21,7 @@ NUM_IMAGES, NUM_CONCEPTS = 6, 3
 def cam_figure(
     model: CSR, dataset: LabelledImages, transform: EvalTransform, device: torch.device
 ) -> np.ndarray:
-    """Per row an image and the activation maps of its most probable concepts, (H, W, 3) uint8."""
+    """Return per row an image and the activation maps of its most probable concepts, (H,W,3) uint8."""
     return _figure(model, dataset, transform, device, similarities=False)
 
 
@@ -29,7 +29,7 @@ def cam_figure(
 def similarity_figure(
     model: CSR, dataset: LabelledImages, transform: EvalTransform, device: torch.device
 ) -> np.ndarray:
-    """Per row an image and, for its most probable concepts, the best prototype's similarity map."""
+    """Return per row an image and the best prototype's map of its most probable concepts, (H,W,3) uint8."""
     return _figure(model, dataset, transform, device, similarities=True)
 
 
@@ -67,6 +67,10 @@ def _tile(image: np.ndarray, output: object, b: int, k: int, *, name: str, simil
 
 
 def richest_images(concept_NK: np.ndarray) -> np.ndarray:
-    """Images with the most findings, first come first; fewer if there are fewer."""
+    """Return indices of up to NUM_IMAGES images with the most findings; of equal ones the first.
+
+    Args:
+        concept_NK: labels; NaN is not annotated.
+    """
     order = np.argsort(-np.nansum(concept_NK, axis=1), kind="stable")
     return order[:NUM_IMAGES]

@@ -1,4 +1,4 @@
-"""What is told of a step and of an epoch: numbers for TensorBoard, a record, a line."""
+"""The report of a step and of an epoch: numbers for TensorBoard, a record, a line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from csr.stages.base import Stage, StageOutput
 
 
 def step_values(engine: Engine, stage: Stage, output: StageOutput) -> dict[str, float]:
-    """Numbers of the step just done. A sync point: the loss is read."""
+    """Return the numbers of the step just done. A sync point: the loss is read."""
     name = stage.name
     values = {f"{name}/{key}": float(value) for key, value in output.report.items()}
     values |= {f"{name}/lr_{key}": lr for key, lr in engine.learning_rates.items()}
@@ -35,7 +35,16 @@ def report_epoch(
     step: int,
     telemetry: dict[str, float],
 ) -> dict[str, Any]:
-    """Tell of an epoch; return its record as it goes into the history."""
+    """Print and log an epoch; return its record for the history.
+
+    Args:
+        monitor: prints and logs.
+        stage: under training.
+        record: of training and validation, with `metrics` where validated.
+        epoch, epochs: this one (from 1) and their number.
+        step: optimizer steps of all stages.
+        telemetry: shares of time, of all ranks.
+    """
     name = stage.name
     record = dict(record)
     metrics: Metrics | None = record.pop("metrics", None)

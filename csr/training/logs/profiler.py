@@ -1,4 +1,4 @@
-"""`--profile`: a torch profiler trace of a few warm steps of a stage, for TensorBoard, Perfetto or chrome://tracing."""
+"""`--profile`: a torch profiler trace of a few warm steps of a stage, for TensorBoard or Perfetto."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def profiled(file: Path, *, steps: int, report: Callable[[str], None]) -> Iterat
     """Write a trace of the third and the following steps done inside.
 
     Args:
-        file: *.pt.trace.json, its folder is made.
+        file: *.pt.trace.json; its folder is made.
         steps: in the trace; 0 is none, and costs nothing.
-        report: told where the trace is.
+        report: prints where the trace is.
 
     Yields:
         A function to call after each step.
@@ -37,7 +37,7 @@ def profiled(file: Path, *, steps: int, report: Callable[[str], None]) -> Iterat
         profiler.export_chrome_trace(str(file))
         written.append(file)
 
-    # the profiler's own lines (of a GPU that is not there, of probes for tracers) are no news for a user
+    # the profiler's own lines (of a missing GPU, of probes for tracers) do not help a user
     os.environ.setdefault(LOG_LEVEL, "99")
     # the activities are chosen by torch: the CPU, and the GPU where there is one
     with torch.profiler.profile(

@@ -1,4 +1,4 @@
-"""config.json of a run: what rebuilds and identifies it."""
+"""config.json of a run: all that rebuilds and identifies it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run_config(prepared: Prepared) -> dict[str, Any]:
     return {
         "options": identity.options,
         "effective_batch": identity.effective_batch,
-        "batch_size_auto": identity.batch_size_auto,  # the reason of the choice; null: a number was given
+        "batch_size_auto": identity.batch_size_auto,  # reason for the choice; null: a number was given
         "concept_names": list(table.concept_names),
         "target_names": list(table.target_names),
         "data": data_facts(

@@ -1,4 +1,4 @@
-"""What a run says of itself before it begins, and what it was made with."""
+"""Lines that a run prints before it begins: data, model, arithmetic, batch."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from csr.training import inputs
 
 def describe(
     config: TrainConfig,
-    found: inputs.Tables,
+    tables: inputs.Tables,
     model: CSR,
     precision: Precision,
     monitor: Monitor,
     *,
     ds_config: dict[str, Any],
 ) -> None:
-    """Say what is about to run, before it does."""
-    train, optim, world = found.train, config.optim, distributed.world_size()
+    """Print what is about to run."""
+    train, optim, world = tables.train, config.optim, distributed.world_size()
     if config.run.recipe is not None:
         monitor.say(recipe_line(config))
     monitor.say(
-        f"Data: {len(found.train_indices)} training, {len(found.val_indices)} validation, "
-        f"{len(found.test.image_ids)} test images; K = {len(train.concept_names)} concepts, "
+        f"Data: {len(tables.train_indices)} training, {len(tables.val_indices)} validation, "
+        f"{len(tables.test.image_ids)} test images; K = {len(train.concept_names)} concepts, "
         f"T = {len(train.target_names)} targets ({', '.join(train.target_names)})"
     )
     parameters = sum(p.numel() for p in model.parameters())
@@ -51,7 +51,7 @@ def describe(
 
 
 def recipe_line(config: TrainConfig) -> str:
-    """The recipe of a run, and what its flags changed of it."""
+    """Return the recipe of a run, and the changes that its flags make."""
     name = str(config.run.recipe)
     flat = {option: value for group in config.to_dict().values() for option, value in group.items()}
     changed = ", ".join(f"--{option} {value}" for option, value in recipes.changes(name, flat).items())

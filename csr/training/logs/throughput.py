@@ -1,6 +1,6 @@
-"""Where the time of a stage goes on each rank, and how much of the device's arithmetic it uses.
+"""Time of a stage on each rank, by what it was spent on, and the share of the device's arithmetic in use.
 
-Seconds of an epoch are split into `compute` (what is left), waiting for `data`, `communication`, `evaluation`,
+Seconds of an epoch are split into `compute` (the rest), waiting for `data`, `communication`, `evaluation`,
 `caches` (of what frozen layers compute) and `saving`. MFU is the model FLOPs of the images trained on, per
 second of training, over the measured peak of matrix products in this precision.
 """
@@ -21,7 +21,7 @@ from csr.training.feeder import Feeder
 
 PARTS = ("compute", "data", "communication", "evaluation", "caches", "saving")
 SMALL_MFU = 0.01
-SHORT_S = 10.0  # of a shorter stage most is what happens once: no advice would help a longer one
+SHORT_S = 10.0  # a shorter stage is mostly what happens once: no advice would help a longer one
 HINTS = {
     "data": "more --workers, a faster disk, or --image_cache",
     "communication": "a larger --batch_size or --accumulation; or a rank is slower than the others",
@@ -52,7 +52,7 @@ class Spent(NamedTuple):
 
     @classmethod
     def of_epoch(cls, state: TrainState, *, evaluation: float, saving: float, saving_within: float) -> Spent:
-        """Return what a state's epoch took; `saving` in all, `saving_within` of it between training steps."""
+        """Return the seconds of a state's epoch; `saving_within` is the part of `saving` between steps."""
         assert state.record is not None
         return cls(
             train=state.seconds,
@@ -66,7 +66,7 @@ class Spent(NamedTuple):
         )
 
     def by_part(self) -> dict[str, float]:
-        """Seconds of each of `PARTS`."""
+        """Return the seconds of each of `PARTS`."""
         within = self.data + self.communication + self.saving_within
         return {
             "compute": max(0.0, self.train - within),
@@ -92,21 +92,24 @@ class StageTelemetry:
         self._train, self._images = 0.0, 0
 
     def epoch(self, spent: Spent) -> dict[str, float]:
-        """What an epoch was spent on: a share for each part, images/s, model TFLOP/s and MFU."""
+        """Add an epoch; return a share of its time for each part, images/s, model TFLOP/s and MFU."""
         parts = spent.by_part()
         self._seconds = {name: self._seconds[name] + parts[name] for name in PARTS}
         self._train += spent.train
         self._images += spent.images
-        return self._told(parts, train=spent.train, images=spent.images)
+        return self._rates(parts, train=spent.train, images=spent.images)
 
     def stage(self) -> dict[str, float]:
-        """The same of all epochs so far."""
-        return {**self._told(self._seconds, train=self._train, images=self._images), "seconds": self._total()}
+        """Return the same of all epochs so far, with their `seconds`."""
+        return {
+            **self._rates(self._seconds, train=self._train, images=self._images),
+            "seconds": self._total(),
+        }
 
     def _total(self) -> float:
         return sum(self._seconds.values())
 
-    def _told(self, parts: dict[str, float], *, train: float, images: int) -> dict[str, float]:
+    def _rates(self, parts: dict[str, float], *, train: float, images: int) -> dict[str, float]:
         total = sum(parts.values())
         shares = {f"{name}_share": seconds / total if total else 0.0 for name, seconds in parts.items()}
         rate = images / train if train else 0.0
@@ -115,44 +118,44 @@ class StageTelemetry:
         return {**shares, "images_per_s": rate, "model_tflops": done / 1e12, "mfu": mfu}
 
 
-def over_ranks(told: dict[str, float]) -> dict[str, float]:
-    """The mean of each number over the ranks, and the slowest rank's images/s. Collective."""
-    ranks = distributed.all_gather_object(told)
-    mean = {name: sum(rank[name] for rank in ranks) / len(ranks) for name in told}
+def over_ranks(rates: dict[str, float]) -> dict[str, float]:
+    """Return the mean of each number over the ranks, and the slowest rank's images/s. Collective."""
+    ranks = distributed.all_gather_object(rates)
+    mean = {name: sum(rank[name] for rank in ranks) / len(ranks) for name in rates}
     return {**mean, "slowest_images_per_s": min(rank["images_per_s"] for rank in ranks)}
 
 
-def line_of(told: dict[str, float], *, stage_number: int, save_every: int = 0, advise: bool = True) -> str:
-    """One line that says where a stage's time went, and what limits it.
+def line_of(rates: dict[str, float], *, stage_number: int, save_every: int = 0, advise: bool = True) -> str:
+    """Return a line on what a stage's time was spent on, and what limits it.
 
     Args:
-        told: of `over_ranks`.
+        rates: of `over_ranks`.
         stage_number: 1 to 3.
         save_every: the flag; 0 already saves the least.
-        advise: False for a dry run, whose few steps say nothing of a whole one.
+        advise: False for a dry run, whose few steps are no measure of a whole run.
     """
-    shares = {name: told[f"{name}_share"] for name in PARTS}
+    shares = {name: rates[f"{name}_share"] for name in PARTS}
     first = max(shares, key=lambda name: shares[name])
     listed = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items() if share >= 0.005)
-    line = f"Stage {stage_number} took {told['seconds']:.1f} s: {listed}"
-    if not advise or told["seconds"] < SHORT_S:
+    line = f"Stage {stage_number} took {rates['seconds']:.1f} s: {listed}"
+    if not advise or rates["seconds"] < SHORT_S:
         return line
     if first in HINTS:
         rarer = "a larger --save_every, or " if first == "saving" and save_every else ""
         return f"{line}; most on {first} (what helps: {rarer}{HINTS[first]})"
-    rate = f"{told['images_per_s']:.1f} images/s per rank"
-    if told["mfu"] < SMALL_MFU:
+    rate = f"{rates['images_per_s']:.1f} images/s per rank"
+    if rates["mfu"] < SMALL_MFU:
         return f"{line}; compute binds: {rate}, in steps too small to keep the device busy"
     return (
-        f"{line}; compute binds: {rate}, {told['model_tflops']:.3g} TFLOP/s each, "
-        f"{100 * told['mfu']:.0f} % of this device's matrix products (MFU)"
+        f"{line}; compute binds: {rate}, {rates['model_tflops']:.3g} TFLOP/s each, "
+        f"{100 * rates['mfu']:.0f} % of this device's matrix products (MFU)"
     )
 
 
 def begin(
     stage: Stage, feeder: Feeder, features: FeatureViews | None, *, precision: str, device: torch.device
 ) -> StageTelemetry:
-    """Count a stage's FLOPs on a few images, and look up what the device can do.
+    """Count a stage's FLOPs on a few images, and look up the peak of the device.
 
     Args:
         stage: on the device, before its engine is built.

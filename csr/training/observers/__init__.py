@@ -1,1 +1,1 @@
-"""Observers of the training loop: clocks, skipped steps, TensorBoard points, profiler, checkpoints, stop request."""
+"""Observers of the training loop: clock, skipped steps, points, profiler, checkpoints, stop request."""

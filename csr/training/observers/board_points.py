@@ -1,4 +1,4 @@
-"""Points of training steps on every rank's TensorBoard, at log intervals: there alone a step waits for the device."""
+"""Points of training steps on every rank's TensorBoard; there alone a step waits for the device."""
 
 from __future__ import annotations
 

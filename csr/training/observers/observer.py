@@ -14,7 +14,7 @@ from csr.training.checkpoints.state import TrainState
 
 
 class Observer:
-    """Follows the optimizer steps of one stage; holds its own counters and decides itself whether it is due."""
+    """Follows the optimizer steps of one stage; holds its own counters, decides itself whether it is due."""
 
     def begin_epoch(self, state: TrainState) -> None:
         """Prepare for an epoch's steps, or for what is left of them in a resumed run."""

@@ -18,7 +18,7 @@ SHOWN_IMAGES = 8  # of each rank
 
 
 class SkippedSteps(Observer):
-    """Ends the run after `limit` skipped steps in a row. The count is the same on all ranks: all skip together.
+    """Ends the run after `limit` skipped steps in a row; all ranks skip together and count the same.
 
     Args:
         limit: steps in a row.
