@@ -1,8 +1,8 @@
 """Charts as inline SVG; this module computes where marks lie, `templates/charts/` draws them.
 
-Why not matplotlib: every mark here has a hover title with its numbers (`<title>`), and colours are the page's CSS
-variables, so that a chart follows the page from light to dark. A picture drawn ahead has neither. Series differ in
-shape as well as in colour.
+Why not matplotlib: every mark here has a hover title with its numbers (`<title>`), and colours are the page's
+CSS variables, so that a chart follows the page from light to dark. A picture drawn in advance has neither.
+Series differ in shape as well as in colour.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]], *, title: st
 
 
 def size_plot(sizes: Mapping[str, Sequence[Sequence[int]]], *, title: str) -> Markup:
-    """Return a plot of image sizes in pixels: one disc (train) or diamond (test) each, larger for more images.
+    """Return image sizes in pixels: one disc (train) or diamond (test) each, larger for more images.
 
     Args:
         sizes: by split, (width, height, images).

@@ -1,4 +1,4 @@
-"""What an explanation says is what the linear head computed: against loops, and as files that stand alone."""
+"""Explanations are what the linear head computed: against loops, and as files that stand alone."""
 
 from __future__ import annotations
 
@@ -116,14 +116,14 @@ def test_active_concepts_are_shown_by_probability_and_one_always_is(model, store
 
 def test_the_json_has_every_number_by_name(model, stored):
     e = explain(model, stored)[1]
-    told = json.loads(json.dumps(to_dict(e, neighbours={}), allow_nan=False))
-    assert [c["name"] for c in told["concepts"]] == list(CONCEPTS)
-    for t, diagnosis in enumerate(told["diagnoses"]):
+    record = json.loads(json.dumps(to_dict(e, neighbours={}), allow_nan=False))
+    assert [c["name"] for c in record["concepts"]] == list(CONCEPTS)
+    for t, diagnosis in enumerate(record["diagnoses"]):
         name = TARGETS[t]
-        shares = [p["contribution"][name] for c in told["concepts"] for p in c["prototypes"]]
+        shares = [p["contribution"][name] for c in record["concepts"] for p in c["prototypes"]]
         assert len(shares) == K * M
         assert sum(shares) + diagnosis["bias"] == pytest.approx(diagnosis["logit"], abs=1e-5)
-        for concept in told["concepts"]:
+        for concept in record["concepts"]:
             parts = sum(p["contribution"][name] for p in concept["prototypes"])
             assert concept["contribution"][name] == pytest.approx(parts)
 
@@ -146,9 +146,9 @@ def test_the_command_writes_json_picture_and_a_page_that_stands_alone(
     atlas = write_atlas(tmp_path / "atlas", str(image), model)
     assert main([model_folder, str(image), "--out", str(out), "--atlas", str(atlas)]) == 0
     assert sorted(p.name for p in out.iterdir()) == ["explanation.json", "explanation.png", "index.html"]
-    told = json.loads((out / "explanation.json").read_text())
-    assert told["image"]["width"] == 120 and told["image"]["height"] == 60
-    assert told["concepts"][0]["training_regions"][0]["similarity"] == 0.93
+    record = json.loads((out / "explanation.json").read_text())
+    assert record["image"]["width"] == 120 and record["image"]["height"] == 60
+    assert record["concepts"][0]["training_regions"][0]["similarity"] == 0.93
     assert Image.open(out / "explanation.png").width > 320
     page = Addresses()
     text = (out / "index.html").read_text()
@@ -160,7 +160,7 @@ def test_the_command_writes_json_picture_and_a_page_that_stands_alone(
     assert "Concepts shown" in capsys.readouterr().out
 
 
-def test_a_training_image_that_is_gone_is_told_without_its_path(model, model_folder, image, tmp_path):
+def test_a_training_image_that_is_gone_is_named_without_its_path(model, model_folder, image, tmp_path):
     atlas = write_atlas(tmp_path / "atlas", "/secret/place/gone.png", model)
     assert main([model_folder, str(image), "--out", str(tmp_path / "out"), "--atlas", str(atlas)]) == 0
     page = (tmp_path / "out" / "index.html").read_text()

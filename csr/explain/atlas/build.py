@@ -87,7 +87,14 @@ def training_images(
 def build(
     source: Source, images: LabelledImages, options: AtlasOptions, *, monitor: Monitor
 ) -> dict[str, Any]:
-    """Look twice at the images, and write the folder; returns the record of the whole atlas."""
+    """Scan the images, collect the regions of those that count, and write the folder.
+
+    Returns:
+        The record of the whole atlas, as in atlas.json.
+
+    Raises:
+        InputError: the model gives no finite numbers, or the folder cannot be written.
+    """
     model = source.model
 
     def batches(positions: Any, title: str) -> Iterator[Batch]:
@@ -148,7 +155,7 @@ def _nearest_text(atlas: dict[str, Any]) -> str:
 def _clear(folder: Path) -> None:
     """Make the folder, without the files of an earlier atlas; files of other names stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / KEEP).is_file():  # somebody's decisions may be in it
+    if (folder / KEEP).is_file():  # it may hold a doctor's decisions
         os.replace(folder / KEEP, folder / OLD_KEEP)
     for name in (CROPS, IMAGES):
         if (folder / name).is_dir() and not (folder / name).is_symlink():

@@ -104,7 +104,7 @@ class Counter:
         self.num_images = 0
 
     def add(self, batch: Batch) -> None:
-        """Look at a batch of transformed images with labels and `position`."""
+        """Count a batch of transformed images with labels and `position`."""
         feat_BCHW = self.model.features(batch["image"])
         local_BKC = self.model.local_vectors(feat_BCHW, self.model.cams(feat_BCHW))
         score_BKM = self.model.similarity_scores(feat_BCHW)
@@ -154,7 +154,14 @@ class Counter:
 
 @torch.no_grad()
 def scan_images(model: CSR, batches: Iterable[Batch], *, top: int, similar: int) -> Scan:
-    """Look at all batches; see `Counter`."""
+    """Return what all batches give.
+
+    Args:
+        model: in eval mode, on the device of the batches.
+        batches: transformed images with labels and `position`.
+        top: nearest vectors to keep of each prototype.
+        similar: images with the highest scores to keep of each prototype.
+    """
     counter = Counter(model, top=top, similar=similar)
     for batch in batches:
         counter.add(batch)

@@ -1,6 +1,6 @@
 """Remaining reliance: what is left of dropped prototypes in the kept ones.
 
-A diagnosis that is fitted again on the same images can go on using what was dropped wherever the kept scores
+A diagnosis that is fitted again on the same images can still use what was dropped wherever the kept scores
 predict it too: where a mark is in every image of a class, every prototype that is a little higher on marks
 will do. So each dropped score is predicted from all kept ones, on training images held out in turn. R^2 of 1:
 the kept scores hold all of it; 0 or less: nothing that a linear layer could use.
