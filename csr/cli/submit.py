@@ -61,7 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     assert sbatch is not None
     print(f"Job file: {path}")
-    print(f"Submitted job {submitted(sbatch, path)}: {len(experiments.configs)} run(s)")
+    is_numbered = experiments.array is not None and not experiments.lines
+    runs = f"tasks {experiments.array}" if is_numbered else f"{len(experiments.configs)} run(s)"
+    print(f"Submitted job {submitted(sbatch, path)}: {runs}")
     for config in experiments.configs[:MANY]:
         print(f"Results:  {config.folder}")
     if len(experiments.configs) > MANY:
@@ -168,7 +170,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--partition", help="partition (default: the cluster's)")
     add("--account", help="account that is charged")
     add("--qos", help="quality of service")
-    add("--time", default="24:00:00", help="time limit of each start; the next resumes (default: 24:00:00)")
+    add(
+        "--time",
+        default="24:00:00",
+        help="time limit of each start, well above --signal_before; the next resumes (default: 24:00:00)",
+    )
     add("--nodes", type=Whole(1, 99_999_999), default=1, help="nodes (default: 1)")
     add("--gpus_per_node", default="1", help="GPUs of each node, as 4 or a100:4; 0: on CPUs (default: 1)")
     add(

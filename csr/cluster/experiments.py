@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from csr.cluster.slurm_job import numbers_of
+from csr.cluster.slurm_job import task_numbers
 from csr.config.checks import check_ranges
 from csr.config.flags import parse_train_flags
 from csr.config.options import TrainConfig
@@ -18,7 +18,8 @@ class Experiments:
     """The runs of one job: their flags, checked, and how the job gets them.
 
     Attributes:
-        configs: of each run; one if it is no array.
+        configs: of each run that is known: one if it is no array; of a numbered array, whose name
+            ends in %a, SLURM's pattern of the task number.
         lines: flags by task, if they came from a file; task N has line N.
         array: task numbers as SLURM writes them, or None.
     """
@@ -31,13 +32,13 @@ class Experiments:
 def experiments_of(
     flags: list[str], base: TrainConfig, *, file: Path | None, array: str | None
 ) -> Experiments:
-    """Return one run, one for each task number of `array`, or one for each line of `file`.
+    """Return one run, a numbered one for the tasks of `array`, or one for each line of `file` that is to run.
 
     Args:
-        flags: what all runs have in common.
+        flags: common to all runs.
         base: the options of these flags.
         file: of `--experiments`.
-        array: of `--array`, as SLURM writes task numbers.
+        array: of `--array`; sbatch checks it. With a file its task numbers are those of lines.
 
     Raises:
         InputError: a line that csr train would refuse, or a task number without a line.
@@ -45,18 +46,22 @@ def experiments_of(
     if file is not None:
         lines, configs = read_experiments(file, flags)
         tasks = array or f"1-{len(lines)}"
-        beyond = [n for n in numbers_of(tasks) if not 1 <= n <= len(lines)]
+        try:
+            numbers = task_numbers(tasks)
+        except ValueError:
+            raise InputError(
+                f"--array {tasks!r}: with --experiments give lines as 1-8, 1,4,7 or 1-100%4 (four at a time)"
+            ) from None
+        beyond = [n for n in numbers if not 1 <= n <= len(lines)]
         if beyond:
             raise InputError(f"--array {tasks}: {file} has no experiment {beyond[0]}")
-        return Experiments([configs[n - 1] for n in numbers_of(tasks)], lines, tasks)
-    if array is None:
-        return Experiments([base], [], None)
-    return Experiments([numbered(base, number) for number in numbers_of(array)], [], array)
+        return Experiments([configs[n - 1] for n in numbers], lines, tasks)
+    return Experiments([base if array is None else numbered(base)], [], array)
 
 
-def numbered(base: TrainConfig, number: int) -> TrainConfig:
-    """Return the options of one task of an array, whose name ends in its number."""
-    config = replace(base, run=replace(base.run, exp_name=f"{base.run.exp_name}_{number}"))
+def numbered(base: TrainConfig) -> TrainConfig:
+    """Return the options of the tasks of an array: the name ends in the number of the task."""
+    config = replace(base, run=replace(base.run, exp_name=f"{base.run.exp_name}_%a"))
     check_ranges(config)
     return config
 

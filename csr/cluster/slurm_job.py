@@ -1,6 +1,7 @@
 """The text of a SLURM job file.
 
-What a site asks for, the flags of a run, then csr/cluster/train.sbatch as it is.
+The request to the site, the flags of a run, then csr/cluster/train.sbatch as it is. sbatch itself checks what
+it is asked for (a time, task numbers, a partition); here a value is only kept from being anything but a value.
 """
 
 from __future__ import annotations
@@ -15,11 +16,8 @@ from csr.runtime.errors import InputError
 _BODY_BEGINS = "set -euo pipefail\n"
 _PLAIN = re.compile(r"[\w.,:;/@%+=&|*()\[\]!~^-]+", re.ASCII)
 _QUOTABLE = re.compile(r"[^\"'\\\x00-\x1f\x7f]+")
-_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", re.ASCII)
-_ARRAY = re.compile(r"\d{1,7}(-\d{1,7}(:\d{1,7})?)?(,\d{1,7}(-\d{1,7}(:\d{1,7})?)?)*(%\d{1,7})?", re.ASCII)
 _GPUS = re.compile(r"(?:[\w.-]+:)?(\d{1,4})", re.ASCII)
-# SLURM looks at its jobs twice a minute and may send the signal up to a minute early
-_EARLY_S = 60
+_MOST_TASKS = 100_000
 _LARGEST_SIGNAL_S = 65535
 
 
@@ -30,7 +28,7 @@ class Site:
     Attributes:
         gpus_per_node: a number, or TYPE:NUMBER; 0 trains on CPUs.
         ranks_per_node: None is one for each GPU, or one.
-        time: as SLURM writes it: minutes, H:M:S, D-H:M:S ..
+        time: limit of each start, as sbatch reads it.
         signal_before: seconds before the time limit at which the ranks are asked to save.
         options: more options of sbatch, as they are, with their dashes.
     """
@@ -55,14 +53,8 @@ class Site:
             raise InputError(
                 f"--ranks_per_node {self.ranks_per_node} on {gpus} GPU(s) of a node: give one rank to a GPU"
             )
-        limit = seconds_of(self.time)
         if not 1 <= self.signal_before <= _LARGEST_SIGNAL_S:
             raise InputError(f"--signal_before {self.signal_before}: give 1 to {_LARGEST_SIGNAL_S} seconds")
-        if limit is not None and limit < self.signal_before + _EARLY_S:
-            raise InputError(
-                f"--time {self.time} with --signal_before {self.signal_before}: SLURM may send the signal "
-                f"{_EARLY_S} s early, before training has begun: give more time"
-            )
         for option in self.options:
             if not option.startswith("-"):
                 raise InputError(f"--sbatch {option!r}: give an option with its dashes: --sbatch=--exclusive")
@@ -134,7 +126,7 @@ def job_text(job: Job, site: Site) -> str:
         "# Written by csr submit. Training on SLURM, one task per rank; it requeues itself until it is done.",
         directive("--job-name", plain_name(job.name)),
         *site.directives(),
-        *([directive("--array", checked_array(job.array))] if job.array is not None else []),
+        *([directive("--array", job.array)] if job.array is not None else []),
         "#SBATCH --requeue",
         directive("--chdir", job.folder),
         directive("--output", job.output),
@@ -180,55 +172,18 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[:100]
 
 
-def checked_array(array: str) -> str:
-    numbers_of(array)
-    return array
-
-
-def numbers_of(array: str) -> list[int]:
-    """Return the task numbers of an array as SLURM writes them: 1-3, 0-6:2, 1,5,7, each perhaps with %LIMIT.
+def task_numbers(array: str) -> list[int]:
+    """Return the task numbers of `1-3`, `0-6:2` or `1,5,7`, each perhaps with %LIMIT at its end.
 
     Raises:
-        InputError: it is written otherwise, has no number or more than 100,000.
+        ValueError: it is written otherwise, has no number, or more than 100,000.
     """
-    wrong = InputError(f"--array {array!r}: give task numbers as 1-8, 1,4,7 or 1-100%4 (four at a time)")
-    if not _ARRAY.fullmatch(array):
-        raise wrong
     numbers: list[int] = []
     for piece in array.partition("%")[0].split(","):
         ends, _, step = piece.partition(":")
         first, _, last = ends.partition("-")
-        if step and int(step) == 0:
-            raise wrong
-        found = range(int(first), int(last or first) + 1, int(step or 1))
-        if not found or len(numbers) + len(found) > 100_000:
-            raise wrong
-        numbers.extend(found)
+        more = range(int(first), int(last or first) + 1, int(step or 1))
+        if not more or len(numbers) + len(more) > _MOST_TASKS:
+            raise ValueError(f"{piece!r} has no number, or too many")
+        numbers.extend(more)
     return numbers
-
-
-def seconds_of(time: str) -> int | None:
-    """Return a time limit of SLURM in seconds; None is without limit.
-
-    Forms: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S, UNLIMITED.
-
-    Raises:
-        InputError: another form, or no time at all.
-    """
-    if time.upper() in ("UNLIMITED", "INFINITE"):
-        return None
-    found = _TIME.fullmatch(time)
-    if found is None or len(time) > 20:
-        raise InputError(f"--time {time!r}: give minutes, H:M:S, or D-H:M:S")
-    days, *places = (int(part) if part is not None else None for part in found.groups())
-    given = [place for place in places if place is not None]
-    if days is not None:
-        hours, minutes, seconds = (given + [0, 0])[:3]
-    elif len(given) == 3:
-        hours, minutes, seconds = given
-    else:
-        hours, minutes, seconds = 0, *(given + [0])[:2]
-    total = (((days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
-    if total < 1:
-        raise InputError(f"--time {time}: give more than nothing")
-    return total

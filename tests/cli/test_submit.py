@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from csr.cli import submit
-from csr.cluster.slurm_job import numbers_of, plain_name, seconds_of
+from csr.cluster.slurm_job import plain_name, task_numbers
 from csr.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,9 +156,9 @@ def test_a_job_file_asks_for_what_the_site_needs(here):
 
 def test_without_submit_the_file_is_printed_and_lies_beside_the_run(here, capsys):
     text = written("--", "--output_dir", "out", "--exp_name", "e", path="out/e.sbatch")
-    told = capsys.readouterr()
-    assert told.out == text
-    assert "sbatch out/e.sbatch" in told.err and "--train_csv labels_train.csv is not here" in told.err
+    printed = capsys.readouterr()
+    assert printed.out == text
+    assert "sbatch out/e.sbatch" in printed.err and "--train_csv labels_train.csv is not here" in printed.err
     assert not (here / "out" / "e").exists(), "the run's own folder is left to the run"
 
 
@@ -189,14 +189,12 @@ def test_no_flag_is_run_or_changed(value, here):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--bogus", "--"], "unrecognized arguments: --bogus"),
         (["--", "--lr", "x"], "--lr: invalid float value: 'x'"),
         (["--", "--lr", "-1"], "--lr -1"),
         (["--", "--exp_name", "a/b"], "plain folder name"),
-        (["--time", "soon", "--"], "--time 'soon'"),
-        (["--time", "2", "--"], "more time"),
         (["--signal_before", "70000", "--"], "--signal_before 70000"),
         (["--nodes", "0", "--"], "--nodes"),
         (["--gpus_per_node", "-1", "--"], "--gpus_per_node '-1'"),
@@ -205,49 +203,48 @@ def test_no_flag_is_run_or_changed(value, here):
         (["--output", 'a"b', "--"], "without quotes"),
         (["--sbatch", "touch pwned", "--"], "with its dashes"),
         (["--sbatch=-x y;z", "--"], "no option of sbatch"),
-        (["--array", "1-2;id", "--"], "--array '1-2;id'"),
-        (["--array", "9-1", "--"], "--array '9-1'"),
+        (["--time", "1\n#SBATCH --wrap=id", "--"], "line breaks"),
+        (["--array", '1"; id', "--"], "without quotes"),
         (["--venv", "v", "--container", "c.sif", "--"], "not allowed with"),
         (["--experiments", "none.txt", "--"], "none.txt: cannot be read"),
     ],
 )
-def test_what_cannot_be_used_is_told_in_one_line_and_nothing_is_written(arguments, told, here):
+def test_input_that_cannot_be_used_is_one_line_and_nothing_is_written(arguments, message, here):
     with pytest.raises(InputError) as error:
         submit.main(arguments)
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
     assert not (here / "checkpoints").exists()
 
 
-def test_a_job_file_of_somebody_else_is_left_alone(here):
+def test_a_job_file_of_another_origin_is_left_alone(here):
     (here / "checkpoints").mkdir()
-    mine = here / "checkpoints" / "csr_exp.sbatch"
-    mine.write_text("#!/bin/bash\n")
+    other = here / "checkpoints" / "csr_exp.sbatch"
+    other.write_text("#!/bin/bash\n")
     with pytest.raises(InputError, match="was not written by csr submit"):
         submit.main(["--"])
-    assert mine.read_text() == "#!/bin/bash\n"
-    mine.unlink()
+    assert other.read_text() == "#!/bin/bash\n"
+    other.unlink()
     written("--nodes", "2", "--")
     assert directives(written("--nodes", "3", "--"))["--nodes"] == "3", "its own is replaced"
 
 
-@pytest.mark.parametrize(
-    ("time", "seconds"),
-    [
-        ("90", 5400),
-        ("1:30", 90),
-        ("2:00:05", 7205),
-        ("1-0", 86400),
-        ("1-2:3", 93780),
-        ("1-2:3:4", 93784),
-        ("UNLIMITED", None),
-    ],
-)
-def test_time_limits_are_read_as_slurm_reads_them(time, seconds):
-    assert seconds_of(time) == seconds
+@pytest.mark.parametrize("option, value", [("time", "soon"), ("time", "1-2:3"), ("array", "1-2;id")])
+def test_a_time_and_task_numbers_are_left_to_sbatch(option, value):
+    text = written(f"--{option}", value, "--")
+    assert directives(text)[f"--{option}"].strip('"') == value
+    assert run_job("checkpoints/csr_exp.sbatch").returncode == 0, "a comment to the shell, whatever it holds"
 
 
 def test_task_numbers_are_read_as_slurm_reads_them():
-    assert list(numbers_of("1-3,7,10-20:5%2")) == [1, 2, 3, 7, 10, 15, 20]
+    assert task_numbers("1-3,7,10-20:5%2") == [1, 2, 3, 7, 10, 15, 20]
+
+
+@pytest.mark.parametrize(
+    "array", ["", "a", "9-1", "1-4:0", "1,,2", "-3", "1-999999999", "1-2;id", "9" * 5000]
+)
+def test_task_numbers_that_are_none_or_too_many_are_a_value_error(array):
+    with pytest.raises(ValueError):
+        task_numbers(array)
 
 
 def test_names_for_slurm_are_plain():
@@ -264,21 +261,20 @@ def test_without_sbatch_there_is_one_line_and_no_file(here, monkeypatch):
     assert not (here / "checkpoints").exists()
 
 
-def test_submitting_tells_job_file_number_results_and_log(here, capsys):
+def test_submitting_prints_job_file_number_results_and_log(here, capsys):
     executable(here / "bin" / "sbatch", '#!/bin/bash\nprintf "%s\\0" "$@" > given\necho "41;cluster"\n')
     assert submit.main(["--submit", "--array", "1-2", "--", "--exp_name", "e"]) == 0
     assert Path("given").read_text().split("\0")[:-1] == ["--parsable", str(here / "checkpoints/e.sbatch")]
-    told = capsys.readouterr().out.splitlines()
-    assert told == [
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
         "Job file: checkpoints/e.sbatch",
-        "Submitted job 41: 2 run(s)",
-        "Results:  checkpoints/e_1",
-        "Results:  checkpoints/e_2",
+        "Submitted job 41: tasks 1-2",
+        "Results:  checkpoints/e_%a",
         f"Log:      {here}/checkpoints/e-%A_%a.log",
     ]
 
 
-def test_what_sbatch_refuses_is_told_in_its_words(here):
+def test_a_refusal_by_sbatch_is_reported_in_its_words(here):
     executable(here / "bin" / "sbatch", "#!/bin/bash\nprintf 'sbatch: error: %s\\n' one two >&2\nexit 1\n")
     with pytest.raises(InputError, match="sbatch refuses it: two$"):
         submit.main(["--submit", "--"])
@@ -305,7 +301,7 @@ def test_each_task_takes_the_flags_of_its_line(here):
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "message"),
     [
         ("--exp_name a\n--exp_name b --lr x", "row 2: argument --lr"),
         ("--exp_name a\n\n--exp_name a", "row 3: another"),
@@ -313,16 +309,28 @@ def test_each_task_takes_the_flags_of_its_line(here):
         ("# nothing\n", "no experiment in it"),
     ],
 )
-def test_a_line_that_cannot_be_used_is_named(lines, told, here):
+def test_a_line_that_cannot_be_used_is_named(lines, message, here):
     (here / "list.txt").write_text(lines)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         submit.main(["--experiments", "list.txt", "--"])
 
 
-def test_an_array_beyond_the_experiments_is_refused(here):
+@pytest.mark.parametrize(
+    "array, message", [("1-2", "has no experiment 2"), ("0", "no experiment 0"), ("9-1", "give lines as 1-8")]
+)
+def test_tasks_without_an_experiment_are_refused(array, message, here):
     (here / "list.txt").write_text("--exp_name a")
-    with pytest.raises(InputError, match="has no experiment 2"):
-        submit.main(["--experiments", "list.txt", "--array", "1-2", "--"])
+    with pytest.raises(InputError, match=message):
+        submit.main(["--experiments", "list.txt", "--array", array, "--"])
+    assert not (here / "checkpoints").exists()
+
+
+def test_experiments_that_are_submitted_are_listed_by_folder(here, capsys):
+    executable(here / "bin" / "sbatch", "#!/bin/bash\necho 41\n")
+    (here / "list.txt").write_text("--exp_name a\n--exp_name b\n--exp_name c\n")
+    assert submit.main(["--submit", "--experiments", "list.txt", "--array", "1,3", "--"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:4]
+    assert lines == ["Submitted job 41: 2 run(s)", "Results:  checkpoints/a", "Results:  checkpoints/c"]
 
 
 @pytest.mark.parametrize("number", ["3", "1"])
@@ -337,7 +345,7 @@ def test_the_script_refuses_a_task_without_a_line(number, here):
 # what a job does
 
 
-def test_a_job_tells_the_ranks_where_they_meet_and_what_they_may_use(here):
+def test_a_job_gives_the_ranks_where_they_meet_and_what_they_may_use(here):
     written("--")
     assert run_job("checkpoints/csr_exp.sbatch").returncode == 0
     seen = dict(line.partition("=")[::2] for line in Path("environment").read_text().splitlines())
@@ -371,7 +379,7 @@ def test_a_container_is_started_by_apptainer_with_the_gpus(here):
     ]
 
 
-def test_an_environment_that_is_not_there_is_told(here):
+def test_an_environment_that_is_not_there_is_reported(here):
     written("--venv", "nowhere", "--")
     done = run_job("checkpoints/csr_exp.sbatch")
     assert done.returncode == 2 and "no bin/python" in done.stderr
@@ -390,7 +398,7 @@ def requeued() -> list[str]:
         (75, {}, (75, ["20007"])),
         (75, TASK, (75, ["20005_2"])),  # the array's number would mean all of its tasks
         (138, {}, (75, ["20007"])),  # killed by USR1 before csr listened
-        (75, {"STATE": "COMPLETING"}, (75, [])),  # scancel, or somebody else's requeue
+        (75, {"STATE": "COMPLETING"}, (75, [])),  # scancel, or another's requeue
         (75, {"STATE": "COMPLETING", "REASON": "TimeLimit"}, (75, ["20007"])),
         (75, {"SLURM_RESTART_COUNT": "3", "CSR_MAX_RESTARTS": "3"}, (75, [])),
     ],
@@ -404,7 +412,7 @@ def test_a_job_requeues_itself_when_it_was_pre_empted_and_then_only(code, enviro
 @pytest.mark.parametrize(
     ("stand_in", "signals"), [("wait", [signal.SIGUSR1]), ("late", [signal.SIGTERM] * 3)]
 )
-def test_usr1_is_handed_on_and_a_wait_that_signals_end_goes_on(stand_in, signals, here):
+def test_usr1_is_handed_on_and_a_wait_that_signals_end_continues(stand_in, signals, here):
     written("--")
     job = subprocess.Popen(
         ["bash", "checkpoints/csr_exp.sbatch"],
@@ -435,7 +443,7 @@ def restart(*flags: str, **files: Any) -> subprocess.CompletedProcess[str]:
     return run_job("checkpoints/csr_exp.sbatch", SLURM_RESTART_COUNT="1")
 
 
-def test_a_restart_goes_on_instead_of_overwriting_what_it_has_done(here):
+def test_a_restart_resumes_instead_of_overwriting_what_it_has_done(here):
     assert restart("--overwrite", "--resume", "never", "--lr", "1", config={}).returncode == 0
     assert flags_given() == ["--resume", "never", "--lr", "1", "--resume", "auto"]
 
