@@ -41,7 +41,7 @@ class Neighbour:
         image: the training image's file; it may be gone.
         box: of the region, fractions of the image.
         similarity: cosine of the vector and the prototype.
-        image_id: of the label table; "" where the list does not say.
+        image_id: of the label table; "" where the list has none.
     """
 
     image: Path
