@@ -1,7 +1,7 @@
 """Losses of 20 optimizer steps a stage, on one CPU rank in fp32, are those of losses.json.
 
-A change that is meant to leave numbers alone leaves this file alone; one that is meant to change them writes it
-anew and explains why in its commit:
+A change that is meant to leave numbers alone leaves losses.json alone; one that is meant to change them
+writes it anew and explains why in its commit:
 
     python tests/golden/test_golden.py --write
 """
@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-PROGRESS = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
-    sys.path.insert(0, str(PROGRESS.parent / "helpers"))
+    sys.path.insert(0, str(HERE.parent / "helpers"))
 
 from train_command import flags, train  # noqa: E402
 
-EXPECTED = PROGRESS / "losses.json"
+EXPECTED = HERE / "losses.json"
 CONCEPTS, TARGETS = ("Bright", "Dark", "Stripes", "Spot"), ("Pneumonia", "COPD", "No finding")
 NUM_TRAIN, NUM_TEST, SIZE, STEPS = 48, 12, 64, 20
 NETWORKS = {

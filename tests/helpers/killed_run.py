@@ -1,7 +1,7 @@
 """`python killed_run.py WHAT MODULE:FUNCTION NUMBER FLAGS..`: csr train that meets its end at a chosen place.
 
 When FUNCTION is called for the NUMBERth time, the process is killed (KILL), or gets signals (TERM, INT, USR1,
-or several: INT+INT) and goes on.
+or several: INT+INT) and continues.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 def trap(place: str, number: int, act: Callable[[], None]) -> None:
-    """Act when `module:function` is called for the numberth time, then go on with the call."""
+    """Act when `module:function` is called for the numberth time, then continue with the call."""
     module_name, path = place.split(":")
     owner: Any = importlib.import_module(module_name)
     *outer, name = path.split(".")

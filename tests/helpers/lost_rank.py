@@ -1,7 +1,7 @@
 """`python lost_rank.py RANK WHAT MODULE:FUNCTION NUMBER FLAGS..`: csr train, one rank of which gets lost.
 
-When FUNCTION is called for the NUMBERth time on that rank, it is stopped (STOP), killed (KILL), waits for ever
-in its main thread (HANG) or meets a bug (RAISE).
+When FUNCTION is called for the NUMBERth time on that rank, it is stopped (STOP), killed (KILL), waits for
+ever in its main thread (HANG) or meets a bug (RAISE).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from killed_run import trap
 
 
 def lose(what: str) -> None:
-    time.sleep(2.5)  # the others have heard by now where this rank is
+    time.sleep(2.5)  # by now the others know where this rank is
     if what == "RAISE":
         raise KeyError("a bug")
     if what == "HANG":

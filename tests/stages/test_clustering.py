@@ -63,7 +63,7 @@ def test_hits_are_counted_per_concept_and_prototype():
 
 def test_a_dead_prototype_moves_to_the_worst_covered_vector_of_its_concept():
     vec, concept = blobs()
-    proto = torch.stack([torch.eye(3)[[0, 2]], torch.eye(3)[[2, 2]]])  # nobody covers y; ties kill the twin
+    proto = torch.stack([torch.eye(3)[[0, 2]], torch.eye(3)[[2, 2]]])  # none covers y; ties kill the twin
     proto[0, 1] = F.normalize(torch.tensor([1.0, -1.0, -1.0]), dim=0)
     cover, _ = nearest_prototype(vec, concept, proto)
     fresh, alive, moved = restart_dead(proto, vec, concept)

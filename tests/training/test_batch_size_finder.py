@@ -1,4 +1,4 @@
-"""`--batch_size auto`: sizes that divide, growth that is measured, the smallest answer of all ranks, nothing moved."""
+"""`--batch_size auto`: sizes that divide, measured growth, the smallest answer of all ranks, no trace."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_a_size_is_the_largest_that_its_growth_allows():
 
     assert largest([16, 8, 4, 2, 1], allowed=35 * MIB, needed=needed, free=100 * MIB)[0] == 8
     assert largest([16, 8, 4, 2, 1], allowed=12 * MIB, needed=needed, free=100 * MIB)[0] == 0
-    size, said = largest([3, 1], allowed=90 * MIB, needed=needed, free=100 * MIB)
-    assert size == 3 and "whole share" in said
+    size, reason = largest([3, 1], allowed=90 * MIB, needed=needed, free=100 * MIB)
+    assert size == 3 and "whole share" in reason
     assert "8 images would take" in largest([8, 4], allowed=25 * MIB, needed=needed, free=MIB)[1]
 
 
@@ -42,7 +42,7 @@ def test_the_growth_is_a_line_through_two_measurements(monkeypatch):
     assert [needed(size) for size in (2, 4, 8)] == [30 * MIB, 50 * MIB, 90 * MIB]
 
 
-def test_noise_never_tells_that_more_images_are_free(monkeypatch):
+def test_noise_never_makes_more_images_free(monkeypatch):
     needs = iter([50 * MIB, 40 * MIB])
     monkeypatch.setattr(memory, "peak_of", lambda work: next(needs))
     needed = batch_size_finder._growth(lambda size: None)
@@ -77,16 +77,16 @@ def test_a_control_groups_limit_counts(monkeypatch, tmp_path, folder):
 
 
 class Parts:
-    """What a run builds before it looks for its batch."""
+    """The parts of a run that exist before its batch is measured."""
 
     def __init__(self, phantom: Path, out: Path, *more: str, **changed: Any) -> None:
         given = parse_train_flags(flags(phantom, out, *more, **{"batch_size": "auto", **changed}))
         self.config: TrainConfig = batch_size_finder.provisional(given, world=1)
-        self.found = inputs.build_tables(self.config, lambda line: None)
-        self.model = build.build_model(self.config, self.found.train, lambda line: None)
-        stores: tuple[ImageStore, ImageStore] = inputs.build_stores(self.config, self.found)
-        self.data = build.build_data(self.config, self.found, stores[0], self.model)
-        table = self.found.train.select(self.found.train_indices)
+        self.tables = inputs.build_tables(self.config, lambda line: None)
+        self.model = build.build_model(self.config, self.tables.train, lambda line: None)
+        stores: tuple[ImageStore, ImageStore] = inputs.build_stores(self.config, self.tables)
+        self.data = build.build_data(self.config, self.tables, stores[0], self.model)
+        table = self.tables.train.select(self.tables.train_indices)
         self.stage = build.build_stage(
             "concept", config=self.config, model=self.model, train=table, report=lambda line: None
         )
@@ -167,7 +167,7 @@ def test_what_ranks_cannot_share_is_refused_with_a_number_that_they_can():
         batch_size_finder.provisional(given, world=3)
 
 
-def test_a_run_that_goes_on_keeps_its_choice_on_as_many_ranks():
+def test_a_resumed_run_keeps_its_choice_on_as_many_ranks():
     manifest = {"world_size": 2, "options": {"optim": {"batch_size": 4, "accumulation": 4}}}
     assert batch_size_finder.kept(manifest, world=2) == (4, 4)
     assert batch_size_finder.kept(manifest, world=1) is None and batch_size_finder.kept(None, world=2) is None

@@ -1,4 +1,4 @@
-"""A resumed run keeps the micro batch that it measured; on other ranks it measures again within its effective batch."""
+"""A resumed run keeps the micro batch that it measured; on other ranks its effective batch."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_auto_is_recorded_and_kept_when_the_run_goes_on(phantom_folder, tmp_path):
+def test_auto_is_recorded_and_kept_when_the_run_resumes(phantom_folder, tmp_path):
     out = tmp_path / "out"
     arguments = flags(
         phantom_folder,

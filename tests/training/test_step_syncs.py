@@ -1,4 +1,4 @@
-"""A training step reads nothing from the device: numbers come at log intervals; attention is fused everywhere."""
+"""A training step reads nothing from the device but at log intervals; attention is fused everywhere."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ def test_no_step_reads_a_number_between_log_intervals(phantom_folder, tmp_path):
     seen, steps = json.loads(answer.read_text())
     assert steps >= 5 and set(seen) == {"concept", "prototype", "task"}
     for stage, reads in seen.items():
-        # the optimizer asks for the gradient's norm: that decides whether there is a step. Nothing is asked in the
-        # micro steps between
+        # the optimizer reads the gradient's norm, which decides whether there is a step; nothing else reads
         assert reads.pop("clipped_adamw.py:step") == steps, stage
         assert {line: n for line, n in reads.items() if n >= steps} == {}, stage
 

@@ -1,4 +1,4 @@
-"""A run may die anywhere: the same command goes on and ends with the same bits, curves without gap or double."""
+"""A run may die anywhere: the same command resumes it and ends with the same bits, each point once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ import torch
 from ended_run import STEP, ended, finished
 from train_command import flags, train
 
-from csr.runtime.errors import InputError
 from csr.training.checkpoints import checkpoint_folder
-from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
 
 FEW = {
     "epochs_stage1": "2",
@@ -162,7 +160,7 @@ def test_two_ranks_killed_and_signalled_end_with_the_bits_of_two_undisturbed(pha
 @pytest.mark.dist
 @pytest.mark.slow
 @pytest.mark.parametrize("before, after", [(2, 1), (1, 2), (2, 4)])
-def test_another_number_of_ranks_goes_on_with_the_same_windows(phantom_folder, out, before, after):
+def test_another_number_of_ranks_resumes_with_the_same_windows(phantom_folder, out, before, after):
     changed = {**FEW, **VIT, "batch_size": str(16 // before)}
     if not (out / f"vit-{before}").is_dir():
         finished(*flags(phantom_folder, out, exp_name=f"vit-{before}", **changed), ranks=before)
@@ -178,7 +176,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_windows(phantom_folder, o
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_zero_2_goes_on_as_zero_1_and_back_with_the_same_bits(phantom_folder, out, whole, tmp_path):
+def test_zero_2_resumes_as_zero_1_and_back_with_the_same_bits(phantom_folder, out, whole, tmp_path):
     path = tmp_path / "zero1.json"
     path.write_text(json.dumps(ZERO_1))
     arguments = flags(phantom_folder, out, "--log_every", "2", exp_name="zero", **FEW)
@@ -190,7 +188,7 @@ def test_zero_2_goes_on_as_zero_1_and_back_with_the_same_bits(phantom_folder, ou
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_a_full_disk_is_told_keeps_the_last_checkpoint_and_the_run_goes_on_later(
+def test_a_full_disk_is_reported_keeps_the_last_checkpoint_and_the_run_resumes_later(
     phantom_folder, out, whole, tmp_path
 ):
     if os.geteuid() != 0:
@@ -213,99 +211,3 @@ def test_a_full_disk_is_told_keeps_the_last_checkpoint_and_the_run_goes_on_later
         assert_same(disk / "csr_exp", whole)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
-
-
-# the folder of checkpoints
-
-
-@pytest.fixture
-def three(tmp_path: Path) -> Path:
-    """A folder with the last two of three checkpoints, each with its best model."""
-    store = CheckpointFolder(tmp_path, keep=2, identity={"options": {}})
-    for number in range(3):
-        written = checkpoint_folder.save_tensors(tmp_path / "best.pth", torch.full((50,), float(number)))
-        store.write(
-            {"number": number, "w": torch.ones(9)}, place={"step": number}, best={"best.pth": written}
-        )
-    return tmp_path / "checkpoints"
-
-
-def test_the_last_ones_are_kept_and_the_pointer_names_the_newest(three):
-    assert sorted(p.name for p in three.iterdir()) == [
-        "checkpoint-000002",
-        "checkpoint-000003",
-        "latest.json",
-    ]
-    path, manifest = checkpoint_folder.newest(three, pytest.fail)
-    assert (path.name, manifest["step"]) == ("checkpoint-000003", 2)
-    assert json.loads((three / "latest.json").read_text()) == {"checkpoint": path.name}
-    best = torch.load(three / "checkpoint-000002" / "best.pth", weights_only=True)
-    assert best[0] == 1.0, "each keeps the best model of its own time"
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-9])
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
-
-
-@pytest.mark.parametrize("name", ["state.pth", "best.pth", "manifest.json"])
-@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(three, name, damage):
-    newest = three / "checkpoint-000003"
-    damage(newest / name)
-    said: list[str] = []
-    path, manifest = checkpoint_folder.newest(three, said.append)
-    assert (path.name, manifest["step"]) == ("checkpoint-000002", 1)
-    assert len(said) == 1 and str(newest) in said[0] and name in said[0]
-    with pytest.raises(InputError, match="checkpoint-000003: damaged"):
-        checkpoint_folder.named_by_user(newest, said.append)
-
-
-@pytest.mark.parametrize("pointer", [None, "", "{", '{"checkpoint": "checkpoint-000009"}', "[1]"])
-def test_without_a_pointer_that_holds_the_newest_whole_one_is_used(three, pointer):
-    (three / "latest.json").unlink()
-    if pointer is not None:
-        (three / "latest.json").write_text(pointer)
-    assert checkpoint_folder.newest(three, pytest.fail)[0].name == "checkpoint-000003"
-
-
-def test_where_all_are_damaged_the_run_does_not_begin_anew_unasked(three):
-    for checkpoint in checkpoint_folder.all_of(three):
-        truncate(checkpoint / "state.pth")
-    with pytest.raises(InputError, match="--overwrite"):
-        checkpoint_folder.newest(three, lambda line: None)
-
-
-def test_a_write_that_fails_leaves_the_ones_before_and_no_rest(three, monkeypatch):
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint_folder, "save_tensors", full)
-    with pytest.raises(OSError, match="No space"):
-        CheckpointFolder(three.parent, keep=2, identity={}).write({}, place={}, best={})
-    assert sorted(p.name for p in three.iterdir()) == [
-        "checkpoint-000002",
-        "checkpoint-000003",
-        "latest.json",
-    ]
-
-
-def test_a_manifest_cannot_name_files_elsewhere(three):
-    manifest = json.loads((three / "checkpoint-000003" / "manifest.json").read_text())
-    del manifest["sha256"], manifest["format"]
-    manifest["files"]["../../best.pth"] = manifest["files"]["best.pth"]
-    (three / "checkpoint-000003" / "manifest.json").write_text(
-        json.dumps(checkpoint_folder._signed(manifest))
-    )
-    assert checkpoint_folder.newest(three, lambda line: None)[0].name == "checkpoint-000002"
-
-
-@pytest.mark.parametrize("given", ["checkpoint-000002", ".", "..", "latest.json"])
-def test_resume_path_may_be_a_checkpoint_or_a_folder_of_them(three, given):
-    expected = "checkpoint-000002" if given == "checkpoint-000002" else "checkpoint-000003"
-    assert checkpoint_folder.named_by_user(three / given, pytest.fail)[0].name == expected

@@ -1,13 +1,13 @@
-"""What a result folder allows: begin, go on, or neither, and with which batch on how many ranks."""
+"""A result folder allows to begin, to resume, or neither, and with which batch on how many ranks."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from train_options import train_options
 
 from csr.config.options import TrainConfig
 from csr.runtime.errors import InputError
@@ -19,14 +19,7 @@ DS = {"zero_optimization": {"stage": 2}, "train_batch_size": 16, "gradient_clipp
 
 
 def config(out: Path, **changed: Any) -> TrainConfig:
-    built = TrainConfig()
-    changed = {"output_dir": str(out), "exp_name": "run", **changed}
-    groups = {}
-    for f in dataclasses.fields(built):
-        group = getattr(built, f.name)
-        names = {g.name for g in dataclasses.fields(group)} & set(changed)
-        groups[f.name] = dataclasses.replace(group, **{n: changed[n] for n in names})
-    return TrainConfig(**groups)
+    return train_options(**{"output_dir": str(out), "exp_name": "run", **changed})
 
 
 def planner(out: Path, *, world: int = 1, precision: str = "fp32", ds: dict = DS, **changed: Any) -> Planner:
@@ -73,7 +66,7 @@ def test_the_precision_that_comes_of_the_options_is_compared(unfinished):
         plan(unfinished, precision="bf16")
 
 
-def test_the_precision_of_an_unfinished_run_is_known_where_it_goes_on_by_itself(unfinished, tmp_path):
+def test_the_precision_of_an_unfinished_run_is_known_where_it_resumes_by_itself(unfinished, tmp_path):
     assert earlier_precision(config(unfinished)) == "fp32"
     for changed in ({"overwrite": True}, {"resume": "never"}, {"dry_run": True}, {"exp_name": "other"}):
         assert earlier_precision(config(unfinished, **changed)) is None
@@ -91,7 +84,7 @@ def test_every_option_that_may_differ_exists():
     assert MAY_DIFFER <= {name for group in TrainConfig().to_dict().values() for name in group}
 
 
-def test_zero_1_may_go_on_with_zero_2(unfinished):
+def test_zero_1_may_resume_with_zero_2(unfinished):
     assert plan(unfinished, ds={**DS, "zero_optimization": {"stage": 1}}).checkpoint is not None
 
 
@@ -108,7 +101,7 @@ def test_a_number_of_ranks_that_does_not_divide_it_is_refused(unfinished):
         plan(unfinished, world=3)
 
 
-def test_other_batch_flags_of_the_same_product_go_on_and_others_are_refused(unfinished):
+def test_other_batch_flags_of_the_same_product_resume_and_others_are_refused(unfinished):
     found = plan(unfinished, world=1, batch_size=4, accumulation=4)
     assert (found.batch_size, found.accumulation) == (4, 4)
     with pytest.raises(InputError, match="--batch_size 5 x --accumulation 1 x 2 rank"):
@@ -139,7 +132,7 @@ def test_what_a_run_leaves_that_died_before_it_wrote_its_options_is_nothing(tmp_
     assert plan(tmp_path).checkpoint is None
 
 
-def test_somebody_elses_files_are_not_taken_for_a_run(tmp_path):
+def test_foreign_files_are_not_taken_for_a_run(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").touch()
     with pytest.raises(InputError, match="holds results already"):

@@ -1,4 +1,4 @@
-"""Where time goes: shares that sum to one, MFU by hand, collectives that are timed, peaks that are kept."""
+"""Shares of time sum to one, MFU is that by hand, collectives are timed, peaks are kept."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ EPOCH = Spent(
 
 
 def test_shares_are_those_of_the_whole_time_and_mfu_is_by_hand():
-    told = StageTelemetry(flops_per_image=3e9, peak=1e11).epoch(EPOCH)
-    shares = {name: told[f"{name}_share"] for name in PARTS}
+    rates = StageTelemetry(flops_per_image=3e9, peak=1e11).epoch(EPOCH)
+    shares = {name: rates[f"{name}_share"] for name in PARTS}
     expected = {
         "compute": 7 / 16,
         "data": 0.5 / 16,
@@ -40,18 +40,18 @@ def test_shares_are_those_of_the_whole_time_and_mfu_is_by_hand():
         "saving": 2 / 16,
     }
     assert shares == pytest.approx(expected) and sum(shares.values()) == pytest.approx(1.0)
-    assert told["images_per_s"] == 20.0
-    assert told["model_tflops"] == pytest.approx(20 * 3e9 / 1e12)
-    assert told["mfu"] == pytest.approx(20 * 3e9 / 1e11)
+    assert rates["images_per_s"] == 20.0
+    assert rates["model_tflops"] == pytest.approx(20 * 3e9 / 1e12)
+    assert rates["mfu"] == pytest.approx(20 * 3e9 / 1e11)
 
 
 def test_a_stage_is_the_sum_of_its_epochs():
     kept = StageTelemetry(flops_per_image=1e9, peak=1e11)
     kept.epoch(EPOCH)
     kept.epoch(Spent(30.0, 0.0, 0.0, 0.0, data=29.0, communication=0.0, saving_within=0.0, images=200))
-    told = kept.stage()
-    assert told["seconds"] == pytest.approx(46.0)
-    assert told["data_share"] == pytest.approx(29.5 / 46) and told["images_per_s"] == pytest.approx(10.0)
+    rates = kept.stage()
+    assert rates["seconds"] == pytest.approx(46.0)
+    assert rates["data_share"] == pytest.approx(29.5 / 46) and rates["images_per_s"] == pytest.approx(10.0)
 
 
 def test_overlapping_communication_never_makes_compute_negative():
@@ -60,17 +60,17 @@ def test_overlapping_communication_never_makes_compute_negative():
 
 
 def line(*, save_every: int = 0, advise: bool = True, seconds: float = 60.0, **shares: float) -> str:
-    told = {f"{name}_share": shares.get(name, 0.0) for name in PARTS}
+    rates = {f"{name}_share": shares.get(name, 0.0) for name in PARTS}
     more = {"seconds": seconds, "images_per_s": 8.0, "model_tflops": 0.5, "mfu": shares.get("mfu", 0.5)}
-    return throughput.line_of({**told, **more}, stage_number=2, save_every=save_every, advise=advise)
+    return throughput.line_of({**rates, **more}, stage_number=2, save_every=save_every, advise=advise)
 
 
-def test_the_line_says_what_binds():
+def test_the_line_names_what_binds():
     assert "compute binds: 8.0 images/s per rank, 0.5 TFLOP/s each, 50 %" in line(compute=0.9, data=0.1)
     assert "too small" in line(compute=0.9, mfu=0.001)
     assert "most on data (what helps: more --workers" in line(data=0.6, compute=0.4)
-    told = line(communication=0.5, compute=0.499, data=0.001)
-    assert told.startswith("Stage 2 took 60.0 s: compute 50 %, communication 50 %; most on communication (")
+    text = line(communication=0.5, compute=0.499, data=0.001)
+    assert text.startswith("Stage 2 took 60.0 s: compute 50 %, communication 50 %; most on communication (")
 
 
 def test_advice_is_given_where_it_can_help():
@@ -81,10 +81,10 @@ def test_advice_is_given_where_it_can_help():
 
 
 def test_ranks_are_averaged_and_the_slowest_is_told(monkeypatch):
-    told = StageTelemetry(flops_per_image=1e9, peak=1e11).epoch(EPOCH)
-    other = {**told, "images_per_s": 10.0, "data_share": 0.4}
+    rates = StageTelemetry(flops_per_image=1e9, peak=1e11).epoch(EPOCH)
+    other = {**rates, "images_per_s": 10.0, "data_share": 0.4}
     monkeypatch.setattr(throughput.distributed, "all_gather_object", lambda value: [value, other])
-    mean = throughput.over_ranks(told)
+    mean = throughput.over_ranks(rates)
     assert mean["images_per_s"] == 15.0 and mean["slowest_images_per_s"] == 10.0
     assert mean["data_share"] == pytest.approx((0.5 / 16 + 0.4) / 2)
 
@@ -171,9 +171,9 @@ def test_where_nothing_can_be_kept_a_peak_is_measured(cache, monkeypatch):
 
 
 def test_a_profile_is_a_trace_of_warm_steps(tmp_path, capfd):
-    said: list[str] = []
+    lines: list[str] = []
     file = tmp_path / "profile" / "stage.pt.trace.json"
-    with profiler.profiled(file, steps=2, report=said.append) as step:
+    with profiler.profiled(file, steps=2, report=lines.append) as step:
         for _ in range(6):
             torch.ones(8, 8) @ torch.ones(8, 8)
             step()
@@ -181,16 +181,16 @@ def test_a_profile_is_a_trace_of_warm_steps(tmp_path, capfd):
     steps = {e["name"] for e in events if str(e.get("name", "")).startswith("ProfilerStep#")}
     assert steps == {"ProfilerStep#2", "ProfilerStep#3"}
     assert sum(e.get("name") == "aten::matmul" for e in events) == 2
-    assert str(file) in said[0]
+    assert str(file) in lines[0]
     assert capfd.readouterr() == ("", ""), "lines of the profiler itself"
 
 
 def test_too_few_steps_for_a_profile_are_told_and_none_costs_nothing(tmp_path, monkeypatch):
-    said: list[str] = []
-    with profiler.profiled(tmp_path / "a.json", steps=2, report=said.append) as step:
+    lines: list[str] = []
+    with profiler.profiled(tmp_path / "a.json", steps=2, report=lines.append) as step:
         step()
-    assert len(said) == 1 and "no trace" in said[0] and list(tmp_path.iterdir()) == []
+    assert len(lines) == 1 and "no trace" in lines[0] and list(tmp_path.iterdir()) == []
     monkeypatch.setattr(torch.profiler, "profile", None)
-    with profiler.profiled(tmp_path / "a.json", steps=0, report=said.append) as step:
+    with profiler.profiled(tmp_path / "a.json", steps=0, report=lines.append) as step:
         step()
-    assert len(said) == 1
+    assert len(lines) == 1
