@@ -44,7 +44,7 @@ class OpenStage:
         stage: on the device.
         engine: around it.
         features: of its frozen layers.
-        telemetry: where its time goes on this rank.
+        telemetry: account of its time on this rank.
         losses: of this rank's micro batches.
         clock, skipped, saves: observers that are asked between epochs too.
         observers: all, in the order in which they follow a step; the last two may end the run or save.
