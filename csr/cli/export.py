@@ -20,9 +20,10 @@ def main(argv: list[str] | None = None) -> int:
         InputError: the run or the checkpoint cannot be used, OUT is in use or cannot be written.
     """
     options = _build_parser().parse_args(argv)
+    from csr.model.sharing.config_file import CONFIG
     from csr.model.sharing.onnx import FILE_NAME as ONNX
     from csr.model.sharing.onnx import check_onnx, export_onnx
-    from csr.model.sharing.pretrained import CONFIG, README, WEIGHTS
+    from csr.model.sharing.pretrained import README, WEIGHTS
 
     check_output_folder(options.out, overwrite=options.overwrite, content="its files", flag="")
     if options.onnx:

@@ -25,7 +25,7 @@ import numpy as np
 
 from csr.data.labels.names import show, show_some
 from csr.model import CSR
-from csr.model.sharing.pretrained import read_config
+from csr.model.sharing.config_file import read_config
 from csr.runtime.errors import InputError
 
 FILE_NAME = "nearest.json"

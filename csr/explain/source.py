@@ -21,8 +21,8 @@ from csr.data.labels.validation_split import split_validation
 from csr.evaluation import images
 from csr.model import CSR
 from csr.model.sharing.card import Card
+from csr.model.sharing.config_file import CONFIG, read_config
 from csr.model.sharing.loading import is_run, load_model
-from csr.model.sharing.pretrained import CONFIG, read_config
 from csr.runtime.errors import InputError
 from csr.training.quarantine import FILE as QUARANTINE
 

@@ -23,7 +23,7 @@ from csr.explain.atlas.record import Recorder, nearest_json
 from csr.explain.atlas.regions import chunks_of, collect_regions, places_of
 from csr.explain.atlas.scan import scan_images
 from csr.explain.source import Source, open_images, split
-from csr.model.sharing.pretrained import MAX_CONFIG_BYTES
+from csr.model.sharing.config_file import MAX_CONFIG_BYTES
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
 from csr.runtime.monitor import Monitor

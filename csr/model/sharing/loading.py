@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from csr.model import CSR
-from csr.model.sharing.pretrained import CONFIG, build_trained, read_config
+from csr.model.sharing.config_file import CONFIG, read_config
+from csr.model.sharing.pretrained import build_trained
 from csr.model.sharing.reference import FILE_NAME as REFERENCE
 from csr.runtime import distributed
 from csr.runtime.errors import InputError

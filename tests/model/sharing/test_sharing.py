@@ -17,7 +17,8 @@ from tiny_model import CONCEPTS, OPTIONS, SIZE, K, M, T, tiny_card, tiny_model
 
 from csr.model import CSR
 from csr.model import hub_download as hub_module
-from csr.model.sharing.pretrained import CONFIG, README, WEIGHTS, read_config
+from csr.model.sharing.config_file import CONFIG, read_config
+from csr.model.sharing.pretrained import README, WEIGHTS
 from csr.runtime.errors import InputError
 
 FRESH = """
