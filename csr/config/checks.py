@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from csr.config.options import AUTO, OptimOptions, TrainConfig, fields_of
+from csr.config.option_field import AUTO, fields_of, problem_of
+from csr.config.options import OptimOptions, TrainConfig
 from csr.runtime.errors import InputError
 
 LONGEST_NAME = 200  # bytes; file systems take 255, and files beside the folder have suffixes
@@ -12,10 +13,8 @@ def check_ranges(config: TrainConfig) -> None:
     """Raise InputError, naming the flag, for a value that no run could use."""
     for group in config.option_groups():
         for name, option in fields_of(group).items():
-            value, allowed = getattr(group, name), option.metadata["range"]
-            if allowed is None or value is None or (value == AUTO and option.metadata["auto"]):
-                continue
-            problem = allowed.problem_of(value)
+            value = getattr(group, name)
+            problem = problem_of(value, option)
             if problem is not None:
                 raise InputError(f"--{name} {value}: {problem}")
     if config.engine.cache_views and (config.engine.cache == "off" or config.data.augment == "none"):

@@ -8,7 +8,8 @@ from typing import Any
 
 from csr.config import recipes
 from csr.config.checks import check_ignored, check_ranges
-from csr.config.options import AUTO, TrainConfig, groups
+from csr.config.option_field import AUTO
+from csr.config.options import TrainConfig, groups
 from csr.config.parser import Parser
 
 

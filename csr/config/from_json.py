@@ -5,11 +5,11 @@ Checked by the kinds, choices and ranges of the flags.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from csr.config.checks import check_ranges
-from csr.config.options import TrainConfig, fields_of, groups
+from csr.config.option_field import fields_of, fits
+from csr.config.options import TrainConfig, groups
 from csr.runtime.errors import InputError
 
 
@@ -32,26 +32,10 @@ def config_of(options: Any, *, where: str) -> TrainConfig:
         unknown = sorted(set(values) - set(fields)) if isinstance(values, dict) else ["not an object"]
         if unknown:
             raise InputError(f"{where}: options of {name!r} are unknown: {', '.join(unknown)[:120]}")
-        wrong = [key for key, value in values.items() if not _fits(value, fields[key])]
+        wrong = [key for key, value in values.items() if not fits(value, fields[key])]
         if wrong:
             raise InputError(f"{where}: option {wrong[0]!r} is {str(values[wrong[0]])[:40]!r}")
         built[name] = known[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     config = TrainConfig(**built)
     check_ranges(config)
     return config
-
-
-_KINDS = {"int": int, "str": str, "bool": bool, "float": (int, float), "tuple[str, ...]": (list, tuple)}
-
-
-def _fits(value: Any, field: dataclasses.Field) -> bool:
-    kinds = str(field.type).split(" | ")
-    if value is None:
-        return "None" in kinds
-    if isinstance(value, bool) and "bool" not in kinds:
-        return False
-    allowed = field.metadata["choices"]
-    fits = any(isinstance(value, _KINDS[kind]) for kind in kinds if kind != "None")  # type: ignore[arg-type]
-    if isinstance(value, list | tuple):
-        fits = fits and all(isinstance(item, str) for item in value)
-    return fits and (allowed is None or value in allowed)

@@ -14,7 +14,7 @@ from csr.runtime.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaints are InputErrors, reported once and not by every rank.
+    """ArgumentParser whose complaints are InputErrors, reported once and not by every rank.
 
     Attributes:
         after_dashes: flags that another command reads, which stand after `--`.

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from csr.config.options import AUTO, TrainConfig
+from csr.config.option_field import AUTO
+from csr.config.options import TrainConfig
 from csr.engine import memory
 from csr.runtime import distributed
 from csr.runtime.errors import InputError

@@ -11,6 +11,7 @@ import pytest
 
 from csr.config import options
 from csr.config.flags import add_arguments, parse_train_flags
+from csr.config.option_field import AUTO
 from csr.runtime.errors import InputError
 
 CONTRACT = {
@@ -147,7 +148,7 @@ def test_a_profile_without_a_number_has_five_steps():
 
 
 def test_the_word_auto_is_the_only_one_for_a_number():
-    assert parse("--batch_size", "auto").optim.batch_size == options.AUTO
+    assert parse("--batch_size", "auto").optim.batch_size == AUTO
     for wrong in ("Auto", "-1", "0"):
         with pytest.raises((InputError, SystemExit)):
             parse("--batch_size", wrong)

@@ -1,4 +1,4 @@
-"""Recipes: what they set, what wins over them, and how a run tells of it."""
+"""Recipes: what they set, what wins over them, and how a run reports it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def help_of(*words: str) -> str:
     return " ".join(parser.format_help().split())
 
 
-def test_help_tells_the_defaults_of_the_recipe_that_is_named():
+def test_help_shows_the_defaults_of_the_recipe_that_is_named():
     assert "M, prototypes per concept (default: 100)" in help_of("--recipe", "paper")
     assert "M, prototypes per concept (default: 5)" in help_of()
     assert "(default: 5)" in help_of("--recipe", "papre"), "the error comes from the real parser"
@@ -108,8 +108,8 @@ def test_help_lists_every_recipe_with_its_values(capsys):
 
 
 def test_the_summary_names_the_recipe_and_what_flags_changed_of_it():
-    told = recipe_line(parse(["--recipe", "paper", "--num_prototypes", "7", "--lr", "1e-3"]))
-    assert told.startswith("Recipe: paper, ") and told.endswith("(changed: --num_prototypes 7)")
+    line = recipe_line(parse(["--recipe", "paper", "--num_prototypes", "7", "--lr", "1e-3"]))
+    assert line.startswith("Recipe: paper, ") and line.endswith("(changed: --num_prototypes 7)")
     assert "changed" not in recipe_line(parse(["--recipe", "guide"]))
 
 
@@ -128,6 +128,6 @@ def test_a_run_goes_on_with_the_same_values_however_they_were_given():
 
 
 def test_the_configuration_holds_recipe_and_values():
-    told = dataclasses.asdict(parse(["--recipe", "paper", "--output_dir", "x"]))
-    assert told["run"]["recipe"] == "paper" and told["model"]["num_prototypes"] == 100
-    assert Path(told["run"]["output_dir"]) == Path("x")
+    record = dataclasses.asdict(parse(["--recipe", "paper", "--output_dir", "x"]))
+    assert record["run"]["recipe"] == "paper" and record["model"]["num_prototypes"] == 100
+    assert Path(record["run"]["output_dir"]) == Path("x")

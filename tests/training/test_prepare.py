@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from csr.config.options import AUTO, TrainConfig
+from csr.config.option_field import AUTO
+from csr.config.options import TrainConfig
 from csr.engine.ds_config import load_ds_config
 from csr.engine.precision import Precision
 from csr.training import prepare
