@@ -208,6 +208,16 @@ def test_nothing_runs_code_from_files_or_loads_half_of_them(path):
             assert keyword(call, "weights_only") is True, where
 
 
+def test_command_lines_are_parsed_in_two_rooms():
+    allowed = (
+        "csr/cli/",
+        "csr/config/",
+        "csr/model/tensor_file.py",
+    )  # the last one reads MAE's pickled options
+    wrong = [short(p) for p in SOURCES if "argparse" in imported(p) and not short(p).startswith(allowed)]
+    assert wrong == []
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=short)
 def test_no_exception_is_swallowed(path):
     for node in ast.walk(tree(path)):

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from csr.config.parser import Parser, Whole
 from csr.data.importers import isic2017, tbx11k, vindr
@@ -15,6 +16,34 @@ from csr.runtime.errors import EXIT_BAD_INPUT, EXIT_DONE, InputError
 from csr.runtime.output_paths import check_output_file
 
 IMPORTERS: dict[str, ModuleType] = {module.NAME: module for module in (vindr, tbx11k, isic2017)}
+# flags of one importer alone; its `run` takes them as keyword arguments of the same names
+IMPORTER_FLAGS: dict[str, dict[str, dict[str, Any]]] = {
+    "vindr": {},
+    "tbx11k": {
+        "boxes": {
+            "choices": ("json", "xml"),
+            "default": "json",
+            "help": "which of the two published forms of the boxes is read",
+        },
+        "merge_tb": {
+            "action": "store_true",
+            "help": "one target 'TB' in place of 'active TB' and 'latent TB': "
+            "every image has exactly one target",
+        },
+    },
+    "isic2017": {
+        "with_validation": {
+            "action": "store_true",
+            "help": "add the 150 validation images to the training images (needs --images copy)",
+        },
+        "workers": {
+            "type": Whole(1, 128),
+            "metavar": "N",
+            "default": 4,
+            "help": "threads that decode (default: 4)",
+        },
+    },
+}
 EPILOG = """examples:
   csr data check labels_train.csv train/ --test_csv labels_test.csv --test_dir test/ --out report.html
   csr data vindr vindr-cxr/1.0.0/ vindr/
@@ -22,7 +51,7 @@ exit codes: 0 done (check: the data can be trained on), 1 failed, 2 bad input (c
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line, check or import; returns the exit code.
+    """Parse the command line, check or import; return the exit code.
 
     Raises:
         InputError: files that cannot be used, or a place that cannot be written.
@@ -53,16 +82,16 @@ def check(options: argparse.Namespace) -> int:
         target_cols=options.target_cols,
         reader_merge=options.reader_merge,
     )
-    found = check_data(files, rare=options.rare, workers=options.workers)
+    facts = check_data(files, rare=options.rare, workers=options.workers)
     if options.out is not None:
-        write_page(options.out, found)
+        write_page(options.out, facts)
     if options.json:
-        print(json.dumps(found, indent=2, allow_nan=False))
+        print(json.dumps(facts, indent=2, allow_nan=False))
     else:
-        print("\n".join(text_lines(found)))
+        print("\n".join(text_lines(facts)))
         if options.out is not None:
             print(f"Report: {options.out}")
-    return EXIT_BAD_INPUT if found["problems"] else EXIT_DONE
+    return EXIT_BAD_INPUT if facts["problems"] else EXIT_DONE
 
 
 def bring_in(importer: ModuleType, options: argparse.Namespace) -> int:
@@ -72,9 +101,10 @@ def bring_in(importer: ModuleType, options: argparse.Namespace) -> int:
 
     output = Output(options.out, raw=options.raw, overwrite=options.overwrite, images=options.images)
     with output.open():
-        found = importer.run(options.raw, output, options)
-        output.finish(found.origin)
-    for line in summary.summary(found, options.out):
+        own = {flag: getattr(options, flag) for flag in IMPORTER_FLAGS[importer.NAME]}
+        imported = importer.run(options.raw, output, **own)
+        output.finish(imported.origin)
+    for line in summary.summary(imported, options.out):
         print(line)
     return EXIT_DONE
 
@@ -106,13 +136,13 @@ def _build_parser() -> argparse.ArgumentParser:
             choices=IMAGE_MODES,
             default="link",
             help="link: a link in OUT to each image folder; copy: the images that the tables name; none: "
-            "they stay "
-            "where they are (default: link)",
+            "they stay where they are (default: link)",
         )
         one.add_argument(
             "--overwrite", action="store_true", help="replace the tables and links of an earlier import"
         )
-        module.add_arguments(one)
+        for flag, keywords in IMPORTER_FLAGS[name].items():
+            one.add_argument(f"--{flag}", **keywords)
     return parser
 
 

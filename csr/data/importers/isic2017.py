@@ -12,7 +12,6 @@ nevus.
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from pathlib import Path
 
@@ -36,36 +35,25 @@ ORIGIN = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this importer."""
-    parser.add_argument(
-        "--with_validation",
-        action="store_true",
-        help="add the 150 validation images to the training images (needs --images copy)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        choices=range(1, 129),
-        metavar="N",
-        default=4,
-        help="threads that decode (default: 4)",
-    )
-
-
-def run(folder: Path, output: Output, options: argparse.Namespace) -> Imported:
+def run(folder: Path, output: Output, *, with_validation: bool, workers: int) -> Imported:
     """Read RAW, write the four tables and place the images.
+
+    Args:
+        folder: RAW.
+        output: OUT, open; it must copy images where `with_validation` joins two folders.
+        with_validation: whether the validation images join the training images.
+        workers: threads that decode superpixels.
 
     Raises:
         InputError: a file is missing or not as published.
     """
     raw, imported = open_raw(folder, DATASET), Imported(dict(ORIGIN), target_cols=(*DIAGNOSES, NEVUS))
-    if options.with_validation and output.images != "copy":
+    if with_validation and output.images != "copy":
         raise InputError("--with_validation joins two image folders: give --images copy with it")
-    parts = {"train": ["Training", *(["Validation"] if options.with_validation else [])], "test": ["Test_v2"]}
+    parts = {"train": ["Training", *(["Validation"] if with_validation else [])], "test": ["Test_v2"]}
     seen: dict[str, str] = {}
     for split in SPLITS:
-        _import_split(raw, split, parts[split], output, imported, seen, workers=options.workers)
+        _import_split(raw, split, parts[split], output, imported, seen, workers=workers)
     return imported
 
 

@@ -11,7 +11,6 @@ test list are not published: the validation list becomes the test set, as in the
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from pathlib import Path
 
@@ -34,29 +33,20 @@ ORIGIN = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this importer."""
-    parser.add_argument(
-        "--boxes",
-        choices=("json", "xml"),
-        default="json",
-        help="which of the two published forms of the boxes is read",
-    )
-    parser.add_argument(
-        "--merge_tb",
-        action="store_true",
-        help="one target 'TB' in place of 'active TB' and 'latent TB': every image has exactly one target",
-    )
-
-
-def run(folder: Path, output: Output, options: argparse.Namespace) -> Imported:
+def run(folder: Path, output: Output, *, boxes: str, merge_tb: bool) -> Imported:
     """Read RAW, write the four tables and place the images.
+
+    Args:
+        folder: RAW.
+        output: OUT, open.
+        boxes: `json` or `xml`: which of the two published forms of the boxes is read.
+        merge_tb: one target in place of active and latent TB.
 
     Raises:
         InputError: a file is missing or not as published.
     """
     raw, imported = open_raw(folder, DATASET), Imported(dict(ORIGIN))
-    imported.target_cols = (HEALTHY, SICK, ANY) if options.merge_tb else (HEALTHY, SICK, ACTIVE, LATENT)
+    imported.target_cols = (HEALTHY, SICK, ANY) if merge_tb else (HEALTHY, SICK, ACTIVE, LATENT)
     source = raw.subfolder("imgs")
     images = ImageFiles(source, (".png", ".jpg"))
     names = {split: _listed(raw, split, images) for split in SPLITS}
@@ -64,7 +54,7 @@ def run(folder: Path, output: Output, options: argparse.Namespace) -> Imported:
     if both:
         lists = " and in ".join(f"{name}.txt" for name in LISTS.values())
         raise InputError(f"{folder}: image {show(min(both))} is in {lists}; give the published lists")
-    lesions = {split: _lesions(raw, split, names[split], source, options.boxes, imported) for split in SPLITS}
+    lesions = {split: _lesions(raw, split, names[split], source, boxes, imported) for split in SPLITS}
     drawn = Counter(kind for lesion in lesions["train"].values() for kind, _ in lesion)
     concepts = tuple(kind for kind in LESIONS if drawn[kind])
     if not concepts:

@@ -12,7 +12,6 @@ the training file is 'Other disease' in the test file: both are written as 'Othe
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from pathlib import Path
 
@@ -61,11 +60,7 @@ ORIGIN = {
 Reading = tuple[str, str]  # image and reader
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add no flags: this importer has none of its own."""
-
-
-def run(folder: Path, output: Output, options: argparse.Namespace) -> Imported:
+def run(folder: Path, output: Output) -> Imported:
     """Read RAW, write the four tables and place the images.
 
     Raises:
