@@ -7,16 +7,16 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+_COMMANDS = ("evaluate", "predict", "export", "phantom", "launch", "submit", "doctor", "cache", "bench")
+_MAIN = ".__main__"  # `python -m csr.explain` looks for it in what is a package today
 MOVED = {
     "csr.interaction": "csr.model.interaction",
     "csr.loading": "csr.model.sharing.loading",
     "csr.losses": "csr.stages.losses",
     "csr.metrics": "csr.evaluation.metrics",
-    **{
-        f"csr.{name}": f"python -m csr {name}"
-        for name in ("evaluate", "predict", "export", "phantom", "launch")
-    },
-    **{f"csr.{name}": f"python -m csr {name}" for name in ("submit", "doctor", "cache", "bench")},
+    **{f"csr.{name}": f"python -m csr {name}" for name in _COMMANDS},
+    **{f"csr.{name}{_MAIN}": f"python -m csr {name}" for name in ("explain", "serve")},
+    f"csr.cli{_MAIN}": "python -m csr",
 }
 
 
@@ -32,5 +32,6 @@ class MovedNames(MetaPathFinder):
             ModuleNotFoundError: naming what to import or to type in place of a moved name.
         """
         if name in MOVED:
-            raise ModuleNotFoundError(f"{name} has moved: use {MOVED[name]}", name=name)
+            old = name.removesuffix(_MAIN)
+            raise ModuleNotFoundError(f"{old} has moved: use {MOVED[name]}", name=name)
         return None
