@@ -16,6 +16,7 @@ import torch
 from forked_ranks import on_ranks
 from PIL import Image
 from tiny_model import CONCEPTS, TARGETS, K, M, tiny_card, tiny_model, write_run
+from train_command import start
 
 import csr.cli.evaluate
 from csr.cli.evaluate import main
@@ -294,3 +295,16 @@ def test_two_ranks_have_the_intervals_of_one():
 
     for rows in on_ranks(body):
         np.testing.assert_array_equal(rows, body())
+
+
+@pytest.mark.dist
+def test_the_command_under_torchrun_measures_what_one_process_measures(data, results, tmp_path):
+    words = ["torchrun", "--standalone", "--nproc_per_node=2", "-m", "csr", "evaluate"]
+    done = start(*words, *flags(data, tmp_path / "out", *everything(data)))
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone, both = (json.loads((out / "evaluation.json").read_text()) for out in (results, tmp_path / "out"))
+    for kind in ("targets", "concepts"):
+        for name, row in alone[kind]["labels"].items():
+            assert both[kind]["labels"][name]["auroc"]["value"] == pytest.approx(
+                row["auroc"]["value"], abs=1e-6
+            )
