@@ -20,7 +20,7 @@ exit codes: 0 done, 1 failed, 2 bad input"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line, look at the training images, write the folder; returns the exit code.
+    """Parse the command line, look at the training images, write the folder; return the exit code.
 
     Raises:
         InputError: the model or its data cannot be used, DIR is in use or cannot be written.
@@ -73,7 +73,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--dir", help="folder of the training images (default: the run's)")
     add(
         "--boxes_csv",
-        help="boxes on the training images, to tell regions inside from those outside "
+        help="boxes on the training images, to mark regions as inside or outside them "
         "(default: the run's, none with --csv)",
     )
     add(

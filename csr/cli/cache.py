@@ -15,7 +15,7 @@ from csr.training.cache_usage import LEAST_DAYS, entries_in, line_of, prune, tot
 
 
 def main(argv: list[str] | None = None) -> int:
-    """List the files, or remove old ones; returns the exit code.
+    """List the files, or remove old ones; return the exit code.
 
     Raises:
         InputError: no such folder, a limit below a day, a file that cannot be removed.

@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line, measure on all ranks, write OUT on rank 0; returns the exit code.
+    """Parse the command line, measure on all ranks, write OUT on rank 0; return the exit code.
 
     Raises:
         InputError: the model, the tables or the images cannot be used, OUT is filled or cannot be written.

@@ -21,7 +21,7 @@ JSON, PICTURE, PAGE = "explanation.json", "explanation.png", "index.html"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line, explain, write the files; returns the exit code.
+    """Parse the command line, explain, write the files; return the exit code.
 
     Raises:
         InputError: the model, the image or the atlas cannot be used, DIR is in use or cannot be written.

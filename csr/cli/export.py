@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line, write the folder, say what is in it; returns the exit code.
+    """Parse the command line, write the folder, report its content; return the exit code.
 
     Raises:
         InputError: the run or the checkpoint cannot be used, OUT is in use or cannot be written.

@@ -28,7 +28,7 @@ exit codes: 0 done, 1 failed, 2 bad input, 75 stopped by a signal: run the same 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check everything, launch, wait; returns the exit code.
+    """Check everything, launch, wait; return the exit code.
 
     Raises:
         InputError: flags, hostfile or hosts are not as they must be; nothing was started.

@@ -9,7 +9,7 @@ from csr.config.parser import Parser, Whole
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line, write the data set, say where it is; returns the exit code.
+    """Parse the command line, write the data set, print its place; return the exit code.
 
     Raises:
         InputError: the folder is in use or cannot be written.

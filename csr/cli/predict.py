@@ -24,7 +24,7 @@ SUFFIXES = (".jsonl", ".csv")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line, predict, write OUT; returns 1 if an image could not be read, else 0.
+    """Parse the command line, predict, write OUT; return 1 if an image could not be read, else 0.
 
     Raises:
         InputError: the model or the images cannot be used, OUT exists or cannot be written.

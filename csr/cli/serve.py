@@ -30,7 +30,7 @@ _MIB = 2**20
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line, load the model, serve until Ctrl+C; returns the exit code.
+    """Parse the command line, load the model, serve until Ctrl+C; return the exit code.
 
     Raises:
         InputError: the extra is missing, the model or atlas cannot be used, the address is taken.

@@ -31,7 +31,7 @@ MANY = 20
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the job file, print it or submit it; returns the exit code.
+    """Write the job file, print it or submit it; return the exit code.
 
     Raises:
         InputError: a flag of either kind that cannot be used, no sbatch, or sbatch refuses the file.

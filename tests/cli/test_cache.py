@@ -63,7 +63,7 @@ def test_long_unused_files_are_removed_and_nothing_else(caches, tmp_path):
     assert there(caches) == {"photo", "model"}
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="this system does not tell what is open")
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="this system does not list open files")
 def test_a_file_that_a_process_has_mapped_or_open_stays(caches, tmp_path, capsys):
     mapped = np.memmap(caches["old"], np.uint8, "r")
     with open(caches["feature"], "rb"):

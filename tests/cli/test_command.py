@@ -1,4 +1,4 @@
-"""What a mistyped command line is told: what was meant, which flag, in one line."""
+"""A mistyped command line gets one line: the flag, and what was probably meant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from csr.runtime.errors import InputError
 
 
 @pytest.mark.parametrize(
-    "arguments, told",
+    "arguments, message",
     [
         (["trian"], r"^no command 'trian': did you mean train\? there are train, "),
         (["xyz"], "^no command 'xyz': there are train, "),
@@ -26,15 +26,15 @@ from csr.runtime.errors import InputError
         (["bench"], r"required: peak \("),
     ],
 )
-def test_a_mistyped_command_line_is_told_in_one_line_what_was_meant(arguments, told, tmp_path, monkeypatch):
+def test_a_mistyped_command_line_gets_one_line_with_what_was_meant(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=told) as met:
+    with pytest.raises(InputError, match=message) as caught:
         __main__.dispatch(arguments)
-    assert "\n" not in str(met.value) and list(tmp_path.iterdir()) == []
+    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
 
 
 def test_each_word_of_cache_has_a_help_of_its_own(capsys):
     with pytest.raises(SystemExit):
         cache.main(["list", "--help"])
-    told = capsys.readouterr().out
-    assert "usage: csr cache list" in told and "--days" not in told
+    text = capsys.readouterr().out
+    assert "usage: csr cache list" in text and "--days" not in text

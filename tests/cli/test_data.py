@@ -20,7 +20,7 @@ from csr.runtime.errors import InputError
 
 @pytest.fixture
 def data(phantom_folder: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
+    """Return a copy that a test may damage."""
     return Path(shutil.copytree(phantom_folder, tmp_path / "data"))
 
 
@@ -166,14 +166,14 @@ def test_rare_and_constant_labels_are_warned_of_and_a_concept_without_positives_
 
 
 @pytest.mark.parametrize(
-    "old, new, told",
+    "old, new, message",
     [(",3", ",-3", "negative"), ("x_min", "left", "no column 'x_min'")],
 )
-def test_what_is_wrong_with_the_boxes_is_a_problem(data, check, old, new, told):
+def test_wrong_boxes_are_a_problem(data, check, old, new, message):
     path = data / "boxes_train.csv"
     path.write_text(path.read_text().replace(old, new, 1))
     code, found = check()
-    assert code == 2 and any("boxes_train.csv" in line and told in line for line in found["problems"])
+    assert code == 2 and any("boxes_train.csv" in line and message in line for line in found["problems"])
 
 
 def test_a_box_outside_its_image_is_a_problem(data, check):
@@ -204,7 +204,7 @@ def test_a_single_table_without_readers_suffices(data, capsys):
     assert "kappa" not in text and "Usable for training" in text
 
 
-def test_the_text_tells_counts_agreement_and_verdict(data, capsys):
+def test_the_text_has_counts_agreement_and_verdict(data, capsys):
     assert main(words(data)) == 0
     text = capsys.readouterr().out
     positive = int((read_label_table(data / "labels_train.csv").concept_NK[:, 0] >= 0.5).sum())
@@ -250,10 +250,10 @@ def test_the_page_is_whole_carries_everything_and_is_safe_against_names(data, tm
 
 def test_a_page_is_not_written_over(data, tmp_path):
     page = tmp_path / "page.html"
-    page.write_text("mine")
+    page.write_text("kept")
     with pytest.raises(InputError, match="--overwrite"):
         main(words(data, "--out", str(page)))
-    assert page.read_text() == "mine"
+    assert page.read_text() == "kept"
     assert main(words(data, "--out", str(page), "--overwrite")) == 0
     assert page.read_text().startswith("<!doctype html>")
     with pytest.raises(InputError, match="no folder"):
@@ -261,7 +261,7 @@ def test_a_page_is_not_written_over(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "argv, told",
+    "argv, message",
     [
         (["check", "a.csv", "dir", "--test_csv", "b.csv"], "--test_dir belong together"),
         (["check", "a.csv"], "DIR"),
@@ -274,8 +274,8 @@ def test_a_page_is_not_written_over(data, tmp_path):
         (["vindr", "a", "b", "--images", "move"], "--images"),
     ],
 )
-def test_senseless_commands_are_input_errors(argv, told, tmp_path, monkeypatch):
+def test_senseless_commands_are_input_errors(argv, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         main(argv)
     assert list(tmp_path.iterdir()) == []

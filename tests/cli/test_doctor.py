@@ -19,21 +19,21 @@ def test_this_machine_is_described_in_a_line_for_each_thing(phantom_folder, tmp_
     table = phantom_folder / "labels_train.csv"
     flags = ["--train_csv", table, "--test_dir", phantom_folder / "test", "--output_dir", tmp_path / "new"]
     assert doctor.main([str(flag) for flag in flags]) == 0
-    told = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    facts = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
     for name in ("host", "python", "csr", "torch", "deepspeed", "precision", "/dev/shm", "ssh", "pdsh"):
-        assert told[name]
-    assert told["train_csv"] == (
+        assert facts[name]
+    assert facts["train_csv"] == (
         f"{table.stat().st_size} bytes, hash {hashlib.sha256(table.read_bytes()).hexdigest()[:8]}"
     )
-    assert told["test_dir"].startswith("24 images, hash ")
-    assert told["cpu"] == f"{len(os.sched_getaffinity(0))} core(s)"
-    assert told["disk"].endswith(f"GiB free {tmp_path}") and not (tmp_path / "new").exists()
+    assert facts["test_dir"].startswith("24 images, hash ")
+    assert facts["cpu"] == f"{len(os.sched_getaffinity(0))} core(s)"
+    assert facts["disk"].endswith(f"GiB free {tmp_path}") and not (tmp_path / "new").exists()
 
 
 def test_what_must_be_put_right_is_an_error_after_all_lines(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(machine_facts, "free_mib", lambda folder: 3)
-    told = "disk: make room for checkpoints; train_csv: .*absent.csv: No such file"
-    with pytest.raises(InputError, match=told) as met:
+    message = "disk: make room for checkpoints; train_csv: .*absent.csv: No such file"
+    with pytest.raises(InputError, match=message) as met:
         doctor.main(["--train_csv", str(tmp_path / "absent.csv"), "--output_dir", str(tmp_path)])
     assert str(met.value).endswith("; correct --train_csv")
     assert f"cannot be used: {tmp_path / 'absent.csv'}: No such file" in capsys.readouterr().out
@@ -49,7 +49,7 @@ def test_a_listing_sees_names_and_sizes_of_images_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         (["--hostfile", "absent"], "absent: no such hostfile"),
         (["--ssh_port", "2222"], "give --hostfile too"),
@@ -58,9 +58,9 @@ def test_a_listing_sees_names_and_sizes_of_images_alone(tmp_path):
         (["--host", "absent"], "--host"),
     ],
 )
-def test_flags_that_cannot_be_used_are_named(command, told, tmp_path, monkeypatch):
+def test_flags_that_cannot_be_used_are_named(command, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         doctor.main(command)
 
 

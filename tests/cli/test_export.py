@@ -72,21 +72,23 @@ def test_a_pth_with_its_config_beside_it_becomes_a_folder(run, tmp_path, capsys)
     assert "notice" not in capsys.readouterr().err
 
 
-def test_weights_from_before_stage_3_are_told(run, tmp_path, capsys):
+def test_weights_from_before_stage_3_are_reported(run, tmp_path, capsys):
     shutil.copy(run / "best_model_stage3.pth", run / "best_model_stage1.pth")
     load_model(run, checkpoint="best_model_stage1.pth")
     assert "before stage 3: its diagnoses mean nothing yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "more, told",
+    "more, message",
     [
         (["--checkpoint", "other.pth"], "there are: best_model_stage3.pth"),
         (["--checkpoint", "../x.pth"], "name of a file"),
     ],
 )
-def test_a_checkpoint_that_is_not_there_is_told_with_those_that_are(run, tmp_path, more, told):
-    with pytest.raises(InputError, match=told):
+def test_a_checkpoint_that_is_not_there_is_refused_with_the_names_of_those_that_are(
+    run, tmp_path, more, message
+):
+    with pytest.raises(InputError, match=message):
         main([str(run), str(tmp_path / "out"), *more])
     assert not (tmp_path / "out").exists()
 
@@ -94,11 +96,11 @@ def test_a_checkpoint_that_is_not_there_is_told_with_those_that_are(run, tmp_pat
 def test_a_used_folder_is_left_alone_unless_overwrite(run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "mine.txt").write_text("keep")
+    (out / "notes.txt").write_text("keep")
     with pytest.raises(InputError, match="not empty"):
         main([str(run), str(out)])
     assert main([str(run), str(out), "--overwrite"]) == 0
-    assert (out / "mine.txt").read_text() == "keep" and not list(out.glob(".*"))
+    assert (out / "notes.txt").read_text() == "keep" and not list(out.glob(".*"))
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x80\x04N."])

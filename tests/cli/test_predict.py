@@ -1,4 +1,4 @@
-"""`csr predict`: the probabilities of the evaluation path, whatever the batch; unreadable images are told."""
+"""`csr predict`: the evaluation path's probabilities for any batch size; unreadable images are reported."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_probabilities_are_those_of_the_evaluation_path(model_folder, images, tm
     store = open_store(paths, size=72, cache_dir=None, workers=1)
     model = tiny_model()
     output = model(EvalTransform(64)(store.batch(range(4))))
-    told = lines(out)
-    assert [row["image"] for row in told] == [str(p) for p in paths]
-    for b, row in enumerate(told):
+    rows = lines(out)
+    assert [row["image"] for row in rows] == [str(p) for p in paths]
+    for b, row in enumerate(rows):
         assert list(row["diagnoses"]) == list(TARGETS) and list(row["concepts"]) == list(CONCEPTS)
         np.testing.assert_allclose(list(row["diagnoses"].values()), output.logits[b].sigmoid(), atol=1e-6)
         concept_K = output.concept_logits[b].sigmoid()
@@ -110,14 +110,14 @@ def test_nothing_is_written_where_no_named_path_exists(model_folder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_csv_and_json_lines_say_the_same(model_folder, images, tmp_path):
+def test_csv_and_json_lines_hold_the_same_values(model_folder, images, tmp_path):
     for name in ("out.csv", "out.jsonl"):
         main([model_folder, str(images), "--out", str(tmp_path / name)])
     with open(tmp_path / "out.csv", newline="") as file:
-        for row, told in zip(csv.DictReader(file), lines(tmp_path / "out.jsonl"), strict=True):
-            assert row["image"] == told["image"] and row["present"] == ";".join(told["present"])
-            assert {n: float(row[f"diagnosis {n}"]) for n in TARGETS} == told["diagnoses"]
-            assert {n: float(row[f"concept {n}"]) for n in CONCEPTS} == told["concepts"]
+        for row, record in zip(csv.DictReader(file), lines(tmp_path / "out.jsonl"), strict=True):
+            assert row["image"] == record["image"] and row["present"] == ";".join(record["present"])
+            assert {n: float(row[f"diagnosis {n}"]) for n in TARGETS} == record["diagnoses"]
+            assert {n: float(row[f"concept {n}"]) for n in CONCEPTS} == record["concepts"]
 
 
 def test_a_file_named_twice_is_predicted_once(model_folder, images, tmp_path):
@@ -128,10 +128,10 @@ def test_a_file_named_twice_is_predicted_once(model_folder, images, tmp_path):
 
 def test_an_existing_file_is_kept_unless_overwrite(model_folder, images, tmp_path):
     out = tmp_path / "out.csv"
-    out.write_text("mine")
+    out.write_text("kept")
     with pytest.raises(InputError, match="--overwrite"):
         main([model_folder, str(images), "--out", str(out)])
-    assert out.read_text() == "mine"
+    assert out.read_text() == "kept"
     assert main([model_folder, str(images), "--out", str(out), "--overwrite"]) == 0
     assert len(out.read_text().splitlines()) == 5
 
@@ -149,7 +149,7 @@ def test_an_interrupted_run_leaves_neither_half_a_file_nor_a_temporary_one(
 
 
 @pytest.mark.parametrize(
-    "arguments, told",
+    "arguments, message",
     [
         (["IMAGES", "--out", "DIR/x.txt"], "end the name with"),
         (["IMAGES", "--out", "DIR/none/x.csv"], "no folder"),
@@ -159,10 +159,12 @@ def test_an_interrupted_run_leaves_neither_half_a_file_nor_a_temporary_one(
         (["IMAGES", "--out", "DIR/x.csv", "--checkpoint", "a.pth"], "folder of a run"),
     ],
 )
-def test_what_cannot_work_is_said_before_anything_is_written(model_folder, images, tmp_path, arguments, told):
+def test_input_that_cannot_be_used_is_refused_before_anything_is_written(
+    model_folder, images, tmp_path, arguments, message
+):
     (tmp_path / "empty").mkdir()
     places = {"IMAGES": str(images), "EMPTY": str(tmp_path / "empty")}
     given = [places.get(a, a).replace("DIR", str(tmp_path)) for a in arguments]
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         main([model_folder, *given])
     assert not list(tmp_path.glob("x.*"))

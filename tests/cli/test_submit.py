@@ -44,7 +44,8 @@ esac
 SCONTROL = """#!/bin/bash
 case "$*" in
     "show hostnames node[1-2]") printf 'node1\\nnode2\\n' ;;
-    "--oneliner show job "*) echo "JobId=7 JobState=${STATE:-RUNNING} Reason=${REASON:-None} Dependency=(null)" ;;
+    "--oneliner show job "*)
+        echo "JobId=7 JobState=${STATE:-RUNNING} Reason=${REASON:-None} Dependency=(null)" ;;
     "requeue "*) echo "$2" >> requeued ;;
     *) exit 1 ;;
 esac
