@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# From a bare clone to a trained, tested CSR model: draws a data set, trains the three stages, prints the test table.
-# Usage: scripts/demo.sh [--seed N] [--short]      --short: a smoke run of about a minute, no quality to expect
+# From a bare clone to a trained, tested CSR model: draws data, trains three stages, prints the test table.
+# Usage: scripts/demo.sh [--seed N] [--short]
+#   --short: a smoke run of about a minute, no quality to expect
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seed=0
@@ -31,7 +32,8 @@ batch=$((ranks < 16 ? 16 / ranks : 1)) # 16 images a step however many ranks sha
 
 data="$out/phantom-$num_train-$num_test-seed$seed"
 if [ ! -d "$data" ]; then
-    csr phantom "$data.part" --num_train "$num_train" --num_test "$num_test" --size 256 --seed "$seed" --overwrite
+    csr phantom "$data.part" --num_train "$num_train" --num_test "$num_test" --size 256 \
+        --seed "$seed" --overwrite
     mv "$data.part" "$data"
 fi
 name="demo-seed$seed${short:+-short}"

@@ -1,4 +1,5 @@
-# Sourced by the other scripts: a virtual environment with csr in it. Installs once, then only if setup.cfg changed.
+# A virtual environment with csr in it, sourced by the other scripts.
+# Installs once, then only if setup.cfg has changed.
 # Usage: . scripts/environment.sh [EXTRA]        EXTRA: test, dicom
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 extra="${1:-}"

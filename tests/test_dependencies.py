@@ -1,4 +1,4 @@
-"""What is imported is declared in setup.cfg, and what is declared is imported."""
+"""Imports and declarations of packages: each import is declared in setup.cfg, each declared one imported."""
 
 from __future__ import annotations
 

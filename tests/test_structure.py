@@ -68,7 +68,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Dotted names of what a file imports, wherever in it; `from csr import x` gives csr.x."""
+    """Yield dotted names of what a file imports, wherever in it; `from csr import x` gives csr.x."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -78,12 +78,12 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def part(dotted: str) -> str:
-    """csr.data.labels.table.read_label_table -> data"""
+    """Return the room of a dotted name: csr.data.labels.table.read_label_table -> data."""
     return dotted.split(".")[1] if "." in dotted else ""
 
 
 def own_imports(path: Path) -> set[str]:
-    """Rooms, or files beside them, that a file imports from csr; the version counts as none."""
+    """Return rooms, or files beside them, that a file imports from csr; the version counts as none."""
     names = {name for name in imported(path) if name.split(".")[0] == "csr" and name != "csr.__version__"}
     return {part(name) for name in names}
 
@@ -181,7 +181,7 @@ def test_every_module_imports_without_side_effects(tmp_path):
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
-    """(dotted name, node) of every call in a file."""
+    """Yield (dotted name, node) of every call in a file."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node
@@ -227,7 +227,7 @@ def test_no_exception_is_swallowed(path):
         assert node.type is not None, f"{where}: a bare except"
         if ast.unparse(node.type) in ("Exception", "BaseException"):
             handed_on = any(isinstance(n, ast.Raise) for n in ast.walk(node))
-            # the command tells it and ends; the loader's thread hands it to the thread that uses the batch
+            # the command reports it and ends; the loader's thread hands it to the thread that uses the batch
             assert handed_on or short(path) in ("csr/cli/exit_codes.py", "csr/data/prefetch.py"), where
 
 
@@ -249,7 +249,7 @@ def test_html_is_written_in_templates_alone(path):
     assert [node.lineno for node in literals if isinstance(node.value, str) and tags.search(node.value)] == []
 
 
-def test_every_source_says_on_its_first_line_what_it_is():
+def test_every_source_has_a_docstring():
     assert [short(p) for p in SOURCES if not ast.get_docstring(tree(p))] == []
 
 

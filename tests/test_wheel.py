@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the wheel of this tree, built from a copy: setuptools leaves a build folder beside its sources."""
+    """Return the wheel of this tree, built from a copy: setuptools leaves a build folder by its sources."""
     copy = tmp_path_factory.mktemp("sources")
     for name in ("csr", "ds_configs"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))

@@ -58,7 +58,7 @@ def listen(port: int | None) -> socket.socket:
 
 
 def answer_callers(server: socket.socket, token: str) -> None:
-    """Tell every caller the token, so that no other service is taken for this one; ends with the process."""
+    """Send every caller the token, so that no other service is taken for this one; ends with the process."""
     while True:
         with contextlib.suppress(OSError):
             caller, _ = server.accept()

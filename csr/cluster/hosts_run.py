@@ -41,7 +41,7 @@ LIMIT_S = 60.0
 POLL_S = 0.2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 SSH_LOST = 255
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 def keep_alive(timeout_s: float) -> str:
@@ -60,7 +60,7 @@ class HostsRun:
         hosts: of the run.
         run_id: what the run's processes carry in their environment.
         ssh_port: None for ssh's own.
-        say: tells the user.
+        report: prints a line to the user.
     """
 
     def __init__(
@@ -71,17 +71,17 @@ class HostsRun:
         hosts: list[Host],
         run_id: str,
         ssh_port: int | None,
-        say: Say,
+        report: Report,
     ) -> None:
         self._command, self._environment, self._hosts, self._run_id = command, environment, hosts, run_id
-        self._ssh_port, self._say = ssh_port, say
+        self._ssh_port, self._report = ssh_port, report
         self.codes: dict[str, int] = {}  # of hosts that ended with another code than 0
         self._first_end: float | None = None
         self._signals: list[int] = []
         self._stopped_early = False
 
     def run(self) -> int:
-        """Start, wait, clean up. Main thread only.
+        """Start the run, wait for it, clean up. Main thread only.
 
         Returns:
             0 done, 1 failed, 2 bad input, 75 stopped by a signal on all hosts, 130 interrupted twice.
@@ -137,7 +137,7 @@ class HostsRun:
                 break
             if self._is_overdue():
                 still = [h.name for h in self._hosts if h.name not in self.codes]
-                self._say(
+                self._report(
                     f"{self._codes_passed_on()}: ending what is left on {', '.join(still) or 'the hosts'}"
                 )
                 self._end_hosts(grace_s=GRACE_S)
@@ -183,9 +183,9 @@ class HostsRun:
         for host in self._hosts:
             answer = self._ask_one(host, {"do": "signal", "signal": forwarded.name})
             if answer is not None and answer["found"]:
-                self._say(f"{received.name}: the ranks are asked to save and stop")
+                self._report(f"{received.name}: the ranks are asked to save and stop")
                 return
-        self._say(f"{received.name}: no rank is running yet: ending the run")
+        self._report(f"{received.name}: no rank is running yet: ending the run")
         self._stopped_early = True
 
     def _end_hosts(self, *, grace_s: float) -> int:
@@ -193,9 +193,9 @@ class HostsRun:
         answers = self._ask({"do": "end", "grace_s": grace_s})
         for host, answer in answers.items():
             if answer is None:
-                self._say(f"{host} cannot be reached: what runs there ends by itself after --timeout")
+                self._report(f"{host} cannot be reached: what runs there ends by itself after --timeout")
             elif answer["left"]:
-                self._say(f"{host}: {answer['left']} process(es) of this run cannot be ended")
+                self._report(f"{host}: {answer['left']} process(es) of this run cannot be ended")
         return sum(answer["ranks"] for answer in answers.values() if answer is not None)
 
     def _ask(self, request: dict[str, Any]) -> dict[str, dict[str, int] | None]:
@@ -228,7 +228,7 @@ class HostsRun:
             return code
         ranks = self._end_hosts(grace_s=GRACE_S)
         if self._stopped_early or self._was_unheard():
-            self._say("stopped while no rank could save: run the same command again")
+            self._report("stopped while no rank could save: run the same command again")
             return EXIT_PREEMPTED
         if code == EXIT_DONE and not self.codes:
             # DeepSpeed exits with 0 where pdsh was killed

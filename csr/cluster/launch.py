@@ -42,7 +42,7 @@ def launch(
         hosts=hosts,
         run_id=run_id,
         ssh_port=ssh_port,
-        say=say,
+        report=report,
     )
     code = run.run()
     if code == EXIT_FAILED:
@@ -50,8 +50,8 @@ def launch(
     return code
 
 
-def say(line: str) -> None:
-    """Tell the user, whose terminal may be gone."""
+def report(line: str) -> None:
+    """Print a line to the user, whose terminal may be gone."""
     with contextlib.suppress(OSError):
         print(f"csr: {line}", file=sys.stderr, flush=True)
 

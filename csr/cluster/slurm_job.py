@@ -1,7 +1,7 @@
 """The text of a SLURM job file.
 
-The request to the site, the flags of a run, then csr/cluster/train.sbatch as it is. sbatch itself checks what
-it is asked for (a time, task numbers, a partition); here a value is only kept from being anything but a value.
+The request to the site, the flags of a run, then csr/cluster/train.sbatch as it is. sbatch itself checks
+times, task numbers and names; here a value is only kept from being read as anything else.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""A command on another host: ssh without questions, JSON lines in and out, and why it failed in plain
-words.
+"""A command on another host: ssh without questions, JSON lines in and out, the reason of a failure in words.
+
+No library does this: paramiko and its kin bring a client of their own, which reads neither all of the user's
+~/.ssh/config nor its agent and jump hosts; pdsh, which DeepSpeed starts runs with, uses ssh itself.
 """
 
 from __future__ import annotations

@@ -16,14 +16,20 @@ BF16_SINCE = (8, 0)  # compute capability with bf16 matrix products of its own: 
 
 
 def device_kind() -> str:
-    """Return "cuda" where there is a GPU, unless DS_ACCELERATOR=cpu asks for the CPU, which DeepSpeed obeys too."""
+    """Return "cuda" where there is a GPU, else "cpu".
+
+    DS_ACCELERATOR=cpu, which DeepSpeed obeys too, asks for the CPU all the same.
+    """
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         return "cpu"
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def local_device() -> torch.device:
-    """Return the device of this rank; a rank that sees one GPU of its host takes it, whatever its local rank is."""
+    """Return the device of this rank.
+
+    A rank that sees one GPU of its host takes it, whatever its local rank is.
+    """
     if device_kind() == "cuda":
         return torch.device("cuda", distributed.local_rank() % torch.cuda.device_count())
     return torch.device("cpu")

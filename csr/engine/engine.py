@@ -147,7 +147,7 @@ class Engine:
             stage.train()
 
     def weights_changed(self) -> None:
-        """Tell the masters that parameters were edited in place (else the next step undoes the edit)."""
+        """Copy parameters that were edited in place to the masters (else the next step undoes the edit)."""
         if self._shards:
             self._deepspeed.optimizer.refresh_fp32_params()
 

@@ -72,13 +72,14 @@ def _check_gpus(visible: int) -> None:
 def _more_ranks_than_gpus() -> str:
     return (
         f"{distributed.local_world_size()} ranks on host {distributed.host()} share "
-        f"{torch.cuda.device_count()} visible GPU(s): start one rank for each GPU, and check CUDA_VISIBLE_DEVICES"
+        f"{torch.cuda.device_count()} visible GPU(s): start one rank for each GPU, and check "
+        "CUDA_VISIBLE_DEVICES"
     )
 
 
 @contextlib.contextmanager
 def _device_index_as_local_rank() -> Iterator[None]:
-    """Let DeepSpeed, which takes LOCAL_RANK for the GPU's index, join with the index of this rank's device."""
+    """Let DeepSpeed, which takes LOCAL_RANK for the GPU's index, join with the index of this device."""
     index = local_device().index
     before = os.environ.get("LOCAL_RANK")
     if index is None or before is None:
@@ -114,7 +115,8 @@ def _import_deepspeed() -> Any:
     logger.setLevel(logging.WARNING)
     # it calls torch's collectives by names that newer torch versions call old, at every step
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-    # it reads CUDA_VISIBLE_DEVICES as numbers; without NVML it asks torch, which knows the UUIDs of GPUs and MIG
+    # it reads CUDA_VISIBLE_DEVICES as numbers; without NVML it asks torch, which knows the UUIDs of GPUs
+    # and MIG
     cuda_accelerator.pynvml = None
     if deepspeed.get_accelerator().device_name() == "cpu":
         # an inference-only op: compiling it takes up to two minutes, needs g++ and leaves 66 MB in /dev/shm

@@ -57,7 +57,7 @@ def give_up_after(minutes: float) -> None:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Return whether an exception says that a connection to another rank broke or a collective gave up."""
+    """Return whether an exception means that a connection to another rank broke or a collective gave up."""
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL"))

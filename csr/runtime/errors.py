@@ -15,7 +15,7 @@ class TooLargeError(InputError):
 
 
 class StoppedError(RuntimeError):
-    """A run that started well and cannot continue: one line that says why (exit 1)."""
+    """A run that started well and cannot continue: one line with the reason (exit 1)."""
 
 
 class PreemptedError(RuntimeError):

@@ -6,9 +6,8 @@
 Epochs: a whole csr run under torchrun on tiny images, watched from outside: what each process owns (its
 proportional share of memory, mapped files left out), its descriptors and threads, and what TensorBoard has
 written. Engines: one process builds, trains for a few steps and closes one engine after another, of the three
-stages in turn. A line is fitted to the second half of the run, of each stage and of the engines; flat is below
-BOUNDS.
-Results are printed and written to scripts/bench/results/: NAME.txt, NAME.json, NAME.png.
+stages in turn. A line is fitted to the second half of the run, of each stage and of the engines; flat is
+below BOUNDS. Results are printed and written to scripts/bench/results/: NAME.txt, NAME.json, NAME.png.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class Sample:
 
 
 def look(process: psutil.Process, name: str, at: int) -> Sample:
-    """Raises psutil.Error or OSError if it has just ended."""
+    """Return what a process holds; raises psutil.Error or OSError if it has just ended."""
     sizes = {}
     for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]:
         key, value = line.split(":")
@@ -81,7 +80,7 @@ def look(process: psutil.Process, name: str, at: int) -> Sample:
 
 
 def watch_run(flags: list[str], folder: Path, *, ranks: int, every_s: float) -> tuple[list[Sample], float]:
-    """A whole run, and what its processes were at moments of it; seconds."""
+    """Return the samples of a whole run's processes, and its seconds."""
     began = time.perf_counter()
     metrics = folder / "csr" / "metrics.jsonl"
     samples: list[Sample] = []
@@ -105,8 +104,8 @@ def watch_run(flags: list[str], folder: Path, *, ranks: int, every_s: float) -> 
             except (psutil.Error, OSError, KeyError):
                 continue  # it ends
     if child.returncode:
-        said = (folder / "output.txt").read_text()[-3000:]
-        raise RuntimeError(f"the run ended with {child.returncode}:\n{said}")
+        output = (folder / "output.txt").read_text()[-3000:]
+        raise RuntimeError(f"the run ended with {child.returncode}:\n{output}")
     return samples, time.perf_counter() - began
 
 
@@ -118,14 +117,14 @@ def name_of(process: psutil.Process, launcher: psutil.Process) -> str:
 
 
 def slope(at: list[float], value: list[float]) -> float:
-    """Of the line through some points; NaN if they are too few."""
+    """Return the slope of the line through some points; NaN if they are too few."""
     if len(set(at)) < 3:
         return float("nan")
     return float(np.polyfit(at, value, 1)[0])
 
 
 def endure_epochs(report: Report, options: argparse.Namespace, folder: Path) -> list[Sample]:
-    """A whole run of very short epochs."""
+    """Measure a whole run of very short epochs."""
     data = folder / "phantom"
     draw(data, num_train=24, num_test=8, size=32)
     lengths = [options.epochs // 4, 3 * options.epochs // 8]
@@ -166,7 +165,7 @@ def endure_epochs(report: Report, options: argparse.Namespace, folder: Path) -> 
 
 
 def fit(report: Report, samples: list[Sample], parts: dict[str, tuple[int, int]]) -> None:
-    """Growth in the second half of each part of a run (its first and last epoch), by process."""
+    """Return growth in the second half of each part of a run (its first and last epoch), by process."""
     report.say("Growth in 1,000 epochs, by the second half of")
     report.say(f"{'':<24}{'MiB at end':>12}{'MiB':>10}{'descriptors':>14}{'threads':>10}{'looks':>8}")
     for part, (first, last) in parts.items():
@@ -213,10 +212,10 @@ def endure_engines(report: Report, options: argparse.Namespace) -> list[Sample]:
         StageRunner(model, lambda name: made_up_stage(name, model)).run(train_stage)
     half = [s for s in samples if s.at > len(samples) / 2]
     growth = growths(half, 50)
-    told = ", ".join(f"{name} {growth[name]['per_unit']:.2f}" for name in BOUNDS)
+    shown = ", ".join(f"{name} {growth[name]['per_unit']:.2f}" for name in BOUNDS)
     seconds = time.perf_counter() - began
     report.say(
-        f"Engines: {len(samples)} built, used and closed, {seconds:.0f} s; growth in 50 engines: {told}"
+        f"Engines: {len(samples)} built, used and closed, {seconds:.0f} s; growth in 50 engines: {shown}"
     )
     report.numbers["engines"] = {"number": len(samples), "growth": growth}
     return samples
@@ -244,7 +243,7 @@ def made_up_stage(name: str, model: CSR) -> Stage:
 
 
 def growths(samples: list[Sample], unit: float) -> dict[str, dict[str, float]]:
-    """By what is looked at: growth per `unit`, in the span of the samples, and whether that is flat."""
+    """Return, by quantity, growth per `unit` and in the span of the samples, and whether that is flat."""
     at = [float(s.at) for s in samples]
     span = max(at) - min(at)
     found = {}
@@ -256,7 +255,7 @@ def growths(samples: list[Sample], unit: float) -> dict[str, dict[str, float]]:
 
 
 def verdict(report: Report) -> bool:
-    """Whether everything stayed flat; a part of the run that was too short to tell is no growth."""
+    """Return whether everything stayed flat; a part of the run too short to judge is no growth."""
     run, engines = report.numbers["run"], report.numbers["engines"]
     parts = [*run["growth"].items(), ("engines", engines["growth"])]
     grown = [f"{name}: {what}" for name, found in parts for what, one in found.items() if not one["flat"]]
@@ -272,7 +271,7 @@ def verdict(report: Report) -> bool:
 
 
 def draw_figure(path: Path, run: list[Sample], engines: list[Sample]) -> None:
-    """Memory above, descriptors and threads below; over epochs left, over engines right."""
+    """Draw memory above, descriptors and threads below; over epochs left, over engines right."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -86,13 +86,13 @@ def run(command: list[str], *, every_s: float = 3.0) -> Ran:
 
 
 def memory_of_tree(root: int) -> tuple[float, float]:
-    """Proportional memory of a process and all below it: all of it, and without mapped files (MiB)."""
+    """Return proportional memory of a process and all below it: all of it, and without mapped files (MiB)."""
     parent = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):  # it has ended meanwhile
             parent[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
     tree, grown = {root}, True
-    while grown:  # launchers give their workers sessions of their own, so that parents alone tell
+    while grown:  # launchers give their workers sessions of their own, so that parents alone show
         below = {pid for pid, above in parent.items() if above in tree} - tree
         tree, grown = tree | below, bool(below)
     total = private = 0.0
@@ -106,7 +106,7 @@ def memory_of_tree(root: int) -> tuple[float, float]:
 
 
 def machine() -> dict[str, Any]:
-    """Hardware and versions, for the head of a result."""
+    """Return hardware and versions, for the head of a result."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -135,7 +135,7 @@ def median(values: list[float]) -> float:
 
 
 def spread(values: list[float], digits: int = 2) -> str:
-    """Median and range of repeated measurements."""
+    """Return median and range of repeated measurements."""
     if not values:
         return "-"
     return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
@@ -157,7 +157,7 @@ class Report:
         self.lines.append(line)
 
     def write(self) -> None:
-        """Both files, after each part: a long benchmark that is cut off leaves what it has."""
+        """Write both files, after each part: a long benchmark that is cut off leaves what it has."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{self.name}.txt").write_text("\n".join(self.lines) + "\n")
         (self.folder / f"{self.name}.json").write_text(json.dumps(self.numbers, indent=2) + "\n")

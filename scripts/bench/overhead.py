@@ -38,7 +38,7 @@ def build_stage(model_name: str, image_size: int) -> ConceptStage:
 
 
 def bare_step(stage: ConceptStage, *, precision: str) -> Callable[[dict[str, Any]], None]:
-    """One step as a plain loop does it."""
+    """Take one step as a plain loop does it."""
     parameters = [p for p in stage.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW([g for g in stage.param_groups() if g["params"]], fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
@@ -68,7 +68,7 @@ def engine_step(stage: ConceptStage, *, precision: str, batch_size: int) -> Step
 
 
 def block(step: Step, batch: dict[str, Any], steps: int) -> float:
-    """Seconds per step."""
+    """Return seconds per step."""
     began = time.perf_counter()
     for _ in range(steps):
         step(batch)

@@ -1,4 +1,4 @@
-"""How csr's cost grows: ranks, images, concepts, prototypes, and the stage-2 loss alone.
+"""Growth of csr's cost: ranks, images, concepts, prototypes, and the stage-2 loss alone.
 
     python scripts/bench/scaling.py                    all parts
     python scripts/bench/scaling.py --quick            does it work? numbers mean nothing
@@ -45,7 +45,7 @@ T, D, PRESENT_PER_IMAGE = 6, 128, 3
 
 
 def scale_ranks(report: Report, options: argparse.Namespace, folder: Path) -> None:
-    """Stage-1 images/s and whole runs on 1 and 2 ranks, the effective batch being the same."""
+    """Measure stage-1 images/s and whole runs on 1 and 2 ranks, the effective batch being the same."""
     data = folder / "phantom"
     draw(data, num_train=options.num_train, num_test=40, size=options.source_size)
     report.say(f"Ranks: {options.model_name} at {options.image_size}, effective batch {options.batch_size}")
@@ -95,7 +95,7 @@ def made_up_stage(name: str, *, num_concepts: int, num_prototypes: int) -> Stage
 def epoch_seconds(
     name: str, *, num_images: int, num_concepts: int, num_prototypes: int, epochs: int
 ) -> float:
-    """Median seconds of an epoch on cached features of made-up images, after one that is not counted."""
+    """Return median seconds of an epoch on cached features of made-up images, after an uncounted one."""
     stage = made_up_stage(name, num_concepts=num_concepts, num_prototypes=num_prototypes)
     rng = np.random.default_rng(0)
     concept_NK = np.zeros((num_images, num_concepts), np.float32)
@@ -134,7 +134,7 @@ def epoch_seconds(
 
 
 def scale_features(report: Report, options: argparse.Namespace) -> None:
-    """Epochs of the cached stages as N, K and M grow one after another."""
+    """Measure epochs of the cached stages as N, K and M grow one after another."""
     distributed.adopt_launcher_environment()
     start(10.0)
     base = {"num_images": 1024, "num_concepts": 14, "num_prototypes": 5}
@@ -155,7 +155,7 @@ def scale_features(report: Report, options: argparse.Namespace) -> None:
 
 
 def scale_loss(report: Report, options: argparse.Namespace) -> None:
-    """Seconds and peak memory of the stage-2 loss, forward and backward."""
+    """Measure seconds and peak memory of the stage-2 loss, forward and backward."""
     concepts, prototypes, vectors = (14, 64), (5, 64, 256), (256, 4096, 16384)
     if options.quick:
         concepts, prototypes, vectors = (4,), (5,), (64, 128)
@@ -176,7 +176,7 @@ def scale_loss(report: Report, options: argparse.Namespace) -> None:
 def loss_cost(
     num_vectors: int, num_concepts: int, num_prototypes: int, *, repeats: int
 ) -> tuple[float, float]:
-    """Median ms, and MiB above what was held before."""
+    """Return median ms, and MiB above what was held before."""
     device = local_device()
     vec = F.normalize(torch.randn(num_vectors, D, device=device), dim=1).requires_grad_()
     proto = F.normalize(torch.randn(num_concepts, num_prototypes, D, device=device), dim=2).requires_grad_()

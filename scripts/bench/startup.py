@@ -1,11 +1,12 @@
-"""Seconds from typing `csr train` to the end of its first optimizer step, on a machine that has done it before.
+"""Seconds from typing `csr train` to the end of its first step, on a machine that has done it before.
 
     python scripts/bench/startup.py                    ResNet-50 and ViT-B/16 at 224, one rank and two
     python scripts/bench/startup.py --quick            does it work? numbers mean nothing
 
-Beside it stands what a process pays before it runs a line of csr: importing torch, DeepSpeed and timm. The end of
-the first step is when its loss goes to the TensorBoard board. Every setting runs once uncounted (decoded images,
-compiled Python files). Results are printed and written to scripts/bench/results/NAME.txt and NAME.json.
+Beside it stands what a process pays before it runs a line of csr: importing torch, DeepSpeed and timm. The
+end of the first step is when its loss goes to the TensorBoard board. Every setting runs once uncounted
+(decoded images, compiled Python files). Results are printed and written to scripts/bench/results/: NAME.txt
+and NAME.json.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ IMPORTS = "import torch, deepspeed, timm"
 
 
 def first_step_s(data: Path, folder: Path, *, model: tuple[str, str], image_size: int, ranks: int) -> float:
-    """One short run: seconds until its first loss is there."""
+    """Run shortly; return seconds until its first loss is there."""
     flags = {
         "train_csv": data / "labels_train.csv",
         "test_csv": data / "labels_test.csv",
@@ -48,7 +49,7 @@ def first_step_s(data: Path, folder: Path, *, model: tuple[str, str], image_size
 
 
 def first_loss_at(board: Path) -> float:
-    """When rank 0's first loss was written, seconds since 1970."""
+    """Return the time of rank 0's first loss, seconds since 1970."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (own,) = board.glob("rank0-*")

@@ -56,7 +56,7 @@ TASK = {"SLURM_ARRAY_JOB_ID": "20005", "SLURM_ARRAY_TASK_ID": "2"}
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own, with the stand-ins before everything else on the PATH."""
+    """Return a folder of its own, with the stand-ins before everything else on the PATH."""
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
     for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():

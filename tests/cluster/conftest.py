@@ -1,4 +1,4 @@
-"""Machines made once, as root, gone afterwards; and a stand-in for ssh: what a host was to run is run here."""
+"""Machines made once, as root, gone afterwards; and a stand-in for ssh that runs a host's commands here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ exec bash -c "${@: -1}"
 
 @pytest.fixture(scope="session")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    """node1 and node2 with sshd, one slot each; launchers are started on node1."""
+    """Make node1 and node2 with sshd, one slot each; launchers are started on node1."""
     pair = Hosts(tmp_path_factory.mktemp("hosts") / "state")
     try:
         pair.up()
@@ -35,7 +35,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    """A SLURM of two nodes; commands run on its login host, in a folder that all hosts see."""
+    """Make a SLURM of two nodes; commands run on its login host, in a folder that all hosts see."""
     folder = tmp_path_factory.mktemp("slurm")
     cluster = Slurm(folder / "state", folder)
     try:

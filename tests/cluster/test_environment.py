@@ -1,4 +1,4 @@
-"""Variables reach a host's shell as they are: checked with a real shell, through what DeepSpeed does to them."""
+"""Variables reach a host's shell as they are: checked with a real shell and DeepSpeed's own rewriting."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HOSTILE = [
 
 
 def as_deepspeed_exports(text: str) -> str:
-    """`export ..;` for each line, as DeepSpeed's pdsh runner writes it and pdsh passes it on."""
+    """Return `export ..;` for each line, as DeepSpeed's pdsh runner writes it and pdsh passes it on."""
     exports = ""
     for line in text.splitlines(keepends=True):
         key, value = line.split("=", maxsplit=1)
@@ -64,7 +64,7 @@ def test_a_line_break_cannot_be_passed_on():
 
 def test_files_of_deepspeed_are_read_with_comments_and_empty_lines(tmp_path, monkeypatch):
     (tmp_path / "home").mkdir()
-    (tmp_path / "home" / ".deepspeed_env").write_text("# mine\n\nOMP_NUM_THREADS=3\nNCCL_DEBUG=INFO\n")
+    (tmp_path / "home" / ".deepspeed_env").write_text("# own\n\nOMP_NUM_THREADS=3\nNCCL_DEBUG=INFO\n")
     (tmp_path / ".deepspeed_env").write_text("NCCL_DEBUG = WARN\n")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)

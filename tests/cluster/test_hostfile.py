@@ -1,4 +1,4 @@
-"""A hostfile is read strictly: what DeepSpeed, pdsh, ssh or a shell could read otherwise is refused with its line."""
+"""Hostfiles are read strictly: lines DeepSpeed, pdsh, ssh or a shell could read otherwise are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_hosts_come_in_order_without_comments_and_empty_lines(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("node1 slots=0", "line 1: .*number of ranks, from 1 to 1024"),
         ("node1 slots=-1", "line 1: .*number of ranks"),
@@ -40,10 +40,10 @@ def test_hosts_come_in_order_without_comments_and_empty_lines(tmp_path):
         ("\n".join(f"n{i} slots=1" for i in range(1025)), "at most 1024"),
     ],
 )
-def test_a_line_that_cannot_be_used_is_named(text, told, tmp_path):
+def test_a_line_that_cannot_be_used_is_named(text, message, tmp_path):
     path = tmp_path / "hosts"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=told) as raised:
+    with pytest.raises(InputError, match=message) as raised:
         read_hostfile(path)
     assert str(raised.value).isascii() and "\n" not in str(raised.value)
 

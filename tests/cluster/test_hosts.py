@@ -1,4 +1,4 @@
-"""Training on two real hosts over ssh and pdsh: the numbers of one host, and what happens when one is lost."""
+"""Training on two real hosts over ssh and pdsh: the numbers of one host, and the end when one is lost."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(hosts: Hosts, phantom_folder: Path, out: Path) -> Path:
-    """A run on two hosts that nothing happened to."""
+    """Return an undisturbed run on two hosts."""
     run = Launched(hosts, of_run(phantom_folder, out, "pair"), out.parent / "pair.txt")
     assert run.wait() == 0, run.text[-3000:]
     assert hosts.left() == {}
@@ -103,7 +103,7 @@ def test_a_lost_host_ends_the_run_everywhere_and_the_same_command_goes_on(hosts,
     """One run that loses its second host three times, each time in another way."""
     command = of_run(phantom_folder, out, "lost", "--timeout", str(TIMEOUT_S / 60))
     folder, done = out / "lost", 0
-    for fault, patience_s, told in FAULTS:
+    for fault, patience_s, reason in FAULTS:
         run = Launched(hosts, command, out.parent / f"{fault.__name__}.txt")
         run.wait_until(lambda seen=done: len(records(folder)) > seen)
         fault(hosts)
@@ -112,7 +112,7 @@ def test_a_lost_host_ends_the_run_everywhere_and_the_same_command_goes_on(hosts,
             assert run.wait(seconds=patience_s + MARGIN_S) == 1, run.text[-3000:]
         finally:
             hosts.link("node2", "up")
-        assert "rank 1 of 2 on host node2" in run.text and told in run.text, run.text[-3000:]
+        assert "rank 1 of 2 on host node2" in run.text and reason in run.text, run.text[-3000:]
         assert hosts.left() == {}, f"after {fault.__name__}"
         assert time.monotonic() - since < patience_s + MARGIN_S
         assert not (folder / "results.json").exists()

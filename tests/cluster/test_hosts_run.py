@@ -23,13 +23,13 @@ RANK = "RANK=0 setsid bash -c '{trap}; touch $MARK; sleep 60 & wait'"
 
 @pytest.fixture
 def start(fake_ssh, tmp_path, monkeypatch):
-    """Run a shell script as if it were the launcher: (exit code, what was said, processes left)."""
+    """Run a shell script as if it were the launcher: (exit code, lines reported, processes left)."""
     monkeypatch.setattr(hosts_run, "OTHERS_END_S", 0.5)
     monkeypatch.setattr(hosts_run, "GRACE_S", 1.0)
     monkeypatch.setattr(hosts_run, "LAUNCHER_ENDS_S", 1.0)
 
     def start(script: str, *signals: int) -> tuple[int, list[str], int]:
-        run_id, said = secrets.token_hex(8), []
+        run_id, lines = secrets.token_hex(8), []
         mark = tmp_path / "mark"
         environment = {**without_rank(), host_processes.RUN: run_id, "MARK": str(mark)}
         run = HostsRun(
@@ -38,7 +38,7 @@ def start(fake_ssh, tmp_path, monkeypatch):
             hosts=HOSTS,
             run_id=run_id,
             ssh_port=None,
-            say=said.append,
+            report=lines.append,
         )
 
         def signal_us() -> None:
@@ -51,13 +51,13 @@ def start(fake_ssh, tmp_path, monkeypatch):
         if signals:
             threading.Thread(target=signal_us, daemon=True).start()
         code = run.run()
-        return code, said, len(host_processes.of_run(run_id))
+        return code, lines, len(host_processes.of_run(run_id))
 
     return start
 
 
 def without_rank() -> dict[str, str]:
-    """This environment; a test before may have made this process a rank."""
+    """Return this environment without a rank; a test before may have made this process a rank."""
     return {name: value for name, value in os.environ.items() if name != host_processes.RANK}
 
 
@@ -86,16 +86,16 @@ def test_a_lost_pdsh_is_no_success_and_its_ranks_are_ended(start):
 
 def test_a_host_that_ended_badly_ends_the_others_even_stopped_ones(start):
     stopped = f"{RANK.format(trap=':')} & sleep 0.5; kill -STOP $!; "
-    code, said, left = start(f"{stopped} {ended('a', 247)} sleep 60")
+    code, lines, left = start(f"{stopped} {ended('a', 247)} sleep 60")
     assert (code, left) == (1, 0)
-    assert "a ended with 247 (a rank was killed by SIGKILL): ending what is left on b" in said[0]
+    assert "a ended with 247 (a rank was killed by SIGKILL): ending what is left on b" in lines[0]
 
 
 def test_a_signal_is_passed_on_to_the_ranks_alone(start):
     script = f"trap 'exit 9' TERM; {RANK.format(trap='trap `exit 75` TERM'.replace('`', chr(34)))}; exit $?"
-    code, said, left = start(script, signal.SIGTERM)
+    code, lines, left = start(script, signal.SIGTERM)
     assert (code, left) == (75, 0)
-    assert said == ["SIGTERM: the ranks are asked to save and stop"]
+    assert lines == ["SIGTERM: the ranks are asked to save and stop"]
 
 
 def test_a_rank_that_a_signal_ends_before_it_listens_was_stopped_too(start):
@@ -105,10 +105,10 @@ def test_a_rank_that_a_signal_ends_before_it_listens_was_stopped_too(start):
 
 
 def test_a_signal_before_any_rank_runs_ends_the_launcher(start):
-    code, said, left = start("touch $MARK; sleep 60", signal.SIGHUP)
+    code, lines, left = start("touch $MARK; sleep 60", signal.SIGHUP)
     assert (code, left) == (75, 0)
-    assert said[0] == "SIGHUP: no rank is running yet: ending the run"
-    assert "run the same command again" in said[1]
+    assert lines[0] == "SIGHUP: no rank is running yet: ending the run"
+    assert "run the same command again" in lines[1]
 
 
 def test_hosts_that_save_are_given_more_time(start):
@@ -125,20 +125,20 @@ def test_a_second_interrupt_stops_at_once(start):
 
 
 def test_other_runs_of_the_same_user_are_left_alone():
-    mine, other = (secrets.token_hex(8) for _ in range(2))
+    own, other = (secrets.token_hex(8) for _ in range(2))
     with (
-        subprocess.Popen(["sleep", "60"], env={**without_rank(), host_processes.RUN: mine}) as first,
+        subprocess.Popen(["sleep", "60"], env={**without_rank(), host_processes.RUN: own}) as first,
         subprocess.Popen(
             ["sleep", "60"], env={**os.environ, host_processes.RUN: other, "RANK": "0"}
         ) as second,
     ):
         try:
-            assert host_processes.ranks_of(mine) == [] and host_processes.ranks_of(other) == [second.pid]
+            assert host_processes.ranks_of(own) == [] and host_processes.ranks_of(other) == [second.pid]
             waiting = threading.Thread(
                 target=first.wait
             )  # a child of ours stays a zombie until it is waited for
             waiting.start()
-            assert host_processes.end(mine, 5.0) == (1, 0)
+            assert host_processes.end(own, 5.0) == (1, 0)
             waiting.join()
             assert second.poll() is None
         finally:

@@ -1,4 +1,4 @@
-"""What is made of the hosts' answers: every difference is told, with the host, the other value and the fix."""
+"""The verdict on the hosts' answers: every difference is reported with the host, the other value, the fix."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ GPU = {"name": "NVIDIA H200", "mib": 143_000}
 
 
 def pair(**changed: Any) -> list[Checked]:
-    """Two hosts that are alike but for what is given of the second one."""
+    """Return two hosts that are alike but for what is given of the second one."""
     second = {**copy.deepcopy(FACTS), **changed}
     return [
         Checked(Host("node1", 8, 1), dict(OPENING), copy.deepcopy(FACTS)),
@@ -61,14 +61,14 @@ def test_hosts_that_are_alike_are_ready_and_meet_where_all_reach():
     outcome = Preflight(checked, "10.0.0.1", 20_000)
     outcome.require_ready()
     assert outcome.lines[0] == (
-        "node1: ok: csr 0.1.0 (c0dec0de), torch 2.9.0, deepspeed 0.18.0, 8 cores for 8 rank(s), clock +0.0 s, "
-        "48.8 GiB free, same data, train_dir 7"
+        "node1: ok: csr 0.1.0 (c0dec0de), torch 2.9.0, deepspeed 0.18.0, 8 cores for 8 rank(s), clock +0.0 "
+        "s, 48.8 GiB free, same data, train_dir 7"
     )
     assert outcome.lines[2] == "all reach node1 at 10.0.0.1 port 20000"
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "problem"),
     [
         ({"csr": "0.2.0", "code": "f00"}, "csr is 0.2.0, on node1 0.1.0: install the same version on both"),
         (
@@ -91,11 +91,11 @@ def test_hosts_that_are_alike_are_ready_and_meet_where_all_reach():
         ),
     ],
 )
-def test_a_host_that_differs_is_told_with_the_fix_and_the_other_is_ready(changed, told):
+def test_a_host_that_differs_is_reported_with_the_fix_and_the_other_is_ready(changed, problem):
     checked = pair(**changed)
     compare(checked)
     assert checked[0].problems == []
-    assert len(checked[1].problems) == 1 and checked[1].problems[0].startswith(told)
+    assert len(checked[1].problems) == 1 and checked[1].problems[0].startswith(problem)
     assert checked[1].line() == f"node2: FAILED: {checked[1].problems[0]}"
     with pytest.raises(InputError, match="1 of 2 host.s. are not ready: node2"):
         Preflight(checked, None, None).require_ready()
@@ -106,14 +106,14 @@ def test_all_that_differs_stands_in_one_line():
     checked[1].clock_s = -90.0
     compare(checked)
     line = checked[1].line()
-    for told in (
+    for part in (
         "torch is 2.8.0",
         "deepspeed is None",
         "deepspeed is not installed",
         "slots=8",
         "its clock is -90 s",
     ):
-        assert told in line
+        assert part in line
     assert "\n" not in line
 
 
@@ -152,7 +152,7 @@ def test_another_service_on_the_port_is_not_taken_for_the_master():
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "told"),
+    ("code", "output", "reason"),
     [
         (
             255,
@@ -170,9 +170,9 @@ def test_another_service_on_the_port_is_not_taken_for_the_master():
         (9, [], "csr fails there (exit code 9)"),
     ],
 )
-def test_why_a_host_did_not_answer_is_told_in_plain_words(code, said, told):
-    text = ssh.reason("a", code, said, folder="/runs", module="csr.cluster.host_report")
-    assert re.search(told.replace("(", r"\(").replace(")", r"\)"), text)
+def test_why_a_host_did_not_answer_is_reported_in_plain_words(code, output, reason):
+    text = ssh.reason("a", code, output, folder="/runs", module="csr.cluster.host_report")
+    assert re.search(reason.replace("(", r"\(").replace(")", r"\)"), text)
 
 
 @pytest.mark.dist

@@ -1,4 +1,4 @@
-"""Training under a real SLURM: whatever stops a job, it goes on by itself and ends with the same weights."""
+"""Training under a real SLURM: whatever stops a job, it resumes by itself and ends with the same weights."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SHORT = {"epochs_stage1": "1", "epochs_stage2": "1", "epochs_stage3": "1"}
 
 
 def of_run(phantom: Path, slurm: Slurm, name: str | None, **changed: str) -> list[str]:
-    given = {"batch_size": "8", "epochs_stage1": "9", "epochs_stage2": "5", "epochs_stage3": "2", **changed}
-    return flags(phantom, slurm.folder / "out", "--precision", "fp32", exp_name=name, **given)
+    options = {"batch_size": "8", "epochs_stage1": "9", "epochs_stage2": "5", "epochs_stage3": "2", **changed}
+    return flags(phantom, slurm.folder / "out", "--precision", "fp32", exp_name=name, **options)
 
 
 def weights(slurm: Slurm, name: str) -> dict[str, torch.Tensor]:
@@ -40,20 +40,20 @@ def assert_same(slurm: Slurm, name: str, expected: str) -> None:
 
 @pytest.fixture(scope="module")
 def whole_job(slurm: Slurm, phantom_folder: Path) -> Job:
-    """A job on two nodes that nothing happens to, running."""
+    """Submit a job on two nodes that is not disturbed."""
     return slurm.submit(*TWO_NODES, "--", *of_run(phantom_folder, slurm, "whole"))
 
 
 @pytest.fixture(scope="module")
 def whole(slurm: Slurm, whole_job: Job, limited: Job) -> str:
-    """Its name, when it has finished; the other one stands still meanwhile."""
+    """Return its name, when it has finished; the other one stands still meanwhile."""
     assert whole_job.end() == "COMPLETED", whole_job.text[-3000:]
     return "whole"
 
 
 @pytest.fixture(scope="module")
 def limited(slurm: Slurm, phantom_folder: Path, whole_job: Job) -> Job:
-    """A job whose ranks are stopped, or it would be done before SLURM warns of its time limit.
+    """Submit a job whose ranks are stopped, or it would be done before SLURM warns of its time limit.
 
     The warning comes 60 to 90 s after the start, the limit itself later than this file takes.
     """
@@ -72,7 +72,7 @@ def test_two_nodes_have_one_rank_each_and_a_log_for_each(slurm, whole, whole_job
     assert (slurm.folder / "out" / "whole.sbatch").is_file()
 
 
-def test_a_job_goes_on_after_usr1_and_after_a_requeue_by_others(slurm, phantom_folder, whole):
+def test_a_job_resumes_after_usr1_and_after_a_requeue_by_others(slurm, phantom_folder, whole):
     arguments = of_run(phantom_folder, slurm, "signalled")
     job = slurm.sbatch("--nodes", "2", "--cpus-per-task", "1", SCRIPT, *arguments)
     job.until("Epoch 3/9")
@@ -80,13 +80,13 @@ def test_a_job_goes_on_after_usr1_and_after_a_requeue_by_others(slurm, phantom_f
     job.until("csr: pre-empted and requeued")
     job.until(", start 2,")
     job.until("Epoch 6/9")
-    slurm.told("scontrol", "requeue", job.number)
+    slurm.output_of("scontrol", "requeue", job.number)
     assert job.end() == "COMPLETED", job.text[-3000:]
     assert job.field("Restarts") == "2" and ", start 3," in job.text
     assert_same(slurm, "signalled", whole)
 
 
-def test_a_job_that_meets_its_time_limit_goes_on_in_a_new_start(slurm, limited, whole):
+def test_a_job_that_meets_its_time_limit_resumes_in_a_new_start(slurm, limited, whole):
     limited.until("csr: USR1: the ranks save and stop")
     time.sleep(5.0)  # srun passes it on meanwhile; ranks that went on before could be done first
     limited.signal("CONT")
@@ -128,12 +128,12 @@ def test_a_second_job_on_a_folder_is_refused_and_a_cancelled_one_stays_cancelled
     assert second.end() == "FAILED"
     assert second.field("ExitCode") == "2:0"
     assert "contested: another run" in second.text and "is writing this folder" in second.text
-    slurm.told("scancel", first.number)
+    slurm.output_of("scancel", first.number)
     first.until("csr: ended from outside")
     assert first.end() == "CANCELLED" and first.field("Restarts") == "0"
 
 
-def test_the_lock_of_a_crashed_node_holds_nobody_up(slurm, phantom_folder):
+def test_the_lock_of_a_crashed_node_holds_up_no_run(slurm, phantom_folder):
     """The last one: a node is gone afterwards."""
     arguments = of_run(phantom_folder, slurm, "crashed", epochs_stage1="500")
     job = slurm.submit(*ONE_NODE, "--", *arguments)
@@ -143,5 +143,5 @@ def test_the_lock_of_a_crashed_node_holds_nobody_up(slurm, phantom_folder):
     job.until(", start 2,")
     job.until("resumes in the concept stage")
     assert job.field("NodeList") == ({"node1", "node2"} - {node}).pop()
-    slurm.told("scancel", job.number)
+    slurm.output_of("scancel", job.number)
     assert job.end() == "CANCELLED"

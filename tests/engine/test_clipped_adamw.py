@@ -34,17 +34,17 @@ def set_gradients(net: nn.Module, step: int, scale: float) -> None:
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_steps_are_those_of_torch_after_clip_grad_norm(clip, scale):
     ours = network()
-    theirs = copy.deepcopy(ours)
-    optimizer, plain = ClippedAdamW(groups(ours), clip=clip), torch.optim.AdamW(groups(theirs))
+    reference = copy.deepcopy(ours)
+    optimizer, plain = ClippedAdamW(groups(ours), clip=clip), torch.optim.AdamW(groups(reference))
     for step in range(5):
         set_gradients(ours, step, scale)
-        set_gradients(theirs, step, scale)
-        norm = nn.utils.clip_grad_norm_(theirs.parameters(), clip or float("inf"))
+        set_gradients(reference, step, scale)
+        norm = nn.utils.clip_grad_norm_(reference.parameters(), clip or float("inf"))
         optimizer.step()
         plain.step()
         assert optimizer._global_grad_norm == pytest.approx(float(norm), rel=1e-6)
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=0, atol=1e-6)
+    for own, other in zip(ours.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -1,4 +1,4 @@
-"""DeepSpeed around a stage: the numbers of plain torch AdamW, states that go on, nothing left behind."""
+"""DeepSpeed around a stage: the numbers of plain torch AdamW, states that resume, nothing left behind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def started() -> Iterator[None]:
 
 @pytest.fixture(params=[False, True], ids=["whole", "sharded"])
 def sharded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether ZeRO is used, as several ranks do, or left out, as one rank does."""
+    """Return whether ZeRO is used, as several ranks do, or omitted, as one rank does."""
     monkeypatch.setattr(engines, "Engine", partial(Engine, always_shards=request.param))
     return request.param
 
@@ -102,7 +102,7 @@ def opened(stage: Stage, **options: Any) -> Engine:
 
 
 def plain_torch(stage: Stage, first: int) -> dict[str, torch.Tensor]:
-    """The same steps with torch alone, on a copy."""
+    """Take the same steps with torch alone, on a copy."""
     stage = copy.deepcopy(stage)
     optimizer = torch.optim.AdamW(stage.param_groups())
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -117,7 +117,7 @@ def plain_torch(stage: Stage, first: int) -> dict[str, torch.Tensor]:
 
 
 def begun(stage: Stage) -> Stage:
-    """With the starting values that its features give."""
+    """Return the stage with the starting values that its features give."""
     if stage.frozen_inputs:
         with torch.no_grad():
             stage.eval()
@@ -199,9 +199,9 @@ def test_a_state_of_one_rank_goes_on_in_shards_and_back(first, precision, monkey
             engine.load_training_state(saved)
         for step in numbers:
             engine.micro_step(batch_of(step))
-        told = engine.state_dict(), copy.deepcopy(engine.training_state())
+        states = engine.state_dict(), copy.deepcopy(engine.training_state())
         engine.close()
-        return told
+        return states
 
     expected, _ = steps(begun(build_open("concept")), first, range(2 * STEPS))
     _, saved = steps(begun(build_open("concept")), first, range(STEPS))

@@ -1,4 +1,4 @@
-"""Choices made for GPUs, as far as a CPU can show them: the device handed to DeepSpeed, precision, time-outs, no stops."""
+"""Choices made for GPUs, as far as a CPU can show them: device, precision, time-outs, no stops."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_objects_travel_in_the_group_of_the_hosts_and_not_through_gpu_memory(mon
 
 
 class Line(nn.Module):
-    """A stage of one weight whose loss is what its batch says."""
+    """A stage of one weight whose loss is the value of its batch."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -31,7 +31,10 @@ RunCommand = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def command(phantom_folder: Path, tmp_path: Path) -> RunCommand:
-    """Runs the command on a CPU with or without bf16; its exit code, and the line on precision or the error."""
+    """Return a function that runs the command on a CPU with or without bf16.
+
+    It returns the exit code, and the line on precision or the error.
+    """
 
     def run(*more: str, has_bf16: bool, **changed: str | None) -> tuple[int, str]:
         given = flags(phantom_folder, tmp_path / "out", *more, **{**SHORT, **changed})

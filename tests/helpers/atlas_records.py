@@ -25,7 +25,7 @@ def prototypes(atlas: dict[str, Any]) -> Iterator[tuple[int, int, dict[str, Any]
 
 
 def flood(map_HW: np.ndarray) -> list[tuple[int, int]]:
-    """Return the cells reached from the peak by steps to neighbours in the upper quarter of the map's range."""
+    """Return the cells reached from the peak by steps between neighbours in the top quarter of the range."""
     limit = float(map_HW.min()) + 0.75 * (float(map_HW.max()) - float(map_HW.min()))
     todo = [tuple(np.unravel_index(map_HW.argmax(), map_HW.shape))]
     found = set(todo)

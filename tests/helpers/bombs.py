@@ -41,7 +41,7 @@ if __name__ == "__main__":
     )  # imports what readers import late
     limit = virtual_bytes() + mib * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    told = {}
+    measured = {}
     for path in sorted(folder.iterdir()):
         began = time.monotonic()
         try:
@@ -50,5 +50,5 @@ if __name__ == "__main__":
         except InputError as error:
             result = f"refused: {error}"
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        told[path.name] = {"result": result, "seconds": time.monotonic() - began, "peak_mib": peak}
-    sys.stdout.write(json.dumps(told))
+        measured[path.name] = {"result": result, "seconds": time.monotonic() - began, "peak_mib": peak}
+    sys.stdout.write(json.dumps(measured))

@@ -13,7 +13,7 @@ STEP = "csr.training.observers.observer:StopWhenAsked.after_step"
 
 
 def ended(what: str, place: str, number: int, *arguments: str, ranks: int = 1) -> Any:
-    """A run that meets its end at a place; its exit code is the one of this process or of the launcher."""
+    """Run until the end at a place; return the exit code of this process or of the launcher."""
     words = [Path(sys.executable).name]
     if ranks > 1:
         words = ["torchrun", "--standalone", f"--nproc_per_node={ranks}"]

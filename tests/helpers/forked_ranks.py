@@ -41,7 +41,7 @@ def _rank_main(
 
 
 def on_ranks(function: Callable[[], Any], world: int = 2, timeout_s: int = 60) -> list[Any]:
-    """What the function returns (or raises) on each rank of a gloo group of real processes."""
+    """Return what the function returns (or raises) on each rank of a gloo group of real processes."""
     distributed.shut_down()  # a group that an engine's test opened here would be inherited
     context = multiprocessing.get_context("fork")
     results = context.Queue()

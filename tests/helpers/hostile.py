@@ -1,4 +1,4 @@
-"""What every hostile input has in common: one line that names it, code 2, nothing written over, no code run."""
+"""Checks common to hostile inputs: one line that names it, code 2, nothing written over, no code run."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def refuse(
     out, err, began = io.StringIO(), io.StringIO(), time.monotonic()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), quiet():
         code = run_command(lambda argv: call() and None)
-    told = err.getvalue()
-    assert code == 2, told or out.getvalue() or "it was accepted"
-    lines = told.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("csr: error: "), told
-    assert len(lines[0]) <= LINE and "Traceback" not in told, told
+    errors = err.getvalue()
+    assert code == 2, errors or out.getvalue() or "it was accepted"
+    lines = errors.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("csr: error: "), errors
+    assert len(lines[0]) <= LINE and "Traceback" not in errors, errors
     assert lines[0].isprintable(), ascii(lines[0])
     assert time.monotonic() - began < within
     for word in named:
@@ -54,7 +54,7 @@ def refuse(
 
 
 def survives(call: Callable[[], object]) -> bool:
-    """Whether a call succeeds; an InputError is the only other thing that may come of it."""
+    """Return whether a call succeeds; an InputError is the only other outcome."""
     try:
         with quiet():
             call()
@@ -66,14 +66,14 @@ def survives(call: Callable[[], object]) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Any:
-    """As the commands do while they decode: warnings about a file are not the user's."""
+    """Silence warnings as the commands do while they decode: warnings about a file are not the user's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def mutate(data: bytes, seed: int) -> bytes:
-    """A few random changes: bits and bytes flipped, pieces cut, doubled, swapped, zeroed, numbers blown up."""
+    """Return bytes with a few random changes: flipped, cut, doubled, swapped, zeroed, numbers blown up."""
     draw = random.Random(seed)
     changed = bytearray(data)
     for _ in range(draw.choice((1, 1, 2, 4, 16))):

@@ -19,7 +19,7 @@ RAMP = np.linspace(0, 4095, 480).astype(np.uint16).reshape(24, 20)
 
 
 def saved(image: np.ndarray | Image.Image, kind: str, **options: Any) -> bytes:
-    """The bytes of a file of that kind."""
+    """Return the bytes of a file of that kind."""
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     out = io.BytesIO()
     picture.save(out, format=kind, **options)
@@ -40,20 +40,20 @@ def png(
     extra: bytes = b"",
     interlace: int = 0,
 ) -> bytes:
-    """A PNG whose header says what it likes."""
+    """Return a PNG whose header claims any size."""
     head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlace)
     parts = chunk(b"IHDR", head) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
 def huge_gif() -> bytes:
-    """65,535 x 65,535 pixels, of which one is there."""
+    """Return a GIF of 65,535 x 65,535 pixels, of which one is there."""
     head = b"GIF89a\xff\xff\xff\xff\x80\0\0" + b"\0\0\0\xff\xff\xff"
     return head + b"\x2c\0\0\0\0\xff\xff\xff\xff\0\x02\x02\x44\x01\0\x3b"
 
 
 def dicom(pixels: np.ndarray = RAMP, *, syntax: str = ExplicitVRLittleEndian, **elements: Any) -> bytes:
-    """A DICOM file; None takes an element out."""
+    """Return a DICOM file; None takes an element out."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = syntax
     meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
@@ -83,7 +83,7 @@ def dicom(pixels: np.ndarray = RAMP, *, syntax: str = ExplicitVRLittleEndian, **
 
 
 def nested(depth: int) -> list[Dataset]:
-    """A sequence within a sequence within.."""
+    """Return a sequence within a sequence within.."""
     inner: list[Dataset] = []
     for _ in range(depth):
         item = Dataset()

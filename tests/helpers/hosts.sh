@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Two hosts on one machine: each has its own network (address, routes), host name, processes, mounts, and an sshd.
-#   hosts.sh up                    install what is missing (Debian), make node1 and node2, write their hostfile
+# Two hosts on one machine: each has its own network, host name, processes, mounts, and an sshd.
+#   hosts.sh up                    install packages (Debian), make node1 and node2, write their hostfile
 #   hosts.sh exec HOST COMMAND..   run a command on a host, in the present folder
 #   hosts.sh link HOST up|down     plug the network cable of a host in or out, at the switch between them
 #   hosts.sh pid HOST              the host's first process, as this machine sees it
 #   hosts.sh status                one line per host
 #   hosts.sh down                  end the hosts with all that runs on them; nothing is left
-# CSR_HOSTS=FOLDER is where keys and logs lie (default /tmp/csr-hosts): another folder is another pair of hosts.
-# Exit code 77: they cannot be made here (not root, no packages, no namespaces); the last line says why.
+# CSR_HOSTS=FOLDER holds keys and logs (default /tmp/csr-hosts): another folder is another pair.
+# Exit code 77: they cannot be made here (not root, no packages, no namespaces); the last line has the reason.
 set -euo pipefail
 state="${CSR_HOSTS:-/tmp/csr-hosts}"
 me="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/$(basename "${BASH_SOURCE[0]}")"
 hosts=(node1 node2)
 switch=switch # a third network, with nothing in it but the other ends of the hosts' cables
 slots=1
-address() { echo "10.213.7.${1#node}"; } # in the hosts' own network only: this machine never has such an address
+# in the hosts' own network only: this machine never has such an address
+address() { echo "10.213.7.${1#node}"; }
 
 cannot() { echo "hosts.sh: $*" >&2; exit 77; }
 
@@ -82,7 +83,8 @@ Host *
   LogLevel ERROR
 END
     for host in "${hosts[@]}"; do
-        echo "$host,$(address "$host"),127.0.1.1 $(cut -d ' ' -f 1,2 "$state/hostkey.pub")" >>"$state/known_hosts"
+        echo "$host,$(address "$host"),127.0.1.1 $(cut -d ' ' -f 1,2 "$state/hostkey.pub")" \
+            >>"$state/known_hosts"
         echo "$host slots=$slots" >>"$state/hostfile"
     done
 }
@@ -165,15 +167,17 @@ up() {
     write_settings
     local host
     for host in $switch "${hosts[@]}"; do start "$host"; done
-    for host in "${hosts[@]}"; do # a cable: neither of its ends is on this machine, and it goes with the host
+    # a cable: neither of its ends is on this machine, and it goes with the host
+    for host in "${hosts[@]}"; do
         ip link add eth0 netns "$(first_process "$host")" type veth \
-            peer name "$host" netns "$(first_process $switch)" || cannot "no virtual network cable can be made"
+            peer name "$host" netns "$(first_process $switch)" ||
+            cannot "no virtual network cable can be made"
     done
     await test -e "$state/$switch.ready" || cannot "$switch: $(tail -n 1 "$state/$switch.log")"
     for host in "${hosts[@]}"; do
         await test -e "$state/$host.ready" || cannot "$host: $(tail -n 1 "$state/$host.log")"
         await bash "$me" exec node1 ssh -o BatchMode=yes "$host" true ||
-            cannot "no ssh to $host: $(cat "$state/$host.log" "$state/$host.sshd.log" 2>/dev/null | tail -n 1)"
+            cannot "no ssh to $host: $(cat "$state/$host"{,.sshd}.log 2>/dev/null | tail -n 1)"
     done
     trap - EXIT
     echo "node1 ($(address node1)) and node2 ($(address node2)) are up: hostfile $state/hostfile"

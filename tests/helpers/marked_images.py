@@ -1,7 +1,7 @@
 """A data set with a planted shortcut: a bright square in the corner of every image of one class.
 
-Images are noise with a faint bright disc, a dark cross, both or none. `Tuberculosis` is a disc without a cross, and its
-images bear the mark: the mark is easier to see than a disc, and tells of disc and class alike.
+Images are noise with a faint bright disc, a dark cross, both or none. `Tuberculosis` is a disc without a
+cross, and its images bear the mark: the mark is easier to see than a disc, and gives away disc and class alike.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MARK = 0.18  # side of the mark, fraction of the image, in the top left corner
 def draw(
     rng: np.random.Generator, *, size: int, disc: bool, cross: bool
 ) -> tuple[np.ndarray, dict[str, list[int]]]:
-    """An image without a mark, and the box of each concept in it."""
+    """Return an image without a mark, and the box of each concept in it."""
     image = rng.normal(90, 12, (size, size))
     y, x = np.mgrid[:size, :size]
     half = size // 6
@@ -42,7 +42,7 @@ def draw(
 
 
 def add_mark(image: np.ndarray) -> np.ndarray:
-    """The image with the mark."""
+    """Return the image with the mark."""
     marked = image.copy()
     side = int(MARK * len(image))
     marked[2:side, 2:side] = 255

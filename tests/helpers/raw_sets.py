@@ -30,14 +30,14 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:
-    """A smooth uint8 pattern that no other seed has."""
+    """Return a smooth uint8 pattern that no other seed has."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (6, 6, *shape[2:]), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
 
 
 def write_dicom(path: Path, pixels_HW: np.ndarray) -> None:
-    """12-bit grey as VinDr-CXR's scanners write it."""
+    """Write 12-bit grey as VinDr-CXR's scanners write it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -54,7 +54,7 @@ def write_dicom(path: Path, pixels_HW: np.ndarray) -> None:
 
 
 def vindr(folder: Path, *, num_train: int = 12, num_test: int = 6) -> Path:
-    """Image i has finding i mod 22 and diagnosis i mod 6; reader R2 misses both in odd images."""
+    """Write VinDr-CXR: image i has finding i mod 22, diagnosis i mod 6; reader R2 misses both in odd i."""
     for split, count in (("train", num_train), ("test", num_test)):
         columns, rows, boxes = VINDR_LABELS[split], [], []
         for i in range(count):
@@ -97,13 +97,13 @@ def tbx_lists() -> dict[str, list[str]]:
 
 
 def halved(box: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
-    """A VOC box of a 1024 x 2048 radiograph in pixels of the 512 x 512 image, edges counted from 0."""
+    """Return a VOC box of a 1024 x 2048 radiograph in pixels of the 512 x 512 image, edges counted from 0."""
     x_min, y_min, x_max, y_max = box
     return (x_min - 1) / 2, (y_min - 1) / 4, x_max / 2, y_max / 4
 
 
 def tbx11k(folder: Path) -> Path:
-    """Twelve training images and six validation images."""
+    """Write twelve training images and six validation images."""
     for split, stems in tbx_lists().items():
         coco: dict[str, list] = {"images": [], "annotations": [], "categories": []}
         coco["categories"] = [
@@ -150,7 +150,7 @@ ISIC_SIZE = (60, 80)  # height, width; 6 x 8 superpixels of 10 pixels
 
 
 def isic2017(folder: Path, *, counts: tuple[int, int, int] = (8, 2, 4)) -> Path:
-    """Image i: melanoma, keratosis or nevus by i mod 3; feature i mod 4 in superpixels 0, 1 and 47 (i > 0)."""
+    """Write ISIC-2017: melanoma, keratosis, nevus by i mod 3; feature i mod 4 in superpixels 0, 1, 47."""
     index_HW = np.add.outer(8 * (np.arange(60) // 10), np.arange(80) // 10)
     number = 0
     for part, count in zip(("Training", "Validation", "Test_v2"), counts, strict=True):
@@ -165,10 +165,10 @@ def isic2017(folder: Path, *, counts: tuple[int, int, int] = (8, 2, 4)) -> Path:
                 np.uint8
             )
             Image.fromarray(rgb).save(data / f"{image}_superpixels.png")
-            told = {name: [0] * 48 for name in ISIC_FEATURES}
+            superpixels_of = {name: [0] * 48 for name in ISIC_FEATURES}
             for place_of_feature in (0, 1, 47) if number else ():
-                told[ISIC_FEATURES[number % 4]][place_of_feature] = 1
-            (features / f"{image}_features.json").write_text(json.dumps(told))
+                superpixels_of[ISIC_FEATURES[number % 4]][place_of_feature] = 1
+            (features / f"{image}_features.json").write_text(json.dumps(superpixels_of))
             rows.append([image, f"{float(number % 3 == 0)}", f"{float(number % 3 == 1)}"])
             number += 1
         write_csv(

@@ -1,4 +1,4 @@
-"""The cluster that slurm.sh makes, as a test uses it: submit, wait for lines of a log, ask for a job's state."""
+"""The cluster that slurm.sh makes, as a test uses it: submit jobs, wait for lines of logs, ask for states."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Slurm:
     def __init__(self, state: Path, folder: Path) -> None:
         self.folder = folder
         launched = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        mine = {k: v for k, v in os.environ.items() if k not in launched}
-        env = {k: v for k, v in mine.items() if not k.startswith(("SLURM", "SBATCH", "CSR_"))}
+        unlaunched = {k: v for k, v in os.environ.items() if k not in launched}
+        env = {k: v for k, v in unlaunched.items() if not k.startswith(("SLURM", "SBATCH", "CSR_"))}
         self.env = env | {
             "PATH": f"{Path(sys.executable).parent}:{env['PATH']}",
             "CSR_SLURM": str(state),
@@ -62,24 +62,24 @@ class Slurm:
         assert self._script("crash", host).returncode == 0
 
     def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
-        """A command on the login node."""
+        """Run a command on the login node."""
         return self._script("exec", *map(str, command))
 
-    def told(self, *command: str | Path) -> str:
+    def output_of(self, *command: str | Path) -> str:
         done = self.run(*command)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def sbatch(self, *words: str | Path) -> Job:
-        number = self.told("sbatch", "--parsable", *words).strip()
+        number = self.output_of("sbatch", "--parsable", *words).strip()
         return Job(self, number, self.folder / f"csr-{number}.log")
 
     def submit(self, *words: str) -> Job:
-        """`csr submit --submit`."""
-        told = self.told(Path(sys.executable), "-m", "csr", "submit", "--submit", *words)
-        number = re.search(r"^Submitted job (\d+):", told, re.M)
-        log = re.search(r"^Log: +(.*)$", told, re.M)
-        assert number and log, told
+        """Submit a job with `csr submit --submit`."""
+        printed = self.output_of(Path(sys.executable), "-m", "csr", "submit", "--submit", *words)
+        number = re.search(r"^Submitted job (\d+):", printed, re.M)
+        log = re.search(r"^Log: +(.*)$", printed, re.M)
+        assert number and log, printed
         return Job(self, number[1], Path(log[1].replace("%j", number[1]).replace("%A", number[1])))
 
 
@@ -97,7 +97,7 @@ class Job:
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
     def field(self, name: str) -> str:
-        shown = self.slurm.told("scontrol", "--oneliner", "show", "job", self.number)
+        shown = self.slurm.output_of("scontrol", "--oneliner", "show", "job", self.number)
         found = re.search(rf"\b{name}=(\S*)", shown)
         assert found, shown
         return found[1]
@@ -113,7 +113,7 @@ class Job:
             time.sleep(0.2)
 
     def end(self) -> str:
-        """Wait for its end; the state in which it is then."""
+        """Wait for its end; return its state then."""
         end = time.monotonic() + PATIENCE_S
         while (state := self.field("JobState")) in ALIVE:
             assert time.monotonic() < end, f"{state}: {self.text[-3000:]}"
@@ -122,4 +122,4 @@ class Job:
 
     def signal(self, name: str) -> None:
         """Send a signal to its ranks, as a user does."""
-        self.slurm.told("scancel", f"--signal={name}", self.number)
+        self.slurm.output_of("scancel", f"--signal={name}", self.number)

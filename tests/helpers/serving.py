@@ -1,4 +1,4 @@
-"""What the tests of the server send, and how."""
+"""Requests of the tests to the server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Client = Any
 
 
 def png(pixels: np.ndarray | None = None, *, seed: int = 0, **options: Any) -> bytes:
-    """A PNG file, of noise 90 pixels high and 140 wide unless given."""
+    """Return a PNG file, of noise 90 pixels high and 140 wide unless given."""
     if pixels is None:
         pixels = np.random.default_rng(seed).integers(0, 256, (90, 140), dtype=np.uint8)
     return saved(Image.fromarray(pixels), "PNG", **options)

@@ -7,7 +7,7 @@
 #   tests/helpers/slurm.sh crash HOST         end a host as a power cut does
 #   tests/helpers/slurm.sh down               end all of it, remove its folder
 # CSR_SLURM=/path names the folder of its state: another folder is another cluster.
-# Exit code 77: it cannot be made here; the last line says why.
+# Exit code 77: it cannot be made here; the last line has the reason.
 set -euo pipefail
 state="${CSR_SLURM:-${TMPDIR:-/tmp}/csr-slurm}"
 nodes=(node1 node2)

@@ -25,7 +25,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def tiny_model(seed: int = 0) -> CSR:
-    """Random weights, a head with both signs, and batch statistics that are not the initial ones."""
+    """Return a model of random weights, a head of both signs, batch statistics unlike the initial ones."""
     torch.manual_seed(seed)
     model = CSR(K, T, M, **OPTIONS)
     torch.nn.init.normal_(model.task_head.linear.weight)
@@ -46,7 +46,7 @@ def tiny_card() -> Card:
 
 
 def write_run(folder: Path, model: CSR, *, with_reference: bool = True) -> Path:
-    """What `csr train` leaves: config.json, a best checkpoint, results, and the reference values."""
+    """Write what `csr train` leaves: config.json, a best checkpoint, results, and the reference values."""
     folder.mkdir(parents=True)
     torch.save(model.state_dict(), folder / "best_model_stage3.pth")
     torch.save(model.state_dict(), folder / "model_stage2_epoch5.pth")

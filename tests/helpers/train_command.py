@@ -24,7 +24,7 @@ SMALL = {
 
 
 def flags(data: Path, out: Path, *more: str, **changed: str | Path | None) -> list[str]:
-    """Flags of a small run on a phantom folder; None leaves one out, `more` goes to the end."""
+    """Return flags of a small run on a phantom folder; None omits one, `more` goes to the end."""
     values: dict[str, object] = {
         "train_csv": data / "labels_train.csv",
         "test_csv": data / "labels_test.csv",
@@ -79,7 +79,7 @@ def start(*command: str, timeout: float = 240, cwd: Path | None = None) -> subpr
 
 
 def train(*arguments: str, launcher: str = "none") -> subprocess.CompletedProcess[str]:
-    """`csr train` in one process, or on two ranks under `torchrun` or `deepspeed`."""
+    """Run `csr train` in one process, or on two ranks under `torchrun` or `deepspeed`."""
     if launcher == "torchrun":
         words = ["torchrun", "--standalone", "--nproc_per_node=2", "-m", "csr.train"]
     elif launcher == "deepspeed":
@@ -100,6 +100,6 @@ def train(*arguments: str, launcher: str = "none") -> subprocess.CompletedProces
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every file below a folder, by the hash of its bytes; {} if there is none."""
+    """Return every file below a folder, by the hash of its bytes; {} if there is none."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

@@ -65,7 +65,7 @@ class Hosts:
         assert done.returncode == 0, done.stderr
 
     def run(self, host: str, *command: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-        """A command on a host, to its end."""
+        """Run a command on a host, to its end."""
         words = [str(SCRIPT), "exec", host, *map(str, command)]
         return subprocess.run(
             words, env=self.env, cwd=ROOT, text=True, capture_output=True, timeout=timeout, check=False
@@ -76,7 +76,7 @@ class Hosts:
 
     @contextmanager
     def mounted(self, source: Path, over: Path, *, host: str) -> Iterator[None]:
-        """That host alone sees another file or folder in this place."""
+        """Show that host alone another file or folder in this place."""
         assert self.run(host, "mount", "--bind", source, over).returncode == 0
         try:
             yield
@@ -84,7 +84,7 @@ class Hosts:
             assert self.run(host, "umount", over).returncode == 0
 
     def processes(self, host: str, *, of: tuple[str, ...] = OF_A_RUN) -> dict[int, str]:
-        """What runs on a host and has one of these words in its command line; process ids of this machine."""
+        """Return processes of a host with one of these words in their command line, by this machine's ids."""
         first = self.script("pid", host).stdout.strip()
         space = os.readlink(f"/proc/{first}/ns/uts")
         found = {}
@@ -100,7 +100,7 @@ class Hosts:
         return found
 
     def left(self, *, within_s: float = 30) -> dict[int, str]:
-        """What a run has left behind on both hosts, at the latest after so long."""
+        """Return what a run has left behind on both hosts, at the latest after so long."""
         deadline = time.monotonic() + within_s
         while True:
             found = {p: words for host in self.names for p, words in self.processes(host).items()}
@@ -145,7 +145,7 @@ class Launched:
             time.sleep(0.02)
 
     def wait(self, *, seconds: float = 240) -> int:
-        """The exit code; everything is ended if there is none in time."""
+        """Return the exit code; everything is ended if there is none in time."""
         try:
             return self._process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:

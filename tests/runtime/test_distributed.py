@@ -71,9 +71,9 @@ def test_work_that_outlasts_a_collectives_time_out_on_one_rank_is_waited_for():
 def test_rows_of_uneven_shards_come_back_whole_and_in_order_on_every_rank():
     def body():
         rows = RowAccumulator()
-        mine = [3, 0, 4] if distributed.rank() == 0 else ([1, 2] if distributed.rank() == 1 else [])
-        if mine:
-            rows.add({"position": torch.tensor(mine), "logit": torch.tensor(mine) * 10.0})
+        own = [3, 0, 4] if distributed.rank() == 0 else ([1, 2] if distributed.rank() == 1 else [])
+        if own:
+            rows.add({"position": torch.tensor(own), "logit": torch.tensor(own) * 10.0})
         return rows.gather()["logit"].tolist()
 
     assert on_ranks(body, world=3) == [[0.0, 10.0, 20.0, 30.0, 40.0]] * 3

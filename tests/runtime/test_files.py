@@ -13,7 +13,7 @@ from csr.runtime.files import replaced_file, replaced_path, write_atomic, write_
 
 
 class FullDisk(OSError):
-    """What a write raises here."""
+    """The error of a write to a full disk."""
 
 
 def fail(file: object) -> None:

@@ -16,7 +16,7 @@ SRUN_NAMES = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_STEP_ID")
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """No launcher's variables; those that a test's call sets are removed after it."""
+    """Remove the variables of launchers; those that a call under test sets are removed after it."""
     for name in (*NAMES, *LOCAL_NAMES, *SRUN_NAMES):
         monkeypatch.setenv(name, "")  # so that monkeypatch restores it
         monkeypatch.delenv(name)

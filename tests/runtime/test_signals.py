@@ -42,8 +42,8 @@ def test_a_preempted_command_tells_one_line_and_returns_75(capsys):
         return 0
 
     assert run_command(command) == 75
-    told = "csr: pre-empted: SIGTERM: stopped in epoch 1: run the same command again to resume\n"
-    assert capsys.readouterr().err == told
+    reported = "csr: pre-empted: SIGTERM: stopped in epoch 1: run the same command again to resume\n"
+    assert capsys.readouterr().err == reported
 
 
 def test_a_launcher_that_repeats_an_interrupt_is_no_second_one(monkeypatch):
@@ -55,7 +55,7 @@ def test_a_launcher_that_repeats_an_interrupt_is_no_second_one(monkeypatch):
 
 
 @pytest.mark.dist
-def test_all_ranks_stop_at_the_same_step_though_one_is_told():
+def test_all_ranks_stop_at_the_same_step_though_one_is_signalled():
     def body() -> int:
         stop = StopRequest()
         for step in range(1000):
@@ -96,9 +96,9 @@ def test_ranks_with_other_options_data_or_code_are_named():
             return str(error)
         return "agreed"
 
-    told = on_ranks(body)
-    assert told[0] == told[1]
-    assert "rank 0" in told[0] and "rank 1" in told[0] and "(seed: 0 and 1)" in told[0]
+    reported = on_ranks(body)
+    assert reported[0] == reported[1]
+    assert "rank 0" in reported[0] and "rank 1" in reported[0] and "(seed: 0 and 1)" in reported[0]
 
 
 def test_hashes_depend_on_what_they_are_of():

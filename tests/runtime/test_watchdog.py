@@ -1,4 +1,4 @@
-"""One rank dies, stops or hangs: the run ends on all ranks, says which and where, and leaves nothing behind."""
+"""One rank dies, stops or hangs: the run ends on all ranks, names it and its place, leaves nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TIMEOUT_S = 60.0
 def beat(rank: int, **changed: Any) -> Beat:
     place = {"stage": "concept", "epoch": 2, "step": 5, "doing": "", "joined": 10}
     place.update(changed.pop("place", {}))
-    told = {
+    values = {
         "rank": rank,
         "host": f"node{rank}",
         "process": ELSEWHERE,
@@ -40,7 +40,7 @@ def beat(rank: int, **changed: Any) -> Beat:
         "idle_s": 0.5,
         "still_s": 0.0,
     }
-    return Beat(**{**told, **changed})
+    return Beat(**{**values, **changed})
 
 
 def verdict(*peers: Peer) -> Verdict | None:
@@ -82,7 +82,7 @@ def test_a_rank_is_stuck_only_if_another_is_ahead_of_it_and_it_does_not_get_on()
     assert verdict(Peer(beat(0, place=ahead, **waiting)), Peer(beat(1, idle_s=59.0))) is None, "it gets on"
     assert verdict(Peer(beat(0, place=ahead, **waiting)), Peer(beat(1, idle_s=200.0))) is None, "it computes"
     assert verdict(Peer(beat(0, **waiting)), Peer(beat(1, **waiting))) is None, (
-        "nobody waits for it: a long step"
+        "no rank waits for it: a long step"
     )
     found = verdict(Peer(beat(0, place=ahead, **waiting)), Peer(beat(1, **waiting)))
     assert found is not None
@@ -120,27 +120,27 @@ def test_beats_and_verdicts_survive_the_wire():
 
 
 def test_a_place_in_words():
-    here = Progress()
-    assert described(here.to_dict()) == "before training"
-    here.now("image 5 of 60")
-    assert described(here.to_dict()) == "before training (image 5 of 60)"
-    here.at("prototype", 1, 7)
-    assert [described(here.to_dict()) for _ in here.along("ab", total=2, title="features (train)")] == [
-        f"in the prototype stage, epoch 1, step 7 (features (train), batch {i} of 2)" for i in (1, 2)
-    ]
-    assert described(here.to_dict()) == "in the prototype stage, epoch 1, step 7"
+    progress = Progress()
+    assert described(progress.to_dict()) == "before training"
+    progress.now("image 5 of 60")
+    assert described(progress.to_dict()) == "before training (image 5 of 60)"
+    progress.at("prototype", 1, 7)
+    assert [
+        described(progress.to_dict()) for _ in progress.along("ab", total=2, title="features (train)")
+    ] == [f"in the prototype stage, epoch 1, step 7 (features (train), batch {i} of 2)" for i in (1, 2)]
+    assert described(progress.to_dict()) == "in the prototype stage, epoch 1, step 7"
 
 
 def test_every_kind_of_progress_is_a_move_and_only_common_places_are_joined():
-    here, moves = Progress(), []
-    here.at("concept", 1, 1)
-    moves.append(here.moves)
-    here.now("validation")
-    moves.append(here.moves)
-    with here:
-        moves.append(here.moves)
-    moves.append(here.moves)
-    assert moves == sorted(set(moves)) and here.joined == 1
+    progress, moves = Progress(), []
+    progress.at("concept", 1, 1)
+    moves.append(progress.moves)
+    progress.now("validation")
+    moves.append(progress.moves)
+    with progress:
+        moves.append(progress.moves)
+    moves.append(progress.moves)
+    assert moves == sorted(set(moves)) and progress.joined == 1
 
 
 # processes
@@ -173,7 +173,8 @@ def wait_until(condition: Any, *, within_s: float = 60.0) -> None:
 
 KEEPER = """
 import os, subprocess, sys, time
-keeper = subprocess.Popen([sys.executable, "-I", "-S", sys.argv[1], str(os.getpid()), "1.5"], stdin=subprocess.PIPE)
+command = [sys.executable, "-I", "-S", sys.argv[1], str(os.getpid()), "1.5"]
+keeper = subprocess.Popen(command, stdin=subprocess.PIPE)
 print(keeper.pid, flush=True)
 time.sleep(600)
 """
@@ -181,7 +182,7 @@ time.sleep(600)
 
 @pytest.fixture
 def kept():
-    """A process with a keeper of 1.5 s patience, and the keeper's number."""
+    """Start a process with a keeper of 1.5 s patience; return it and the keeper's number."""
     command = [sys.executable, "-c", KEEPER, keeper.__file__]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -319,13 +320,13 @@ class Ended:
     seconds: float
 
     @property
-    def told(self) -> list[str]:
-        """What csr itself said on stderr."""
+    def lines(self) -> list[str]:
+        """Return csr's own lines on stderr."""
         return [line for line in self.err.splitlines() if line.startswith("csr: ")]
 
 
 def run(launcher: str, *words: str, within_s: float = 400.0) -> Ended:
-    """Two ranks of `python WORDS` under a launcher, or by hand; fails if a process of the run is left."""
+    """Run `python WORDS` on two ranks under a launcher, or by hand; fail if a process of it is left."""
     launched = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     mark = f"CSR_TEST_RUN={uuid.uuid4().hex}"
     env = {k: v for k, v in os.environ.items() if k not in launched}
@@ -374,7 +375,7 @@ def run(launcher: str, *words: str, within_s: float = 400.0) -> Ended:
             )
         )
     try:
-        said = [p.communicate(timeout=within_s) for p in processes]
+        outputs = [p.communicate(timeout=within_s) for p in processes]
     finally:
         until = time.monotonic() + 5.0  # a keeper needs a moment to see that its rank was killed
         while (left := of_run(mark)) and time.monotonic() < until:
@@ -384,11 +385,11 @@ def run(launcher: str, *words: str, within_s: float = 400.0) -> Ended:
     seconds = time.monotonic() - began
     assert not left, f"processes are left: {left}"
     codes = [p.returncode for p in processes]
-    return Ended(max(codes, key=abs), *("".join(texts) for texts in zip(*said)), seconds)
+    return Ended(max(codes, key=abs), *("".join(texts) for texts in zip(*outputs)), seconds)
 
 
 def of_run(mark: str) -> list[int]:
-    """Living processes that were started with this mark."""
+    """Return the living processes that were started with this mark."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -402,7 +403,7 @@ def of_run(mark: str) -> list[int]:
 def lose(launcher: str, rank: int, what: str, place: str, number: int, arguments: list[str]) -> Ended:
     ended = run(launcher, str(LOST_RANK), str(rank), what, place, str(number), *arguments)
     assert ended.code != 0
-    assert len(ended.told) == 1, ended.err
+    assert len(ended.lines) == 1, ended.err
     return ended
 
 
@@ -414,7 +415,7 @@ def logs(out: Path) -> dict[int, str]:
     return {int(p.name[4]): p.read_text() for p in (out / "csr_exp" / "logs").glob("rank*.log")}
 
 
-def assert_goes_on(launcher: str, arguments: list[str], out: Path) -> None:
+def assert_resumes(launcher: str, arguments: list[str], out: Path) -> None:
     words = ["-m", "csr.train"] if launcher != "deepspeed" else ["--module", "csr.train"]
     done = run(launcher, *words, *arguments)
     assert done.code == 0, done.err
@@ -435,17 +436,17 @@ PLACES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES, ids=["stage 1", "feature cache"])
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_stopped_rank_ends_the_run_which_goes_on_later(phantom_folder, tmp_path, launcher, place):
+def test_a_stopped_rank_ends_the_run_which_resumes_later(phantom_folder, tmp_path, launcher, place):
     out = tmp_path / "results"
     arguments = arguments_of(phantom_folder, out)
     number, where = PLACES[place]
     ended = lose(launcher, 1, "STOP", place, number, arguments)
     host = re.escape(socket.gethostname())
     expected = rf"csr: error: rank 1 of 2 on host {host} has been silent for 1[23] s; last seen {where}"
-    assert re.match(expected, ended.told[0]), ended.told
-    assert "is stopped)" in ended.told[0]
+    assert re.match(expected, ended.lines[0]), ended.lines
+    assert "is stopped)" in ended.lines[0]
     assert "has been silent" in logs(out)[0]
-    assert_goes_on(launcher, arguments, out)
+    assert_resumes(launcher, arguments, out)
 
 
 @pytest.mark.dist
@@ -456,35 +457,37 @@ def test_a_killed_rank_ends_the_run_at_once(phantom_folder, tmp_path, launcher, 
     out = tmp_path / "results"
     arguments = arguments_of(phantom_folder, out, "--timeout", "5")
     ended = lose(launcher, rank, "KILL", STEP, 5, arguments)
-    assert f"rank {rank} of 2 on host {socket.gethostname()} has ended without a word" in ended.told[0]
-    assert "in the concept stage, epoch 2, step " in ended.told[0]
+    assert f"rank {rank} of 2 on host {socket.gethostname()} has ended without a word" in ended.lines[0]
+    assert "in the concept stage, epoch 2, step " in ended.lines[0]
     assert "Traceback" not in "".join(line for line in ended.err.splitlines() if "csr" in line)
     assert ended.seconds < 240, "not the time-out of 5 minutes"
     if rank == 0:
-        assert_goes_on(launcher, arguments, out)
+        assert_resumes(launcher, arguments, out)
 
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_a_stopped_rank_0_is_told_by_the_next_one(phantom_folder, tmp_path):
+def test_a_stopped_rank_0_is_reported_by_the_next_one(phantom_folder, tmp_path):
     ended = lose("torchrun", 0, "STOP", STEP, 5, arguments_of(phantom_folder, tmp_path / "results"))
-    assert re.match(r"csr: error: rank 0 of 2 on host .* has been silent for 1[23] s", ended.told[0]), (
-        ended.told
+    assert re.match(r"csr: error: rank 0 of 2 on host .* has been silent for 1[23] s", ended.lines[0]), (
+        ended.lines
     )
 
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_a_rank_that_hangs_without_stopping_is_told_from_those_that_wait_for_it(phantom_folder, tmp_path):
+def test_a_rank_that_hangs_without_stopping_is_distinguished_from_those_that_wait_for_it(
+    phantom_folder, tmp_path
+):
     ended = lose("torchrun", 1, "HANG", STEP, 5, arguments_of(phantom_folder, tmp_path / "results"))
-    assert "rank 1 of 2" in ended.told[0] and "does not move on while others wait" in ended.told[0]
-    assert "in the concept stage, epoch 2, step 2" in ended.told[0]
+    assert "rank 1 of 2" in ended.lines[0] and "does not move on while others wait" in ended.lines[0]
+    assert "in the concept stage, epoch 2, step 2" in ended.lines[0]
 
 
 @pytest.mark.dist
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher, rank", [("torchrun", 1), ("deepspeed", 1), ("plain", 0)])
-def test_an_exception_on_one_rank_is_told_once_and_its_traceback_is_in_that_ranks_log(
+def test_an_exception_on_one_rank_is_reported_once_and_its_traceback_is_in_that_ranks_log(
     phantom_folder, tmp_path, launcher, rank
 ):
     out = tmp_path / "results"
@@ -493,9 +496,9 @@ def test_an_exception_on_one_rank_is_told_once_and_its_traceback_is_in_that_rank
     assert re.search(
         rf"rank {rank} of 2 on host .* failed in the concept stage, epoch 2, step 2: KeyError: 'a bug' "
         rf"\(traceback in .*rank{rank}-.*\.log\)",
-        ended.told[0],
-    ), ended.told
-    assert "KeyError" not in ended.err.replace(ended.told[0], "")
+        ended.lines[0],
+    ), ended.lines
+    assert "KeyError" not in ended.err.replace(ended.lines[0], "")
     assert "Traceback" in logs(out)[rank] and "lost_rank.py" in logs(out)[rank]
     assert "Traceback" not in logs(out)[1 - rank]
 

@@ -108,7 +108,7 @@ class Hub:
             self._drop(connection)
 
     def push(self, message: Message) -> None:
-        """Tell every rank without being asked."""
+        """Send a message to every rank without being asked."""
         for connection in list(self._ranks):
             with contextlib.suppress(OSError):
                 connection.sendall(encoded(message))

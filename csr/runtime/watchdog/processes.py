@@ -24,7 +24,7 @@ class Process:
     machine: str
 
     def state(self) -> str:
-        """The kernel's letter for its state: "T" stopped, "" gone (or dead and unburied).
+        """Letter of the kernel for its state: "T" stopped, "" gone (or dead and unburied).
 
         Raises:
             ValueError: it is on another machine.

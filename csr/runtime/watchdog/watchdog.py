@@ -1,4 +1,4 @@
-"""Nobody waits for ever: a thread of each rank reports to rank 0, and ends the process when a rank is lost.
+"""The watch over lost ranks: a thread of each rank reports to rank 0, and ends the process if one is lost.
 
 The main thread of a rank that waits in a collective hears nothing, so the thread reports and leaves for it.
 Rank 0 hears all ranks and decides; the others watch rank 0. The user reads one line, from rank 0 or, where
@@ -31,7 +31,6 @@ from csr.runtime.watchdog.watch import BEAT_S, HubWatch, LineWatch, Watch
 
 REPORTED_S = 10.0  # a failing rank gives rank 0 so long to print its report
 EXPLAINED_S = 15.0  # a broken connection to a peer is explained within this
-
 
 _watch: Watch | None = None
 
