@@ -29,15 +29,13 @@ def replaced_path(path: Path, *, hidden: bool = True, suffix: str = ".tmp") -> I
         yield private
         os.replace(private, path)
     finally:
-        private.unlink(missing_ok=True)
+        private.unlink(missing_ok=True)  # a rename onto a link to the same file does nothing
     sync_folder(path.parent)
 
 
 @contextmanager
 def replaced_file(path: Path, *, hidden: bool = False) -> Iterator[BinaryIO]:
-    """Yield a private binary file that takes the name `path`, flushed to the disk, when the block ends
-    well.
-    """
+    """Yield a private binary file that takes the name `path`, flushed to the disk, if the block ends well."""
     with replaced_path(path, hidden=hidden) as private, open(private, "xb") as stream:
         yield stream
         stream.flush()

@@ -1,7 +1,7 @@
 """A data set with a planted shortcut: a bright square in the corner of every image of one class.
 
 Images are noise with a faint bright disc, a dark cross, both or none. `Tuberculosis` is a disc without a
-cross, and its images bear the mark: the mark is easier to see than a disc, and gives away disc and class alike.
+cross, and its images bear the mark: the mark is easier to see than a disc, and gives away disc and class.
 """
 
 from __future__ import annotations

@@ -70,6 +70,14 @@ def test_two_writers_of_one_file_do_not_share_a_private_name(tmp_path):
     assert (tmp_path / "file").read_text() == "1", "the last rename wins"
 
 
+def test_a_link_to_the_same_file_leaves_no_private_name(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("1")
+    with replaced_path(path) as private:
+        os.link(path, private)
+    assert path.read_text() == "1" and names(tmp_path) == ["file"]
+
+
 def test_json_is_indented_ends_its_line_and_has_no_nan(tmp_path):
     path = tmp_path / "values.json"
     write_json(path, {"b": 1, "a": [None, 0.5]})

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from csr.runtime.errors import InputError
-from csr.runtime.files import write_atomic
+from csr.runtime.files import replaced_path, write_atomic
 from csr.runtime.monitor import BOARD, METRICS, json_line
 from csr.training.checkpoints import checkpoint_folder
 from csr.training.checkpoints.file_names import CONFIG, LOCK, OUTPUT_FOLDERS, OUTPUTS, RESULTS
@@ -107,11 +107,8 @@ class RunFolder:
         for name in saved.state.best_files:
             source = checkpoint / name
             if source.is_file():
-                private = self.path / f".{name}.{os.getpid()}.tmp"
-                private.unlink(missing_ok=True)
-                checkpoint_folder.link(source, private)
-                os.replace(private, self.path / name)
-                private.unlink(missing_ok=True)  # a rename onto the same file does nothing
+                with replaced_path(self.path / name) as private:
+                    checkpoint_folder.link(source, private)
         if self.owns(checkpoint):
             for newer in checkpoint_folder.all_of(checkpoint.parent):
                 if newer.name == checkpoint.name:

@@ -32,6 +32,7 @@ COMPUTING = (
     ),
     *("data/transforms.py", "data/box_masks.py", "data/random_draws.py", "data/prefetch.py"),
     *("model", "stages", "evaluation/inference.py", "evaluation/row_accumulator.py", "training/features"),
+    "engine/device.py",
 )
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "pillow", "pydicom")
 

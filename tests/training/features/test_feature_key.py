@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from pathlib import Path
 
 import pytest
 
+from csr.engine.device import inference_precision
 from csr.runtime import fingerprint
 from csr.runtime.fingerprint import PACKAGE, of_code
 from csr.training.features.key import COMPUTING
 
-ROOMS = ("data", "model", "stages", "evaluation", "training")  # below them nothing decides a feature's value
+# of the rooms below them engine/device.py alone decides values: autocast, and fp32 without TF32
+ROOMS = ("data", "model", "stages", "evaluation", "training")
 # imported on the way, without a say in the values
 ELSEWHERE = {"evaluation/metrics.py", "evaluation/thresholds.py"}
 
@@ -45,6 +48,12 @@ def test_every_source_that_computes_features_is_named():
     }
     missing = {f.relative_to(PACKAGE).as_posix() for f in reached - covered if f.name != "__init__.py"}
     assert missing <= ELSEWHERE
+
+
+def test_the_arithmetic_of_inference_is_named():
+    assert inspect.getsourcefile(inspect.unwrap(inference_precision)) in {
+        str(PACKAGE / place) for place in COMPUTING
+    }
 
 
 def test_every_named_source_exists():
