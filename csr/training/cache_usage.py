@@ -1,4 +1,4 @@
-"""Cached images and features on disk: what is there, what is in use, what may go."""
+"""Cached images (files) and features (folders) on disk: their sizes, their users, and their removal."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pathlib import Path
 
 from csr.runtime.errors import InputError
 from csr.runtime.sizes import gib_text, mib_text
+from csr.training.features.arrays import discard
 
 PATTERNS = {
     "images": ("images-*.bin", "images-*.unreadable.json", "images-*.part", "images-*.tmp"),
-    "features": ("features-*.bin", "features-*.part", "features-*.tmp"),
+    # .bin: of earlier versions
+    "features": ("features-*.rows", "features-*.bin", "features-*.part", "features-*.tmp"),
 }
 
 DAY_S = 24 * 3600.0
@@ -26,10 +28,10 @@ NOTICE_BYTES = 20 * 2**30
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of a cache.
+    """One file or folder of a cache.
 
     Attributes:
-        path: of the file.
+        path: of it.
         kind: images or features.
         size: bytes.
         age_days: since a run opened or wrote it.
@@ -42,10 +44,10 @@ class Entry:
 
 
 def prune(entries: list[Entry], *, days: float, dry_run: bool, report: Callable[[str], None]) -> None:
-    """Remove the files that no run has opened for so long, but none that a process of this host has open.
+    """Remove what no run has opened for so long, but nothing that a process of this host has open.
 
     Raises:
-        InputError: a file cannot be removed.
+        InputError: a file or folder cannot be removed.
     """
     old = [entry for entry in entries if entry.age_days > days]
     open_now = files_in_use() if old else set()
@@ -56,7 +58,7 @@ def prune(entries: list[Entry], *, days: float, dry_run: bool, report: Callable[
             continue
         if not dry_run:
             try:
-                entry.path.unlink(missing_ok=True)
+                discard(entry.path)
             except OSError as error:
                 raise InputError(f"{entry.path}: cannot be removed ({error.strerror})") from None
         removed.append(entry)
@@ -66,41 +68,51 @@ def prune(entries: list[Entry], *, days: float, dry_run: bool, report: Callable[
 
 
 def entries_in(folder: Path) -> Iterator[Entry]:
-    """The cache files below a folder, by their names."""
+    """Yield the cache files and folders below a folder, by their names."""
     now = time.time()
     for kind, patterns in PATTERNS.items():
         for path in (path for pattern in patterns for path in folder.rglob(pattern)):
             try:
                 status = path.stat()
+                size = _size_of(path)
             except FileNotFoundError:  # another process has just removed it
                 continue
-            yield Entry(path, kind, status.st_size, max(0.0, now - status.st_mtime) / DAY_S)
+            yield Entry(path, kind, size, max(0.0, now - status.st_mtime) / DAY_S)
+
+
+def _size_of(path: Path) -> int:
+    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
 
 
 def files_in_use() -> set[str]:
-    """Cache files that processes of this host, as far as this user may see them, have mapped or open."""
-    found: set[str] = set()
+    """Return files that processes of this host have mapped or open, and the folders that hold those files.
+
+    Processes of other users are seen as far as the system lets this user see them.
+    """
+    used: set[str] = set()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, UnicodeDecodeError):  # it has ended, or belongs to somebody else
             lines = (process / "maps").read_text().splitlines()
-            found.update(
+            used.update(
                 line.split(maxsplit=5)[5] for line in lines if "images-" in line or "features-" in line
             )
             for link in (process / "fd").iterdir():
                 with suppress(OSError):  # closed by now
-                    found.add(os.readlink(link))
-    return found
+                    used.add(os.readlink(link))
+    return used | {os.path.dirname(path) for path in used}
 
 
 def notice(folder: Path) -> str | None:
-    """What to tell the user of a cache folder that has become large."""
+    """Return a line for the user if a cache folder has become large, else None."""
     entries = list(entries_in(folder)) if folder.is_dir() else []
     if total(entries) <= NOTICE_BYTES:
         return None
-    return f"Notice: the caches in {folder} take {gib_text(total(entries))}: `csr cache prune {folder}` removes what is unused"
+    size = gib_text(total(entries))
+    return f"Notice: the caches in {folder} take {size}: `csr cache prune {folder}` removes what is unused"
 
 
 def line_of(entry: Entry) -> str:
+    """Return size, days since the last use, kind and path of an entry, in columns."""
     return f"{mib_text(entry.size):>14}  {entry.age_days:6.1f} days  {entry.kind:<8}  {entry.path}"
 
 

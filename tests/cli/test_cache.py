@@ -88,6 +88,27 @@ def test_an_image_cache_that_a_run_opens_is_used_now(tmp_path):
         os.utime(entry.path, (1, 1))
 
 
+def rows_of(folder: Path, name: str, *, days: float) -> Path:
+    path = folder / name
+    for array in ("local.npy", "count.npy", "header.json"):
+        file_of(path, array, days=days)
+    os.utime(path, (time.time() - days * DAY,) * 2)
+    return path
+
+
+def test_a_folder_of_features_is_one_entry_removed_as_a_whole_unless_a_process_has_it_mapped(
+    tmp_path, capsys
+):
+    old, used = (rows_of(tmp_path, f"features-{name}.rows", days=40) for name in "ab")
+    (entry, _) = cache_usage.entries_in(tmp_path)
+    assert (entry.kind, entry.size) == ("features", 3 * 4096)
+    mapped = np.memmap(used / "local.npy", np.uint8, "r")
+    cache.main(["prune", str(tmp_path)])
+    assert not old.exists() and len(list(used.iterdir())) == 3
+    assert "1 of 2 files" in capsys.readouterr().out
+    del mapped
+
+
 @pytest.mark.parametrize(
     "arguments", [["list", "nowhere"], ["prune", ".", "--days", "0.5"], ["prune", ".", "--days", "nan"]]
 )

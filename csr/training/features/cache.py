@@ -1,10 +1,8 @@
-"""Where a stage's frozen features come from: memory, a mapped file that is built once, or no cache.
+"""A stage's frozen features: in memory, or mapped from a folder that is built once.
 
-`frozen_features` is what the trainer calls. On disk every rank computes segments of the images into parts,
-one process of each host joins them, and all its ranks map the result; parts of a killed run are taken over,
-on any number of ranks. Hosts without a common folder send each other the parts that they miss.
+`frozen_features` is what the trainer calls.
 
-Letters: N images, B batch.
+Letters: N images, B batch, R rows, K concepts.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +20,13 @@ from csr.data.transforms import EvalTransform, TrainTransform
 from csr.engine.memory import free_gpu_bytes, free_host_bytes
 from csr.evaluation.inference import eval_chunks, stored_batches
 from csr.runtime import distributed
-from csr.runtime.errors import InputError
 from csr.stages.base import Stage
+from csr.training.features.arrays import Arrays
 from csr.training.features.key import feature_key
-from csr.training.features.store import DTYPES, FeatureStore, Rows, encode
+from csr.training.features.shared_build import build_on_disk
+from csr.training.features.store import DTYPES, FeatureStore, encode
 from csr.training.features.table import FeatureTable, FeatureViews, compute_features
+from csr.training.features.views import AugmentedView, PlainView, View
 
 MEMORY_SHARE = 0.25  # of the free memory of host or GPU: more than that does not fit
 BATCHES_PER_SEGMENT = 32
@@ -40,11 +39,11 @@ class FeatureOptions:
 
     Attributes:
         mode: auto, memory, disk or off.
-        folder: of the files.
+        folder: of the feature folders.
         dtype: fp32 or fp16, of the rows that are kept.
         views: augmented views of the training images; 0 is none, the plain images.
         batch_size: images of one forward pass.
-        precision: what the features are computed in.
+        precision: of the arithmetic that computes the features.
         seed: of the augmentation.
     """
 
@@ -57,48 +56,6 @@ class FeatureOptions:
     seed: int
 
 
-class PlainView:
-    """Images as they are evaluated."""
-
-    def __init__(self, transform: EvalTransform) -> None:
-        self._transform = transform
-
-    def __call__(self, batch: Batch) -> torch.Tensor:
-        return self._transform(batch["image"])
-
-    def settings(self) -> dict[str, Any]:
-        t = self._transform
-        return {"view": "plain", "size": t.size, "mean": list(t.mean), "std": list(t.std)}
-
-
-class AugmentedView:
-    """Images as a training epoch of their own would see them; the same for one (seed, number, image)."""
-
-    def __init__(self, transform: TrainTransform, *, number: int, seed: int) -> None:
-        self._transform, self.number, self.seed = transform, number, seed
-
-    def __call__(self, batch: Batch) -> torch.Tensor:
-        # training epochs count from 0 up: views count the other way and meet none of them
-        image, _ = self._transform(
-            batch["image"], index_B=batch["index"], epoch=-1 - self.number, seed=self.seed
-        )
-        return image
-
-    def settings(self) -> dict[str, Any]:
-        t = self._transform
-        return {
-            "view": self.number,
-            "seed": self.seed,
-            "strength": t.strength,
-            "size": t.size,
-            "mean": list(t.mean),
-            "std": list(t.std),
-        }
-
-
-View = PlainView | AugmentedView
-
-
 def frozen_features(
     stage: Stage,
     dataset: LabelledImages,
@@ -109,7 +66,7 @@ def frozen_features(
     device: torch.device,
     show: Show,
 ) -> FeatureViews:
-    """What a stage's frozen layers compute on all images, on every rank. Collective.
+    """Return what a stage's frozen layers compute on all N images, on every rank. Collective.
 
     The caller puts the stage into eval mode and the arithmetic into `options.precision`.
 
@@ -120,7 +77,10 @@ def frozen_features(
         eval_transform: of plain images.
         train_transform: of augmented views, for training images; None gives the plain images.
         device: where the frozen layers run.
-        show: `show(batches, how many)` puts a progress bar around batches.
+        show: `show(batches, number of them)` puts a progress bar around batches.
+
+    Returns:
+        One table of rows (R, ...) for each view, on `device` where they take little of its memory.
 
     Raises:
         InputError: the folder cannot be written, or fp16 does not hold a value.
@@ -137,14 +97,19 @@ def frozen_features(
     build = _from_disk if mode == "disk" else _in_memory
     built = [build(stage, dataset, view, options=options, device=device, show=show) for view in views]
     tables = [table for table, _ in built]
-    source = " and ".join(sorted({how for _, how in built}))
+    source = " and ".join(sorted({source for _, source in built}))
     if device.type == "cuda" and sum(t.nbytes for t in tables) < MEMORY_SHARE * free_gpu_bytes(device):
         tables = [table.to(device) for table in tables]
     return FeatureViews(tables, source=source)
 
 
 def choose_mode(options: FeatureOptions, *, num_bytes: int) -> str:
-    """memory or disk. Collective under `auto`, which is memory if on every host all ranks' copies fit."""
+    """Return memory or disk. Collective under `auto`: memory if all ranks' copies fit on every host.
+
+    Args:
+        options: with the mode that was asked for.
+        num_bytes: of the rows of all views.
+    """
     if options.mode != "auto":
         return "disk" if options.mode == "disk" else "memory"
     fits = num_bytes * distributed.local_world_size() <= MEMORY_SHARE * free_host_bytes()
@@ -188,7 +153,7 @@ def _from_disk(
         assert table is not None
         return table, f"read from {options.folder}"
 
-    def compute(segments: list[range]) -> Iterator[tuple[range, Rows]]:
+    def compute(segments: list[range]) -> Iterator[tuple[range, Arrays]]:
         chunks = [c for segment in segments for c in _chunks(segment, options.batch_size)]
         batches = iter(show(_viewed(dataset, chunks, view, device), len(chunks)))
         for segment in segments:
@@ -209,9 +174,18 @@ def key_of(
     device: torch.device,
     images: list[str],
 ) -> str:
-    """The name of these features; `images` identifies the image files as each rank sees them."""
+    """Return the name of these features, 64 hexadecimal digits.
+
+    Args:
+        stage: whose frozen layers compute them.
+        dataset: the images and their labels.
+        view: of the images.
+        options: precision and stored type.
+        device: its type decides the kernels.
+        images: identities of the image files as each rank sees them.
+    """
     weights = {n: v for n, v in stage.state_dict().items() if n.startswith(stage.input_parts)}
-    assert weights, "a stage says which weights its features depend on"
+    assert weights, "a stage names the weights that its features depend on"
     settings = {
         "stage": stage.name,
         "model": stage.model.description(),
@@ -228,13 +202,22 @@ def key_of(
 
 
 def segment_size(num_images: int, batch_size: int, *, world: int) -> int:
-    """Images per part: whole batches, few parts, and work for every rank."""
+    """Return the number of images in a part: whole batches, few parts, and work for every rank."""
     batches = -(-num_images // batch_size)
     return batch_size * max(1, min(BATCHES_PER_SEGMENT, -(-batches // (4 * world))))
 
 
-def rows_of_segment(stage: Stage, batches: Iterator[Batch], segment: range) -> Rows:
-    """Take a segment's batches off an iterator; their rows, and `count`, how many rows each image has."""
+def rows_of_segment(stage: Stage, batches: Iterator[Batch], segment: range) -> Arrays:
+    """Take a segment's batches off an iterator and compute their rows.
+
+    Args:
+        stage: whose frozen layers compute them.
+        batches: positioned at the segment's first batch.
+        segment: S places in the data set.
+
+    Returns:
+        Named arrays (R, ...), sorted by image, and `count` (S,), how many rows each image has.
+    """
     kept: dict[str, list[np.ndarray]] = {}
     done = 0
     while done < len(segment):
@@ -245,84 +228,6 @@ def rows_of_segment(stage: Stage, batches: Iterator[Batch], segment: range) -> R
             kept.setdefault(name, []).append(value)
         done += len(batch["position"])
     return {name: np.concatenate(values) for name, values in kept.items()}
-
-
-def build_on_disk(
-    store: FeatureStore, segments: list[range], compute: Callable[[list[range]], Iterable[tuple[range, Rows]]]
-) -> FeatureTable:
-    """Compute what no rank has yet, join the parts on every host, map the result. Collective.
-
-    Args:
-        store: of this key.
-        segments: all images; the same on all ranks.
-        compute: yields the rows of given segments, in order.
-
-    Raises:
-        InputError: some rank could not write; the same on all ranks.
-    """
-    owner: dict[range, int] = {}
-    for rank, seen in enumerate(distributed.all_gather_object([s for s in segments if store.has(s)])):
-        for segment in seen:
-            owner.setdefault(segment, rank)
-    world = distributed.world_size()
-    todo = [segment for segment in segments if segment not in owner]
-    owner.update({segment: i % world for i, segment in enumerate(todo)})
-    with distributed.errors_agreed(), _told(store):
-        for segment, rows in compute(todo[distributed.rank() :: world]):
-            store.write_part(segment, rows)
-    leads = distributed.local_rank() == 0
-    _exchange(store, segments, owner, leads=leads)
-    with distributed.errors_agreed(), _told(store):
-        if leads:
-            store.join(segments)
-    with distributed.errors_agreed():
-        table = store.load()
-        if table is None:
-            raise InputError(f"{store.folder}: a rank does not see the cache: choose another --cache_dir")
-    if leads:
-        store.clean_up()
-    distributed.barrier()
-    return table
-
-
-def _exchange(store: FeatureStore, segments: list[range], owner: dict[range, int], *, leads: bool) -> None:
-    """Hosts get the parts that they do not see from ranks that have them (no traffic in a common folder)."""
-    missing = [s for s in segments if not store.has(s)] if leads else []
-    wanted = {s for lacking in distributed.all_gather_object(missing) for s in lacking}
-    failure: OSError | None = None
-    for segment in [s for s in segments if s in wanted]:
-        sent: Rows | None = None
-        if owner[segment] == distributed.rank():
-            try:
-                sent = store.read(segment)
-            except OSError as error:
-                failure = error
-        rows = next((r for r in distributed.all_gather_object(sent) if r is not None), None)
-        if rows is not None and segment in missing:
-            try:
-                store.write_part(segment, rows)
-            except OSError as error:
-                failure = error
-    with distributed.errors_agreed(), _told(store):
-        if failure is not None:
-            raise failure
-
-
-class _told:
-    """Turns an OSError inside into the user's line."""
-
-    def __init__(self, store: FeatureStore) -> None:
-        self._folder = store.folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise InputError(
-                f"{self._folder}: the feature cache cannot be written ({error.strerror or error}): "
-                "free space there, or choose another --cache_dir or --cache memory"
-            ) from None
 
 
 def _viewed(

@@ -1,7 +1,9 @@
 """The name of cached features: a hash of everything that decides their values.
 
 Weights, architecture, transform, images, labels, arithmetic, versions: if one of them differs, so does the
-name, and a file under another name is never looked at.
+name, and rows under another name are never read.
+
+Letters: N images, K concepts.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import torch
 from csr import __version__
 from csr.runtime.fingerprint import of_code
 
-FORMAT_VERSION = 1  # raise it when the files are laid out otherwise
+FORMAT_VERSION = 2  # raise it when the files are laid out otherwise
 # sources that decide the values of features: another byte in one of them, and cached features are not served
 COMPUTING = (
     *(
@@ -44,13 +46,13 @@ def feature_key(
     labels_NK: np.ndarray,
     index_N: np.ndarray,
 ) -> str:
-    """Returns 64 hexadecimal digits.
+    """Return 64 hexadecimal digits.
 
     Args:
         weights: all parameters and buffers that the features are computed with.
         settings: plain JSON: stage, architecture, transform, images, arithmetic, stored type.
-        labels_NK: labels that decide which rows an image has.
-        index_N: the images' rows in the table.
+        labels_NK: (N, K) labels that decide which rows an image has.
+        index_N: (N,) the images' rows in the label table.
     """
     digest = hashlib.sha256()
     known = {"format": FORMAT_VERSION, "versions": versions(), "settings": settings}

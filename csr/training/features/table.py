@@ -1,4 +1,4 @@
-"""What frozen layers compute on each image, computed once: rows per image, gathered over ranks.
+"""Tables of what frozen layers compute on each image, once: rows per image, gathered over ranks.
 
 Stage 2 reads local vectors of present concepts (several rows per image), stage 3 similarity scores (one row).
 Where the rows lie (memory, a mapped file, the GPU) is decided in `csr.training.features.cache`.
@@ -21,8 +21,8 @@ class FeatureTable:
     """Rows of every image of a data set, in image order.
 
     Args:
-        rows: named tensors (R, ...), sorted by image; fp16 ones are handed out as fp32.
-        num_rows_N: how many rows each image has.
+        rows: named tensors (R, ...), sorted by image; fp16 ones are returned as fp32 in batches.
+        num_rows_N: (N,) how many rows each image has.
     """
 
     def __init__(self, rows: dict[str, torch.Tensor], num_rows_N: np.ndarray) -> None:
@@ -35,25 +35,32 @@ class FeatureTable:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all rows."""
         return sum(value.numel() * value.element_size() for value in self._rows.values())
 
     @property
     def num_rows_N(self) -> np.ndarray:
+        """How many rows each image has, int64 (N,)."""
         return self._count_N
 
     def all(self, name: str) -> torch.Tensor:
-        """Rows of all images, (R, ...), in the type that they are kept in."""
+        """Return the rows of all images, (R, ...), in the type that they are kept in."""
         return self._rows[name]
 
     def names(self) -> tuple[str, ...]:
+        """Return the names of the tensors."""
         return tuple(self._rows)
 
     def to(self, device: torch.device) -> FeatureTable:
-        """The same rows on a device."""
+        """Return a table of the same rows on a device."""
         return FeatureTable({name: value.to(device) for name, value in self._rows.items()}, self._count_N)
 
     def gather(self, positions_B: np.ndarray, valid_B: np.ndarray) -> dict[str, torch.Tensor]:
-        """Rows of a batch of images, and `row`: each one's place in the batch. Padding has no rows.
+        """Return the rows of a batch of images, and `row`: each one's place in the batch.
+
+        Args:
+            positions_B: (B,) places in the data set.
+            valid_B: (B,) bool; False: padding, which has no rows.
 
         Returns:
             Named tensors (R, ...) where the table lies, and `row` (R,) int64 on the CPU.
@@ -72,7 +79,7 @@ class FeatureViews:
 
     Args:
         tables: at least one.
-        source: where they come from, for the user.
+        source: where they come from, to be printed.
     """
 
     def __init__(self, tables: Sequence[FeatureTable], *, source: str = "memory") -> None:
@@ -80,15 +87,16 @@ class FeatureViews:
         self.tables, self.source = tuple(tables), source
 
     def at_epoch(self, epoch: int) -> FeatureTable:
-        """The view that an epoch (from 1) trains on: epochs take turns."""
+        """Return the view that an epoch (from 1) trains on: epochs take turns."""
         return self.tables[(epoch - 1) % len(self.tables)]
 
     def all(self, name: str) -> torch.Tensor:
-        """Rows of the first view of all images: what starting values and coverage are computed from."""
+        """Return rows (R, ...) of all images in the first view, for starting values and coverage."""
         return self.tables[0].all(name)
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all views."""
         return sum(table.nbytes for table in self.tables)
 
 
@@ -98,6 +106,9 @@ def build_feature_table(parts: Sequence[dict[str, np.ndarray]], num_images: int)
     Args:
         parts: per rank, named arrays (R, ...) with `image` (R,), each row's image.
         num_images: N.
+
+    Returns:
+        The table of all N images, on the CPU.
     """
     filled = [p for p in parts if p]
     assert filled, "at least one rank computed rows"
@@ -115,7 +126,16 @@ def _single(value: torch.Tensor) -> torch.Tensor:
 def compute_features(
     inputs: Callable[[Batch], Rows], batches: Iterable[Batch], *, num_images: int
 ) -> FeatureTable:
-    """Run a stage's frozen layers over all images; every rank gets all rows. Collective."""
+    """Run a stage's frozen layers over all images; every rank gets all rows. Collective.
+
+    Args:
+        inputs: `Stage.inputs`: a batch to named rows (R, ...) and `row` (R,), each row's image in the batch.
+        batches: this rank's, each with `position` (B,), places in the data set.
+        num_images: N of the data set.
+
+    Returns:
+        The table of all N images, on the CPU.
+    """
     kept: dict[str, list[np.ndarray]] = {}
     with distributed.errors_agreed():
         for batch in batches:
@@ -123,5 +143,5 @@ def compute_features(
             rows["image"] = batch["position"].cpu()[rows.pop("row")]
             for name, value in rows.items():
                 kept.setdefault(name, []).append(value.numpy())
-    mine = {name: np.concatenate(parts) for name, parts in kept.items()}
-    return build_feature_table(distributed.all_gather_object(mine), num_images)
+    own = {name: np.concatenate(parts) for name, parts in kept.items()}
+    return build_feature_table(distributed.all_gather_object(own), num_images)

@@ -22,15 +22,10 @@ from csr.stages.base import Stage
 from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage
 from csr.training.features import cache
-from csr.training.features.cache import (
-    AugmentedView,
-    FeatureOptions,
-    PlainView,
-    build_on_disk,
-    frozen_features,
-    key_of,
-)
+from csr.training.features.cache import FeatureOptions, frozen_features, key_of
+from csr.training.features.shared_build import build_on_disk
 from csr.training.features.store import FeatureStore
+from csr.training.features.views import AugmentedView, PlainView
 
 N, K, T, SIZE = 11, 3, 2, 64
 CPU = torch.device("cpu")
@@ -322,6 +317,6 @@ def test_ranks_share_the_work_and_hosts_without_a_common_folder_send_each_other_
         return mine, table.all("score").flatten().tolist(), [f.suffix for f in place.iterdir()]
 
     results = on_ranks(body)
-    assert all(values == list(range(7)) and left == [".bin"] for _, values, left in results), results
+    assert all(values == list(range(7)) and left == [".rows"] for _, values, left in results), results
     done = results[0][0] + results[1][0]
     assert sorted(done, key=lambda s: s.start) == (segments if shared else segments[1:])
