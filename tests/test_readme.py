@@ -111,7 +111,7 @@ def test_every_flag_it_names_exists(path):
 
 
 def paths_in(path: Path) -> set[str]:
-    """Return what a README names as a path of this repository: links, and words in backticks with a slash or suffix."""
+    """Return what a README names as a path here: links, and words in backticks with a slash or suffix."""
     text = re.sub(r"```.*?```", "", text_of(path), flags=re.S)
     links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")}
     words = {word for span in re.findall(r"`([^`\n]+)`", text) for word in span.split()}

@@ -24,7 +24,8 @@ from csr.evaluation.label_scores import score_labels
 from csr.evaluation.pointing_game import pointing_rows, score_pointing
 from csr.evaluation.simulated_doctor import Play, play_doctor, score_plays
 from csr.model import CSR
-from csr.model.interaction import ALPHA, top_two_gap
+from csr.model.edit_safety import top_two_gap
+from csr.model.interaction import ALPHA
 from csr.model.layers.prototypes import winners
 from csr.model.sharing.card import Card
 from csr.runtime.errors import StoppedError

@@ -13,7 +13,7 @@ import torch
 
 from csr.data.images.resize import resize_files
 from csr.model import CSR
-from csr.model.interaction import DOCTOR_GAP, top_two_gap
+from csr.model.edit_safety import DOCTOR_GAP, top_two_gap
 from csr.runtime.errors import InputError
 
 Row = dict[str, Any]

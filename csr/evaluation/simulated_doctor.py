@@ -23,8 +23,9 @@ from csr.data.labels.positive import is_negative, is_positive
 from csr.evaluation.bootstrap import Bootstrap, estimate
 from csr.evaluation.label_scores import known
 from csr.evaluation.weighted_metrics import ratio
+from csr.model.edit_defaults import DOCTOR_GAP
 from csr.model.edit_defaults import MODES as MODES
-from csr.model.interaction import ALPHA, CONFIRMED, DOCTOR_GAP, REJECTED, Edits, edited_scores, make_edits
+from csr.model.interaction import ALPHA, CONFIRMED, REJECTED, Edits, edited_scores, make_edits
 from csr.model.sharing.card import Card
 
 
@@ -200,7 +201,7 @@ def score_plays(
         before_NT, after_NVT: bool, called before and after each play.
         target_NT: labels 0 to 1, NaN where not annotated.
         edited_NV: bool, images that each play corrected.
-        gap_N: of the two most likely diagnoses before, see `csr.model.interaction.top_two_gap`.
+        gap_N: of the two most likely diagnoses before, see `csr.model.edit_safety.top_two_gap`.
         plays: the V plays.
         bootstrap: of the intervals.
 

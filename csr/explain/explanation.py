@@ -16,7 +16,7 @@ import torch
 
 from csr.explain.neighbours import Neighbours
 from csr.model import CSR, CSROutput
-from csr.model.interaction import DOCTOR_GAP, top_two_gap
+from csr.model.edit_safety import DOCTOR_GAP, top_two_gap
 from csr.model.layers.prototypes import winners
 from csr.model.layers.task_head import TaskHead
 from csr.model.sharing.card import Card

@@ -27,7 +27,8 @@ def fetch(
         advice: what the user can do where it fails.
 
     Raises:
-        InputError: the path of no folder, offline, unreachable, no such repository, or none of the files in it.
+        InputError: the path of no folder, offline, unreachable, no such repository, or none of the files in
+            it.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError

@@ -18,7 +18,8 @@ def adopt_launcher_environment() -> None:
 
     `deepspeed` and `torchrun` set all five. `srun` sets its own names, read only inside a step
     (SLURM_STEP_ID): the batch shell of a job has them too, without being a rank. A plain process
-    is rank 0 of 1 on a port that is free now, so that two runs on one machine do not collide.
+    is rank 0 of 1 on port 0: whichever is free when its store listens, so that no other process can
+    take it in between.
     """
     env = os.environ
     if "RANK" not in env and "SLURM_PROCID" in env and env.get("SLURM_STEP_ID", "").isdigit():
@@ -28,17 +29,15 @@ def adopt_launcher_environment() -> None:
         missing = [n for n in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if n not in env]
         if missing and env.get("WORLD_SIZE", "1") != "1":
             raise InputError(f"RANK is set but {', '.join(missing)} is not: start csr with a launcher")
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    alone = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }
     for name, value in alone.items():
         env.setdefault(name, value)
-    if "MASTER_PORT" not in env:
-        env["MASTER_PORT"] = str(_free_port())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def rank() -> int:

@@ -11,7 +11,8 @@ import numpy as np
 
 from csr.explain.explanation import Explanation
 from csr.model import CSR
-from csr.model.interaction import ALPHA, DOCTOR_GAP, SafetyReport
+from csr.model.edit_safety import DOCTOR_GAP, SafetyReport
+from csr.model.interaction import ALPHA
 from csr.report.pictures import heat_colours
 from csr.serve import schemas
 from csr.serve.case import Case, Outcome, default_replacement

@@ -14,7 +14,8 @@ import torch
 
 from csr.explain.explanation import Explanation, explain_output, map_range
 from csr.model import CSR, CSROutput
-from csr.model.interaction import SafetyReport, check_safety, decide, edited_maps
+from csr.model.edit_safety import SafetyReport, check_safety
+from csr.model.interaction import decide, edited_maps
 from csr.model.layers.prototypes import winners
 from csr.serve.edits import MEDIAN, ZERO, as_tensors, no_edits
 from csr.serve.schemas import Edits, Replacement
@@ -28,7 +29,7 @@ class Outcome:
         edits: those in force.
         explanation: of the edited scores. Its maps and best prototypes are those after the boxes and
             before decisions on concepts: a rejected concept still shows what was rejected.
-        safety: of `csr.model.interaction.check_safety`.
+        safety: of `csr.model.edit_safety.check_safety`.
     """
 
     edits: Edits

@@ -3,10 +3,10 @@
     python scripts/bench/cluster_model.py
     python scripts/bench/cluster_model.py --peak_tflops 312 --network_gb_s 25 --mfu 0.35
 
-Nothing is measured here. Parameters, FLOPs and norm layers are counted on the real networks; the rest are the
-flags below, each with what it stands for. Communication is taken not to overlap with computing, data is (it is
-read ahead), so that a step takes max(compute + communication, data). Results are printed and written to
-scripts/bench/results/NAME.txt and NAME.json.
+Nothing is measured here. Parameters, FLOPs and norm layers are counted on the real networks; the rest are
+the flags below, each with what it stands for. Communication is taken not to overlap with computing, data is
+(it is read ahead), so that a step takes max(compute + communication, data). Results are printed and written
+to scripts/bench/results/NAME.txt and NAME.json.
 
 Letters: B images per GPU and step, G GPUs, P parameters, N images.
 """
@@ -39,7 +39,7 @@ NORMS = (nn.BatchNorm2d,)
 
 @dataclass(frozen=True)
 class Network:
-    """What is counted on a backbone at its image size: forward FLOPs and parameters, normalisations over ranks."""
+    """Counts of a backbone at its image size: forward FLOPs, parameters, normalisations over ranks."""
 
     name: str
     image_size: int
@@ -85,9 +85,9 @@ def count(name: str, image_size: int) -> Network:
 def step(net: Network, cluster: Cluster, *, gpus: int, batch: int, precision: str) -> dict[str, float]:
     """Seconds of a stage-1 step and its parts.
 
-    ZeRO-2: gradients are reduce-scattered and new weights gathered, each (G - 1) / G of all bytes through every
-    GPU's link, in rings of G - 1 hops. BatchNorm over ranks: one small all-reduce forward and one backward, as a
-    tree of 2 log2 G hops.
+    ZeRO-2: gradients are reduce-scattered and new weights gathered, each (G - 1) / G of all bytes through
+    every GPU's link, in rings of G - 1 hops. BatchNorm over ranks: one small all-reduce forward and one
+    backward, as a tree of 2 log2 G hops.
     """
     compute = batch * net.flops * (1 + BACKWARD) / (cluster.mfu * cluster.peak)
     link = cluster.node if gpus <= cluster.gpus_per_node else cluster.network

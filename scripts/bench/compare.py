@@ -6,8 +6,8 @@
     python scripts/bench/compare.py --sides reference:bf16 csr:bf16
 
 A side is a script and its precision; all are compared with the first one. The usual script runs in fp32 on
-CPUs, csr in what --precision says: so both of csr's are there. Round i trains every side on seed i, in turning
-order. Every csr run starts without any cache. Results are printed and written to
+CPUs, csr in what --precision says: so both of csr's are there. Round i trains every side on seed i, in
+turning order. Every csr run starts without any cache. Results are printed and written to
 scripts/bench/results/NAME.txt and NAME.json.
 """
 

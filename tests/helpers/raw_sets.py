@@ -132,7 +132,8 @@ def tbx11k(folder: Path) -> Path:
 
 def write_voc(path: Path, boxes: list[tuple[str, tuple[int, int, int, int]]], *, difficult: int = 0) -> None:
     objects = "".join(
-        f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{b[0]}</xmin><ymin>{b[1]}</ymin>"
+        f"<object><name>{name}</name><difficult>{difficult}</difficult>"
+        f"<bndbox><xmin>{b[0]}</xmin><ymin>{b[1]}</ymin>"
         f"<xmax>{b[2]}</xmax><ymax>{b[3]}</ymax></bndbox></object>"
         for name, b in boxes
     )

@@ -9,14 +9,12 @@ from csr.data.box_masks import box_masks
 from csr.data.transforms import identity_theta
 from csr.model.interaction import (
     box_cells,
-    check_safety,
     decide,
     edited_maps,
     edited_scores,
     importance_map,
     make_edits,
     no_edits,
-    top_two_gap,
 )
 
 B, K, M, T, H, W = 5, 3, 2, 4, 6, 7
@@ -167,60 +165,6 @@ def test_a_confirmed_concept_is_raised_to_its_median_and_never_lowered(sim):
     assert torch.equal(decide(score, decision), score), "confirming alone is agreeing"
     raised = decide(score, decision, present_KM=present)
     assert torch.equal(raised, torch.where(score < 0.9, torch.tensor(0.9), score))
-
-
-@pytest.mark.parametrize(
-    "probability, gap", [([0.7, 0.1, 0.5], 0.2), ([0.5, 0.5], 0.0), ([0.9], 0.8), ([0.1], 0.8)]
-)
-def test_the_gap_is_between_the_two_most_likely_diagnoses(probability, gap):
-    assert float(top_two_gap(torch.tensor([probability]))[0]) == pytest.approx(gap)
-
-
-def lit_map() -> torch.Tensor:
-    """One image, two concepts: concept 0 lights up top left, concept 1 is flat and low."""
-    sim = torch.full((1, 2, 1, 4, 4), 0.1)
-    sim[0, 0, 0, 0, 0] = 0.9
-    return sim
-
-
-def diagnose(score: torch.Tensor) -> torch.Tensor:
-    return torch.stack([score[:, 0, 0], 1 - score[:, 0, 0]], dim=1)
-
-
-@pytest.mark.parametrize(
-    "box, positive, is_high, contradicts, warns",
-    [
-        ([0.0, 0.0, 0.25, 0.25], True, True, False, False),  # where the map is: nothing moves
-        ([0.5, 0.5, 1.0, 1.0], True, False, True, True),  # where nothing is: the diagnosis turns
-        ([0.0, 0.0, 0.25, 0.25], False, True, True, True),  # takes the evidence away
-        ([0.5, 0.5, 1.0, 1.0], False, False, False, False),  # agrees, though alpha weakens the rest
-    ],
-)
-def test_a_box_against_the_evidence_is_told(box, positive, is_high, contradicts, warns):
-    edits = make_edits(
-        torch.zeros(1, 2, dtype=torch.int64), box_R4=torch.tensor([box]), positive_R=torch.tensor([positive])
-    )
-    report = check_safety(lit_map(), edits, diagnose=diagnose)
-    assert bool(report.is_high_R[0]) == is_high and bool(report.contradicts_R[0]) == contradicts
-    assert bool(report.warn_B[0]) == warns
-    after = diagnose(edited_scores(lit_map(), edits))
-    torch.testing.assert_close(report.moved_B, (after - torch.tensor([[0.9, 0.1]])).abs().amax(1))
-    assert bool(report.flips_B[0]) == bool(after[0, 0] < after[0, 1])
-
-
-def test_the_peak_in_each_box_and_its_map_equal_a_loop(sim, edits):
-    high = torch.full((K, M), 2.0)
-    report = check_safety(sim, edits, diagnose=lambda s: s[:, :, 0].sigmoid(), high_KM=high)
-    cells = box_cells(edits.box_R4, height=H, width=W)
-    for r, b in enumerate(edits.row_R.tolist()):
-        best = max((float(sim[b, k, m][cells[r]].max()), k, m) for k in range(K) for m in range(M))
-        assert (float(report.peak_R[r]), int(report.concept_R[r]), int(report.prototype_R[r])) == best
-    assert not report.is_high_R.any(), "no similarity reaches 2"
-
-
-def test_without_boxes_the_safety_check_has_nothing_to_say_about_them(sim):
-    report = check_safety(sim, no_edits(B, K), diagnose=lambda s: s[:, :, 0].sigmoid())
-    assert len(report.peak_R) == 0 and float(report.moved_B.max()) == 0 and not report.warn_B.any()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from tiny_model import CONCEPTS, TARGETS, K, M, tiny_model
 
 from csr.data.images.resize import resize_file
 from csr.explain.explanation import contributions, explain, to_dict
-from csr.model.interaction import check_safety, edited_maps, edited_scores, make_edits
+from csr.model.edit_safety import check_safety
+from csr.model.interaction import edited_maps, edited_scores, make_edits
 from csr.model.sharing.reference import Reference
 from csr.runtime.errors import InputError
 from csr.serve.answers import prototypes_of, result_of

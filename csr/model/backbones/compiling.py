@@ -28,8 +28,8 @@ def check_compiler(device: torch.device) -> None:
         tiny(torch.ones(8, device=device))
     except RuntimeError as error:
         raise InputError(
-            f"--compile: torch.compile does not work on this machine ({reason(error)}): install a C++ compiler "
-            "(and Triton, for a GPU), or leave --compile away"
+            f"--compile: torch.compile does not work on this machine ({reason(error)}): install a "
+            "C++ compiler (and Triton, for a GPU), or leave --compile away"
         ) from error
 
 

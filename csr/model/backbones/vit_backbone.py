@@ -1,7 +1,8 @@
 """`medmae`: the ViT encoder of transformers without pooling and masking, its patch tokens as feat_BCHW.
 
 A masked autoencoder's encoder is a plain ViT; nothing is masked here. The parameter names inside are those
-of the installed transformers; state dicts with the names of another version load too (`csr.model.backbones.vit_keys`).
+of the installed transformers; state dicts with the names of another version load too
+(`csr.model.backbones.vit_keys`).
 
 Letters: B batch, C channels, H W feature map, N tokens.
 """

@@ -1,7 +1,8 @@
 """Pretrained weights into a backbone, completely or not at all.
 
 Every weight of the encoder must be filled and every encoder weight in the file used; a decoder, mask token
-or classifier in the file is left and reported. Only here (and in `csr.model.hub_download`) the network is touched.
+or classifier in the file is left and reported. The network is touched only here and in
+`csr.model.hub_download`.
 """
 
 from __future__ import annotations
@@ -237,9 +238,10 @@ def _load_all(net: nn.Module, state: State, source: str) -> int:
             *(f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in wrong[:_SHOWN]),
             *_named("of another type than weights", kinds),
         ]
+        num_matching = len(own) - len({*missing, *wrong, *kinds})
         raise InputError(
-            f"{source}: does not fit the backbone, {len(own) - len({*missing, *wrong, *kinds})} of {len(own)} "
-            f"tensors match; {'; '.join(parts)}"
+            f"{source}: does not fit the backbone, {num_matching} of {len(own)} tensors match; "
+            f"{'; '.join(parts)}"
         )
     bad = not_finite(state)
     if bad:

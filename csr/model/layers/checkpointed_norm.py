@@ -1,4 +1,4 @@
-"""BatchNorm under activation checkpointing: backward runs the forward again, its statistics must not move twice."""
+"""BatchNorm under activation checkpointing: its statistics stay when backward runs the forward again."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def _check_total(
     build: Callable[..., nn.Module],
     where: tuple[str, str],
 ) -> None:
-    """Compare the number of values: the name of a backbone may mean a giant, so it is built without memory."""
+    """Compare the number of values, without memory: the name of a backbone may mean a giant."""
     try:
         with torch.device("meta"):
             shapes = {key: value.shape for key, value in build(**checked).state_dict().items()}

@@ -30,7 +30,8 @@ def load_model(source: str | Path, *, checkpoint: str | None = None) -> CSR:
     """A model in eval mode, on the CPU, with its `card`.
 
     Args:
-        source: folder of `csr export`, folder of a run, a .pth with the run's config.json beside it, or a hub id.
+        source: folder of `csr export`, folder of a run, a .pth with the run's config.json beside it, or a hub
+            id.
         checkpoint: which .pth of a run; None: the best of stage 3.
 
     Raises:

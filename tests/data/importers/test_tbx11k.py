@@ -131,7 +131,8 @@ def test_what_is_no_coco_file_is_one_line(raw, bring_in, text):
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "not as published"),
         ("<annotation><size><width>0</width><height>9</height></size></annotation>", "size/width is '0'"),
         (
-            "<annotation><size><width>9</width><height>9</height></size><object><name>Cat</name></object></annotation>",
+            "<annotation><size><width>9</width><height>9</height></size>"
+            "<object><name>Cat</name></object></annotation>",
             "object 1: 'Cat'",
         ),
     ],

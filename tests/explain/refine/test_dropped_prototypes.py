@@ -14,7 +14,8 @@ from csr.evaluation.measure import count_alive
 from csr.evaluation.pointing_game import SCORES, pointing_rows
 from csr.explain.explanation import explain as explain_images
 from csr.model import CSR
-from csr.model.interaction import check_safety, make_edits
+from csr.model.edit_safety import check_safety
+from csr.model.interaction import make_edits
 
 
 @pytest.fixture
