@@ -130,35 +130,35 @@ class CSR(Shareable):
         )
 
     def features(self, images_B3HW: torch.Tensor) -> torch.Tensor:
-        """feat_BCHW, in the type that the backbone computes in; normalised images of any floating type."""
+        """Return feat_BCHW, in the type that the backbone computes in, of normalised images."""
         return self.backbone(images_B3HW)
 
     def cams(self, feat_BCHW: torch.Tensor) -> torch.Tensor:
-        """cam_BKHW, fp32."""
+        """Return cam_BKHW, fp32."""
         return self.concept_head(feat_BCHW)
 
     def concept_logits(self, cam_BKHW: torch.Tensor) -> torch.Tensor:
-        """(B, K), fp32."""
+        """Return (B, K), fp32."""
         return pool_cams(cam_BKHW, self.concept_pool)
 
     def local_vectors(self, feat_BCHW: torch.Tensor, cam_BKHW: torch.Tensor) -> torch.Tensor:
-        """local_BKC (Eq. 2), fp32."""
+        """Return local_BKC (Eq. 2), fp32."""
         return local_concept_vectors(feat_BCHW, cam_BKHW)
 
     def embed(self, feat_BCHW: torch.Tensor) -> torch.Tensor:
-        """Unit vectors of every cell: (B, H, W, D), fp32."""
+        """Return unit vectors of every cell: (B, H, W, D), fp32."""
         return self.projector(feat_BCHW.permute(0, 2, 3, 1))
 
     def similarity_maps(self, feat_BCHW: torch.Tensor) -> torch.Tensor:
-        """sim_BKMHW (Eq. 10), fp32."""
+        """Return sim_BKMHW (Eq. 10), fp32."""
         return self.prototypes.similarity_maps(self.embed(feat_BCHW))
 
     def similarity_scores(self, feat_BCHW: torch.Tensor) -> torch.Tensor:
-        """score_BKM, the maxima of the maps, without holding all maps; fp32."""
+        """Return score_BKM, the maxima of the maps, without holding all maps; fp32."""
         return self.prototypes.scores(self.embed(feat_BCHW))
 
     def description(self) -> dict[str, Any]:
-        """Constructor arguments (plain JSON) that rebuild this architecture offline: `CSR(**description)`."""
+        """Return the arguments (plain JSON) that rebuild this architecture: `CSR(**description)`."""
         return {
             "num_concepts": self.num_concepts,
             "num_classes": self.num_classes,

@@ -18,7 +18,7 @@ HIGH_SHARE = 0.8  # of an image's highest similarity: above, a map counts as hig
 
 
 def top_two_gap(probability_BT: torch.Tensor) -> torch.Tensor:
-    """Difference between the two most likely diagnoses, (B,); of a single one |2p - 1|, from its absence."""
+    """Return the gap of the two most likely diagnoses, (B,); of a single one |2p - 1|, from its absence."""
     if probability_BT.shape[1] == 1:
         return (2 * probability_BT[:, 0] - 1).abs()
     first_BT = probability_BT.topk(2, dim=1).values
@@ -62,7 +62,7 @@ def check_safety(
     high_KM: torch.Tensor | None = None,
     max_move: float = DOCTOR_GAP,
 ) -> SafetyReport:
-    """How far edits would move the diagnosis, and whether the boxes agree with the evidence.
+    """Report how far edits would move the diagnosis, and whether the boxes agree with the evidence.
 
     Args:
         sim_BKMHW: the network's maps, unedited.
@@ -102,7 +102,7 @@ def check_safety(
 
 
 def _peaks(sim_BKMHW: torch.Tensor, edits: Edits) -> torch.Tensor:
-    """The highest similarity of every map inside every box, (R, K, M)."""
+    """Return the highest similarity of every map inside every box, (R, K, M)."""
     height, width = sim_BKMHW.shape[-2:]
     inside_RHW = box_cells(edits.box_R4, height=height, width=width)
     peaks = [  # box by box: R x K x M x H x W at once would be large with a hundred prototypes

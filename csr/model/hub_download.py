@@ -18,7 +18,7 @@ _ADVICE = (
 def fetch(
     repo_id: str, names: tuple[str, ...], *, revision: str | None = None, advice: str = _ADVICE
 ) -> Path:
-    """The first of these files that the repository has, as a local path.
+    """Return the first of these files that the repository has, as a local path.
 
     Args:
         repo_id: `name/model`.

@@ -43,7 +43,7 @@ class Edits:
 
 
 def no_edits(batch: int, num_concepts: int, *, device: torch.device | str = "cpu") -> Edits:
-    """Edits that change nothing: where every session starts, and what a reset goes back to."""
+    """Return edits that change nothing: where every session starts, and what a reset restores."""
     return make_edits(torch.zeros(batch, num_concepts, dtype=torch.int64, device=device))
 
 
@@ -93,7 +93,7 @@ def _check_boxes(box_R4: torch.Tensor, row_R: torch.Tensor, positive_R: torch.Te
 
 
 def importance_map(edits: Edits, *, height: int, width: int) -> torch.Tensor:
-    """A of Eq. 12: 1 in positive boxes, 0 in negative ones, alpha elsewhere; 1 all over without a box.
+    """Return A of Eq. 12: 1 in positive boxes, 0 in negative ones, alpha elsewhere; 1 without a box.
 
     A cell is in a box if its centre is, and every box has at least one cell. Where a positive and a
     negative box overlap the negative one wins: what a doctor ruled out stays out, in whatever order it was
@@ -115,7 +115,7 @@ def importance_map(edits: Edits, *, height: int, width: int) -> torch.Tensor:
 
 
 def box_cells(box_R4: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
-    """Cells whose centre is in a box; across a box too thin for that, the cells that its middle is in.
+    """Mark cells whose centre is in a box; across too thin a box, the cells that its middle is in.
 
     Returns:
         bool (R, H, W), at least one cell for every box.
@@ -133,7 +133,7 @@ def box_cells(box_R4: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
 def edited_maps(
     sim_BKMHW: torch.Tensor, edits: Edits, *, absent_KM: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Maps weighted by importance in images with boxes; the others keep their maps as they are.
+    """Weight maps by importance in images with boxes; the others keep their maps as they are.
 
     Args:
         sim_BKMHW: the network's maps, unedited.
@@ -163,7 +163,7 @@ def edited_scores(
     absent_KM: torch.Tensor | None = None,
     present_KM: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Scores after the boxes (Eq. 13: maxima taken again), then after the decisions on concepts.
+    """Return scores after the boxes (Eq. 13: maxima taken again), then the decisions on concepts.
 
     Args:
         sim_BKMHW: the network's maps, unedited.
@@ -185,7 +185,7 @@ def decide(
     absent_KM: torch.Tensor | None = None,
     present_KM: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Scores with concepts rejected or confirmed (Sec. 3.3).
+    """Return scores with concepts rejected or confirmed (Sec. 3.3).
 
     Args:
         score_BKM: similarity scores.

@@ -16,7 +16,7 @@ _WRAPPERS = ("model", "state_dict", "module")
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a file, on the CPU; one that is wrapped under `model` or `state_dict` is unwrapped.
+    """Read the state dict of a file, on the CPU, out of `model` or `state_dict` where it is wrapped.
 
     Raises:
         InputError: missing, truncated, a pickle of anything but plain data, or no tensors in it.

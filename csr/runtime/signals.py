@@ -101,7 +101,7 @@ class StopRequest:
         self.signal_name = signal.Signals(number).name
 
     def _watch(self, read_end: int) -> None:
-        """Hear of signals while the main thread waits in C, where Python handlers do not run."""
+        """Watch for signals while the main thread waits in C, where Python handlers do not run."""
         with os.fdopen(read_end, "rb", buffering=0) as numbers:
             while heard := numbers.read(1):
                 if heard[0] in CAUGHT:

@@ -122,7 +122,7 @@ _API = APIRouter(
 
 @_API.get("/model")
 async def model(service: Serves) -> schemas.ModelFacts:
-    """Names, limits and what the model can do."""
+    """Return names, limits and what the model can do."""
     return service.facts
 
 
@@ -151,7 +151,7 @@ async def open_image(request: Request, service: Serves) -> schemas.State:
 
 @_API.get("/sessions/{session}")
 async def state(session: str, service: Serves) -> schemas.State:
-    """The session as it is."""
+    """Return the session as it is."""
     return service.sessions.get(session).state()
 
 
@@ -188,7 +188,7 @@ async def close(session: str, service: Serves) -> Response:
 
 @_API.get("/sessions/{session}/record")
 async def record(session: str, service: Serves, response: Response) -> schemas.Record:
-    """The record: hashes of model and image, every step with its time, edits and result."""
+    """Return the record: hashes of model and image, every step with its time, edits and result."""
     answer = service.record(session)
     # the name is the server's: what an upload is called becomes no file name and no header
     name = f"csr-session-{answer.image.sha256[:12]}.json"
@@ -198,7 +198,7 @@ async def record(session: str, service: Serves, response: Response) -> schemas.R
 
 @_API.get("/sessions/{session}/image", responses=_PNG, response_class=Response)
 async def image(session: str, service: Serves) -> Response:
-    """The image as it is displayed, reduced."""
+    """Return the displayed image, reduced."""
     return Response(service.sessions.get(session).view, media_type="image/png")
 
 
@@ -208,7 +208,7 @@ async def maps(
     service: Serves,
     of: Annotated[list[str], Query(max_length=MAX_MAPS, description="concept.prototype, e.g. 3.0")],
 ) -> schemas.Maps:
-    """Similarity maps under the boxes in force."""
+    """Return similarity maps under the boxes in force."""
     matches = [_PLACE.fullmatch(one) for one in of]
     places = [(int(match[1]), int(match[2])) for match in matches if match is not None]
     if len(places) < len(of):
@@ -218,19 +218,19 @@ async def maps(
 
 @_API.get("/sessions/{session}/concepts/{concept}")
 async def prototypes(session: str, concept: int, service: Serves) -> schemas.Prototypes:
-    """Every prototype of a concept, with its score and contributions under the edits in force."""
+    """Return every prototype of a concept, with its score and contributions under the edits in force."""
     return service.prototypes(session, concept)
 
 
 @_API.get("/regions/{concept}/{prototype}")
 async def regions(concept: int, prototype: int, service: Serves) -> list[schemas.Region]:
-    """The training regions nearest to a prototype; none without an atlas."""
+    """Return the training regions nearest to a prototype; none without an atlas."""
     return service.regions(concept, prototype)
 
 
 @_API.get("/regions/{concept}/{prototype}/{rank}", responses=_PNG, response_class=Response)
 async def region(concept: int, prototype: int, rank: int, service: Serves) -> Response:
-    """The training image with that region framed."""
+    """Return the training image with that region framed."""
     picture = await service.region(concept, prototype, rank)
     if picture is None:
         raise HTTPException(404, "the training image is not there, or cannot be read")

@@ -17,7 +17,7 @@ from csr.data.phantom.shapes import Ellipse, ellipse_radius, soft_step
 
 @lru_cache(maxsize=8)
 def _pixel_grid(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel centres in chest units from the picture's centre: x (1, W) and y (H, 1)."""
+    """Return the pixel centres in chest units from the picture's centre: x (1, W) and y (H, 1)."""
     height, width = shape
     unit = UNITS_PER_HEIGHT / height
     x_1W = ((np.arange(width) + 0.5 - width / 2) * unit).astype(np.float32)[None, :]
@@ -72,13 +72,13 @@ class Chest:
         )
 
     def to_pixel(self, u: float, v: float) -> tuple[float, float]:
-        """The (x, y) of a chest point; the first pixel reaches from 0 to 1."""
+        """Return the (x, y) of a chest point; the first pixel reaches from 0 to 1."""
         cos, sin = self._turn
         x0, y0 = self._origin
         return u * cos - v * sin + x0, u * sin + v * cos + y0
 
     def point(self, side: int, *, across: float, down: float) -> tuple[float, float]:
-        """A chest point inside a lung.
+        """Return a chest point inside a lung.
 
         Args:
             side: -1 the patient's right lung, 1 the left.
@@ -94,33 +94,33 @@ class Chest:
 
 
 def lateral(t: np.ndarray, chest: float) -> np.ndarray:
-    """Inner chest wall's |u| at height t (0 apex, 1 base)."""
+    """Return the inner chest wall's |u| at height t (0 apex, 1 base)."""
     q = 1.0 - t
     return np.sqrt(1.0 - q * q * q * q * q) * (chest * (0.76 + 0.24 * t))
 
 
 def medial(t: np.ndarray) -> np.ndarray:
-    """Inner border of the lungs at height t; it bends outwards towards the apex."""
+    """Return the inner border of the lungs at height t; it bends outwards towards the apex."""
     q = (1.0 - t) ** 2
     q = q * q
     return 0.13 + 0.23 * q * q * q
 
 
 def diaphragm(a: np.ndarray, patient: Patient) -> np.ndarray:
-    """v of the right dome at |u| = a: highest near the middle of the lung, deep at the wall."""
+    """Return v of the right dome at |u| = a: highest near the middle of the lung, deep at the wall."""
     x = (a - 0.42) * (1.0 / 0.5)
     return patient.base + patient.dome * (1.15 * x * x - 0.6)
 
 
 def heart_ellipse(patient: Patient) -> Ellipse:
-    """The heart; its full width over the chest's gives the heart ratio."""
+    """Return the heart's ellipse; its full width over the chest's gives the heart ratio."""
     half = patient.heart_ratio * patient.chest
     u = patient.heart_shift + 0.12 * (half - 0.4)
     return Ellipse(u, patient.base + 0.05 - 0.72 * half, 1.1 * half, 0.8 * half, tilt=0.6)
 
 
 def build_centre(chest: Chest) -> np.ndarray:
-    """Heart, great vessels and aorta, (H, W), 0 to 1: what displaces lung in the middle."""
+    """Build what displaces lung in the middle: heart, great vessels and aorta, (H, W), 0 to 1."""
     radius_HW = ellipse_radius(chest.u_HW, chest.v_HW, heart_ellipse(chest.patient))
     heart_HW = soft_step((1.0 - radius_HW) * 0.4, chest.edge)
     stem_HW = soft_step(0.19 + 0.05 * chest.v_HW - np.abs(chest.u_HW - 0.02), 0.05)
@@ -128,7 +128,7 @@ def build_centre(chest: Chest) -> np.ndarray:
 
 
 def build_aorta(chest: Chest) -> np.ndarray:
-    """The aortic knob, and the descending aorta where it is unfolded, (H, W), 0 to 1."""
+    """Build the aortic knob, and the descending aorta where it is unfolded, (H, W), 0 to 1."""
     knob, unfold = chest.patient.knob, chest.patient.unfold
     round_knob = Ellipse(0.15 + 0.5 * (knob - 0.08), -0.4, knob, 1.15 * knob)
     knob_HW = soft_step((1.0 - ellipse_radius(chest.u_HW, chest.v_HW, round_knob)) * knob, 0.04)

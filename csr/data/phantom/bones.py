@@ -12,12 +12,12 @@ from csr.data.phantom.shapes import soft_step
 
 
 def build_bones(chest: Chest) -> np.ndarray:
-    """Density of all bones, (H, W)."""
+    """Build the density of all bones, (H, W)."""
     return _build_ribs(chest) + _build_clavicles(chest) + _build_spine(chest)
 
 
 def _build_ribs(chest: Chest) -> np.ndarray:
-    """Posterior ribs, nearly level then falling to the wall, and fainter steep anterior ones."""
+    """Build posterior ribs, nearly level then falling to the wall, and fainter steep anterior ones."""
     patient, a_HW, v_HW = chest.patient, chest.a_HW, chest.v_HW
     x_HW = a_HW - 0.25
     back_HW = (v_HW - patient.rib_curve * x_HW * x_HW) / patient.rib_spacing + patient.rib_phase
@@ -32,7 +32,7 @@ def _build_ribs(chest: Chest) -> np.ndarray:
 
 
 def _stripe(phase_HW: np.ndarray, *, half: float) -> np.ndarray:
-    """A band at each whole phase, brighter along its two edges as cortical bone is."""
+    """Build a band at each whole phase, brighter along its two edges as cortical bone is."""
     off_HW = np.abs(phase_HW - np.rint(phase_HW))
     return soft_step(half - off_HW, 0.12) * (0.65 + (0.5 / half**2) * off_HW * off_HW)
 
@@ -47,7 +47,7 @@ def _build_clavicles(chest: Chest) -> np.ndarray:
 
 
 def _build_spine(chest: Chest) -> np.ndarray:
-    """Vertebral bodies with darker discs between, and the air column of the trachea."""
+    """Build vertebral bodies with darker discs between, and the air column of the trachea."""
     disc_HW = np.abs(np.sin(chest.v_HW * np.float32(np.pi / 0.17)))
     column_HW = soft_step(0.1 - chest.a_HW, 0.04) * (0.12 + 0.14 * soft_step(disc_HW - 0.3, 0.5))
     trachea_HW = soft_step(0.05 - np.abs(chest.u_HW - 0.01), 0.04) * soft_step(-0.3 - chest.v_HW, 0.3)

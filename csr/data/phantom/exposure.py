@@ -13,7 +13,7 @@ from csr.data.phantom.shapes import Ink, smooth_noise
 
 
 def expose(density_HW: np.ndarray, patient: Patient, *, rng: np.random.Generator) -> np.ndarray:
-    """The displayed picture, (H, W) float32, 0 (black, air) to 1 (white).
+    """Return the displayed picture, (H, W) float32, 0 (black, air) to 1 (white).
 
     Args:
         density_HW: what the ray meets.
@@ -30,7 +30,7 @@ def expose(density_HW: np.ndarray, patient: Patient, *, rng: np.random.Generator
 
 
 def _build_grain(shape: tuple[int, int], *, patient: Patient, rng: np.random.Generator) -> np.ndarray:
-    """Film grain: fine noise plus a coarser share, as a detector's blur leaves it."""
+    """Build film grain: fine noise plus a coarser share, as a detector's blur leaves it."""
     height, width = shape
     fine_HW = rng.standard_normal(shape, dtype=np.float32)
     coarse = rng.standard_normal((height // 2 + 1, width // 2 + 1), dtype=np.float32)
@@ -39,7 +39,7 @@ def _build_grain(shape: tuple[int, int], *, patient: Patient, rng: np.random.Gen
 
 
 def _draw_marker(shape: tuple[int, int], *, rng: np.random.Generator) -> np.ndarray:
-    """The technician's side letter, an L at the patient's left shoulder, in most pictures."""
+    """Draw the technician's side letter, an L at the patient's left shoulder, in most pictures."""
     ink = Ink(shape)
     x, y = shape[1] * rng.uniform(0.88, 0.94), shape[0] * rng.uniform(0.03, 0.12)
     size = shape[0] * rng.uniform(0.025, 0.04)

@@ -13,26 +13,26 @@ from csr.data.phantom.shapes import soft_step
 
 
 def draw_cardiomegaly(scene: Scene, strength: float, rng: np.random.Generator) -> None:
-    """The heart is already drawn wider than half of the chest (`patient.heart_ratio`)."""
+    """Mark the heart, already drawn wider than half of the chest (`patient.heart_ratio`)."""
     scene.add_box("Cardiomegaly", 2.0 - scene.radius(heart_ellipse(scene.chest.patient)), threshold=1.0)
 
 
 def draw_aortic_enlargement(scene: Scene, strength: float, rng: np.random.Generator) -> None:
-    """The knob is already drawn large and the descending aorta unfolded (`patient.knob`)."""
+    """Mark the aorta, already drawn with a large knob and unfolded (`patient.knob`)."""
     chest = scene.chest
     seen_HW = (chest.u_HW > 0.08) & (chest.v_HW < 0.2)
     scene.add_box("Aortic enlargement", build_aorta(chest) * seen_HW)
 
 
 def draw_emphysema(scene: Scene, strength: float, rng: np.random.Generator) -> None:
-    """Low flat domes, dark lungs with few markings (`patient.base`, `dome`, `aeration`)."""
+    """Mark low flat domes and dark lungs with few markings (`patient.base`, `dome`, `aeration`)."""
     chest = scene.chest
     for side in SIDES:
         scene.add_box("Emphysema", chest.lung_HW * (chest.left_HW == (side > 0)))
 
 
 def draw_pleural_effusion(scene: Scene, strength: float, rng: np.random.Generator) -> None:
-    """Fluid that blunts the costophrenic angle and climbs the wall in a meniscus."""
+    """Draw fluid that blunts the costophrenic angle and climbs the wall in a meniscus."""
     chest, patient = scene.chest, scene.chest.patient
     sides = SIDES if rng.random() < 0.25 else (SIDES[int(rng.integers(2))],)
     for side in sides:
@@ -48,7 +48,7 @@ def draw_pleural_effusion(scene: Scene, strength: float, rng: np.random.Generato
 
 
 def draw_pneumothorax(scene: Scene, strength: float, rng: np.random.Generator) -> None:
-    """Air between wall and lung: a fine pleural line, and no markings outside of it."""
+    """Draw air between wall and lung: a fine pleural line, and no markings outside of it."""
     chest, patient = scene.chest, scene.chest.patient
     side = SIDES[int(rng.integers(2))]
     t_HW = np.clip((chest.v_HW - patient.apex) / (patient.base - patient.apex), 0.0, 1.0)

@@ -14,7 +14,7 @@ from csr.data.phantom.shapes import Ellipse, Ink, Points, smooth_noise, soft_ste
 
 
 def draw_consolidation(scene: Scene, strength: float, rng: np.random.Generator) -> None:
-    """A large ill-defined opacity, patchy, crossed by air-filled bronchi."""
+    """Draw a large ill-defined opacity, patchy, crossed by air-filled bronchi."""
     size = rng.uniform(0.26, 0.4)
     u, v = scene.find_spot(radius=0.6 * size, down=(0.25, 0.9), rng=rng)
     patch = Ellipse(u, v, size, size * rng.uniform(0.7, 1.1), tilt=rng.uniform(0.0, 3.0))
@@ -34,7 +34,7 @@ def draw_consolidation(scene: Scene, strength: float, rng: np.random.Generator) 
 def _draw_bronchi(
     scene: Scene, *, centre: tuple[float, float], size: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Branching dark lines from the hilum's side into the opacity, (H, W), 0 to 1."""
+    """Draw branching dark lines from the hilum's side into the opacity, (H, W), 0 to 1."""
     chest = scene.chest
     ink = Ink(chest.shape)
     hilum_u = 0.2 if centre[0] > 0 else -0.2
@@ -52,7 +52,7 @@ def _draw_bronchi(
 
 
 def draw_cavity(scene: Scene, strength: float, rng: np.random.Generator) -> None:
-    """A thick-walled ring with air inside, sometimes with a fluid level; upper zones first."""
+    """Draw a thick-walled ring with air inside, sometimes with a fluid level; upper zones first."""
     size = 0.12 + 0.07 * strength + rng.uniform(0.0, 0.02)
     wall = rng.uniform(0.035, 0.055)
     u, v = scene.find_spot(radius=size, down=(0.15, 0.6), rng=rng)
@@ -74,7 +74,7 @@ def draw_cavity(scene: Scene, strength: float, rng: np.random.Generator) -> None
 
 
 def draw_nodule(scene: Scene, strength: float, rng: np.random.Generator) -> None:
-    """One to three solid round lesions with an uneven border, from a nodule to a mass."""
+    """Draw one to three solid round lesions with an uneven border, from a nodule to a mass."""
     for _ in range(int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))):
         size = (0.09 + 0.085 * strength) * rng.uniform(0.9, 1.15)
         u, v = scene.find_spot(radius=1.3 * size, down=(0.12, 0.92), rng=rng)
@@ -88,7 +88,7 @@ def draw_nodule(scene: Scene, strength: float, rng: np.random.Generator) -> None
 
 
 def draw_calcification(scene: Scene, strength: float, rng: np.random.Generator) -> None:
-    """A few small, dense, angular specks close together."""
+    """Draw a few small, dense, angular specks close together."""
     chest = scene.chest
     spread = rng.uniform(0.05, 0.09)
     u, v = scene.find_spot(radius=spread, down=(0.15, 0.85), rng=rng)
@@ -104,7 +104,7 @@ def draw_calcification(scene: Scene, strength: float, rng: np.random.Generator) 
 
 
 def _angular(scene: Scene, *, centre: tuple[float, float], size: float, rng: np.random.Generator) -> Points:
-    """Corners of an irregular polygon, in pixels."""
+    """Return the corners of an irregular polygon, in pixels."""
     turns = np.arange(7) * (2 * math.pi / 7) + rng.uniform(0.0, 1.0)
     radii = size * rng.uniform(0.6, 1.25, 7)
     return [
@@ -114,7 +114,7 @@ def _angular(scene: Scene, *, centre: tuple[float, float], size: float, rng: np.
 
 
 def draw_ild(scene: Scene, strength: float, rng: np.random.Generator) -> None:
-    """A net of fine lines over both lungs, densest at the bases."""
+    """Draw a net of fine lines over both lungs, densest at the bases."""
     chest, patient = scene.chest, scene.chest.patient
     ink = Ink(chest.shape)
     num_cells = round(260 + 200 * strength)

@@ -114,7 +114,7 @@ def _sample_aorta(strengths: Mapping[str, float], rng: np.random.Generator) -> d
 
 
 def _sample_breath(strengths: Mapping[str, float], rng: np.random.Generator) -> dict[str, float]:
-    """A deep breath looks a little like emphysema: lower domes, darker lungs."""
+    """Sample the depth of breath: a deep one looks a little like emphysema, low domes and dark lungs."""
     base, dome = rng.uniform(0.56, 0.68), rng.uniform(0.15, 0.23)
     aeration, markings = rng.uniform(0.94, 1.04), rng.uniform(0.8, 1.2)
     if "Emphysema" in strengths:

@@ -41,7 +41,7 @@ def read_case(
     height: int,
     rng: np.random.Generator,
 ) -> list[Reading]:
-    """What each of the three readers writes about one picture.
+    """Return what each of the three readers writes about one picture.
 
     Args:
         plan: what the patient truly has.

@@ -110,7 +110,7 @@ class Plan:
 
 
 def rng_for(seed: int, split: str, *keys: int) -> np.random.Generator:
-    """A generator that depends on the seed, the split and the keys, and on nothing drawn before."""
+    """Return a generator that depends on the seed, the split and the keys, and on nothing drawn before."""
     return np.random.default_rng([seed, SPLITS.index(split), *keys])
 
 
@@ -154,7 +154,7 @@ def apply_rules(findings: Collection[str]) -> dict[str, bool]:
 
 
 def label(findings: Collection[str], *, noise: np.random.Generator | None) -> tuple[str, ...]:
-    """The diagnoses of a patient with these findings, in the order of `DIAGNOSES`.
+    """Return the diagnoses of a patient with these findings, in the order of `DIAGNOSES`.
 
     Args:
         findings: names out of `FINDINGS`.

@@ -42,14 +42,14 @@ class Scene:
         self._free_HW = self.air_HW
 
     def density(self) -> np.ndarray:
-        """What the ray meets, (H, W), 0 outside the body."""
+        """Return the density that the ray meets, (H, W), 0 outside the body."""
         patient = self.chest.patient
         air_HW = np.clip(self.air_HW * patient.aeration, 0.0, 1.15)
         soft_HW = build_tissue(self.chest) * (1.0 - AIR_CONTRAST * air_HW)
         return soft_HW + self.added_HW + patient.markings * self.markings_HW * self.air_HW
 
     def add_box(self, name: str, mask_HW: np.ndarray, *, threshold: float = 0.5) -> None:
-        """Box what a mask covers; a mask that leaves the picture gives no box."""
+        """Add the box of a mask; a mask that leaves the picture gives no box."""
         inside_HW = mask_HW > threshold
         rows, columns = np.flatnonzero(inside_HW.any(1)), np.flatnonzero(inside_HW.any(0))
         if rows.size:
@@ -57,7 +57,7 @@ class Scene:
             self.boxes.append((name, (float(box[0]), float(box[1]), float(box[2]), float(box[3]))))
 
     def radius(self, ellipse: Ellipse) -> np.ndarray:
-        """`ellipse_radius` over this picture."""
+        """Return `ellipse_radius` over this picture."""
         return ellipse_radius(self.chest.u_HW, self.chest.v_HW, ellipse)
 
     def occupy(self, mask_HW: np.ndarray) -> None:
@@ -67,7 +67,7 @@ class Scene:
     def find_spot(
         self, *, radius: float, down: tuple[float, float], rng: np.random.Generator
     ) -> tuple[float, float]:
-        """Chest coordinates (u, v) of a place in a lung where a lesion of this radius shows.
+        """Return the chest coordinates (u, v) of a place in a lung where a lesion of this radius shows.
 
         Args:
             radius: of the lesion, chest units.
@@ -85,7 +85,7 @@ class Scene:
         return max(spots, key=lambda spot: self._freedom(spot, radius))
 
     def _freedom(self, spot: tuple[float, float], radius: float) -> float:
-        """Least air at the centre and four points around it, in steps so that ties keep chance."""
+        """Return the least air at the centre and four points around it, in steps so that ties keep chance."""
         height, width = self.chest.shape
         lowest = 1.0
         for du, dv in ((0.0, 0.0), (radius, 0.0), (-radius, 0.0), (0.0, radius), (0.0, -radius)):
@@ -96,7 +96,7 @@ class Scene:
 
 
 def build_tissue(chest: Chest) -> np.ndarray:
-    """Soft tissue as if there were no air: trunk, shoulders, neck, abdomen, breasts, (H, W)."""
+    """Build soft tissue without air: trunk, shoulders, neck, abdomen, breasts, (H, W)."""
     patient, v_HW = chest.patient, chest.v_HW
     shoulder_HW = np.clip((v_HW + 1.3) * (1.0 / 0.45), 0.0, 1.0)
     half_HW = 0.34 + (0.76 + 0.12 * patient.bulk) * shoulder_HW * (2.0 - shoulder_HW)

@@ -13,7 +13,7 @@ NUM_TRUNKS = 10
 
 
 def build_vessels(chest: Chest, *, rng: np.random.Generator) -> np.ndarray:
-    """Density of both lungs' vessels and hila, (H, W)."""
+    """Build the density of both lungs' vessels and hila, (H, W)."""
     ink = Ink(chest.shape)
     for side in (-1, 1):
         for angle in np.linspace(-1.35, 1.25, NUM_TRUNKS) + rng.normal(0.0, 0.1, NUM_TRUNKS):

@@ -57,7 +57,7 @@ def write_phantom(
 
 
 def image_id_for(seed: int, *, split: str, index: int) -> str:
-    """The 32 hexadecimal digits that name image `index` of a split."""
+    """Return the 32 hexadecimal digits that name image `index` of a split."""
     return hashlib.blake2b(f"phantom/{seed}/{split}/{index}".encode(), digest_size=16).hexdigest()
 
 
@@ -102,7 +102,7 @@ def _write_images(
 def _annotate(
     case: Case, *, split: str, rng: np.random.Generator
 ) -> list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[tuple[str, Box], ...]]]:
-    """Rows of one picture: (reader or nothing, findings, diagnoses, boxes)."""
+    """Return the rows of one picture: (reader or nothing, findings, diagnoses, boxes)."""
     if split == "test":
         return [((), case.plan.findings, case.plan.diagnoses, case.boxes)]
     height, width = case.image_HW.shape
@@ -111,7 +111,7 @@ def _annotate(
 
 
 def encode(image_HW: np.ndarray, *, pixel_format: str) -> Image.Image:
-    """A picture of 0..1 as 8-bit grey, 16-bit grey over the full range, or RGB."""
+    """Encode a picture of 0..1 as 8-bit grey, 16-bit grey over the full range, or RGB."""
     if pixel_format == "grey16":
         return Image.fromarray(np.rint(image_HW * 65535.0).astype(np.uint16))
     grey = Image.fromarray(np.rint(image_HW * 255.0).astype(np.uint8))

@@ -51,7 +51,7 @@ class Backbone(nn.Module):
         self._measure()
 
     def maps(self, images_B3HW: torch.Tensor) -> torch.Tensor:
-        """feat_BCHW of images in the parameters' type.
+        """Return feat_BCHW of images in the parameters' type.
 
         Raises:
             InputError: the network gives no map.
@@ -72,7 +72,7 @@ class Backbone(nn.Module):
 
     @contextmanager
     def uncompiled(self) -> Iterator[None]:
-        """Steps inside are not compiled."""
+        """Keep steps inside from being compiled."""
         kept, self._compiled = self._compiled, None
         try:
             yield
@@ -130,7 +130,7 @@ class Backbone(nn.Module):
 
 
 def _parameters_behind(output: torch.Tensor) -> set[int]:
-    """ids of the leaves that the output's graph reaches; walks the graph, computes nothing."""
+    """Return ids of the leaves that the output's graph reaches; walks the graph, computes nothing."""
     found: set[int] = set()
     seen, waiting = set(), [output.grad_fn]
     while waiting:

@@ -34,7 +34,7 @@ def check_compiler(device: torch.device) -> None:
 
 
 def compiled(maps: Maps, *, label: str) -> Maps:
-    """A function that compiles itself when it is first called.
+    """Return a function that compiles itself when it is first called.
 
     Args:
         maps: images -> feature map; its shapes stay the same.
@@ -63,6 +63,6 @@ def leave_out_collectives(module: nn.Module) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """The first line that says something."""
+    """Return the first line of an error's text with words in it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__

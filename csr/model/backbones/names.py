@@ -17,7 +17,7 @@ def is_weights_file(model_name: str) -> bool:
 
 
 def split_name(backbone_type: str, model_name: str) -> tuple[str, Path | None]:
-    """The name that tells the architecture, and the weights file if model_name is one.
+    """Return the name of the architecture, and the weights file if model_name is one.
 
     Raises:
         InputError: no timm name for `timm`, or one of another family for `resnet50` and `vit`.

@@ -72,7 +72,7 @@ def _check_known(model_name: str) -> None:
 
 
 def _create(model_name: str, image_size: int) -> nn.Module:
-    """Models with position embeddings are built for the image size, the others take any."""
+    """Create the network: with position embeddings for the image size, others take any."""
     import timm
 
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "global_pool": ""}
@@ -89,7 +89,7 @@ def _create(model_name: str, image_size: int) -> nn.Module:
 
 
 def _check_patches(net: nn.Module, model_name: str, image_size: int) -> None:
-    """Pixels behind the last whole patch would be dropped in silence, and boxes would shift."""
+    """Refuse sizes with a cut patch: its pixels would be dropped in silence, and boxes would shift."""
     patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
     sides = patch if isinstance(patch, tuple) else () if patch is None else (patch,)
     for side in sides:

@@ -64,7 +64,7 @@ KNOWN = {
 
 
 def find_architecture(model_name: str) -> dict[str, Any]:
-    """The sizes behind a `medmae` model name, offline.
+    """Return the sizes behind a `medmae` model name, offline.
 
     Args:
         model_name: weights file, local folder, known hub id, or a hub id in the hub's local cache.
@@ -89,7 +89,7 @@ def find_architecture(model_name: str) -> dict[str, Any]:
 
 
 def architecture_of_config(path: Path) -> dict[str, Any]:
-    """The sizes in a Hugging Face config.json of a ViT or ViT-MAE.
+    """Return the sizes in a Hugging Face config.json of a ViT or ViT-MAE.
 
     Raises:
         InputError: unreadable, another kind of model, or a size missing.
@@ -115,7 +115,7 @@ def architecture_of_config(path: Path) -> dict[str, Any]:
 
 
 def architecture_problem(sizes: dict[str, Any]) -> str | None:
-    """Says which of the `ARCHITECTURE_KEYS` has a value that no ViT has, or None."""
+    """Return which of the `ARCHITECTURE_KEYS` has a value that no ViT has, or None."""
     for key, largest in LARGEST.items():
         value = sizes[key]
         if type(value) is not int or not 1 <= value <= largest:
@@ -131,7 +131,7 @@ def architecture_problem(sizes: dict[str, Any]) -> str | None:
 
 
 def architecture_of_tensors(state: dict[str, torch.Tensor], *, source: str) -> dict[str, Any]:
-    """The sizes read off a state dict's shapes; heads, which no shape tells, are the usual 64 wide.
+    """Return the sizes by a state dict's shapes; heads, which no shape gives, are the usual 64 wide.
 
     The original MAE code has norms with eps 1e-6, transformers' MAE with 1e-12.
 

@@ -37,19 +37,19 @@ _NOT_ENCODER = re.compile(r"^(decoder|pooler\.|head\.|classifier\.|fc_norm\.|emb
 
 
 def canonical_key(key: str) -> str:
-    """The common name of a weight; a name that is not understood comes back as it is, without prefix."""
+    """Return the common name of a weight; an unknown name as it is, without prefix."""
     for pattern, replacement in _RENAMES:
         key = re.sub(pattern, replacement, key)
     return key
 
 
 def is_encoder(canonical: str) -> bool:
-    """Whether a weight is the encoder's: not the decoder's, the mask token, the pooler or a classifier."""
+    """Return whether a weight is the encoder's, not the decoder's, mask token, pooler or classifier."""
     return not _NOT_ENCODER.match(canonical)
 
 
 def canonical_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict under common names, fused query-key-value weights split into three."""
+    """Return a state dict under common names, fused query-key-value weights split into three."""
     split: dict[str, torch.Tensor] = {}
     for key, value in state.items():
         base, dot, kind = key.rpartition(".attn.qkv.")

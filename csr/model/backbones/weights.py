@@ -67,7 +67,7 @@ class LoadReport:
 def fetch_architecture(
     backbone_type: str, model_name: str, *, weights_file: str | Path | None = None
 ) -> dict[str, Any] | None:
-    """What `CSR(architecture=...)` needs; asks the hub for the config of an id that is not known here.
+    """Return what `CSR(architecture=...)` needs; asks the hub for the config of an unknown id.
 
     Args:
         backbone_type, model_name: as for `build_backbone`.
@@ -90,7 +90,7 @@ def fetch_architecture(
 
 
 def _architecture_of_file(file: Path, model_name: str | None) -> dict[str, Any]:
-    """Sizes by a file's shapes; what shapes do not tell comes from the name where widths and depths agree."""
+    """Return the sizes by a file's shapes, or by the name where widths and depths agree."""
     sizes = architecture_of_tensors(read_tensors(file), source=str(file))
     if model_name is None or is_weights_file(model_name):
         return sizes
@@ -192,7 +192,7 @@ def _no_encoder(net: nn.Module) -> tuple[str, ...]:
 
 
 def _converted(net: nn.Module, state: State, source: str) -> State:
-    """The state dict under timm's names: each family of timm brings the filter for its published files."""
+    """Convert the state dict to timm's names, by each family's own filter for its published files."""
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return state
@@ -203,7 +203,7 @@ def _converted(net: nn.Module, state: State, source: str) -> State:
 
 
 def _norm_after_pooling(state: State, own: set[str]) -> tuple[str, ...]:
-    """Models published with average pooling keep their last norm behind it: here it acts on the map."""
+    """Move the last norm of models published with average pooling: here it acts on the map."""
     if "norm.weight" not in own or "norm.weight" in state or "fc_norm.weight" not in state:
         return ()
     for kind in ("weight", "bias"):

@@ -43,5 +43,5 @@ class _Statistics:
 
 
 def in_backward() -> bool:
-    """Whether this code runs inside a backward pass."""
+    """Return whether this code runs inside a backward pass."""
     return torch._C._current_graph_task_id() != -1

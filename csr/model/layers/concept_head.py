@@ -31,7 +31,7 @@ class ConceptHead(nn.Module):
 
 
 def pool_cams(cam_BKHW: torch.Tensor, mode: str = "avg") -> torch.Tensor:
-    """One logit per concept out of its map.
+    """Pool one logit per concept out of its map.
 
     Args:
         cam_BKHW: concept activation maps.
@@ -55,7 +55,7 @@ def pool_cams(cam_BKHW: torch.Tensor, mode: str = "avg") -> torch.Tensor:
 
 
 def local_concept_vectors(feat_BCHW: torch.Tensor, cam_BKHW: torch.Tensor) -> torch.Tensor:
-    """v_k = sum_hw softmax_hw(cam_k) feat.
+    """Return v_k = sum_hw softmax_hw(cam_k) feat.
 
     Args:
         feat_BCHW: backbone features, any floating type.

@@ -8,10 +8,10 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
-    """fp16 and bf16 as fp32; fp32 and fp64 as they are."""
+    """Return fp16 and bf16 as fp32; fp32 and fp64 as they are."""
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def no_autocast(tensor: torch.Tensor) -> torch.autocast:
-    """A region on the tensor's device in which matrix products keep their operands' precision."""
+    """Open a region on the tensor's device where matrix products keep their operands' precision."""
     return torch.autocast(tensor.device.type, enabled=False)

@@ -44,6 +44,6 @@ class Projector(nn.Module):
         self.blocks = nn.Sequential(*[ResidualBlock(dim) for _ in range(num_blocks)])
 
     def forward(self, feat: torch.Tensor) -> torch.Tensor:
-        """Unit vectors along the last axis, fp32; zero rows in (0, C) give (0, D)."""
+        """Return unit vectors along the last axis, fp32; zero rows in (0, C) give (0, D)."""
         hidden = self.blocks(self.input(self.norm(feat.to(self.input.weight.dtype))))
         return F.normalize(full(hidden), dim=-1)

@@ -32,7 +32,7 @@ class Prototypes(nn.Module):
         self.proto_KMD = nn.Parameter(start_KMD)
 
     def unit(self) -> torch.Tensor:
-        """The prototypes at length 1: (K, M, D), fp32, differentiable."""
+        """Return the prototypes at length 1: (K, M, D), fp32, differentiable."""
         return F.normalize(full(self.proto_KMD), dim=-1)
 
     @property
@@ -58,7 +58,7 @@ class Prototypes(nn.Module):
         self.proto_KMD.copy_(unit_KMD)
 
     def similarity_maps(self, embed_BHWD: torch.Tensor) -> torch.Tensor:
-        """S_km(h, w) = cos(p_km, embed(h, w)) (Eq. 10).
+        """Return S_km(h, w) = cos(p_km, embed(h, w)) (Eq. 10).
 
         Args:
             embed_BHWD: unit vectors, from the projector.
@@ -72,7 +72,7 @@ class Prototypes(nn.Module):
         return sim_BPL.view(batch, num_concepts, num_per_concept, height, width)
 
     def scores(self, embed_BHWD: torch.Tensor, *, max_cosines: int = MAX_COSINES) -> torch.Tensor:
-        """s_km = max_hw S_km(h, w), without holding all the maps.
+        """Return s_km = max_hw S_km(h, w), without holding all the maps.
 
         Args:
             embed_BHWD: unit vectors, from the projector.
@@ -94,7 +94,7 @@ def _cosines(proto_PD: torch.Tensor, embed_BHWD: torch.Tensor) -> torch.Tensor:
 
 
 def winners(score_BKM: torch.Tensor, kept_KM: torch.Tensor) -> torch.Tensor:
-    """Which prototype of each concept has the highest score; a dropped one never has.
+    """Return which prototype of each concept has the highest score; a dropped one never has.
 
     Args:
         score_BKM: similarity scores.

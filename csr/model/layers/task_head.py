@@ -35,7 +35,7 @@ class TaskHead(nn.Module):
 def fold_standardisation(
     weight_TF: torch.Tensor, bias_T: torch.Tensor, mean_F: torch.Tensor, std_F: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The linear layer on raw scores that equals this one on (score - mean) / std.
+    """Fold: the linear layer on raw scores that equals this one on (score - mean) / std.
 
     Args:
         weight_TF, bias_T: trained on standardised scores.

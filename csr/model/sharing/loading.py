@@ -27,7 +27,7 @@ _DATA_OPTIONS = ("reader_merge", "drop_rare", "val_fraction", "augment")
 
 
 def load_model(source: str | Path, *, checkpoint: str | None = None) -> CSR:
-    """A model in eval mode, on the CPU, with its `card`.
+    """Load a model in eval mode, on the CPU, with its `card`.
 
     Args:
         source: folder of `csr export`, folder of a run, a .pth with the run's config.json beside it, or a hub
@@ -48,12 +48,12 @@ def load_model(source: str | Path, *, checkpoint: str | None = None) -> CSR:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is one that `csr train` wrote, by its config.json."""
+    """Return whether a folder is one that `csr train` wrote, by its config.json."""
     return os.path.isfile(folder / CONFIG) and "options" in read_config(folder / CONFIG)
 
 
 def load_file(path: Path, *, checkpoint: str | None = None) -> CSR:
-    """The model of one .pth of a run, copied elsewhere together with the run's config.json or not.
+    """Load one .pth of a run, copied elsewhere together with the run's config.json or not.
 
     Raises:
         InputError: no such file, no config.json beside it, or not the checkpoint that is named besides.
@@ -68,7 +68,7 @@ def load_file(path: Path, *, checkpoint: str | None = None) -> CSR:
 
 
 def load_run(folder: Path, *, checkpoint: str = BEST_CHECKPOINT) -> CSR:
-    """The model of a run's folder; the training data is not needed.
+    """Load the model of a run's folder; the training data is not needed.
 
     Args:
         folder: output_dir/exp_name of `csr train`.
@@ -101,7 +101,7 @@ def load_run(folder: Path, *, checkpoint: str = BEST_CHECKPOINT) -> CSR:
 
 
 def _notes(folder: Path, config: dict[str, Any], options: dict[str, Any], checkpoint: str) -> dict[str, Any]:
-    """The parts of a card that a run's config.json does not have under the card's names."""
+    """Return the parts of a card that a run's config.json does not have under the card's names."""
     measured = checkpoint in _MEASURED
     return {
         "reference": _optional(folder / REFERENCE) if measured else {},
@@ -116,7 +116,7 @@ def _notes(folder: Path, config: dict[str, Any], options: dict[str, Any], checkp
 
 
 def _data_notes(options: Any) -> dict[str, Any]:
-    """What the data options say about the data; folders stay out: they say who trained where."""
+    """Return what the data options say about the data; folders are left out: they name who trained where."""
     given = _object(options)
     files = {key: Path(given[key]).name for key in _DATA_FILES if isinstance(given.get(key), str)}
     return {**files, **{key: given[key] for key in _DATA_OPTIONS if key in given}}

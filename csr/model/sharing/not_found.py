@@ -10,7 +10,7 @@ ATLAS_FILE = "nearest.json"
 
 
 def no_folder(name: str) -> str | None:
-    """Why a name that is no folder here cannot be a hub id, `owner/model`, either; None if it can.
+    """Return why a name that is no folder here cannot be a hub id, `owner/model`, either; None if it can.
 
     An owner who has the name of a folder with something in it is a mistyped path: the hub is not asked.
     """
@@ -26,13 +26,13 @@ def no_folder(name: str) -> str | None:
 
 
 def no_model(folder: Path, *, lacks: str) -> str:
-    """Of a folder that is none of a model: what it lacks, and which models are in it."""
+    """Describe a folder without a model: what it lacks, and which models are below it."""
     there = _models_in(folder) if folder.is_dir() else ""
     return f"{folder}: holds no {lacks}{there or '; `csr export` makes such a folder of a run'}"
 
 
 def not_there(path: Path) -> str:
-    """Of a JSON file that a model's folder or an atlas has."""
+    """Describe a missing JSON file of a model's folder or an atlas."""
     if path.name == ATLAS_FILE:
         return f"{path.parent}: is no atlas, it has no {ATLAS_FILE}; give the folder that `csr atlas` wrote"
     there = _models_in(path.parent) if path.parent.is_dir() else ""

@@ -45,7 +45,7 @@ or without any code: `csr predict this/folder IMAGES.. --out predictions.csv` an
 
 
 def write_readme(card: Card, architecture: dict[str, Any]) -> str:
-    """Markdown of a model's card.
+    """Write a model's card as Markdown.
 
     Args:
         card: of the model.
@@ -83,7 +83,7 @@ def _what(card: Card, architecture: dict[str, Any]) -> str:
 
 
 def _untrained(card: Card) -> list[str]:
-    """A warning for weights of an early stage."""
+    """Return the warning for weights of an early stage."""
     name = str(card.provenance.get("checkpoint") or "")
     if not name.startswith(("best_model_stage1", "model_stage2")):
         return []
@@ -103,7 +103,7 @@ def _data(card: Card) -> str:
 
 
 def _fact(value: Any) -> str:
-    """A number for each split reads as a sentence, anything else as JSON."""
+    """Format a value: a number for each split as a sentence, anything else as JSON."""
     plain = isinstance(value, dict) and all(isinstance(v, int | float | str) for v in value.values())
     return ", ".join(f"{v} {k}" for k, v in value.items()) if plain else _short(value)
 
@@ -185,7 +185,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _text(value: Any) -> str:
-    """Names are data: no HTML, no table cell, no link or emphasis comes out of them."""
+    """Escape a name, which is data: no HTML, table cell, link or emphasis comes out of it."""
     escaped = html.escape(" ".join(str(value).split()), quote=False)
     return "".join(f"\\{letter}" if letter in "\\`*_[]|" else letter for letter in escaped)
 

@@ -86,7 +86,7 @@ def reference_from_dict(
 
 
 def _rows(value: Any, names: tuple[str, ...], length: int, lowest: float, where: str) -> torch.Tensor:
-    """Numbers by name as a tensor (L,), or (L, length) of lists."""
+    """Return numbers by name as a tensor (L,), or (L, length) of lists."""
     if not isinstance(value, dict) or set(value) != set(names):
         raise InputError(f"{where}: one entry for each of {', '.join(names)[:160]}")
     rows = [value[name] if length else [value[name]] for name in names]

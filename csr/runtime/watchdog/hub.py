@@ -73,7 +73,7 @@ class Hub:
         return len(self._ranks)
 
     def serve(self, seconds: float) -> None:
-        """Hear and answer for about so long."""
+        """Receive and answer messages for about so long."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):

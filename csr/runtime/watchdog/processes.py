@@ -24,7 +24,7 @@ class Process:
     machine: str
 
     def state(self) -> str:
-        """Letter of the kernel for its state: "T" stopped, "" gone (or dead and unburied).
+        """Return the kernel's letter for a process: "T" stopped, "" gone (or dead and unburied).
 
         Raises:
             ValueError: it is on another machine.
