@@ -44,12 +44,12 @@ _FITTING = {
 }
 
 
-def read_torch_file(path: Path, *, allowed: tuple[type, ...] = ()) -> Any:
+def read_torch_file(path: Path, *, allowed: tuple[type | tuple[type, str], ...] = ()) -> Any:
     """Return plain values and tensors of a file, on the CPU.
 
     Args:
         path: written by `torch.save`.
-        allowed: further types that the pickle may make.
+        allowed: further types that the pickle may make, or pairs of a type and the name that it stands for.
 
     Raises:
         ValueError, RuntimeError, ...: one of `DAMAGED`: truncated, refused, or claiming too much.

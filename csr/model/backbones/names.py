@@ -7,7 +7,7 @@ from pathlib import Path
 from csr.runtime.errors import InputError
 
 DEFAULT_NAME = "facebook/vit-mae-base"
-FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+FILE_SUFFIXES = (".pth", ".pth.tar", ".pt", ".ckpt", ".bin", ".safetensors")
 _FAMILY_DEFAULT = {"resnet50": "resnet50", "vit": "vit_base_patch16_224"}
 _FAMILY_PREFIX = {"resnet50": ("resnet50",), "vit": ("vit_", "deit")}
 

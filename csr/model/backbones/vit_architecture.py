@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from csr.model.backbones.candidates import with_prefixes_off
 from csr.model.backbones.names import is_weights_file
 from csr.model.backbones.vit_keys import canonical_state
-from csr.model.tensor_file import read_tensors
+from csr.model.tensor_file import read_state_dicts
 from csr.runtime.errors import InputError
 from csr.runtime.json_file import read_json
 
@@ -73,7 +74,7 @@ def find_architecture(model_name: str) -> dict[str, Any]:
         InputError: nothing here tells the sizes, or what does is no ViT.
     """
     if is_weights_file(model_name):
-        return architecture_of_tensors(read_tensors(Path(model_name)), source=model_name)
+        return architecture_of_file(Path(model_name))
     folder = Path(model_name)
     if folder.is_dir():
         return architecture_of_config(folder / "config.json")
@@ -128,6 +129,22 @@ def architecture_problem(sizes: dict[str, Any]) -> str | None:
     if not isinstance(sizes["qkv_bias"], bool):
         return "qkv_bias is neither true nor false"
     return None
+
+
+def architecture_of_file(path: Path) -> dict[str, Any]:
+    """Return the sizes by the shapes of the first dict in a file that is a ViT encoder's, prefixes off.
+
+    Raises:
+        InputError: not readable, or no ViT encoder in it.
+    """
+    first_error: InputError | None = None
+    for wrapper, state in read_state_dicts(path).items():
+        for candidate in with_prefixes_off(wrapper, state, num_tensors=len(state)):
+            try:
+                return architecture_of_tensors(candidate.state, source=str(path))
+            except InputError as error:
+                first_error = first_error or error
+    raise first_error or InputError(f"{path}: holds no named tensors")
 
 
 def architecture_of_tensors(state: dict[str, torch.Tensor], *, source: str) -> dict[str, Any]:

@@ -7,30 +7,28 @@ or classifier in the file is left and reported. The network is touched only here
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from csr.model import hub_download
 from csr.model.backbones.base import Backbone
+from csr.model.backbones.candidates import Candidate, State, with_prefixes_off
 from csr.model.backbones.names import is_weights_file, split_name
-from csr.model.backbones.positions import resize_positions
+from csr.model.backbones.prepare_state import COUNTER, Prepared, prepare_timm, prepare_vit
 from csr.model.backbones.vit_architecture import (
     KNOWN,
     architecture_of_config,
-    architecture_of_tensors,
+    architecture_of_file,
     find_architecture,
 )
-from csr.model.backbones.vit_keys import canonical_key, canonical_state, is_encoder
-from csr.model.tensor_file import read_tensors
+from csr.model.tensor_file import read_state_dicts
 from csr.runtime.errors import InputError
 from csr.runtime.torch_file import not_finite, of_another_type
 
-State = dict[str, torch.Tensor]
 _SHOWN = 4  # names of weights in an error
 
 
@@ -57,8 +55,9 @@ class LoadReport:
         """For the user: what matched, what was left, what was changed."""
         lines = [f"Backbone weights: all {self.matched} tensors filled from {self.source}"]
         if self.ignored:
-            first = ", ".join(self.ignored[:_SHOWN])
-            lines.append(f"  {len(self.ignored)} tensors of the file are not the encoder's: {first}, ...")
+            first = ", ".join(self.ignored[:_SHOWN]) + (", ..." if len(self.ignored) > _SHOWN else "")
+            what = "tensor of the file is" if len(self.ignored) == 1 else "tensors of the file are"
+            lines.append(f"  {len(self.ignored)} {what} not the encoder's: {first}")
         lines += [f"  interpolated to the image size: {note}" for note in self.resized]
         lines += [f"  {note}" for note in self.renamed]
         return lines
@@ -91,7 +90,7 @@ def fetch_architecture(
 
 def _architecture_of_file(file: Path, model_name: str | None) -> dict[str, Any]:
     """Return the sizes by a file's shapes, or by the name where widths and depths agree."""
-    sizes = architecture_of_tensors(read_tensors(file), source=str(file))
+    sizes = architecture_of_file(file)
     if model_name is None or is_weights_file(model_name):
         return sizes
     named = find_architecture(model_name)
@@ -126,9 +125,70 @@ def load_backbone_weights(
     file = Path(weights_file) if weights_file is not None else named_file
     if file is None:
         file = _find_medmae(model_name) if backbone_type == "medmae" else _find_timm(backbone.net)
-    state = read_tensors(file)
-    fill = _fill_vit if backbone_type == "medmae" else _fill_timm
-    return fill(backbone, state, str(file))
+    prepare = prepare_vit if backbone_type == "medmae" else prepare_timm
+    found, prepared, notes = _choose(backbone, read_state_dicts(file), prepare, str(file))
+    bad = not_finite(prepared.state)
+    if bad:
+        raise InputError(f"{file}: {_named('not finite (NaN or infinity)', bad)}")
+    backbone.net.load_state_dict(prepared.state)
+    if backbone_type == "medmae" and not (model_name in KNOWN or Path(model_name).is_dir()):
+        notes.append(_assumed_heads(backbone.net))
+    return LoadReport(
+        str(file),
+        len(backbone.net.state_dict()),
+        (*found.outside, *prepared.ignored),
+        prepared.resized,
+        (*notes, *prepared.renamed),
+    )
+
+
+Prepare = Callable[[Backbone, State, str], Prepared]
+
+
+def _choose(
+    backbone: Backbone, groups: dict[str, State], prepare: Prepare, source: str
+) -> tuple[Candidate, Prepared, list[str]]:
+    """Return the one dict and prefix of a file that fits completely, prepared, with notes for the report.
+
+    Raises:
+        InputError: none fits, or several different ones do.
+    """
+    num_tensors = len(backbone.net.state_dict())
+    fitting: list[tuple[Candidate, Prepared]] = []
+    nearest = (-1, "")
+    for wrapper, state in groups.items():
+        for candidate in with_prefixes_off(wrapper, state, num_tensors=num_tensors):
+            try:
+                prepared = prepare(backbone, candidate.state, source)
+            except InputError as error:
+                nearest = max(nearest, (0, str(error)), key=lambda pair: pair[0])
+                continue
+            matching, problem = _compare(backbone.net, prepared.state)
+            if not problem:
+                fitting.append((candidate, prepared))
+                if not candidate.prefix:
+                    break
+            nearest = max(nearest, (matching, f"{source}: {problem}"), key=lambda pair: pair[0])
+    if not fitting:
+        raise InputError(nearest[1])
+    (first, prepared), *more = fitting
+    others = [c for c, _ in more if not first.equals(c)]
+    if any("ema" not in c.wrapper.lower() or c.prefix != first.prefix for c in others):
+        names = " and ".join(c.place for c in (first, *others))
+        raise InputError(f"{source}: {names} both fit the backbone; save the one that is meant alone")
+    notes = [f"{first.wrapper!r} is used; {c.wrapper!r} would fit as well" for c in others]
+    if first.prefix:
+        notes.insert(0, f"all keys without {first.prefix!r}")
+    return first, prepared, notes
+
+
+def _assumed_heads(net: nn.Module) -> str:
+    config: Any = net.config
+    heads, width = config.num_attention_heads, config.hidden_size
+    return (
+        f"attention heads are assumed to be {heads} of {width // heads}, no shape tells them: "
+        "a folder with config.json does"
+    )
 
 
 def _find_medmae(model_name: str) -> Path:
@@ -153,105 +213,31 @@ def _find_timm(net: nn.Module) -> Path:
     return hub_download.fetch(repo_id, (name,) if name else hub_download.WEIGHT_NAMES)
 
 
-def _fill_vit(backbone: Backbone, state: State, source: str) -> LoadReport:
-    own = {canonical_key(key): key for key in backbone.net.state_dict()}
-    given = canonical_state(state)
-    ignored = tuple(key for key in given if not is_encoder(key))
-    wanted = {own.get(key, key): value for key, value in given.items() if is_encoder(key)}
-    positions = own["embeddings.position_embeddings"]
-    resized = _resize(wanted, positions, num_prefix=1, grid=backbone.map_size)
-    matched = _load_all(backbone.net, wanted, source)
-    return LoadReport(source, matched, ignored, resized)
-
-
-def _fill_timm(backbone: Backbone, state: State, source: str) -> LoadReport:
-    net = backbone.net
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
-    own = set(net.state_dict())
-    ignored = tuple(key for key in state if key not in own and key.startswith(_no_encoder(net)))
-    state = _converted(net, {key: value for key, value in state.items() if key not in ignored}, source)
-    renamed = _norm_after_pooling(state, own)
-    prefix = getattr(net, "num_prefix_tokens", 0)
-    if "pos_embed" in own and getattr(net, "no_embed_class", False):
-        prefix = 0
-    _resize(state, "pos_embed", num_prefix=prefix, grid=backbone.map_size)
-    resized = tuple(
-        f"{key} {shapes[key]} -> {tuple(value.shape)}"
-        for key, value in state.items()
-        if key in shapes and shapes[key] != tuple(value.shape)
-    )
-    matched = _load_all(net, state, source)
-    return LoadReport(source, matched, ignored, resized, renamed)
-
-
-def _no_encoder(net: nn.Module) -> tuple[str, ...]:
-    classifier = (getattr(net, "pretrained_cfg", None) or {}).get("classifier") or ()
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    return (*(f"{name}." for name in names), "attn_pool.", "decoder", "mask_token")
-
-
-def _converted(net: nn.Module, state: State, source: str) -> State:
-    """Convert the state dict to timm's names, by each family's own filter for its published files."""
-    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
-    if convert is None:
-        return state
-    try:
-        return dict(convert(state, net))
-    except (LookupError, RuntimeError, ValueError, AttributeError, AssertionError, TypeError) as error:
-        raise InputError(f"{source}: not weights of this timm model ({type(error).__name__})") from error
-
-
-def _norm_after_pooling(state: State, own: set[str]) -> tuple[str, ...]:
-    """Move the last norm of models published with average pooling: here it acts on the map."""
-    if "norm.weight" not in own or "norm.weight" in state or "fc_norm.weight" not in state:
-        return ()
-    for kind in ("weight", "bias"):
-        if f"fc_norm.{kind}" in state:
-            state[f"norm.{kind}"] = state.pop(f"fc_norm.{kind}")
-    return ("fc_norm, which stood behind the pooling, is the norm of the map",)
-
-
-def _resize(state: State, key: str, *, num_prefix: int, grid: tuple[int, int]) -> tuple[str, ...]:
-    value = state.get(key)
-    if value is None or value.ndim != 3:
-        return ()
-    state[key] = resize_positions(value, num_prefix=num_prefix, grid=grid)
-    if state[key].shape == value.shape:
-        return ()
-    return (f"{key} {tuple(value.shape)} -> {tuple(state[key].shape)}",)
-
-
-def _load_all(net: nn.Module, state: State, source: str) -> int:
+def _compare(net: nn.Module, state: State) -> tuple[int, str | None]:
+    """Return how many weights of a network a state dict fills, and what keeps it from filling all."""
     own = net.state_dict()
-    for key, value in own.items():
-        if key.endswith("num_batches_tracked"):  # absent in files of before torch 0.4.1, and of no effect
-            state.setdefault(key, value)
     missing = [key for key in own if key not in state]
     unused = [key for key in state if key not in own]
     wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
     kinds = of_another_type(own, state)
-    if missing or unused or wrong or kinds:
-        parts = [
-            *(_named("not in the file", missing)),
-            *(_named("in the file but not in the model", unused)),
-            *(f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in wrong[:_SHOWN]),
-            *_named("of another type than weights", kinds),
-        ]
-        num_matching = len(own) - len({*missing, *wrong, *kinds})
-        raise InputError(
-            f"{source}: does not fit the backbone, {num_matching} of {len(own)} tensors match; "
-            f"{'; '.join(parts)}"
-        )
-    bad = not_finite(state)
-    if bad:
-        raise InputError(f"{source}: {'; '.join(_named('not finite (NaN or infinity)', bad))}")
-    net.load_state_dict(state)
-    return len(own)
+    weights = [key for key in own if not key.endswith(COUNTER)]
+    num_matching = len(set(weights) - {*missing, *wrong, *kinds})
+    if not (missing or unused or wrong or kinds):
+        return num_matching, None
+    parts = [
+        _named("not in the file", [key for key in missing if not key.endswith(COUNTER)]),
+        _named("in the file but not in the model", unused),
+        *(f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in wrong[:_SHOWN]),
+        _named("of another type than weights", kinds),
+    ]
+    return num_matching, (
+        f"does not fit the backbone, {num_matching} of {len(weights)} tensors match; "
+        f"{'; '.join(filter(None, parts))}"
+    )
 
 
-def _named(what: str, keys: list[str]) -> list[str]:
+def _named(what: str, keys: list[str]) -> str:
     if not keys:
-        return []
+        return ""
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return [f"{what}: {', '.join(key[:80] for key in keys[:_SHOWN])}{more}"]
+    return f"{what}: {', '.join(key[:80] for key in keys[:_SHOWN])}{more}"
