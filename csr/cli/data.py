@@ -81,6 +81,7 @@ def check(options: argparse.Namespace) -> int:
         concept_cols=options.concept_cols,
         target_cols=options.target_cols,
         reader_merge=options.reader_merge,
+        group_col=options.group_col,
     )
     facts = check_data(files, rare=options.rare, workers=options.workers)
     if options.out is not None:
@@ -163,6 +164,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     add("--concept_cols", nargs="+", metavar="COLS", help="label columns that are concepts")
     add("--target_cols", nargs="+", metavar="COLS", help="label columns that are diagnoses")
     add("--reader_merge", choices=READER_MERGES, default="any", help="how the readers of an image are merged")
+    add("--group_col", metavar="COL", help="column of patients or lesions (default: patient_id)")
     add(
         "--rare",
         type=Whole(1, 1024),

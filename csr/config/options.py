@@ -31,6 +31,10 @@ class DataOptions:
     reader_merge: str = option(
         "any", "how the readers of an image are merged", choices=("any", "majority", "soft")
     )
+    group_col: str | None = option(
+        None,
+        "column of patients (or lesions), kept on one side of the validation split (default: patient_id)",
+    )
     drop_rare: int = option(
         0, "drop concepts with fewer positive training images than this, with a notice", at_least=0
     )

@@ -11,16 +11,12 @@ from typing import Any
 import torch
 
 from csr.runtime.errors import InputError
+from csr.runtime.file_content import placeholder
 from csr.runtime.torch_file import DAMAGED, read_torch_file
 
 _WRAPPERS = ("model", "state_dict", "module")
 _DEPTH = 3  # dicts within dicts that are searched for tensors
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|callbacks|loops|hyper_parameters|args|config", re.IGNORECASE)
-_OTHER_CONTENT = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
-    (b"<!doctype", "a web page, not weights: the download was refused or needs a login"),
-    (b"<html", "a web page, not weights: the download was refused or needs a login"),
-)
 
 
 class _LeftOut:
@@ -92,7 +88,8 @@ def read_state_dicts(path: Path) -> dict[str, dict[str, torch.Tensor]]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such weights file")
-    _check_content(path)
+    if meaning := placeholder(path):
+        raise InputError(f"{path}: {meaning}")
     value: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     groups: dict[str, dict[str, torch.Tensor]] = {}
     _collect(value, (), groups)
@@ -112,14 +109,6 @@ def _collect(value: Any, keys: tuple[str, ...], groups: dict[str, dict[str, torc
         for key, item in value.items():
             if isinstance(key, str) and not _NO_WEIGHTS.search(key):
                 _collect(item, (*keys, key), groups)
-
-
-def _check_content(path: Path) -> None:
-    with open(path, "rb") as file:
-        start = file.read(64).lstrip().lower()
-    for sign, meaning in _OTHER_CONTENT:
-        if start.startswith(sign):
-            raise InputError(f"{path}: {meaning}")
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:

@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from csr.config.options import TrainConfig
+from csr.data.check.brightness import brightness_notices, sample
 from csr.data.image_cache.store import ImageStore, check_images, open_store
 from csr.data.images.find import find_images
 from csr.data.labels import table as label_table
 from csr.data.labels.boxes import BoxTable, read_boxes
 from csr.data.labels.names import show
+from csr.data.labels.notices import constant_targets, table_notices
 from csr.data.labels.positive import is_positive
 from csr.data.labels.table import LabelTable
 from csr.data.labels.validation_split import split_validation
@@ -76,6 +78,7 @@ def read_labels(
         concept_cols=data.concept_cols,
         target_cols=data.target_cols,
         reader_merge=data.reader_merge,
+        group_col=data.group_col,
     )
     train = label_table.without(train, left_out["train"])
     if data.drop_rare:
@@ -88,6 +91,7 @@ def read_labels(
         concept_cols=data.concept_cols,
         target_cols=data.target_cols,
         reader_merge=data.reader_merge,
+        group_col=data.group_col,
         vocabulary=train,
     )
     test = label_table.without(test, left_out["test"])
@@ -129,6 +133,10 @@ def build_tables(
     unseen = [name for name, count in zip(train.target_names, counts_T, strict=True) if not count]
     if unseen:
         report(f"Notice: no positive training image for {', '.join(unseen)}: such targets cannot be learned")
+    for name in constant_targets(train):
+        report(f"Notice: every annotated training image has {show(name)}: nothing to learn")
+    for line in table_notices(train, all_negatives=config.method.all_negatives):
+        report(f"Notice: {train.path}: {line}")
     train_paths, test_paths = find_both(config, train, test, progress)
     boxes = None
     if data.boxes_csv is not None:
@@ -223,10 +231,15 @@ def build_stores(
     return opened[0], opened[1]
 
 
+def brightness_of(train_store: ImageStore, test_store: ImageStore) -> list[str]:
+    """Return notices on the brightness of the images of a run."""
+    return brightness_notices([sample("training", train_store), sample("test", test_store)])
+
+
 def unusable_images(problems: list[str], config: TrainConfig) -> InputError:
     """Return one error for all missing or unreadable images, with the flag that omits a few of them."""
     text = "; ".join(problems)
-    if config.data.on_bad_image == "quarantine" or "wrong folder?" in text:
+    if config.data.on_bad_image == "quarantine" or "none of the" in text:
         return InputError(text)
     return InputError(f"{text} (or leave up to 1 % of them out: --on_bad_image quarantine)")
 

@@ -24,6 +24,7 @@ from csr.data.check.image_scan import MIN_CONTRAST, Scanned, scan
 from csr.data.check.reader_agreement import agreement, read_reads
 from csr.data.images.find import find_present
 from csr.data.labels.names import show, show_some
+from csr.data.labels.notices import table_notices
 from csr.data.labels.table import (
     check_disjoint,
     check_positives,
@@ -35,6 +36,7 @@ from csr.data.labels.validation_split import split_validation
 from csr.runtime.errors import InputError
 
 VAL_FRACTION = 0.1  # the default of `csr train`
+WIDEST_OF_FEWER_BITS = 14  # of detectors; a 16-bit picture of that range is nearly black
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class DataFiles:
     concept_cols: Sequence[str] | None = None
     target_cols: Sequence[str] | None = None
     reader_merge: str = "any"
+    group_col: str | None = None
 
 
 def check_data(files: DataFiles, *, rare: int, workers: int) -> Found:
@@ -101,11 +104,14 @@ def _read_tables(files: DataFiles, problems: list[str]) -> list[Split]:
         concept_cols=files.concept_cols,
         target_cols=files.target_cols,
         reader_merge=files.reader_merge,
+        group_col=files.group_col,
     )
     splits = [Split("train", train)]
     if files.test_csv is not None:
         try:
-            test = read_label_table(files.test_csv, reader_merge=files.reader_merge, vocabulary=train)
+            test = read_label_table(
+                files.test_csv, reader_merge=files.reader_merge, group_col=files.group_col, vocabulary=train
+            )
             splits.append(Split("test", test))
         except InputError as error:
             problems.append(str(error))
@@ -140,6 +146,7 @@ def _label_warnings(splits: list[Split], rare: int, problems: list[str]) -> list
         split_validation(train, fraction=VAL_FRACTION, seed=0)
     except InputError as error:
         problems.append(str(error))
+    warnings += table_notices(train)
     for split in splits:
         seldom = []
         for names, label_NL in labels_of(split.table):
@@ -163,6 +170,7 @@ def _judge_splits(splits: list[Split], problems: list[str], warnings: list[str])
         if blank:
             some = show_some([show(split.table.image_ids[row]) for row in blank], limit=5)
             warnings.append(f"{split.name} images of one grey alone: {len(blank)}: {some}")
+        warnings += _narrow_depth(split)
     if len(splits) < 2:
         return
     train, test = (split.table for split in splits)
@@ -177,6 +185,19 @@ def _judge_splits(splits: list[Split], problems: list[str], warnings: list[str])
             f"{len(shared)} patients are in both tables ({some}): if they are the same people, "
             "test numbers are too good"
         )
+
+
+def _narrow_depth(split: Split) -> list[str]:
+    """Return a warning of 16-bit pictures that hold 12-bit values, if most of a split's do."""
+    used = [one.bits_used for one in split.scanned.values() if one.bits_used is not None]
+    narrow = [bits for bits in used if bits <= WIDEST_OF_FEWER_BITS]
+    if not narrow or 2 * len(narrow) < len(used):
+        return []
+    bits = max(1, max(narrow))
+    return [
+        f"{len(narrow)} {split.name} images of 16 bits use values up to {2**bits - 1} only ({bits} bits): "
+        f"stored so, they are nearly black; scale them by {2 ** (16 - bits)} or export DICOM"
+    ]
 
 
 def _judge_copies(copied: Found, problems: list[str], warnings: list[str]) -> None:

@@ -41,6 +41,7 @@ class Scanned:
         height, width: as displayed, pixels.
         kind: e.g. `PNG 16-bit grey`.
         thumbnail_SS: uint8, grey.
+        bits_used: bits of the brightest value of a 16-bit picture; None for others.
     """
 
     sha256: str
@@ -48,6 +49,7 @@ class Scanned:
     width: int
     kind: str
     thumbnail_SS: np.ndarray
+    bits_used: int | None = None
 
 
 def scan(paths: Sequence[Path], *, workers: int, title: str) -> Iterator[Scanned | InputError]:
@@ -68,12 +70,13 @@ def _scan_one(path: Path) -> Scanned | InputError:
         small = resize_file(path, THUMBNAIL_PX)
         digest = _sha256(path)
         kind = kind_of(path)
+        bits_used = _bits_used(path) if " 16-bit grey" in kind and not kind.startswith("DICOM") else None
     except InputError as error:
         return error
     except OSError as error:
         return InputError(f"{path}: cannot be read ({error.strerror or error}); check the file")
     thumbnail_SS = small.pixels_CSS.mean(axis=0).round().astype(np.uint8)
-    return Scanned(digest, small.height, small.width, kind, thumbnail_SS)
+    return Scanned(digest, small.height, small.width, kind, thumbnail_SS, bits_used)
 
 
 def _sha256(path: Path) -> str:
@@ -96,6 +99,11 @@ def kind_of(path: Path) -> str:
         bits = 16 if is_16_bit else _BIT_DEPTHS.get(mode, 8)
         colour = "grey" if mode.startswith("I;16") else _COLOURS.get(mode, mode)
         return f"{image.format} {bits}-bit {colour}"
+
+
+def _bits_used(path: Path) -> int:
+    with Image.open(path) as image:
+        return int(np.asarray(image).max()).bit_length()
 
 
 def near_duplicates(thumbnail_NSS: np.ndarray) -> list[tuple[int, int, float]]:

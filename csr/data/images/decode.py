@@ -20,6 +20,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from csr.data.images.dicom import is_dicom, read_dicom
 from csr.runtime.errors import InputError, TooLargeError
+from csr.runtime.file_content import placeholder
 
 MAX_PIXELS = 2**26  # 67 million: above any radiograph or mammogram, below Pillow's own limit
 MAX_FILE_BYTES = 2**30
@@ -96,9 +97,8 @@ def decode_image(
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise InputError(
-            f"{path}: is no image that can be read (PNG, JPEG, DICOM); export it again"
-        ) from None
+        what = placeholder(path) or "is no image that can be read (PNG, JPEG, DICOM); export it again"
+        raise InputError(f"{path}: {what}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise TooLargeError(f"{path}: has far too many pixels for a radiograph; scale it down") from None
     except DECODE_ERRORS as error:

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+from csr.data.images.near_names import NearNames
 from csr.data.labels.names import IMAGE_SUFFIXES, id_problem, show, show_some
 from csr.data.labels.table import LabelTable
 from csr.runtime.errors import InputError
@@ -69,7 +70,7 @@ def find_images(
         except InputError as error:
             missing += isinstance(error, MissingImage)
             problems.append(f"line {table.row_numbers[index]}: {error}")
-    _check_some(folder, table, missing)
+    _check_some(folder, table, missing, finder.near)
     if problems:
         problems += check(paths) if check else []
         raise InputError(
@@ -103,7 +104,7 @@ def find_present(folder: str | os.PathLike[str], table: LabelTable) -> tuple[dic
             unusable[index] = str(error)
         except InputError as error:
             problems.append(f"line {table.row_numbers[index]}: {error}")
-    _check_some(folder, table, missing)
+    _check_some(folder, table, missing, finder.near)
     if problems:
         raise InputError(
             f"{table.path}: {len(problems)} image id(s) cannot be used: {show_some(problems)}; correct them"
@@ -111,11 +112,11 @@ def find_present(folder: str | os.PathLike[str], table: LabelTable) -> tuple[dic
     return paths, unusable
 
 
-def _check_some(folder: str | os.PathLike[str], table: LabelTable, missing: int) -> None:
+def _check_some(folder: str | os.PathLike[str], table: LabelTable, missing: int, near: NearNames) -> None:
     if missing == len(table) > 1:
         raise InputError(
             f"{table.path}: none of the {missing} images is in {os.fspath(folder)} "
-            f"(the first: {show(table.image_ids[0])}): wrong folder?"
+            f"(the first: {show(table.image_ids[0])}){near.hint(table.image_ids[0]) or ': wrong folder?'}"
         )
 
 
@@ -127,6 +128,7 @@ class _Finder:
         if not self.folder.is_dir():
             raise InputError(f"{folder}: no such folder; give the folder that holds the images")
         self.root = self.folder.resolve()
+        self.near = NearNames(self.folder)
         self._listings: dict[str, _Listing] = {}
 
     def find(self, image_id: str) -> Path:
@@ -140,10 +142,13 @@ class _Finder:
         # An id that is a file's whole name, suffix included, cannot be meant otherwise.
         if not (names and posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES):
             names = names + [n for end in IMAGE_SUFFIXES for n in listing.get(f"{name}\n{end}", [])]
+        stem, suffix = posixpath.splitext(name)
+        if not names and suffix.lower() in IMAGE_SUFFIXES:
+            names = listing.get(f"{stem}\n{suffix.lower()}", [])
         if not names:
             raise MissingImage(
                 f"no file for image_id {show(image_id)} in {self.folder} "
-                f"(tried {' '.join(IMAGE_SUFFIXES)} and none)"
+                f"(tried {' '.join(IMAGE_SUFFIXES)} and none){self.near.hint(image_id)}"
             )
         if len(names) > 1:
             raise InputError(

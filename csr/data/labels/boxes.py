@@ -75,9 +75,11 @@ class BoxTable:
             f"{show(self.table.image_ids[self.image_R[r]])} of {limit_R4[r, 0]}x{limit_R4[r, 1]} pixels"
             for r in rows[np.argsort(self.line_R[rows])]
         ]
+        width, height = (int(side) for side in self.pixel_R4[:, 2:].max(axis=0))
         raise InputError(
             f"{self.path}: {len(problems)} box(es) outside their image: {show_some(problems, limit=5)}; "
-            "give x_min,y_min,x_max,y_max in pixels of the original image"
+            "give x_min,y_min,x_max,y_max in pixels of the original image (the largest corner is "
+            f"{width} x {height}: if the images were scaled down, scale the boxes too)"
         )
 
     def for_batch(self, index_B: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -142,6 +144,11 @@ def read_boxes(
         classes = show_some([show(name) for name in rows.ignored], limit=8)
         raise InputError(
             f"{path}: no class_name ({classes}) is a concept of {table.path}; use its column names"
+        )
+    if len(pixel_R4) and pixel_R4.max() <= 1:
+        raise InputError(
+            f"{path}: no coordinate is above 1, so the boxes look like fractions of the image; give "
+            "x_min,y_min,x_max,y_max in pixels of the original image"
         )
     ignored = dict(rows.ignored)
     return BoxTable(str(path), table, image_R, class_R, pixel_R4, line_R, ignored, rows.num_unknown)

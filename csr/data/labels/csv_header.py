@@ -76,6 +76,11 @@ def _check_required(names: list[str], location: str, required: tuple[str, ...]) 
         if name_key(name) in keys:
             continue
         columns = show_some([show(name) for name in names], limit=8)
+        if name in ("x_min", "y_min", "x_max", "y_max") and keys >= {"x", "y"}:
+            raise InputError(
+                f"{location}: no column {name!r} but 'x' and 'y' (found: {columns}); give x_min, y_min, "
+                "x_max = x + w and y_max = y + h"
+            )
         raise InputError(
             f"{location}: no column {name!r} (found: {columns}); add a column {name!r} or rename one"
         )

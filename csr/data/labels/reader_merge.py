@@ -6,6 +6,7 @@ Letters: N images, R rows of the file, P pairs of image and reader, L labels.
 from __future__ import annotations
 
 import os
+import re
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from csr.data.labels.names import are_plain, id_problem, image_key, show
 from csr.runtime.errors import InputError
 
 READER_MERGES = ("any", "majority", "soft")
+_WHOLE_NUMBER = re.compile(r"(\d+)\.0+", re.ASCII)  # pandas writes 12 so where other cells are empty
 
 
 class ReaderRows:
@@ -101,7 +103,7 @@ class ReaderRows:
         column = block.columns[self.patient_column]
         pair_R = image_R[:num_rows] * len(column.texts) + column.code_R[:num_rows]
         for row in first_rows(pair_R).tolist():
-            patient, image = column.text(row), int(image_R[row])
+            patient, image = _patient(column.text(row)), int(image_R[row])
             known = self.patients[image]
             if known and patient and known != patient:
                 return Problem(
@@ -187,3 +189,8 @@ class ReaderRows:
 def begins(sorted_R: np.ndarray) -> np.ndarray:
     """Return the places where a new value of a sorted, not empty array begins, int64."""
     return np.flatnonzero(np.concatenate([[True], sorted_R[1:] != sorted_R[:-1]]))
+
+
+def _patient(text: str) -> str:
+    whole = _WHOLE_NUMBER.fullmatch(text)
+    return whole[1] if whole else text

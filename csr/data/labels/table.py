@@ -93,6 +93,7 @@ def read_label_table(
     concept_cols: Sequence[str] | None = None,
     target_cols: Sequence[str] | None = None,
     reader_merge: str = "any",
+    group_col: str | None = None,
     vocabulary: LabelTable | Vocabulary | None = None,
 ) -> LabelTable:
     """Read a CSV of labels: `image_id`, optional `rad_id` and `patient_id`, then 0/1 columns.
@@ -107,6 +108,8 @@ def read_label_table(
             `concept_cols` alone targets are found by name. With both, further columns are not checked.
         reader_merge: how readers of one image are merged, empty cells omitted: `any` (1 if one of them is 1),
             `majority` (1 if more than half of them are 1, so a tie is 0), `soft` (the mean).
+        group_col: the column of patients (or lesions, studies) where it is not called `patient_id`. With a
+            `vocabulary` the file may lack it.
         vocabulary: the training table, or the names stored with a model. Its names and order then hold,
             `concept_cols` and `target_cols` are not used, and the file must have the same columns.
 
@@ -118,11 +121,22 @@ def read_label_table(
     known = (*RESERVED_COLUMNS, *DEFAULT_TARGETS)
     with CsvFile(path) as file:
         header = read_header(file.rows(), path, required=("image_id",), known=known)
-        names = _label_names(path, header, vocabulary, concept_cols=concept_cols, target_cols=target_cols)
         column_of = {name_key(name): number for number, name in enumerate(header)}
+        group_key = name_key(group_col or "patient_id")
+        _check_group(path, header, group_col, needed=vocabulary is None)
+        names = _label_names(
+            path,
+            header,
+            vocabulary,
+            concept_cols=concept_cols,
+            target_cols=target_cols,
+            group_col=group_col,
+        )
         labels = (*names.concept_names, *names.target_names)
         columns = [column_of[name_key(name)] for name in labels]
-        read = ReaderRows(path, labels, columns, [column_of.get(name) for name in RESERVED_COLUMNS])
+        read = ReaderRows(
+            path, labels, columns, [column_of.get(key) for key in ("image_id", "rad_id", group_key)]
+        )
         for block in file.blocks():
             read.add(block)
     if not read.image_ids:
@@ -136,7 +150,7 @@ def read_label_table(
         concept_NK=value_NL[:, : len(names.concept_names)],
         target_NT=value_NL[:, len(names.concept_names) :],
         row_numbers=tuple(read.first_lines),
-        patient_ids=tuple(read.patients) if "patient_id" in column_of else None,
+        patient_ids=tuple(read.patients) if group_key in column_of else None,
         num_readers_N=num_readers_N,
         ignored_names=names.ignored_names or (),
     )
@@ -149,13 +163,30 @@ def _label_names(
     *,
     concept_cols: Sequence[str] | None,
     target_cols: Sequence[str] | None,
+    group_col: str | None,
 ) -> Vocabulary:
     """Return the concepts and targets of a header: chosen, or those of `vocabulary`."""
     if vocabulary is None:
-        return choose_columns(path, header, concept_cols=concept_cols, target_cols=target_cols)
+        return choose_columns(
+            path, header, concept_cols=concept_cols, target_cols=target_cols, group_col=group_col
+        )
     if isinstance(vocabulary, LabelTable):
-        return match_columns(path, header, vocabulary.vocabulary, source=vocabulary.path)
-    return match_columns(path, header, vocabulary, source="those the model was trained on")
+        return match_columns(path, header, vocabulary.vocabulary, source=vocabulary.path, group_col=group_col)
+    source = "those the model was trained on"
+    return match_columns(path, header, vocabulary, source=source, group_col=group_col)
+
+
+def _check_group(
+    path: str | os.PathLike[str], header: list[str], group_col: str | None, *, needed: bool
+) -> None:
+    if group_col is None:
+        return
+    keys = {name_key(name) for name in header}
+    if needed and name_key(group_col) not in keys:
+        columns = show_some([show(name) for name in header], limit=8)
+        raise InputError(f"{path}: no column {show(group_col)} (--group_col); the file has {columns}")
+    if name_key(group_col) in ("image_id", "rad_id"):
+        raise InputError(f"--group_col {show(group_col)}: that is no column of patients")
 
 
 def drop_rare(table: LabelTable, minimum: int) -> tuple[LabelTable, tuple[str, ...]]:

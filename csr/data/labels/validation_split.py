@@ -31,7 +31,8 @@ def split_validation(table: LabelTable, *, fraction: float, seed: int) -> tuple[
         Rows of the table for training and for validation, int64, ascending, N together.
 
     Raises:
-        InputError: fraction out of range, or fewer than two images or patients.
+        InputError: fraction out of range, fewer than two images or patients, or none that can
+            be spared.
     """
     if not 0 < fraction < 1:
         raise InputError(f"validation fraction {fraction} is not between 0 and 1; give e.g. 0.1")
@@ -46,6 +47,11 @@ def split_validation(table: LabelTable, *, fraction: float, seed: int) -> tuple[
     side_G = _stratify(count_GL, size_G, fraction, np.random.default_rng(seed))
     _repair(side_G, count_GL > 0, size_G)
     validation_N = side_G[group_N]
+    if not validation_N.any():
+        raise InputError(
+            f"{table.path}: no image can be kept for validation, each of the {num_groups} images or patients "
+            "is the only positive one of some label; add images, or leave rare concepts out with --drop_rare"
+        )
     return np.flatnonzero(~validation_N), np.flatnonzero(validation_N)
 
 

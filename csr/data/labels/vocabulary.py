@@ -42,18 +42,20 @@ def choose_columns(
     *,
     concept_cols: Sequence[str] | None,
     target_cols: Sequence[str] | None,
+    group_col: str | None = None,
 ) -> Vocabulary:
     """Split a header into concepts, targets and omitted columns.
 
     Args:
         path: the file, for messages.
         header: its cleaned names.
-        concept_cols, target_cols: columns by name, see `csr.data.labels.table.read_label_table`.
+        concept_cols, target_cols, group_col: columns by name, see `csr.data.labels.table.read_label_table`.
 
     Raises:
         InputError: a name that is no label column or is given twice; no concept or no target is left.
     """
-    labels = {name_key(name): name for name in header if name_key(name) not in RESERVED_COLUMNS}
+    reserved = _reserved(group_col)
+    labels = {name_key(name): name for name in header if name_key(name) not in reserved}
     concepts = _named_columns(path, labels, concept_cols, "--concept_cols")
     targets = _named_columns(path, labels, target_cols, "--target_cols")
     as_target = set(targets or ())
@@ -78,6 +80,10 @@ def choose_columns(
     return Vocabulary(concepts, targets, ignored)
 
 
+def _reserved(group_col: str | None) -> tuple[str, ...]:
+    return RESERVED_COLUMNS if group_col is None else (*RESERVED_COLUMNS, name_key(group_col))
+
+
 def _named_columns(
     path: str | os.PathLike[str], labels: dict[str, str], wanted: Sequence[str] | None, flag: str
 ) -> tuple[str, ...] | None:
@@ -97,7 +103,12 @@ def _shown(labels: dict[str, str]) -> str:
 
 
 def match_columns(
-    path: str | os.PathLike[str], header: list[str], frozen: Vocabulary, *, source: str
+    path: str | os.PathLike[str],
+    header: list[str],
+    frozen: Vocabulary,
+    *,
+    source: str,
+    group_col: str | None = None,
 ) -> Vocabulary:
     """Return the frozen names, checked to be those of a header.
 
@@ -106,6 +117,7 @@ def match_columns(
         header: its cleaned names.
         frozen: the vocabulary of the model or of the training table.
         source: the origin of `frozen`, for messages.
+        group_col: the column of patients, no label.
 
     Raises:
         InputError: a label column is missing, or training did not know one.
@@ -113,7 +125,7 @@ def match_columns(
     wanted = {name_key(name): name for name in (*frozen.concept_names, *frozen.target_names)}
     present = {name_key(name): name for name in header}
     missing = [name for key, name in wanted.items() if key not in present]
-    known = {*wanted, *RESERVED_COLUMNS, *(name_key(name) for name in frozen.ignored_names or ())}
+    known = {*wanted, *_reserved(group_col), *(name_key(name) for name in frozen.ignored_names or ())}
     extra = [name for key, name in present.items() if key not in known]
     if missing or (extra and frozen.ignored_names is not None):
         twins = {print_key(name) for name in missing} & {print_key(name) for name in extra}

@@ -21,7 +21,8 @@ from csr.training.checkpoints.run_folder import RunFolder
 # options that move no weight, or whose effect is compared otherwise: data by its hash, batches by their
 # product, the DeepSpeed JSON and the precision by their result
 MAY_DIFFER = {
-    *("train_csv", "test_csv", "train_dir", "test_dir", "boxes_csv", "workers", "image_cache", "cache_dir"),
+    *("train_csv", "test_csv", "train_dir", "test_dir", "boxes_csv", "group_col"),
+    *("workers", "image_cache", "cache_dir"),
     *("batch_size", "accumulation", "effective_batch", "ds_config", "precision", "timeout", "max_skipped"),
     *("output_dir", "exp_name", "overwrite", "resume", "recipe", "dry_run", "log_every", "save_every"),
     *("keep_checkpoints", "compile", "activation_checkpointing", "profile"),
