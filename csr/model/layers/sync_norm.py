@@ -79,11 +79,12 @@ class _NormaliseOverRanks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight_C, mean_C, var_C, count = ctx.saved_tensors
+        inverse_sd_C = torch.rsqrt(var_C + ctx.eps)
+        # CUDA's kernel for channels-last inputs needs the saved moments, the CPU's takes either pair
         grad_x, grad_weight_C, grad_bias_C = torch.ops.aten.native_batch_norm_backward(
-            grads[0], x, weight_C, mean_C, var_C, None, None, False, ctx.eps, [True, True, True]
+            grads[0], x, weight_C, mean_C, var_C, mean_C, inverse_sd_C, False, ctx.eps, [True, True, True]
         )
         dy_C, dy_xhat_C = distributed.all_reduce_sum(torch.stack([grad_bias_C, grad_weight_C])) / count
-        inverse_sd_C = torch.rsqrt(var_C + ctx.eps)
         slope_C = weight_C * inverse_sd_C.square() * dy_xhat_C
         shift_C = weight_C * inverse_sd_C * dy_C - slope_C * mean_C
         through_moments = torch.addcmul(shift_C[:, None, None], full(x), slope_C[:, None, None])

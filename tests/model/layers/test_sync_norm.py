@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from csr.model.layers.sync_norm import SyncBatchNorm, SyncBatchNormAct, convert
 
@@ -90,6 +91,39 @@ def test_in_one_process_it_is_plain_batch_norm():
     expected, found = two_steps(small_net(), batch()), two_steps(convert(small_net()), batch())
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=0, rtol=0)
+
+
+class SavedMoments(TorchDispatchMode):
+    """Records the saved mean and inverse deviation that the backward kernel is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[torch.Tensor | None, torch.Tensor | None]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.native_batch_norm_backward.default:
+            self.found.append((args[5], args[6]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_backward_kernel_gets_the_moments_of_all_ranks(monkeypatch, layout):
+    """On CUDA its path for channels-last inputs ends in an assertion without them."""
+    monkeypatch.setattr("csr.runtime.distributed.all_reduce_sum", lambda tensor: tensor)
+    images = batch().to(memory_format=layout)
+    norm, plain = SyncBatchNorm(3), nn.BatchNorm2d(3)
+    gradients = []
+    for compute in (norm._synced, plain):
+        x = images.clone().requires_grad_()
+        with SavedMoments() as saved:
+            (compute(x) * torch.arange(8.0)).square().sum().backward()
+        gradients.append(x.grad)
+        if compute is not plain:
+            mean_C, inverse_C = saved.found[0]
+    torch.testing.assert_close(mean_C, images.mean((0, 2, 3)), atol=1e-6, rtol=1e-6)
+    variance_C = images.var((0, 2, 3), correction=0)
+    torch.testing.assert_close(inverse_C, 1 / (variance_C + norm.eps).sqrt(), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
