@@ -58,7 +58,8 @@ def multilabel_metrics(
         truth, score = truth_NL[known, i], probability_NL[known, i]
         both = truth.any() and not truth.all()
         auc[name] = float(roc_auc_score(truth, score)) if both else float("nan")
-        ap[name] = float(average_precision_score(truth, score)) if truth.any() else float("nan")
+        # of a label that every image has it would be 1, whatever the scores
+        ap[name] = float(average_precision_score(truth, score)) if both else float("nan")
         f1[name] = (
             float(f1_score(truth, guess_NL[known, i], zero_division=0)) if truth.any() else float("nan")
         )

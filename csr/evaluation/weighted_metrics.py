@@ -65,7 +65,7 @@ class Ranking:
     def scores(self, weight_RN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return AUROC and average precision, each (R,), for weight_RN.
 
-        They are NaN without both classes, and without a positive entry.
+        They are NaN without both classes: the average precision of positives alone is 1 whatever the scores.
         """
         if not len(self._order):
             return np.full(len(weight_RN), np.nan), np.full(len(weight_RN), np.nan)
@@ -84,4 +84,5 @@ def _auroc(pos_RG: np.ndarray, neg_RG: np.ndarray) -> np.ndarray:
 def _average_precision(pos_RG: np.ndarray, all_RG: np.ndarray) -> np.ndarray:
     """Return the precision at each threshold, weighted by the recall it adds; highest score first."""
     precision_RG = ratio(np.cumsum(pos_RG, axis=1), np.cumsum(all_RG, axis=1))
-    return ratio(np.sum(pos_RG * np.nan_to_num(precision_RG), axis=1), pos_RG.sum(axis=1))
+    has_both_R = all_RG.sum(axis=1) > pos_RG.sum(axis=1)
+    return ratio(np.sum(pos_RG * np.nan_to_num(precision_RG), axis=1), pos_RG.sum(axis=1) * has_both_R)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 
 from csr.runtime.errors import InputError
 
+_FIRST_SPECIAL_STEP = 4_294_967_280  # of SLURM: batch script, extern step, and the shell that salloc opens
 _SRUN_NAMES = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
 
 
@@ -17,12 +19,13 @@ def adopt_launcher_environment() -> None:
     """Give RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT a value under every launcher.
 
     `deepspeed` and `torchrun` set all five. `srun` sets its own names, read only inside a step
-    (SLURM_STEP_ID): the batch shell of a job has them too, without being a rank. A plain process
+    (SLURM_STEP_ID): the batch shell of a job and the shell that `salloc` opens have them too, without
+    being ranks, and in a shell by `srun --pty` (a terminal) there is nobody else to wait for. A plain process
     is rank 0 of 1 on port 0: whichever is free when its store listens, so that no other process can
     take it in between.
     """
     env = os.environ
-    if "RANK" not in env and "SLURM_PROCID" in env and env.get("SLURM_STEP_ID", "").isdigit():
+    if "RANK" not in env and _is_task_of_srun():
         for name, slurm_name in _SRUN_NAMES.items():
             env.setdefault(name, env[slurm_name])
     if "RANK" in env:
@@ -40,6 +43,13 @@ def adopt_launcher_environment() -> None:
         env.setdefault(name, value)
 
 
+def _is_task_of_srun() -> bool:
+    step = os.environ.get("SLURM_STEP_ID", "")
+    if "SLURM_PROCID" not in os.environ or not step.isdigit() or int(step) >= _FIRST_SPECIAL_STEP:
+        return False
+    return not (sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty())
+
+
 def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
@@ -53,10 +63,13 @@ def world_size() -> int:
 
 
 def local_world_size() -> int:
-    """Return the number of ranks on this host, from torchrun, deepspeed or srun; else the world size."""
+    """Return the number of ranks on this host, from torchrun, deepspeed or srun; else the world size.
+
+    Never more than that: a plain process in a job of `--ntasks-per-node=4` is alone.
+    """
     for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"):
         if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
+            return min(int(os.environ[name]), world_size())
     return world_size()
 
 

@@ -39,7 +39,7 @@ def slow_scores(probability: np.ndarray, label: np.ndarray, called: np.ndarray) 
     both = truth.any() and not truth.all()
     return [
         metrics.roc_auc_score(truth, probability) if both else np.nan,
-        metrics.average_precision_score(truth, probability) if truth.any() else np.nan,
+        metrics.average_precision_score(truth, probability) if both else np.nan,
         metrics.f1_score(truth, called) if truth.any() else np.nan,
         metrics.recall_score(truth, called) if truth.any() else np.nan,
         metrics.recall_score(~truth, ~called) if not truth.all() else np.nan,

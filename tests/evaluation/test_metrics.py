@@ -46,3 +46,12 @@ def test_a_label_with_one_class_has_no_auc_and_is_left_out_of_the_mean(case):
 def test_soft_labels_count_from_one_half():
     got = multilabel_metrics(np.array([[0.9], [0.1], [0.8]]), np.array([[0.5], [0.33], [1.0]]), names="a")
     assert got.auc == 1.0 and got.f1_macro == 1.0
+
+
+def test_a_label_that_every_image_has_is_no_part_of_the_mean_average_precision():
+    truth = np.array([[1, 1], [0, 1], [1, 1], [0, 1]], dtype=np.float32)
+    probability = np.array([[0.1, 0.9], [0.9, 0.8], [0.2, 0.7], [0.8, 0.6]], dtype=np.float32)
+    found = multilabel_metrics(probability, truth, names=("a", "all"))
+    assert np.isnan(found.ap_by_label["all"])
+    # the two positives come last of four: (1/3 + 2/4) / 2
+    assert found.mean_ap == pytest.approx((1 / 3 + 2 / 4) / 2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 
 import pytest
 
@@ -54,3 +56,40 @@ def test_ranks_of_this_host_come_from_any_launcher(environment, name):
     assert ranks.local_world_size() == 8, "no number: the world size"
     environment.setenv(name, "2")
     assert ranks.local_world_size() == 2
+
+
+def test_a_plain_process_in_a_job_of_several_tasks_is_alone(environment):
+    environment.setenv("SLURM_NTASKS_PER_NODE", "4")
+    assert (ranks.world_size(), ranks.local_world_size()) == (1, 1)
+
+
+def task_of_four(environment, step: str) -> None:
+    for name, value in {"PROCID": "0", "LOCALID": "0", "NTASKS": "4", "STEP_ID": step}.items():
+        environment.setenv(f"SLURM_{name}", value)
+
+
+@pytest.mark.parametrize("step", ["4294967290", "4294967291", "4294967292"])
+def test_the_shell_of_salloc_and_the_batch_script_are_no_ranks(environment, step):
+    task_of_four(environment, step)
+    ranks.adopt_launcher_environment()
+    assert (ranks.rank(), ranks.world_size()) == (0, 1)
+
+
+def test_a_shell_at_a_terminal_inside_a_step_is_alone(environment):
+    task_of_four(environment, "0")
+    leader, follower = os.openpty()
+    with open(follower) as terminal:
+        environment.setattr(sys, "stdin", terminal)
+        ranks.adopt_launcher_environment()
+    os.close(leader)
+    assert (ranks.rank(), ranks.world_size()) == (0, 1)
+
+
+def test_a_task_of_srun_without_a_terminal_is_one_of_four(environment):
+    task_of_four(environment, "0")
+    environment.setenv("MASTER_ADDR", "h")
+    environment.setenv("MASTER_PORT", "1")
+    with open(os.devnull) as nothing:
+        environment.setattr(sys, "stdin", nothing)
+        ranks.adopt_launcher_environment()
+    assert (ranks.rank(), ranks.world_size()) == (0, 4)
