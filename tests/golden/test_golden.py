@@ -1,7 +1,10 @@
 """Losses of 20 optimizer steps a stage, on one CPU rank in fp32, are those of losses.json.
 
+Processors with other vector instructions round otherwise, and Adam with the sharp assignments of stage 2
+amplifies that: there is a set of losses for each kind, from the same code, and a run has to match one.
+
 A change that is meant to leave numbers alone leaves losses.json alone; one that is meant to change them
-writes it anew and explains why in its commit:
+writes it anew (of the processor that it runs on) and explains why in its commit:
 
     python tests/golden/test_golden.py --write
 """
@@ -16,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
@@ -32,6 +36,7 @@ NETWORKS = {
     "vit": {"model_name": "test_vit2", "augment": "none"},
 }
 STAGES = ("concept", "prototype", "task")
+RTOL, ATOL = 2e-3, 2e-4  # processors of one kind round otherwise too
 
 
 def picture(generator: np.random.Generator, label_K: np.ndarray) -> np.ndarray:
@@ -83,18 +88,32 @@ def losses(folder: Path, network: str) -> dict[str, list[float]]:
 @pytest.mark.dist
 @pytest.mark.parametrize("network", NETWORKS)
 def test_losses_are_the_committed_ones(network: str, tmp_path: Path) -> None:
-    expected: dict[str, Any] = json.loads(EXPECTED.read_text())[network]
+    recorded: dict[str, Any] = json.loads(EXPECTED.read_text())
     found = losses(tmp_path, network)
+    assert all(len(found[stage]) == STEPS for stage in STAGES)
+    apart = {kind: farthest(found, expected[network]) for kind, expected in recorded.items()}
+    nearest = min(apart, key=lambda kind: apart[kind])
+    kind = torch.backends.cpu.get_cpu_capability()
+    if apart[nearest] > 1 and kind not in recorded:
+        pytest.skip(f"no losses are recorded of processors with {kind}")
     for stage in STAGES:
-        assert len(found[stage]) == STEPS
-        # processors round otherwise; Adam's first steps amplify it
-        np.testing.assert_allclose(found[stage], expected[stage], rtol=2e-3, atol=2e-4, err_msg=stage)
+        expected = recorded[nearest][network][stage]
+        np.testing.assert_allclose(
+            found[stage], expected, rtol=RTOL, atol=ATOL, err_msg=f"{nearest}, {stage}"
+        )
+
+
+def farthest(found: dict[str, list[float]], expected: dict[str, list[float]]) -> float:
+    """Return the largest difference of two sets of losses in units of what is allowed."""
+    pairs = [(np.asarray(found[stage]), np.asarray(expected[stage])) for stage in STAGES]
+    return max(float((abs(one - other) / (ATOL + RTOL * abs(other))).max()) for one, other in pairs)
 
 
 if __name__ == "__main__":
     assert sys.argv[1:] == ["--write"], __doc__
-    table = {}
+    table: dict[str, Any] = {}
     for name in NETWORKS:
         with tempfile.TemporaryDirectory() as place:
             table[name] = losses(Path(place), name)
-    EXPECTED.write_text(json.dumps(table, indent=1) + "\n")
+    recorded = {**json.loads(EXPECTED.read_text()), torch.backends.cpu.get_cpu_capability(): table}
+    EXPECTED.write_text(json.dumps(recorded, indent=1) + "\n")

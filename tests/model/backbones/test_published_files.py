@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+from mae_weights import check_features, images, loaded, mae_features, mae_state
 
 from csr.model.backbones.build import build_backbone
 from csr.model.backbones.weights import LoadReport, load_backbone_weights
 from csr.runtime.errors import InputError
-from tests.model.backbones.test_weights import check_features, images, loaded, mae_features, mae_state
 
 NAME = "test_resnet"
 
