@@ -8,6 +8,7 @@ from collections.abc import Iterable
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 MAX_NAME_LENGTH = 200
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_GROUP_WORDS = ("patient", "subject", "person", "lesion", "study", "accession", "mrn", "participant")
 # Cyrillic and Greek letters that look like Latin ones in print, after case folding.
 _TWINS = str.maketrans(
     {
@@ -81,6 +82,13 @@ def name_key(name: str) -> str:
 def print_key(name: str) -> str:
     """Return the form that names share which look the same in print (Cyrillic a and Latin a)."""
     return name_key(name).translate(_TWINS)
+
+
+def means_group(name: str) -> bool:
+    """Return whether a column's name is that of a patient, a study or a lesion: `Patient ID`, `lesion_id`."""
+    words = name_key(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).replace("_", " ").replace("-", " ").split()
+    is_group = any(word.startswith(_GROUP_WORDS) for word in words)
+    return is_group and (len(words) == 1 or words[-1] in ("id", "ids", "uid", "number", "no", "nr"))
 
 
 def are_plain(image_ids: Iterable[str]) -> list[bool]:

@@ -12,27 +12,19 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from csr.data.labels.names import name_key, show, show_some
+from csr.data.labels.names import means_group, name_key, show, show_some
 from csr.data.labels.positive import is_positive
 from csr.data.labels.table import LabelTable, count_positives
 
 # blanks that stand for negatives leave hardly any: with as many left out and as few left, they are in doubt
 MIN_BLANK_SHARE, MIN_POSITIVE_SHARE = 0.1, 0.5
 _SHOWN = 5
-_GROUP_WORDS = ("patient", "subject", "person", "lesion", "study", "accession", "mrn", "participant")
 _NO_FINDING = re.compile(
     r"(is_?|in_?)?(train(ing)?|test|val(id(ation)?)?|fold|split)(_?set)?\d*"
     r"|(is_?)?(fe)?male|sex|gender|age|weight|height|smoker"
     r"|(is_?)?(ap|pa|frontal|lateral|portable|view)|index|row|id|unnamed: ?\d+"
 )
 _PANDAS_TWIN = re.compile(r"(.+)\.\d+")
-
-
-def means_group(name: str) -> bool:
-    """Return whether a column's name is that of a patient, a study or a lesion: `Patient ID`, `lesion_id`."""
-    words = name_key(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).replace("_", " ").replace("-", " ").split()
-    is_group = any(word.startswith(_GROUP_WORDS) for word in words)
-    return is_group and (len(words) == 1 or words[-1] in ("id", "ids", "uid", "number", "no", "nr"))
 
 
 def table_notices(table: LabelTable, *, all_negatives: bool = False) -> list[str]:

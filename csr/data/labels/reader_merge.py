@@ -12,7 +12,7 @@ import numpy as np
 
 from csr.data.labels.csv_blocks import Block, Problem, first_rows, number_texts
 from csr.data.labels.label_cells import INVALID, NO, YES, label_codes
-from csr.data.labels.names import are_plain, id_problem, image_key, show
+from csr.data.labels.names import are_plain, id_problem, image_key, means_group, show
 from csr.runtime.errors import InputError
 
 READER_MERGES = ("any", "majority", "soft")
@@ -120,11 +120,17 @@ class ReaderRows:
         if not len(wrong):
             return None
         row, label = wrong[0].tolist()
+        name = show(self.labels[label])
+        advice = (
+            f"if the column is of patients, --group_col {name}"
+            if means_group(self.labels[label])
+            else "if the column is no label, name the labels with --concept_cols and --target_cols"
+        )
         return Problem(
             row,
-            f"line {block.line_R[row]}, column {show(self.labels[label])}: the value is "
+            f"line {block.line_R[row]}, column {name}: the value is "
             f"{show(block.columns[self.columns[label]].text(row))}; write 0, 1, or nothing where it is not "
-            "annotated (if the column is no label, name the labels with --concept_cols and --target_cols)",
+            f"annotated ({advice})",
         )
 
     def _number_readers(self, block: Block) -> np.ndarray:

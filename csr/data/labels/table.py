@@ -122,16 +122,9 @@ def read_label_table(
     with CsvFile(path) as file:
         header = read_header(file.rows(), path, required=("image_id",), known=known)
         column_of = {name_key(name): number for number, name in enumerate(header)}
-        group_key = name_key(group_col or "patient_id")
-        _check_group(path, header, group_col, needed=vocabulary is None)
-        names = _label_names(
-            path,
-            header,
-            vocabulary,
-            concept_cols=concept_cols,
-            target_cols=target_cols,
-            group_col=group_col,
-        )
+        group_key = _group_key(path, header, group_col, needed=vocabulary is None)
+        chosen = {"concept_cols": concept_cols, "target_cols": target_cols}
+        names = _label_names(path, header, vocabulary, group_col=group_col, **chosen)
         labels = (*names.concept_names, *names.target_names)
         columns = [column_of[name_key(name)] for name in labels]
         read = ReaderRows(
@@ -176,17 +169,19 @@ def _label_names(
     return match_columns(path, header, vocabulary, source=source, group_col=group_col)
 
 
-def _check_group(
+def _group_key(
     path: str | os.PathLike[str], header: list[str], group_col: str | None, *, needed: bool
-) -> None:
+) -> str:
+    """Return the key of the column of patients, which the header may lack where it is not needed."""
     if group_col is None:
-        return
+        return "patient_id"
     keys = {name_key(name) for name in header}
     if needed and name_key(group_col) not in keys:
         columns = show_some([show(name) for name in header], limit=8)
         raise InputError(f"{path}: no column {show(group_col)} (--group_col); the file has {columns}")
     if name_key(group_col) in ("image_id", "rad_id"):
         raise InputError(f"--group_col {show(group_col)}: that is no column of patients")
+    return name_key(group_col)
 
 
 def drop_rare(table: LabelTable, minimum: int) -> tuple[LabelTable, tuple[str, ...]]:

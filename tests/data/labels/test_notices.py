@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from csr.data.labels.boxes import read_boxes
-from csr.data.labels.notices import constant_targets, means_group, table_notices
+from csr.data.labels.names import means_group
+from csr.data.labels.notices import constant_targets, table_notices
 from csr.data.labels.table import read_label_table, shared_patients
 from csr.data.labels.validation_split import split_validation
 from csr.runtime.errors import InputError
@@ -61,6 +62,12 @@ def test_an_unread_column_of_patients_is_named_and_group_col_reads_it(tmp_path, 
     assert table_notices(grouped) == [] and grouped.concept_names == ("Cavity", "Nodule")
     train, validation = split_validation(grouped, fraction=0.2, seed=0)
     assert not {n // 6 for n in train.tolist()} & {n // 6 for n in validation.tolist()} and len(validation)
+
+
+def test_the_error_on_a_column_of_patients_names_the_flag(tmp_path):
+    rows = [[f"a{n}", *labels(n), f"{n // 6}"] for n in range(60)]
+    with pytest.raises(InputError, match="column 'Patient ID': the value is '2'.*--group_col 'Patient ID'"):
+        table(tmp_path, [*HEADER, "Patient ID"], rows)
 
 
 @pytest.mark.parametrize("name", ["Impatient", "Lesion", "study quality", "Cavity", "COPD"])
