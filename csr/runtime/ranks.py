@@ -65,12 +65,13 @@ def world_size() -> int:
 def local_world_size() -> int:
     """Return the number of ranks on this host, from torchrun, deepspeed or srun; else the world size.
 
-    Never more than that: a plain process in a job of `--ntasks-per-node=4` is alone.
+    A plain process in a job of `--ntasks-per-node=4` is alone: of SLURM's number never more than the world.
     """
-    for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"):
+    for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE"):
         if os.environ.get(name, "").isdigit():
-            return min(int(os.environ[name]), world_size())
-    return world_size()
+            return int(os.environ[name])
+    tasks = os.environ.get("SLURM_NTASKS_PER_NODE", "")
+    return min(int(tasks), world_size()) if tasks.isdigit() else world_size()
 
 
 def host() -> str:
