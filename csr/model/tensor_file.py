@@ -88,7 +88,11 @@ def read_state_dicts(path: Path) -> dict[str, dict[str, torch.Tensor]]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such weights file")
-    if meaning := placeholder(path):
+    try:
+        meaning = placeholder(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if meaning:
         raise InputError(f"{path}: {meaning}")
     value: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     groups: dict[str, dict[str, torch.Tensor]] = {}

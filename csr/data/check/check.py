@@ -190,10 +190,10 @@ def _judge_splits(splits: list[Split], problems: list[str], warnings: list[str])
 def _narrow_depth(split: Split) -> list[str]:
     """Return a warning of 16-bit pictures that hold 12-bit values, if most of a split's do."""
     used = [one.bits_used for one in split.scanned.values() if one.bits_used is not None]
-    narrow = [bits for bits in used if bits <= WIDEST_OF_FEWER_BITS]
+    narrow = [bits for bits in used if 0 < bits <= WIDEST_OF_FEWER_BITS]  # black ones are listed as blank
     if not narrow or 2 * len(narrow) < len(used):
         return []
-    bits = max(1, max(narrow))
+    bits = max(narrow)
     return [
         f"{len(narrow)} {split.name} images of 16 bits use values up to {2**bits - 1} only ({bits} bits): "
         f"stored so, they are nearly black; scale them by {2 ** (16 - bits)} or export DICOM"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from decimal import Decimal
 from pathlib import Path
 
 from csr.data.labels.names import IMAGE_SUFFIXES, show
 
 _DECODED_TOO = (".tif", ".tiff", ".bmp", ".webp", ".jp2", ".gif")
-_NUMBER = re.compile(r"0*(\d+?)(\.0+)?", re.ASCII)
-_ROUNDED = re.compile(r"\d(\.\d+)?e\+?\d+", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"\d{1,64}(\.0{1,9})?", re.ASCII)
+_ROUNDED = re.compile(r"\d(\.\d{1,32})?e\+?\d{1,2}", re.ASCII | re.IGNORECASE)
 _DEPTH, _MOST_FILES = 3, 200_000
 
 
@@ -25,6 +26,7 @@ class NearNames:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._stems: dict[str, list[str]] | None = None
+        self._numbers: dict[tuple[str, Decimal], str] | None = None
 
     def hint(self, image_id: str) -> str:
         """Return `: 'A1.png' is there, upper and lower case differ`, or '' where nothing is near."""
@@ -52,18 +54,26 @@ class NearNames:
         return f": {show(file)} is there; write image_id with its suffix"
 
     def _changed_number(self, below: str, name: str) -> str:
-        number = _NUMBER.fullmatch(name)
-        if number or _ROUNDED.fullmatch(name):
-            for files in self._index().values():
-                for file in files:
-                    stem = posixpath.splitext(posixpath.basename(file))[0]
-                    if posixpath.dirname(file) == below and _same_number(stem, name):
-                        return (
-                            f": {show(file)} is there; a spreadsheet changed the number, import ids as text"
-                        )
+        number = _number(name)
+        if number is None:
+            return ""
+        file = self._numbered().get((below, number))
+        if file is not None:
+            return f": {show(file)} is there; a spreadsheet changed the number, import ids as text"
         if _ROUNDED.fullmatch(name):
             return ": a spreadsheet has rounded this number; export the table again with ids as text"
         return ""
+
+    def _numbered(self) -> dict[tuple[str, Decimal], str]:
+        """Return the files whose stem is a number by folder and exact value, however it is written."""
+        if self._numbers is None:
+            self._numbers = {}
+            for file in (file for files in self._index().values() for file in files):
+                below, name = posixpath.split(file)
+                number = _number(posixpath.splitext(name)[0])
+                if number is not None:
+                    self._numbers.setdefault((below, number), file)
+        return self._numbers
 
     def _files_like(self, stem: str) -> list[str]:
         return self._index().get(stem.casefold(), [])
@@ -87,8 +97,5 @@ class NearNames:
         return self._stems
 
 
-def _same_number(stem: str, name: str) -> bool:
-    try:
-        return stem != name and len(stem) < 40 and float(stem) == float(name)
-    except ValueError:
-        return False
+def _number(text: str) -> Decimal | None:
+    return Decimal(text) if _NUMBER.fullmatch(text) or _ROUNDED.fullmatch(text) else None

@@ -29,6 +29,7 @@ from csr.model.tensor_file import read_state_dicts
 from csr.runtime.errors import InputError
 from csr.runtime.torch_file import not_finite, of_another_type
 
+_SEEN = ("hidden_size", "num_hidden_layers", "intermediate_size", "patch_size", "qkv_bias")  # by shapes
 _SHOWN = 4  # names of weights in an error
 
 
@@ -94,8 +95,7 @@ def _architecture_of_file(file: Path, model_name: str | None) -> dict[str, Any]:
     if model_name is None or is_weights_file(model_name):
         return sizes
     named = find_architecture(model_name)
-    seen = ("hidden_size", "num_hidden_layers", "intermediate_size", "patch_size", "qkv_bias")
-    if any(named[key] != sizes[key] for key in seen):
+    if any(named[key] != sizes[key] for key in _SEEN):
         return sizes
     return {**sizes, "num_attention_heads": named["num_attention_heads"]}
 
@@ -131,7 +131,7 @@ def load_backbone_weights(
     if bad:
         raise InputError(f"{file}: {_named('not finite (NaN or infinity)', bad)}")
     backbone.net.load_state_dict(prepared.state)
-    if backbone_type == "medmae" and not (model_name in KNOWN or Path(model_name).is_dir()):
+    if backbone_type == "medmae" and _heads_are_assumed(backbone.net, model_name, weights_file):
         notes.append(_assumed_heads(backbone.net))
     return LoadReport(
         str(file),
@@ -180,6 +180,18 @@ def _choose(
     if first.prefix:
         notes.insert(0, f"all keys without {first.prefix!r}")
     return first, prepared, notes
+
+
+def _heads_are_assumed(net: nn.Module, model_name: str, weights_file: str | Path | None) -> bool:
+    """Return whether `fetch_architecture` had the sizes from a file's shapes alone."""
+    if is_weights_file(model_name):
+        return True
+    if weights_file is None:
+        return False  # the config.json of the hub or of the folder
+    if not (model_name in KNOWN or Path(model_name).is_dir()):
+        return True
+    named = find_architecture(model_name)
+    return any(named[key] != getattr(net.config, key) for key in _SEEN)
 
 
 def _assumed_heads(net: nn.Module) -> str:

@@ -71,3 +71,10 @@ def test_what_a_clone_or_download_left_instead_of_an_image_is_named(tmp_path, co
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_image(tmp_path / "a.png")
+
+
+def test_long_numbers_are_compared_exactly(tmp_path):
+    image(tmp_path / "123456789012345678.png")
+    with pytest.raises(InputError) as caught:
+        find_image(tmp_path, "123456789012345679")
+    assert str(caught.value).endswith("and none)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import datetime
+import json
 import pathlib
 import zipfile
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from mae_weights import check_features, images, loaded, mae_features, mae_state
 
 from csr.model.backbones.build import build_backbone
-from csr.model.backbones.weights import LoadReport, load_backbone_weights
+from csr.model.backbones.weights import LoadReport, fetch_architecture, load_backbone_weights
 from csr.runtime.errors import InputError
 
 NAME = "test_resnet"
@@ -221,3 +222,22 @@ def test_what_does_not_match_is_not_counted_as_matching(tmp_path):
     torch.save({f"other.{n}.num_batches_tracked": torch.tensor(0) for n in range(9)}, tmp_path / "none.pth")
     with pytest.raises(InputError, match="0 of [0-9]+ tensors match"):
         load(tmp_path / "none.pth")
+
+
+def test_heads_of_a_config_are_not_called_assumed(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    torch.save(mae_state(), folder / "pytorch_model.bin")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 64}
+    text = json.dumps({"model_type": "vit_mae", "patch_size": 8, "layer_norm_eps": 1e-6, **sizes})
+    (folder / "config.json").write_text(text)
+    assert not any("assumed" in line for line in loaded(folder)[1].lines)
+    other = tmp_path / "other.pth"
+    torch.save(mae_state(), other)
+    (folder / "config.json").write_text(text.replace('"intermediate_size": 64', '"intermediate_size": 128'))
+    architecture = fetch_architecture("medmae", str(folder), weights_file=other)
+    backbone = build_backbone("medmae", str(folder), image_size=32, architecture=architecture)
+    report = load_backbone_weights(
+        backbone, backbone_type="medmae", model_name=str(folder), weights_file=other
+    )
+    assert any("assumed" in line for line in report.lines), "the sizes of the folder are of another network"
