@@ -134,7 +134,7 @@ def test_a_lost_host_ends_the_run_everywhere_and_the_same_command_goes_on(hosts,
 def test_a_signal_reaches_the_ranks_of_both_hosts_which_save_and_leave_with_75(hosts, phantom_folder, out):
     run = Launched(hosts, of_run(phantom_folder, out, "signalled"), out.parent / "signalled.txt")
     run.wait_until(lambda: len(records(out / "signalled")) > 0)
-    launchers = {p: words for p, words in hosts.processes("node1").items() if "csr.cli.launch" in words}
+    launchers = {p: words for p, words in hosts.processes("node1").items() if "-m csr launch" in words}
     hosts.signal(launchers, signal.SIGTERM)
     assert run.wait(seconds=MARGIN_S) == 75, run.text[-3000:]
     assert run.text.count("csr: pre-empted: ") == 1
@@ -145,7 +145,7 @@ def test_a_signal_reaches_the_ranks_of_both_hosts_which_save_and_leave_with_75(h
 def test_a_killed_launcher_takes_its_ranks_along(hosts, phantom_folder, out):
     run = Launched(hosts, of_run(phantom_folder, out, "orphaned"), out.parent / "orphaned.txt")
     run.wait_until(lambda: len(records(out / "orphaned")) > 0)
-    others = ("csr.cli.launch", "/deepspeed", "pdsh")
+    others = ("-m csr launch", "/deepspeed", "pdsh")
     hosts.signal(hosts.processes("node1", of=others), signal.SIGKILL)
     run.wait(seconds=MARGIN_S)
     assert hosts.left(within_s=MARGIN_S) == {}

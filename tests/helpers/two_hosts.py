@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).with_name("hosts.sh")
 ROOT = SCRIPT.parents[2]
 CANNOT = 77
 # part of the command line of all that a run consists of, on whichever host
-OF_A_RUN = ("csr.train", "csr.cluster", "csr.cli.launch", "deepspeed", "pdsh", "ssh -o")
+OF_A_RUN = ("csr.train", "csr.cluster", "-m csr launch", "deepspeed", "pdsh", "ssh -o")
 
 
 class CannotMake(Exception):
