@@ -31,6 +31,7 @@ from csr.stages.concept import positive_weights
 from csr.stages.task import choose_task_loss
 from csr.train import main as train_csr
 from csr.training import build, inputs
+from csr.training.checkpoints.resume_plan import Plan
 from csr.training.data import labels_of
 from csr.training.schedule import lr_factor
 
@@ -40,7 +41,8 @@ def train_plain(config: TrainConfig) -> Metrics:
     found = inputs.build_tables(config, print)
     train_store, test_store = inputs.build_stores(config, found)
     model = build.build_model(config, found.train, print)
-    data = build.build_data(config, found, train_store, model)
+    normalisation = build.normalisation_of(config, model, Plan(), print)
+    data = build.build_data(config, found, train_store, model, normalisation)
     head = torch.nn.Linear(model.backbone.channels, len(found.train.target_names))
     single = choose_task_loss("auto", found.train.target_NT) == "ce"
     weight_T = positive_weights(labels_of(data.train)["target"], maximum=config.method.max_pos_weight)

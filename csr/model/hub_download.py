@@ -9,6 +9,10 @@ from csr.runtime.errors import InputError
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
+class Unobtainable(InputError):
+    """A repository, or these files of it, cannot be had."""
+
+
 _ADVICE = (
     "Give a local copy, --model_name FOLDER (with config.json) or --backbone_weights FILE "
     "(.safetensors, .pth), or start from random weights with --no_pretrained"
@@ -27,8 +31,8 @@ def fetch(
         advice: what the user can do where it fails.
 
     Raises:
-        InputError: the path of no folder, offline, unreachable, no such repository, or none of the files in
-            it.
+        InputError: the path of no folder.
+        Unobtainable: offline, unreachable, no such repository, or none of the files in it.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
@@ -47,11 +51,11 @@ def fetch(
     raise _cannot(repo_id, names, "the repository has none of these files", advice)
 
 
-def _unreachable(repo_id: str, names: tuple[str, ...], error: Exception, advice: str) -> InputError:
+def _unreachable(repo_id: str, names: tuple[str, ...], error: Exception, advice: str) -> Unobtainable:
     lines = str(error).strip().splitlines()
     reason = ": ".join([type(error).__name__, *[line[:120] for line in lines[:1]]])
     return _cannot(repo_id, names, reason, advice)
 
 
-def _cannot(repo_id: str, names: tuple[str, ...], reason: str, advice: str) -> InputError:
-    return InputError(f"{repo_id}: cannot get {' or '.join(names)} from the hub ({reason}). {advice}")
+def _cannot(repo_id: str, names: tuple[str, ...], reason: str, advice: str) -> Unobtainable:
+    return Unobtainable(f"{repo_id}: cannot get {' or '.join(names)} from the hub ({reason}). {advice}")

@@ -16,6 +16,7 @@ from csr.data.transforms import EvalTransform, TrainTransform
 from csr.engine.device import local_device
 from csr.model import CSR
 from csr.model.backbones.compiling import check_compiler
+from csr.model.backbones.normalisation import Normalisation, find_normalisation
 from csr.model.backbones.weights import fetch_architecture, load_backbone_weights
 from csr.model.layers import sync_norm
 from csr.runtime import distributed
@@ -24,6 +25,7 @@ from csr.stages.base import Stage
 from csr.stages.concept import ConceptStage, positive_weights
 from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage, choose_task_loss, task_weights
+from csr.training.checkpoints.resume_plan import Plan
 from csr.training.data import Splits
 from csr.training.features.cache import FeatureOptions
 from csr.training.inputs import Report, Tables
@@ -86,7 +88,30 @@ def speed_up(model: CSR, config: TrainConfig) -> None:
         model.backbone.compile_training()
 
 
-def build_data(config: TrainConfig, tables: Tables, store: ImageStore, model: CSR) -> Splits:
+def normalisation_of(config: TrainConfig, model: CSR, plan: Plan, report: Report) -> Normalisation:
+    """Return how images are normalised: as the resumed run did, else as the backbone's weights want it.
+
+    Raises:
+        InputError: the weights' preprocessor_config.json holds no normalisation.
+    """
+    options = config.model
+    chosen = plan.normalisation or find_normalisation(
+        options.backbone_type,
+        options.model_name,
+        net=model.backbone.net,
+        is_pretrained=not options.no_pretrained,
+    )
+    report(chosen.line)
+    return chosen
+
+
+def build_data(
+    config: TrainConfig,
+    tables: Tables,
+    store: ImageStore,
+    model: CSR,
+    normalisation: Normalisation = Normalisation(),
+) -> Splits:
     """Return training and validation images of one store, with their transforms.
 
     Raises:
@@ -103,8 +128,10 @@ def build_data(config: TrainConfig, tables: Tables, store: ImageStore, model: CS
     return Splits(
         train=train,
         val=val,
-        train_transform=TrainTransform(size, strength=config.data.augment),
-        eval_transform=EvalTransform(size),
+        train_transform=TrainTransform(
+            size, mean=normalisation.mean, std=normalisation.std, strength=config.data.augment
+        ),
+        eval_transform=EvalTransform(size, mean=normalisation.mean, std=normalisation.std),
         names={"concept": tables.train.concept_names, "target": tables.train.target_names},
         map_size=model.backbone.map_size,
     )

@@ -13,6 +13,7 @@ from csr.engine.device import computes_bf16, device_kind, local_device
 from csr.engine.ds_config import load_ds_config
 from csr.engine.precision import Precision, check_request, choose_precision
 from csr.model import CSR
+from csr.model.backbones.normalisation import Normalisation
 from csr.runtime import distributed, fingerprint
 from csr.runtime.monitor import Monitor
 from csr.runtime.progress import PROGRESS
@@ -47,7 +48,9 @@ def prepare(given: TrainConfig, stop: StopRequest) -> Prepared:
     with distributed.errors_agreed():
         stop.check("before training")
         model = build.build_model(start.config, labels.tables.train, monitor.say)
-    images = open_stores(start.config, labels, model, monitor.say, progress)
+        normalisation = build.normalisation_of(start.config, model, start.plan, monitor.say)
+    labels = replace(labels, identity=labels.identity.normalised(normalisation))
+    images = open_stores(start.config, labels, model, normalisation, monitor.say, progress)
     fitted = fit_batch(start, labels, images, model, arithmetic.precision, monitor.say)
     ds_config = arithmetic.ds_config(fitted.config)
     if request.ds_file is not None:
@@ -156,7 +159,12 @@ def read_tables(start: Start, report: inputs.Report, progress: inputs.Progress) 
 
 
 def open_stores(
-    config: TrainConfig, labels: Labels, model: CSR, report: inputs.Report, progress: inputs.Progress
+    config: TrainConfig,
+    labels: Labels,
+    model: CSR,
+    normalisation: Normalisation,
+    report: inputs.Report,
+    progress: inputs.Progress,
 ) -> Images:
     """Decode every image once; report caches that have become large. Collective."""
     train_store, test_store = inputs.build_stores(
@@ -168,7 +176,8 @@ def open_stores(
     if folder is not None and (notice := distributed.on_main(lambda: cache_usage.notice(folder))):
         report(notice)
     with distributed.errors_agreed():
-        return Images(build.build_data(config, labels.tables, train_store, model), test_store)
+        splits = build.build_data(config, labels.tables, train_store, model, normalisation)
+    return Images(splits, test_store)
 
 
 def fit_batch(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from csr.config.options import TrainConfig
+from csr.model.backbones.normalisation import Normalisation
 from csr.runtime.errors import InputError
 from csr.runtime.json_file import read_json
 from csr.training.checkpoints import checkpoint_folder
@@ -50,6 +51,7 @@ class Identity:
         quarantine: images that are left out (`Quarantine.record`); None until they are known.
         data: hash of tables, split and image files; None until they are read.
         batch_size_auto: reason for the choice of `--batch_size auto`; None where a number was given.
+        normalisation: mean and sd of the images; None until the backbone is known.
     """
 
     options: dict[str, Any]
@@ -60,10 +62,15 @@ class Identity:
     quarantine: list[dict[str, Any]] | None = None
     data: str | None = None
     batch_size_auto: str | None = None
+    normalisation: dict[str, Any] | None = None
 
     def record(self) -> dict[str, Any]:
         """Return plain values for a checkpoint's manifest."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def normalised(self, by: Normalisation) -> Identity:
+        """Return the identity of a run whose images are normalised so."""
+        return replace(self, normalisation={"mean": list(by.mean), "std": list(by.std)})
 
     def with_batch(self, config: TrainConfig, reason: str | None) -> Identity:
         """Return the identity of a run whose micro batch was measured."""
@@ -109,6 +116,22 @@ class Plan:
     def quarantine(self) -> Any:
         """Images that the checkpoint's run left out, as its manifest has them; None for a run that begins."""
         return None if self.manifest is None else self.manifest.get("quarantine")
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """Return that of the checkpoint's run; None for a run that begins.
+
+        A run that did not record it took ImageNet's, whatever its weights.
+        """
+        if self.manifest is None:
+            return None
+        kept = self.manifest.get("normalisation")
+        if kept is None:
+            return Normalisation(source="ImageNet's, as this run began")
+        mean, std = (tuple(float(v) for v in kept[name]) for name in ("mean", "std"))
+        if (len(mean), len(std)) != (3, 3):
+            raise ValueError("not of three channels")
+        return Normalisation(mean, std, "as this run began")
 
     def check_data(self, data: str) -> None:
         """Raise InputError if the checkpoint was trained on data with another hash."""
@@ -213,7 +236,9 @@ class Planner:
             batch_size, accumulation = self._batch(manifest)
             stage, epoch, step = manifest["stage"], manifest["epoch"], manifest["step_in_epoch"]
             is_over = epoch > self.config.epochs[stage]
-        except (LookupError, TypeError, AttributeError):
+            plan = Plan(checkpoint, manifest, batch_size, accumulation)
+            _ = plan.normalisation  # readable
+        except (LookupError, TypeError, AttributeError, ValueError):
             raise InputError(f"{checkpoint}: was written by another version of csr") from None
         place = (
             f"after the {stage} stage"
@@ -221,7 +246,7 @@ class Planner:
             else f"in the {stage} stage, epoch {epoch}, after step {step}"
         )
         self.report(f"{checkpoint}: resumes {place}")
-        return Plan(checkpoint, manifest, batch_size, accumulation)
+        return plan
 
     def compare(self, earlier: dict[str, Any]) -> None:
         """Raise an InputError that lists every option that differs from an earlier run's and matters."""
