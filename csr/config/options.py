@@ -66,7 +66,9 @@ class ModelOptions:
     """model"""
 
     backbone_type: str = option(
-        "medmae", "family of the backbone", choices=("medmae", "resnet50", "vit", "timm")
+        "medmae",
+        "family of the backbone; hf is any image encoder of transformers",
+        choices=("medmae", "resnet50", "vit", "timm", "hf"),
     )
     model_name: str = option(
         "facebook/vit-mae-base", "hub id, local folder, timm name, or .pth/.safetensors file"

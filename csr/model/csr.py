@@ -68,13 +68,14 @@ class CSR(Shareable):
         num_concepts: K.
         num_classes: T, the targets.
         num_prototypes_per_concept: M.
-        backbone_type: `medmae`, `resnet50`, `vit` or `timm`.
+        backbone_type: `medmae`, `resnet50`, `vit`, `timm` or `hf`.
         model_name: hub id, local folder, timm name or weights file; see `build_backbone`.
         image_size: side of the square input, pixels.
         embedding_dim: D.
         projector_blocks: residual blocks of the projector.
         concept_pool: `avg`, `max` or `lse`.
-        architecture: sizes of the `medmae` backbone, as in `description()`; None finds them by model_name.
+        architecture: sizes of a `medmae` or `hf` backbone, as in `description()`; None finds them by
+            model_name.
 
     Raises:
         InputError: the backbone cannot be built or gives no map of at least 2 cells; a size below 1.

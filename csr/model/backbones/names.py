@@ -25,6 +25,8 @@ def split_name(backbone_type: str, model_name: str) -> tuple[str, Path | None]:
     file = Path(model_name) if is_weights_file(model_name) else None
     if backbone_type == "medmae":
         return model_name, file
+    if backbone_type == "hf":
+        return model_name, None
     if backbone_type == "timm":
         if file is not None:
             raise InputError(

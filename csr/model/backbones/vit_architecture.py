@@ -80,7 +80,7 @@ def find_architecture(model_name: str) -> dict[str, Any]:
         return architecture_of_config(folder / "config.json")
     if model_name in KNOWN:
         return dict(KNOWN[model_name])
-    cached = _cached_config(model_name)
+    cached = cached_config(model_name)
     if cached is not None:
         return architecture_of_config(cached)
     raise InputError(
@@ -181,7 +181,7 @@ def architecture_of_tensors(state: dict[str, torch.Tensor], *, source: str) -> d
     return sizes
 
 
-def _cached_config(model_name: str) -> Path | None:
+def cached_config(model_name: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

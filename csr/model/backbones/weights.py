@@ -17,6 +17,8 @@ from torch import nn
 from csr.model import hub_download
 from csr.model.backbones.base import Backbone
 from csr.model.backbones.candidates import Candidate, State, with_prefixes_off
+from csr.model.backbones.hf_architecture import find_hf_architecture
+from csr.model.backbones.hf_weights import find_hf_weights, is_index, prepare_hf, read_shards
 from csr.model.backbones.names import is_weights_file, split_name
 from csr.model.backbones.prepare_state import COUNTER, Prepared, prepare_timm, prepare_vit
 from csr.model.backbones.vit_architecture import (
@@ -74,11 +76,13 @@ def fetch_architecture(
         weights_file: for `medmae`, a file whose shapes tell the sizes (they win over model_name's).
 
     Returns:
-        Sizes for `medmae`, None for timm models (their name says all).
+        Sizes for `medmae`, the configuration's values for `hf`, None for timm models (their name says all).
 
     Raises:
         InputError: no source tells the sizes.
     """
+    if backbone_type == "hf":
+        return find_hf_architecture(model_name, fetch=True)
     if backbone_type != "medmae":
         return None
     local = is_weights_file(model_name) or Path(model_name).is_dir() or model_name in KNOWN
@@ -124,9 +128,10 @@ def load_backbone_weights(
     _, named_file = split_name(backbone_type, model_name)
     file = Path(weights_file) if weights_file is not None else named_file
     if file is None:
-        file = _find_medmae(model_name) if backbone_type == "medmae" else _find_timm(backbone.net)
-    prepare = prepare_vit if backbone_type == "medmae" else prepare_timm
-    found, prepared, notes = _choose(backbone, read_state_dicts(file), prepare, str(file))
+        file = _find(backbone, backbone_type, model_name)
+    groups = {"": read_shards(file)} if is_index(file) else read_state_dicts(file)
+    prepare = _PREPARE.get(backbone_type, prepare_timm)
+    found, prepared, notes = _choose(backbone, groups, prepare, str(file))
     bad = not_finite(prepared.state)
     if bad:
         raise InputError(f"{file}: {_named('not finite (NaN or infinity)', bad)}")
@@ -143,6 +148,7 @@ def load_backbone_weights(
 
 
 Prepare = Callable[[Backbone, State, str], Prepared]
+_PREPARE: dict[str, Prepare] = {"medmae": prepare_vit, "hf": prepare_hf}
 
 
 def _choose(
@@ -201,6 +207,12 @@ def _assumed_heads(net: nn.Module) -> str:
         f"attention heads are assumed to be {heads} of {width // heads}, no shape tells them: "
         "a folder with config.json does"
     )
+
+
+def _find(backbone: Backbone, backbone_type: str, model_name: str) -> Path:
+    if backbone_type == "hf":
+        return find_hf_weights(model_name)
+    return _find_medmae(model_name) if backbone_type == "medmae" else _find_timm(backbone.net)
 
 
 def _find_medmae(model_name: str) -> Path:

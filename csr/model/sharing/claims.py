@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from csr.model.backbones.build import BACKBONE_TYPES
+from csr.model.backbones.hf_architecture import hf_architecture_problem
+from csr.model.backbones.hf_backbone import num_values
 from csr.model.backbones.vit_architecture import (
     ARCHITECTURE_KEYS,
     architecture_of_tensors,
@@ -39,6 +41,7 @@ _ARCHITECTURE = {
     "architecture": (dict, type(None)),
 }
 _BACKBONE = "backbone.net."
+_WITH_SIZES = ("medmae", "hf")  # no name says all of them
 
 
 def check_architecture(value: Any, where: str) -> dict[str, Any]:
@@ -70,8 +73,12 @@ def check_architecture(value: Any, where: str) -> dict[str, Any]:
     if value["backbone_type"] not in BACKBONE_TYPES or value["concept_pool"] not in POOLS:
         raise InputError(f"{where}: architecture: unknown backbone_type or concept_pool")
     # without sizes a name would be looked up: a file of this machine, or the hub
-    if (value["backbone_type"] == "medmae") != (value["architecture"] is not None):
-        raise InputError(f"{where}: architecture: sizes of the backbone belong to 'medmae', and to it alone")
+    if (value["backbone_type"] in _WITH_SIZES) != (value["architecture"] is not None):
+        raise InputError(f"{where}: architecture: sizes of the backbone belong to 'medmae' and 'hf' alone")
+    if value["backbone_type"] == "hf":
+        problem = hf_architecture_problem(value["architecture"])
+        if problem:
+            raise InputError(f"{where}: architecture: {problem}")
     return value
 
 
@@ -96,6 +103,8 @@ def check_against_tensors(
     _check_heads(checked, state, where)
     if checked["backbone_type"] == "medmae":
         _check_vit(checked, state, where)
+    if checked["backbone_type"] == "hf":
+        _check_hf(checked, state, where)
     _check_total(checked, state, build, where)
 
 
@@ -129,10 +138,27 @@ def _check_vit(checked: dict[str, Any], state: dict[str, torch.Tensor], where: t
     problem = architecture_problem(sizes)
     if problem:
         raise InputError(f"{config_name}: architecture: {problem}")
-    if (checked["image_size"] // sizes["patch_size"]) ** 2 > MAX_CELLS:
+    _check_cells(checked["image_size"], sizes["patch_size"], config_name)
+
+
+def _check_hf(checked: dict[str, Any], state: dict[str, torch.Tensor], where: tuple[str, str]) -> None:
+    config_name, weights_name = where
+    sizes = checked["architecture"]
+    claimed = num_values(sizes, model_name=config_name)
+    actual = sum(value.numel() for key, value in state.items() if key.startswith(_BACKBONE))
+    if claimed > 2 * actual:
         raise InputError(
-            f"{config_name}: architecture: more than {MAX_CELLS} patches in an image of "
-            f"{checked['image_size']} px"
+            f"{weights_name}: does not fit the backbone of {config_name}, which has {claimed} values and not "
+            f"{actual}"
+        )
+    if isinstance(sizes.get("patch_size"), int):
+        _check_cells(checked["image_size"], sizes["patch_size"], config_name)
+
+
+def _check_cells(image_size: int, patch_size: int, config_name: str) -> None:
+    if (image_size // patch_size) ** 2 > MAX_CELLS:
+        raise InputError(
+            f"{config_name}: architecture: more than {MAX_CELLS} patches in an image of {image_size} px"
         )
 
 
