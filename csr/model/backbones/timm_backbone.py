@@ -16,10 +16,20 @@ from csr.runtime.errors import InputError
 
 
 class TimmBackbone(Backbone):
-    """A timm model without pooling and classifier; what follows its last stage (a norm) is applied."""
+    """A timm model without pooling and classifier; what follows its last stage (a norm) is applied.
+
+    Of models that cannot be built so, what their pooling would be given. Of maps in several scales, the last.
+    """
+
+    def __init__(self, net: nn.Module, *, keeps_pooling: bool, **description: Any) -> None:
+        self._keeps_pooling = keeps_pooling
+        super().__init__(net, **description)
 
     def maps(self, images_B3HW: torch.Tensor) -> torch.Tensor:
-        output = self.net(images_B3HW)
+        net: Any = self.net
+        output = net.forward_features(images_B3HW) if self._keeps_pooling else net(images_B3HW)
+        if isinstance(output, list | tuple):
+            output = output[-1]
         if not isinstance(output, torch.Tensor) or output.ndim not in (3, 4):
             raise InputError(f"{self.label}: it gives no spatial map (a pooled vector); use another model")
         if output.ndim == 3:
@@ -31,13 +41,16 @@ class TimmBackbone(Backbone):
         net.set_grad_checkpointing(enable)
 
     def _from_tokens(self, tokens_BNC: torch.Tensor, images_B3HW: torch.Tensor) -> torch.Tensor:
-        prefix = getattr(self.net, "num_prefix_tokens", 0)
-        patch_BNC = tokens_BNC[:, prefix:]
+        declared = getattr(self.net, "num_prefix_tokens", None)
         height, width = images_B3HW.shape[-2:]
-        rows = round((patch_BNC.shape[1] * height / width) ** 0.5)
-        if rows < 1 or patch_BNC.shape[1] % rows:
-            raise InputError(f"{self.label}: its {patch_BNC.shape[1]} tokens form no grid; use another model")
-        return patch_BNC.transpose(1, 2).unflatten(2, (rows, -1))
+        for prefix in (
+            (0, 1) if declared is None else (declared,)
+        ):  # some have a class token and do not say so
+            patch_BNC = tokens_BNC[:, prefix:]
+            rows = round((patch_BNC.shape[1] * height / width) ** 0.5)
+            if rows >= 1 and patch_BNC.shape[1] == rows * round(rows * width / height):
+                return patch_BNC.transpose(1, 2).unflatten(2, (rows, -1))
+        raise InputError(f"{self.label}: its {tokens_BNC.shape[1]} tokens form no grid; use another model")
 
     def _channels_last(self, output: torch.Tensor) -> bool:
         declared = getattr(self.net, "output_fmt", None)
@@ -54,10 +67,15 @@ def build_timm(backbone_type: str, model_name: str, *, image_size: int) -> TimmB
         InputError: unknown name, images that do not fit, a pooled or a 1x1 map.
     """
     _check_known(model_name)
-    net = _create(model_name, image_size)
+    net, keeps_pooling = _create(model_name, image_size)
     _check_patches(net, model_name, image_size)
     return TimmBackbone(
-        net, backbone_type=backbone_type, model_name=model_name, image_size=image_size, architecture=None
+        net,
+        keeps_pooling=keeps_pooling,
+        backbone_type=backbone_type,
+        model_name=model_name,
+        image_size=image_size,
+        architecture=None,
     )
 
 
@@ -71,21 +89,30 @@ def _check_known(model_name: str) -> None:
         raise InputError(f"--model_name {model_name!r}: timm has no such model; {hint}")
 
 
-def _create(model_name: str, image_size: int) -> nn.Module:
-    """Create the network: with position embeddings for the image size, others take any."""
+def _create(model_name: str, image_size: int) -> tuple[nn.Module, bool]:
+    """Create the network: with position embeddings for the image size, others take any.
+
+    Returns:
+        The network, and whether it is of a family that cannot be built without its pooling.
+    """
     import timm
 
-    options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "global_pool": ""}
-    try:
+    with_pooling: dict[str, Any] = {"pretrained": False, "num_classes": 0}
+    without: dict[str, Any] = {**with_pooling, "global_pool": ""}
+    problem: BaseException | None = None
+    for given in (without, with_pooling):
         try:
-            return timm.create_model(model_name, img_size=image_size, **options)
-        except TypeError:  # the usual sign of a model without img_size
-            return timm.create_model(model_name, **options)
-    except (TypeError, AssertionError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(
-            f"--model_name {model_name!r} with {image_size} px images: timm cannot build it without its head "
-            f"({str(error).splitlines()[0][:120] if str(error) else type(error).__name__})"
-        ) from error
+            try:
+                return timm.create_model(model_name, img_size=image_size, **given), given is with_pooling
+            except TypeError:  # the usual sign of a model without img_size
+                return timm.create_model(model_name, **given), given is with_pooling
+        except (TypeError, AssertionError, ValueError, RuntimeError, KeyError) as error:
+            problem = problem or error
+    reason = str(problem).splitlines()[0][:120] if str(problem) else type(problem).__name__
+    raise InputError(
+        f"--model_name {model_name!r} with {image_size} px images: timm cannot build it without its head "
+        f"({reason})"
+    ) from problem
 
 
 def _check_patches(net: nn.Module, model_name: str, image_size: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from csr.model.backbones.build import build_backbone
+from csr.model.backbones.weights import load_backbone_weights
 from csr.runtime.errors import InputError
 
 TINY_TIMM = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_mambaout", "test_vit3"]
@@ -55,6 +56,48 @@ def test_known_models_have_their_channels_and_stride_and_no_unused_parameter(
     assert (backbone.channels, backbone.stride) == (channels, stride)
     check_contract(backbone, size)
     assert unused(backbone, size) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "channels", "rows"),
+    [
+        ("deit_tiny_distilled_patch16_224", 224, 192, 14),
+        ("inception_next_atto", 96, 320, 3),
+        ("efficientvit_b0", 96, 128, 3),
+        ("coat_lite_tiny", 224, 320, 7),
+        ("crossvit_9_240", 240, 256, 14),
+        ("volo_d1_224", 224, 384, 14),
+    ],
+)
+def test_models_that_cannot_be_built_without_pooling_give_the_map_before_it(name, size, channels, rows):
+    backbone = build_backbone("timm", name, image_size=size).eval()
+    assert (backbone.channels, backbone.map_size) == (channels, (rows, rows))
+    plain = 0.1 * torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    side = size // rows
+    with torch.no_grad():
+        for row, column in ((0, rows - 1), (rows - 1, 0)):
+            bright = plain.clone()
+            bright[:, :, row * side : (row + 1) * side, column * side : (column + 1) * side] += 3.0
+            change = (backbone(bright) - backbone(plain)).norm(dim=1)[0]
+            found = divmod(int(change.argmax()), rows)
+            assert max(abs(found[0] - row), abs(found[1] - column)) <= 1
+
+
+def test_a_distilled_vits_published_file_fills_it(tmp_path):
+    published = timm.create_model("deit_tiny_distilled_patch16_224")
+    torch.save({"model": published.state_dict()}, tmp_path / "deit.pth")
+    backbone = build_backbone("timm", "deit_tiny_distilled_patch16_224", image_size=224).eval()
+    report = load_backbone_weights(
+        backbone,
+        backbone_type="timm",
+        model_name="deit_tiny_distilled_patch16_224",
+        weights_file=tmp_path / "deit.pth",
+    )
+    assert set(report.ignored) == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        tokens = published.eval().forward_features(images)[:, 2:]
+        torch.testing.assert_close(backbone(images).flatten(2).transpose(1, 2), tokens)
 
 
 def test_convnext_ends_in_a_norm_over_channels():
