@@ -8,16 +8,59 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from csr.config.parser import Parser, Whole
+from csr.config.parser import Number, Parser, Whole
 from csr.data.importers import isic2017, tbx11k, vindr
+from csr.data.importers.chest import chexpert, mimic, nih, padchest
+from csr.data.importers.chest.label_choice import BLANK, UNCERTAIN
+from csr.data.importers.chest.padchest import LABELED_BY
+from csr.data.importers.chest.views import VIEWS
+from csr.data.importers.image_rows import ON_BAD_IMAGE
 from csr.data.importers.output import IMAGE_MODES
 from csr.data.labels.reader_merge import READER_MERGES
 from csr.runtime.errors import EXIT_BAD_INPUT, EXIT_DONE, InputError
 from csr.runtime.output_paths import check_output_file
 
-IMPORTERS: dict[str, ModuleType] = {module.NAME: module for module in (vindr, tbx11k, isic2017)}
+IMPORTERS: dict[str, ModuleType] = {
+    module.NAME: module for module in (vindr, tbx11k, isic2017, chexpert, mimic, nih, padchest)
+}
+Flags = dict[str, dict[str, Any]]
+WORKERS = {"type": Whole(1, 128), "metavar": "N", "default": 4}
+LABEL_FLAGS: Flags = {
+    "concepts": {"nargs": "+", "metavar": "LABEL", "help": "labels that are concepts"},
+    "targets": {"nargs": "+", "metavar": "LABEL", "help": "labels that are diagnoses"},
+}
+LABELER_FLAGS: Flags = {
+    "uncertain": {
+        "choices": tuple(UNCERTAIN),
+        "default": "ignore",
+        "help": "what -1 becomes: 1, 0, or empty, which is left out of losses and metrics (default: ignore)",
+    },
+    "blank": {
+        "choices": tuple(BLANK),
+        "default": "zeros",
+        "help": "what a blank cell (not mentioned) becomes: 0, as the authors of the data set count it, or "
+        "empty (default: zeros)",
+    },
+}
+VIEW_FLAGS: Flags = {
+    "views": {"choices": VIEWS, "default": "frontal", "help": "projections to keep (default: frontal)"}
+}
+IMAGE_FLAGS: Flags = {
+    "omit": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "text file with one image a line that is left out",
+    },
+    "on_bad_image": {
+        "choices": ON_BAD_IMAGE,
+        "default": "error",
+        "help": "missing or unreadable images: stop, or leave them out and list them in OUT/omitted.csv "
+        "(default: error)",
+    },
+    "workers": {**WORKERS, "help": "threads that look for images (default: 4)"},
+}
 # flags of one importer alone; its `run` takes them as keyword arguments of the same names
-IMPORTER_FLAGS: dict[str, dict[str, dict[str, Any]]] = {
+IMPORTER_FLAGS: dict[str, Flags] = {
     "vindr": {},
     "tbx11k": {
         "boxes": {
@@ -36,17 +79,47 @@ IMPORTER_FLAGS: dict[str, dict[str, dict[str, Any]]] = {
             "action": "store_true",
             "help": "add the 150 validation images to the training images (needs --images copy)",
         },
-        "workers": {
-            "type": Whole(1, 128),
-            "metavar": "N",
-            "default": 4,
-            "help": "threads that decode (default: 4)",
+        "workers": {**WORKERS, "help": "threads that decode (default: 4)"},
+    },
+    "chexpert": {**LABEL_FLAGS, **LABELER_FLAGS, **VIEW_FLAGS, **IMAGE_FLAGS},
+    "mimic": {
+        **LABEL_FLAGS,
+        **LABELER_FLAGS,
+        **VIEW_FLAGS,
+        "with_validation": {
+            "action": "store_true",
+            "help": "add the official validation images to the training images",
         },
+        **IMAGE_FLAGS,
+    },
+    "nih": {**LABEL_FLAGS, **IMAGE_FLAGS},
+    "padchest": {
+        **LABEL_FLAGS,
+        "labeled_by": {
+            "choices": LABELED_BY,
+            "default": "all",
+            "help": "training images to keep: all, or those labeled by a physician (default: all)",
+        },
+        "min_images": {
+            "type": Whole(1, 10**6),
+            "metavar": "N",
+            "default": 10,
+            "help": "training images that a label needs to be written, unless it is named (default: 10)",
+        },
+        "test_fraction": {
+            "type": Number(0.0, 0.9, above=True),
+            "metavar": "X",
+            "default": 0.2,
+            "help": "share of patients that are for the test (default: 0.2)",
+        },
+        **VIEW_FLAGS,
+        **IMAGE_FLAGS,
     },
 }
 EPILOG = """examples:
   csr data check labels_train.csv train/ --test_csv labels_test.csv --test_dir test/ --out report.html
   csr data vindr vindr-cxr/1.0.0/ vindr/
+  csr data chexpert CheXpert-v1.0-small/ chexpert/ --uncertain ones
 exit codes: 0 done (check: the data can be trained on), 1 failed, 2 bad input (check: it cannot)"""
 
 
@@ -96,7 +169,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def bring_in(importer: ModuleType, options: argparse.Namespace) -> int:
-    """Run `csr data vindr|tbx11k|isic2017`: write OUT and print what is in it."""
+    """Run `csr data NAME RAW OUT`: write OUT and print what is in it."""
     from csr.data.importers import summary
     from csr.data.importers.output import Output
 

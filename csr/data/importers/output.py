@@ -18,7 +18,7 @@ from csr.runtime.output_paths import check_output_folder
 from csr.runtime.sizes import gib_text
 from csr.runtime.thread_map import mapped
 
-TABLES = ("labels_train.csv", "labels_test.csv", "boxes_train.csv", "boxes_test.csv")
+TABLES = ("labels_train.csv", "labels_test.csv", "boxes_train.csv", "boxes_test.csv", "omitted.csv")
 IMAGE_MODES = ("link", "copy", "none")
 BOX_COLUMNS = ("class_name", "x_min", "y_min", "x_max", "y_max")
 COPY_THREADS = 4
@@ -46,6 +46,11 @@ class Output:
         if there in (here, *here.parents):
             raise InputError(f"{folder}: lies in {raw}; give an OUT outside of it: RAW is never written to")
         check_output_folder(folder, overwrite=overwrite, content="its tables", flag="")
+
+    @property
+    def scratch(self) -> Path:
+        """Return a folder for temporary files, which is there until the end of the import."""
+        return self._staging
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:

@@ -24,6 +24,10 @@ MAX_JSON_BYTES = 2**28
 _TEXT_OF_CODE = np.asarray(["0", "1", "", ""], dtype=object)
 
 
+class BadImage(InputError):
+    """An image of a table without a file that can be used."""
+
+
 @dataclass(frozen=True)
 class Raw:
     """A folder that holds a published data set.
@@ -99,7 +103,8 @@ class ImageFiles:
             location: file and line that names it, for messages.
 
         Raises:
-            InputError: no such file, or a name or a link that leaves the folder.
+            BadImage: no such file.
+            InputError: a name or a link that leaves the folder.
         """
         problem = id_problem(stem)
         if problem:
@@ -111,9 +116,7 @@ class ImageFiles:
             if f"{name}{suffix}" in self._names[below]:
                 return self._checked(f"{stem}{suffix}", location)
         tried = " ".join(self.suffixes)
-        raise InputError(
-            f"{location}: image {show(stem)} is not in {self.folder} ({tried}); download it again"
-        )
+        raise BadImage(f"{location}: image {show(stem)} is not in {self.folder} ({tried}); download it again")
 
     def _checked(self, name: str, location: str) -> str:
         path = self.folder / name

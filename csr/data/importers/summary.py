@@ -8,7 +8,13 @@ from pathlib import Path
 
 from csr.data.labels.boxes import read_boxes
 from csr.data.labels.csv_file import read_rows
-from csr.data.labels.table import LabelTable, check_disjoint, count_positives, read_label_table
+from csr.data.labels.table import (
+    LabelTable,
+    check_disjoint,
+    count_positives,
+    read_label_table,
+    shared_patients,
+)
 
 SPLITS = ("train", "test")
 
@@ -43,21 +49,34 @@ def summary(imported: Imported, out: Path) -> list[str]:
     )
     check_disjoint(train, tables["test"])
     lines = [f"{imported.origin['dataset']}: {out}"]
+    num_boxes = {}
     for split, table in tables.items():
-        boxes = _count_boxes(out / f"boxes_{split}.csv", table)
+        boxes = num_boxes[split] = _count_boxes(out / f"boxes_{split}.csv", table)
         mean = table.num_readers_N.mean()
         readers = f", {mean:.2g} readers each" if mean > 1 else ""
+        patients = "" if table.patient_ids is None else f" of {len(set(table.patient_ids))} patients"
         lines.append(
-            f"{split}: {len(table)} images{readers}, {boxes} boxes, images in {imported.folders[split]}"
+            f"{split}: {len(table)} images{patients}{readers}, {boxes} boxes, images in "
+            f"{imported.folders[split]}"
         )
     lines += _label_lines(tables)
     rare = [n for n, count in zip(train.concept_names, count_positives(train.concept_NK)) if not count]
     lines += [f"Notice: {line}" for line in imported.notices]
-    return [*lines, "", *_commands(imported, out, drop_rare=bool(rare))]
+    if shared := shared_patients(train, tables["test"]):
+        lines.append(
+            f"Notice: {len(shared)} patients have training and test images: test numbers are too good"
+        )
+    return [
+        *lines,
+        "",
+        *_commands(imported, out, drop_rare=bool(rare), train_boxes=bool(num_boxes["train"])),
+    ]
 
 
 def _count_boxes(path: Path, table: LabelTable) -> int:
-    return len(read_boxes(path, table=table)) if sum(1 for _ in read_rows(path)) > 1 else 0
+    if not path.is_file() or sum(1 for _ in read_rows(path)) < 2:
+        return 0
+    return len(read_boxes(path, table=table))
 
 
 def _label_lines(tables: dict[str, LabelTable]) -> list[str]:
@@ -73,7 +92,7 @@ def _label_lines(tables: dict[str, LabelTable]) -> list[str]:
     return lines
 
 
-def _commands(imported: Imported, out: Path, *, drop_rare: bool) -> list[str]:
+def _commands(imported: Imported, out: Path, *, drop_rare: bool, train_boxes: bool) -> list[str]:
     columns = ["--target_cols", *imported.target_cols] if imported.target_cols else []
     check = [
         "csr",
@@ -85,8 +104,7 @@ def _commands(imported: Imported, out: Path, *, drop_rare: bool) -> list[str]:
         str(out / "labels_test.csv"),
         "--test_dir",
         str(imported.folders["test"]),
-        "--boxes_csv",
-        str(out / "boxes_train.csv"),
+        *(["--boxes_csv", str(out / "boxes_train.csv")] if train_boxes else []),
         *columns,
     ]
     train = [

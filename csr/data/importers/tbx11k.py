@@ -26,6 +26,10 @@ HELP = "TBX11K: healthy, sick but not TB, active and latent TB; COCO or VOC boxe
 LISTS = {"train": "TBX11K_train", "test": "TBX11K_val"}
 HEALTHY, SICK, ACTIVE, LATENT, ANY = "healthy", "sick but not TB", "active TB", "latent TB", "TB"
 FOLDERS = ("health", "sick", "tb")
+LEAK = (
+    "TBX11K contains images of the Montgomery and Shenzhen sets: a test of this model on those two is no "
+    "external test"
+)
 ORIGIN = {
     "dataset": DATASET,
     "source": "https://mmcheng.net/tb",
@@ -64,6 +68,7 @@ def run(folder: Path, output: Output, *, boxes: str, merge_tb: bool) -> Imported
     used = [name for split in SPLITS for name in names[split].values()]
     target = output.place_images("images", source, used)
     imported.folders = dict.fromkeys(SPLITS, target)
+    imported.notices.append(LEAK)
     return imported
 
 

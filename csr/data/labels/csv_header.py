@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 from csr.data.labels.names import MAX_NAME_LENGTH, clean_name, name_key, print_key, show, show_some
+from csr.data.labels.raw_headers import raw_header_hint
 from csr.runtime.errors import InputError
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "'|'"}
@@ -32,6 +33,10 @@ def read_header(
     line, cells = next(rows)
     location = f"{path} line {line}"
     _check_separator(cells, location)
+    keys = {name_key(cell) for cell in cells}
+    # first of all: such headers have cells without a name, and what is missing is more than a column
+    if "image_id" in required and "image_id" not in keys and (hint := raw_header_hint(cells)):
+        raise InputError(f"{location}: {hint}")
     names = [clean_name(cell) for cell in cells]
     seen: dict[str, int] = {}
     meant = {print_key(name): name for name in (*required, *known)}

@@ -121,15 +121,19 @@ class ReaderRows:
             return None
         row, label = wrong[0].tolist()
         name = show(self.labels[label])
+        text = block.columns[self.columns[label]].text(row)
         advice = (
-            f"if the column is of patients, --group_col {name}"
+            "if -1 is 'uncertain' of CheXpert or MIMIC-CXR-JPG, csr data chexpert|mimic RAW OUT --uncertain "
+            "ones|zeros|ignore decides what it becomes"
+            if text in ("-1", "-1.0")
+            else f"if the column is of patients, --group_col {name}"
             if means_group(self.labels[label])
             else "if the column is no label, name the labels with --concept_cols and --target_cols"
         )
         return Problem(
             row,
             f"line {block.line_R[row]}, column {name}: the value is "
-            f"{show(block.columns[self.columns[label]].text(row))}; write 0, 1, or nothing where it is not "
+            f"{show(text)}; write 0, 1, or nothing where it is not "
             f"annotated ({advice})",
         )
 

@@ -34,8 +34,9 @@ def change(raw: Path, part: str, number: int, **values: object) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_labels_follow_from_folder_and_boxes(published, bring_in):
+def test_labels_follow_from_folder_and_boxes(published, bring_in, capsys):
     out = bring_in("tbx11k", published)
+    assert "Notice: TBX11K contains images of the Montgomery and Shenzhen sets" in capsys.readouterr().out
     table = read_label_table(out / "labels_train.csv", target_cols=TARGETS)
     assert table.concept_names == ("ActiveTuberculosis", "ObsoletePulmonaryTuberculosis"), (
         "the third has no box"
