@@ -168,12 +168,13 @@ PADCHEST_ROWS = (
     # image, archive, patient, projection, method, labels
     ("a1", "0", "p1", "PA", "Physician", "['normal']"),
     ("a2", "0", "p1", "L", "Physician", "['normal']"),
-    ("a3", "1", "p2", "AP_horizontal", "RNN_model", "['pneumonia', ' infiltrates', '']"),
+    ("a3", "1", "p2", "AP_horizontal", "Physician", "['pneumonia', ' infiltrates', '']"),
     ("a4", "1", "p3", "PA", "Physician", "['COPD signs', \"pleural effusion\", 'suboptimal study']"),
     ("a5", "1", "p4", "PA", "Physician", "['exclude']"),
     ("a6", "1", "p4", "PA", "Physician", "nan"),
     ("a7", "0", "p5", "PA", "Physician", "['infiltrates', 'pleural effusion', 'pneumonia']"),
     ("a8", "0", "p6", "PA", "RNN_model", "['infiltrates']"),
+    ("b1", "1", "p2", "PA", "RNN_model", "['normal']"),
     ("a9", "0", "p7", "COSTAL", "Physician", "['normal']"),
 )
 
