@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from csr.__main__ import COMMANDS, dispatch
+from csr.cli.data import IMPORTERS
 from csr.config.flags import parse_train_flags
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,7 +95,7 @@ def test_the_training_guides_examples_stand_in_the_readme():
 def known_flags() -> set[str]:
     """Return the flags that the help of every command lists, subcommands included."""
     shown = io.StringIO()
-    subcommands = {"data": ("check", "vindr", "tbx11k", "isic2017"), "cache": ("list", "prune")}
+    subcommands = {"data": ("check", *IMPORTERS), "cache": ("list", "prune")}
     with contextlib.redirect_stdout(shown):
         for command in COMMANDS:
             for words in ([command], *([command, sub] for sub in subcommands.get(command, ()))):
