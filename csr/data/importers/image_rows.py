@@ -24,12 +24,14 @@ class ImageRow(NamedTuple):
     Attributes:
         location: file and line, for messages.
         image: file below the image folder, `/` between folders, without its suffix.
+        name: what the published table calls the image, without its suffix.
         patient: id, '' where unknown.
         cells: labels, 0, 1 or '' (not annotated).
     """
 
     location: str
     image: str
+    name: str
     patient: str
     cells: Sequence[str]
 
@@ -39,7 +41,8 @@ class Handling:
     """What a user asked for on images.
 
     Attributes:
-        omit: a text file with one image a line that is left out: a path, or a name that no other image has.
+        omit: a text file with one image a line that is left out: its name in the published table, or its
+            path below the image folder, with or without a suffix.
         on_bad_image: `error` refuses missing and unreadable images, `omit` leaves them out and lists them.
         workers: threads that look for the files.
     """
@@ -80,7 +83,7 @@ class ImageTables:
         self._seen: dict[str, str] = {}
         self._listed = dict.fromkeys(_read_list(handling.omit), False) if handling.omit else {}
         self._omitted: list[tuple[str, str, str]] = []  # image, split, reason
-        self._num_bad = 0
+        self._bad: list[str] = []
 
     def write(self, split: str, rows: Sequence[ImageRow]) -> None:
         """Write the labels of a split.
@@ -100,12 +103,12 @@ class ImageTables:
                         f"{row.location}: image {show(row.image)} is already in {first}; download it again"
                     )
                 if isinstance(name, BadImage):
-                    self._num_bad += 1
+                    self._bad.append(str(name))
                     self._omitted.append((row.image, split, str(name)))
                     continue
                 self.names[split][row.image] = name
                 table.writerow([name, row.patient, *row.cells])
-        if rows and not self.names[split] and self.handling.on_bad_image == "error" and self._num_bad:
+        if rows and not self.names[split] and self.handling.on_bad_image == "error" and self._bad:
             self._refuse()
         if not self.names[split]:
             raise InputError(
@@ -119,14 +122,14 @@ class ImageTables:
         Raises:
             InputError: images cannot be used, and `on_bad_image` is `error`.
         """
-        if self._num_bad and self.handling.on_bad_image == "error":
+        if self._bad and self.handling.on_bad_image == "error":
             self._refuse()
         if self._omitted:
             with self.output.table("omitted.csv", ("image_id", "split", "reason")) as table:
                 table.writerows(self._omitted)
-            listed = len(self._omitted) - self._num_bad
+            listed = len(self._omitted) - len(self._bad)
             self.imported.notices.append(
-                f"{len(self._omitted):,} images are left out ({listed:,} by --omit, {self._num_bad:,} "
+                f"{len(self._omitted):,} images are left out ({listed:,} by --omit, {len(self._bad):,} "
                 f"missing or unreadable): listed in {self.output.folder / 'omitted.csv'}"
             )
         unknown = [name for name, used in self._listed.items() if not used]
@@ -148,7 +151,7 @@ class ImageTables:
         return name if problem is None else BadImage(f"{row.location}: {self.files.folder / name} {problem}")
 
     def _is_listed(self, row: ImageRow, split: str) -> bool:
-        for name in (row.image, row.image.rpartition("/")[2]):
+        for name in (row.name, row.image):
             if name in self._listed:
                 self._listed[name] = True
                 self._omitted.append((row.image, split, f"in {self.handling.omit}"))
@@ -156,11 +159,10 @@ class ImageTables:
         return False
 
     def _refuse(self) -> None:
-        reasons = [reason for _, _, reason in self._omitted if not reason.startswith("in ")]
         raise InputError(
-            f"{self.files.folder}: {self._num_bad:,} image(s) cannot be used: "
-            f"{show_some(reasons, limit=_SHOWN)}; complete the folder, or give --on_bad_image omit to leave "
-            "them out"
+            f"{self.files.folder}: {len(self._bad):,} image(s) cannot be used: "
+            f"{show_some(self._bad, limit=_SHOWN)}; complete the folder, or give --on_bad_image omit to "
+            "leave them out"
         )
 
 

@@ -63,9 +63,13 @@ def _plain(path: Path, scratch: Path) -> Iterator[Path]:
 
 def _unpack(path: Path, copy: Path) -> None:
     size = 0
-    with open(copy, "wb") as target:
+    try:
+        packed = open(path, "rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check it and its rights") from None
+    with packed, open(copy, "wb") as target:
         try:
-            with gzip.open(path, "rb") as source:
+            with gzip.GzipFile(fileobj=packed) as source:
                 while chunk := source.read(_CHUNK_BYTES):
                     size += len(chunk)
                     if size > MAX_FILE_BYTES:

@@ -55,6 +55,19 @@ class Raw:
             "that holds the whole data set, unpacked, as RAW"
         )
 
+    def entries(self, place: str = "") -> list[str]:
+        """Return the names of the files and folders in a place below the folder, sorted.
+
+        Raises:
+            InputError: it cannot be listed.
+        """
+        try:
+            return sorted(os.listdir(self.folder / place))
+        except OSError as error:
+            raise InputError(
+                f"{self.folder / place}: cannot be listed ({error.strerror}); check its rights"
+            ) from None
+
     def subfolder(self, *names: str) -> Path:
         """Return the first of these names that is a folder.
 

@@ -89,7 +89,7 @@ def run(
             if view_filter.keeps(row[VIEW]):
                 image, patient = _image(row["Path"], split, patients, location)
                 cells = policy.cells(row, choice.labels, location=location)
-                rows.append(ImageRow(location, image, patient, cells))
+                rows.append(ImageRow(location, image, image_stem(row["Path"]), patient, cells))
         counts[f"rows of {TABLES[split]}"] = (number, ROWS[split])
         tables.write(split, rows)
     count_notices(imported, counts)
@@ -101,7 +101,7 @@ def run(
 
 def _bases(raw: Raw) -> list[str]:
     """Return RAW and the folders in it that are named like the archives, relative to RAW."""
-    inside = sorted(p.name for p in raw.folder.iterdir() if p.is_dir() and p.name.startswith("CheXpert"))
+    inside = [n for n in raw.entries() if n.startswith("CheXpert") and (raw.folder / n).is_dir()]
     return ["", *(f"{name}/" for name in inside)]
 
 
@@ -111,20 +111,27 @@ def _table(raw: Raw, name: str) -> Path:
 
 def _patients(raw: Raw) -> tuple[Path, dict[tuple[str, str], str]]:
     """Return the image folder, and below it the folder of each patient by part (train, valid) and name."""
-    root = raw.folder
+    parts = tuple(FOLDERS.values())
     bases = [
-        b for b in _bases(raw) if " batch " in b or any((root / b / f).is_dir() for f in FOLDERS.values())
+        base
+        for base in _bases(raw)
+        if _is_batch(base) or any((raw.folder / base / part).is_dir() for part in parts)
     ]
-    if len(bases) == 1:
-        root, bases = root / bases[0], [""]
+    top = bases.pop() if len(bases) == 1 and not _is_batch(bases[0]) else ""
     patients: dict[tuple[str, str], str] = {}
-    for base in bases:
-        for part in FOLDERS.values():
-            for place in (f"{base}{part}/", base if part == "train" and " batch " in base else ""):
-                if place and (root / place).is_dir():
-                    names = [p.name for p in (root / place).iterdir() if p.name.startswith("patient")]
-                    patients |= {(part, name): f"{place}{name}" for name in names}
-    return root, patients
+    for base in bases or [""]:
+        places = {f"{base}{part}/": part for part in parts}
+        if _is_batch(base):  # batches 2 to 4 hold the patients themselves
+            places[base] = "train"
+        for place, part in places.items():
+            if (raw.folder / top / place).is_dir():
+                names = [name for name in raw.entries(f"{top}{place}") if name.startswith("patient")]
+                patients |= {(part, name): f"{place}{name}" for name in names}
+    return raw.folder / top, patients
+
+
+def _is_batch(base: str) -> bool:
+    return " batch " in base
 
 
 def _image(path: str, split: str, patients: dict[tuple[str, str], str], location: str) -> tuple[str, str]:

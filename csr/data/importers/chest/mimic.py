@@ -122,7 +122,7 @@ def _rows(
             unlabeled += 1
             continue
         place = f"files/p{patient[:2]}/p{patient}/s{study}/{image}"
-        rows[part_of[image]].append(ImageRow(location, place, patient, cells_of[patient, study]))
+        rows[part_of[image]].append(ImageRow(location, place, image, patient, cells_of[patient, study]))
     count_notices(imported, {"rows of the metadata": (number, NUM_IMAGES)})
     if unlabeled:
         imported.notices.append(f"{unlabeled:,} images are left out: their study has no row of labels")

@@ -103,18 +103,18 @@ def run(
 def _places(raw: Raw) -> dict[str, str]:
     """Return the place below RAW of each image by its name, both without suffix."""
     places: dict[str, str] = {}
-    tops = sorted(p.name for p in raw.folder.iterdir() if p.is_dir() and _IMAGE_FOLDER.fullmatch(p.name))
+    tops = [n for n in raw.entries() if _IMAGE_FOLDER.fullmatch(n) and (raw.folder / n).is_dir()]
     below = [
         place for top in tops for place in (f"{top}/images/", f"{top}/") if (raw.folder / place).is_dir()
     ]
     for place in ("", *below):
-        for path in (raw.folder / place).iterdir():
-            stem = image_stem(path.name)
-            if stem == path.name:
+        for name in raw.entries(place):
+            stem = image_stem(name)
+            if stem == name:
                 continue
             if stem in places:
                 raise InputError(
-                    f"{raw.folder}: image {show(path.name)} is in {places[stem]} and in {place}{stem}; "
+                    f"{raw.folder}: image {show(name)} is in {places[stem]} and in {place}{stem}; "
                     "remove one of the two"
                 )
             places[stem] = f"{place}{stem}"
@@ -145,7 +145,7 @@ def _rows(
             continue
         cells = [str(int(name in labels)) for name in choice.labels]
         rows[split_of.pop(image)].append(
-            ImageRow(location, places.get(image, image), row["Patient ID"], cells)
+            ImageRow(location, places.get(image, image), image, row["Patient ID"], cells)
         )
     if split_of:
         name = next(iter(split_of))

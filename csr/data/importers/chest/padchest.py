@@ -95,7 +95,9 @@ def run(
     tables = ImageTables(output, imported, files, choice.labels, handling, check=file_problem)
     for split in SPLITS:
         rows = (
-            ImageRow(location, image, patient, [str(int(key in labels)) for key in keys])
+            ImageRow(
+                location, image, image.rpartition("/")[2], patient, [str(int(key in labels)) for key in keys]
+            )
             for location, image, patient, labels in read[split]
         )
         tables.write(split, list(rows))

@@ -162,12 +162,16 @@ def test_missing_images_stop_or_are_listed(raw, bring_in, rows_of, capsys):
 
 
 def test_images_of_a_list_are_left_out(raw, bring_in, rows_of, tmp_path, capsys):
-    (tmp_path / "list.txt").write_text(f"{FRONTAL}\n\nnone.jpg\n")
+    third = "CheXpert-v1.0-small/train/patient00003/study1/view1_frontal"
+    (tmp_path / "list.txt").write_text(f"{FRONTAL}\n\nview1_frontal.jpg\n{third}\n")
     out = bring_in("chexpert", raw, "--omit", str(tmp_path / "list.txt"))
-    assert FRONTAL not in [row["image_id"] for row in rows_of(out / "labels_train.csv")]
+    assert [row["image_id"] for row in rows_of(out / "labels_train.csv")] == [
+        "train/patient00001/study1/view1_frontal.jpg",
+        "train/patient00002/study1/view1_frontal.jpg",
+    ]
     text = capsys.readouterr().out
-    assert "(1 by --omit, 0 missing or unreadable)" in text
-    assert "1 lines of" in text and "(the first: 'none')" in text
+    assert "(2 by --omit, 0 missing or unreadable)" in text
+    assert "1 lines of" in text and "(the first: 'view1_frontal')" in text
     for content, message in (("", "names no image"), ("\udcff", "not UTF-8")):
         (tmp_path / "list.txt").write_text(content, errors="surrogateescape")
         with pytest.raises(InputError, match=f"--omit .*{message}"):
