@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         "csr_version": __version__,
     }
     write_files(options, explanation, record, neighbours)
+    for note in resized.notes:
+        print(f"Notice: {options.image.name}: {note.line}", file=sys.stderr)
     _print_summary(explanation, options.out, options.max_concepts)
     return 0
 

@@ -40,7 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     model = load_model(options.model, checkpoint=options.checkpoint).to(pick_device(options.device))
     unreadable: list[str] = []
     rows = predict_files(
-        model, paths, batch_size=options.batch_size, workers=options.workers, report=unreadable.append
+        model,
+        paths,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        report=unreadable.append,
+        remark=_notice,
     )
     assert model.card is not None
     write_rows(options.out, rows, card=model.card)

@@ -29,6 +29,7 @@ def predict_files(
     batch_size: int = 16,
     workers: int = 4,
     report: Callable[[str], object] = lambda line: None,
+    remark: Callable[[str], object] = lambda line: None,
 ) -> Iterator[Row]:
     """Yield a row for each file, in order; memory does not grow with their number.
 
@@ -38,6 +39,7 @@ def predict_files(
         batch_size: images that the network sees at once.
         workers: threads that decode.
         report: called with one line for each file that cannot be read.
+        remark: called with one line for each file whose window does not fit (DICOM).
 
     Yields:
         `image`, then either `error`, or `diagnoses` and `concepts` (name -> probability), `present` (names of
@@ -53,6 +55,8 @@ def predict_files(
             report(str(result))
             waiting.append((path, str(result)))
             continue
+        for note in result.notes:
+            remark(f"{path}: {note.line}")
         waiting.append((path, torch.from_numpy(result.pixels_CSS).expand(3, -1, -1)))
         num_readable += 1
         if num_readable == batch_size:

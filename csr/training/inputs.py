@@ -15,6 +15,7 @@ import numpy as np
 
 from csr.config.options import TrainConfig
 from csr.data.check.brightness import brightness_notices, sample
+from csr.data.check.display import window_notices
 from csr.data.image_cache.store import ImageStore, check_images, open_store
 from csr.data.images.find import find_images
 from csr.data.labels import table as label_table
@@ -231,9 +232,11 @@ def build_stores(
     return opened[0], opened[1]
 
 
-def brightness_of(train_store: ImageStore, test_store: ImageStore) -> list[str]:
-    """Return notices on the brightness of the images of a run."""
-    return brightness_notices([sample("training", train_store), sample("test", test_store)])
+def notices_on(train_store: ImageStore, test_store: ImageStore, *, workers: int) -> list[str]:
+    """Return notices on the brightness and the windows of the images of a run; `workers` threads decode."""
+    stores = {"training": train_store, "test": test_store}
+    lines = brightness_notices([sample(name, store) for name, store in stores.items()])
+    return lines + window_notices({name: store.paths for name, store in stores.items()}, workers=workers)
 
 
 def unusable_images(problems: list[str], config: TrainConfig) -> InputError:

@@ -170,7 +170,8 @@ def open_stores(
     train_store, test_store = inputs.build_stores(
         config, labels.tables, progress, opened_before=labels.quarantine.stores
     )
-    for line in distributed.on_main(lambda: inputs.brightness_of(train_store, test_store)):
+    workers = config.data.workers
+    for line in distributed.on_main(lambda: inputs.notices_on(train_store, test_store, workers=workers)):
         report(f"Notice: {line}")
     folder = inputs.image_cache(config)
     if folder is not None and (notice := distributed.on_main(lambda: cache_usage.notice(folder))):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from csr.data.check.display import display_warnings
 from csr.data.check.facts import (
     Found,
     Split,
@@ -170,7 +171,7 @@ def _judge_splits(splits: list[Split], problems: list[str], warnings: list[str])
         if blank:
             some = show_some([show(split.table.image_ids[row]) for row in blank], limit=5)
             warnings.append(f"{split.name} images of one grey alone: {len(blank)}: {some}")
-        warnings += _narrow_depth(split)
+        warnings += [*_narrow_depth(split), *display_warnings(split)]
     if len(splits) < 2:
         return
     train, test = (split.table for split in splits)

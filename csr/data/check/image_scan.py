@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pydicom import dcmread
 
-from csr.data.images.dicom import is_dicom
+from csr.data.images.dicom_file import is_dicom, open_dicom
+from csr.data.images.dicom_grey import Note
+from csr.data.images.png_texts import picture_source
 from csr.data.images.resize import resize_file
 from csr.runtime.errors import InputError
 from csr.runtime.thread_map import mapped
@@ -42,6 +43,7 @@ class Scanned:
         kind: e.g. `PNG 16-bit grey`.
         thumbnail_SS: uint8, grey.
         bits_used: bits of the brightest value of a 16-bit picture; None for others.
+        notes: on the window of a DICOM file.
     """
 
     sha256: str
@@ -50,6 +52,7 @@ class Scanned:
     kind: str
     thumbnail_SS: np.ndarray
     bits_used: int | None = None
+    notes: tuple[Note, ...] = ()
 
 
 def scan(paths: Sequence[Path], *, workers: int, title: str) -> Iterator[Scanned | InputError]:
@@ -76,7 +79,7 @@ def _scan_one(path: Path) -> Scanned | InputError:
     except OSError as error:
         return InputError(f"{path}: cannot be read ({error.strerror or error}); check the file")
     thumbnail_SS = small.pixels_CSS.mean(axis=0).round().astype(np.uint8)
-    return Scanned(digest, small.height, small.width, kind, thumbnail_SS, bits_used)
+    return Scanned(digest, small.height, small.width, kind, thumbnail_SS, bits_used, small.notes)
 
 
 def _sha256(path: Path) -> str:
@@ -90,10 +93,10 @@ def _sha256(path: Path) -> str:
 def kind_of(path: Path) -> str:
     """Return format, bits per channel and colour of an image file that can be decoded."""
     if is_dicom(path):
-        header = dcmread(path, stop_before_pixels=True)
+        header = open_dicom(path, only_header=True)
         colour = str(header.get("PhotometricInterpretation", "")).strip()
         return f"DICOM {header.get('BitsStored', header.get('BitsAllocated', '?'))}-bit {colour}"
-    with Image.open(path) as image:
+    with Image.open(picture_source(path)) as image:
         mode = image.mode
         is_16_bit = mode.startswith("I;16") or (mode == "I" and image.format == "PNG")
         bits = 16 if is_16_bit else _BIT_DEPTHS.get(mode, 8)
@@ -102,7 +105,7 @@ def kind_of(path: Path) -> str:
 
 
 def _bits_used(path: Path) -> int:
-    with Image.open(path) as image:
+    with Image.open(picture_source(path)) as image:
         return int(np.asarray(image).max()).bit_length()
 
 

@@ -27,7 +27,7 @@ from csr.data.image_cache.parts import PartIndex, read_index, read_planes, write
 from csr.runtime.errors import InputError
 from csr.runtime.files import replaced_file
 
-DECODER_VERSION = 1  # to be raised whenever the same file would decode to other pixels
+DECODER_VERSION = 2  # to be raised whenever the same file would decode to other pixels
 DECODERS = ("pillow", "pydicom")  # another version of one may give other pixels
 HEADER_BYTES = 32
 _MAGIC = b"csrimg01"

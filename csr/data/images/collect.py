@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from csr.data.images.dicom import is_dicom
+from csr.data.images.dicom_file import is_dicom
 from csr.data.labels.names import IMAGE_SUFFIXES, show, show_some
 from csr.runtime.errors import InputError
 

@@ -18,7 +18,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from csr.data.images.dicom import is_dicom, read_dicom
+from csr.data.images.dicom import read_dicom
+from csr.data.images.dicom_file import is_dicom
+from csr.data.images.dicom_grey import Note
+from csr.data.images.png_texts import picture_source
 from csr.runtime.errors import InputError, TooLargeError
 from csr.runtime.file_content import placeholder
 
@@ -58,11 +61,13 @@ class DecodedImage:
     Attributes:
         pixels: uint8 (H, W) grey or (H, W, 3) RGB.
         height, width: of the original as displayed, in pixels.
+        notes: on the window of a DICOM file.
     """
 
     pixels: np.ndarray
     height: int
     width: int
+    notes: tuple[Note, ...] = ()
 
 
 def read_image(path: str | os.PathLike[str], *, min_size: int | None = None) -> np.ndarray:
@@ -76,7 +81,7 @@ def decode_image(
     """Decode one image file by its content, whatever its suffix.
 
     16-bit grey is scaled by 1/257; transparency is put on black; palettes, CMYK and bilevel are converted;
-    the EXIF orientation is applied; for DICOM see `csr.data.images.dicom`.
+    the EXIF orientation is applied; for DICOM see `csr.data.images.dicom_grey`.
 
     Args:
         path: PNG, JPEG, DICOM, also TIFF, BMP, GIF, WebP and JPEG 2000 under another suffix.
@@ -91,8 +96,9 @@ def decode_image(
     try:
         _check_file(path)
         if is_dicom(path):
-            pixels = read_dicom(path, max_pixels=max_pixels)
-            return DecodedImage(pixels, *pixels.shape[:2])
+            pixels, notes = read_dicom(path, max_pixels=max_pixels)
+            height, width = pixels.shape[:2]
+            return DecodedImage(pixels, height, width, notes)
         return _decode_picture(path, min_size, max_pixels)
     except InputError:
         raise
@@ -120,7 +126,7 @@ def _check_file(path: str | os.PathLike[str]) -> None:
 
 
 def _decode_picture(path: str | os.PathLike[str], min_size: int | None, max_pixels: int) -> DecodedImage:
-    with Image.open(path, formats=_FORMATS) as picture:
+    with Image.open(picture_source(path), formats=_FORMATS) as picture:
         check_pixels(path, *picture.size, limit=max_pixels)
         # The second picture of a JPEG (MPO) is a preview; in other formats it may be the one that is wanted.
         if picture.format != "MPO" and getattr(picture, "is_animated", False):

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from csr.data.images.decode import decode_image
+from csr.data.images.dicom_grey import Note
 from csr.data.labels.names import show_some
 from csr.runtime.errors import InputError
 from csr.runtime.thread_map import in_threads
@@ -26,11 +27,13 @@ class StoredImage:
     Attributes:
         pixels_CSS: uint8, one channel if the image has no colour.
         height, width: of the original as displayed, in pixels.
+        notes: on the window of a DICOM file.
     """
 
     pixels_CSS: np.ndarray
     height: int
     width: int
+    notes: tuple[Note, ...] = ()
 
 
 def resize_file(path: Path, size: int) -> StoredImage:
@@ -41,7 +44,7 @@ def resize_file(path: Path, size: int) -> StoredImage:
     if small.ndim == 3 and (small == small[:, :, :1]).all():
         small = small[:, :, 0]
     pixels_CSS = small[None] if small.ndim == 2 else np.ascontiguousarray(small.transpose(2, 0, 1))
-    return StoredImage(pixels_CSS, image.height, image.width)
+    return StoredImage(pixels_CSS, image.height, image.width, image.notes)
 
 
 def resize_files(
