@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hostile_pictures import dicom
 from PIL import Image
 from tiny_model import CONCEPTS, TARGETS, tiny_model
 
@@ -168,3 +169,16 @@ def test_input_that_cannot_be_used_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match=message):
         main([model_folder, *given])
     assert not list(tmp_path.glob("x.*"))
+
+
+def test_dicom_files_without_a_preamble_are_predicted_and_odd_windows_named(model_folder, tmp_path, capsys):
+    folder, out = tmp_path / "images", tmp_path / "out.jsonl"
+    folder.mkdir()
+    (folder / "bare").write_bytes(dicom()[132:])
+    (folder / "whole.dcm").write_bytes(dicom(WindowCenter=9000, WindowWidth=10))
+    assert main([model_folder, str(folder), "--out", str(out)]) == 0
+    bare, beside = lines(out)  # the same pixels, both from the darkest to the brightest
+    assert bare["diagnoses"] == beside["diagnoses"]
+    said = capsys.readouterr().err
+    assert "whole.dcm: its window lies beside its pixels (100.0% black by window 9000/10" in said
+    assert "bare:" not in said

@@ -18,7 +18,7 @@ from csr.data.images.dicom_grey import BESIDE, CLIPPED, CLIPPING, UNUSABLE, Note
 from csr.data.labels.names import show, show_some
 from csr.runtime.thread_map import in_threads
 
-LOOKED_AT, DECODED = 64, 16  # files of a split before training, evenly spaced, and DICOM files among them
+LOOKED_AT, DECODED = 64, 32  # files of a split before training, evenly spaced, and DICOM files among them
 WHITE_BORDER, BLACK_BORDER = 240, 15  # of 255: median grey of an image's border
 FEW = 0.01  # share of the images: borders of fewer are no pattern
 MEANINGS = {

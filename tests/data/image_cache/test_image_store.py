@@ -263,3 +263,9 @@ def test_a_store_is_identified_by_the_files_whose_pixels_it_serves(paths, tmp_pa
     Image.new("L", (5, 5), 99).save(paths[2])
     assert (store.identity == before) == cached, "an open cache keeps its pixels"
     assert open_store(paths, size=SIZE, cache_dir=folder).identity != before
+
+
+def test_pixels_of_an_older_reading_are_not_used_again(paths, tmp_path, monkeypatch):
+    older = cache_file.cache_key(paths, SIZE)
+    monkeypatch.setattr(cache_file, "DECODER_VERSION", cache_file.DECODER_VERSION + 1)
+    assert cache_file.cache_key(paths, SIZE) != older
