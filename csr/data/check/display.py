@@ -5,6 +5,7 @@ Letters: S side of the thumbnail.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,7 +87,9 @@ def window_notices(splits: dict[str, Sequence[Path]], *, workers: int) -> list[s
     for name, paths in splits.items():
         looked_at = [path for path in _evenly(paths, LOOKED_AT) if is_dicom(path)]
         files = _evenly(looked_at, DECODED)
-        of_files = list(in_threads(_notes_of, files, workers=workers))
+        with warnings.catch_warnings():  # pydicom's, on files that were read well
+            warnings.simplefilter("ignore")
+            of_files = list(in_threads(_notes_of, files, workers=workers))
         counts = Counter(note.kind for notes in of_files for note in notes)
         if counts:
             has = "; ".join(f"{counts[kind]} have {MEANINGS[kind]}" for kind in MEANINGS if counts[kind])

@@ -17,7 +17,9 @@ from csr.runtime.errors import InputError
 
 _UNDEFINED = 0xFFFFFFFF
 _JPEG_STARTS = (b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")  # JPEG and JPEG-LS, J2K codestream, JP2
-_JPEG_END = b"\xff\xd9"
+_JPEG_END = b"\xff\xd9"  # occurs in no compressed data
+_PADDING_BYTES = 256  # more than any encoder was seen to put behind the end
+_PILLOW = "pillow"
 _RLE_HEADER = struct.Struct("<16I")
 _AGAIN = "fetch it again"
 
@@ -29,14 +31,14 @@ def no_pixels(path: str | os.PathLike[str], dataset: FileDataset) -> InputError:
     there = _pixel_element(path)
     if there is not None and (compressed or expected is None):
         return InputError(
-            f"{path}: the download stopped: {there[0]} bytes of compressed pixels, not their end; {_AGAIN}"
+            f"{path}: is cut, the download stopped: {there[0]} compressed bytes and no end; {_AGAIN}"
         )
     if there is not None:
-        return InputError(f"{path}: the download stopped: {there[0]} of {expected} bytes of pixels; {_AGAIN}")
+        return _stopped(path, there[0], expected)
     of_all = "" if compressed or expected is None else f"0 of {expected} bytes of pixels"
     if _ends_inside_an_element(path):
-        where = f"the download stopped: {of_all}" if of_all else "the download stopped in the header"
-        return InputError(f"{path}: {where}, or the file is damaged; {_AGAIN}")
+        where = f"stopped: {of_all}" if of_all else "stopped in the header"
+        return InputError(f"{path}: is cut or damaged, the download {where}; {_AGAIN}")
     if expected is not None:
         there_are = f" ({of_all})" if of_all else ""
         return InputError(
@@ -53,9 +55,15 @@ def too_few_bytes(path: str | os.PathLike[str], dataset: FileDataset) -> InputEr
         return None
     present, declared = there
     if declared > present:
-        return InputError(f"{path}: the download stopped: {present} of {expected} bytes of pixels; {_AGAIN}")
+        return _stopped(path, present, expected)
     return InputError(
         f"{path}: is damaged: it holds {present} of {expected} bytes of pixels; export it again"
+    )
+
+
+def _stopped(path: str | os.PathLike[str], there: int, expected: int | None) -> InputError:
+    return InputError(
+        f"{path}: is cut, the download stopped: {there} of {expected} bytes of pixels; {_AGAIN}"
     )
 
 
@@ -68,11 +76,8 @@ def undecoded(path: str | os.PathLike[str], dataset: FileDataset, error: Excepti
     """
     syntax = dataset.file_meta.TransferSyntaxUID
     frame = _first_frame(dataset)
-    if _is_cut(frame, dataset):
-        return InputError(
-            f"{path}: the pixels ({syntax.name}) are cut: {len(frame)} bytes without their end; the download "
-            f"or export stopped; {_AGAIN}"
-        )
+    if _lacks_end_marker(frame) or (syntax == RLELossless and _is_cut_rle(frame, dataset)):
+        return _without_end(path, dataset, frame)
     reason = " ".join(str(error).split())
     if not _has_decoder(dataset):
         return InputError(
@@ -81,8 +86,32 @@ def undecoded(path: str | os.PathLike[str], dataset: FileDataset, error: Excepti
         )
     reason = reason.removeprefix("Unable to decode as exceptions were raised by all available plugins: ")
     return InputError(
-        f"{path}: the pixels ({syntax.name}) are damaged or of a rare kind ({reason[:120]}); fetch the file "
-        "again, or convert it, e.g. with gdcmconv --raw"
+        f"{path}: has pixels ({syntax.name}) that are damaged or of a rare kind ({reason[:120]}); fetch the "
+        "file again, or convert it, e.g. with gdcmconv --raw"
+    )
+
+
+def strict_plugin(path: str | os.PathLike[str], dataset: FileDataset) -> str:
+    """Return the name of pydicom's decoder that has to be used, '' if any will do.
+
+    Some decoders fill what is missing of a JPEG with grey; Pillow refuses it.
+
+    Raises:
+        InputError: compressed pixels without their end, and a compression that Pillow does not take.
+    """
+    frame = _first_frame(dataset)
+    if not _lacks_end_marker(frame):
+        return ""
+    decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+    if _PILLOW in decoder.available_plugins and not _is_beyond_pillow(dataset):
+        return _PILLOW
+    raise _without_end(path, dataset, frame)
+
+
+def _without_end(path: str | os.PathLike[str], dataset: FileDataset, frame: bytes) -> InputError:
+    return InputError(
+        f"{path}: is cut, the download or export stopped: {len(frame)} bytes of pixels "
+        f"({dataset.file_meta.TransferSyntaxUID.name}) and no end; {_AGAIN}"
     )
 
 
@@ -131,15 +160,16 @@ def _first_frame(dataset: Dataset) -> bytes:
         return b""  # no fragments of the standard: damaged, and not to be called cut
 
 
-def _is_cut(frame: bytes, dataset: Dataset) -> bool:
-    """Return whether a compressed frame lacks its end."""
-    if frame and dataset.file_meta.TransferSyntaxUID == RLELossless:
-        return _is_cut_rle(frame, int(dataset.Rows) * int(dataset.Columns))
-    return frame.startswith(_JPEG_STARTS) and not frame.rstrip(b"\0").endswith(_JPEG_END)
+def _lacks_end_marker(frame: bytes) -> bool:
+    """Return whether a JPEG, JPEG-LS or JPEG 2000 stream ends without the marker that ends it."""
+    return frame.startswith(_JPEG_STARTS) and _JPEG_END not in frame[-_PADDING_BYTES:]
 
 
-def _is_cut_rle(frame: bytes, pixels: int) -> bool:
+def _is_cut_rle(frame: bytes, dataset: Dataset) -> bool:
     """Return whether the last segment of a frame ends before all of its bytes are there (PS3.5 annex G)."""
+    pixels = int(dataset.Rows) * int(dataset.Columns)
+    if not frame:
+        return False
     if len(frame) < _RLE_HEADER.size:
         return True
     count, *offsets = _RLE_HEADER.unpack_from(frame)
@@ -162,6 +192,13 @@ def _has_decoder(dataset: Dataset) -> bool:
         decoder = get_decoder(syntax)
     except NotImplementedError:
         return False
-    deep = int(dataset.get("BitsStored") or 8) > 8
-    beyond_pillow = deep and (syntax == JPEGExtended12Bit or int(dataset.SamplesPerPixel) > 1)
-    return decoder.is_available and not (beyond_pillow and set(decoder.available_plugins) == {"pillow"})
+    return decoder.is_available and not (
+        set(decoder.available_plugins) == {_PILLOW} and _is_beyond_pillow(dataset)
+    )
+
+
+def _is_beyond_pillow(dataset: Dataset) -> bool:
+    """Return whether pixels are deeper than Pillow reads in JPEG Extended, or in colour."""
+    is_extended = dataset.file_meta.TransferSyntaxUID == JPEGExtended12Bit
+    is_deep = int(dataset.get("BitsStored") or 8) > 8
+    return is_deep and (is_extended or int(dataset.SamplesPerPixel) > 1)

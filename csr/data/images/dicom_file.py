@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
-from csr.data.images.dicom_cut import no_pixels, too_few_bytes, undecoded
+from csr.data.images.dicom_cut import no_pixels, strict_plugin, too_few_bytes, undecoded
 from csr.runtime.errors import InputError
 
 _START_BYTES = 1024
@@ -116,8 +116,9 @@ def stored_values(path: str | os.PathLike[str], dataset: FileDataset) -> np.ndar
         ValueError, RuntimeError, ...: as pydicom raises them on damaged files.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
+    plugin = strict_plugin(path, dataset) if syntax.is_compressed else ""
     try:
-        stored = pixel_array(dataset)
+        stored = pixel_array(dataset, decoding_plugin=plugin)
     except ValueError:
         short = None if syntax.is_compressed else too_few_bytes(path, dataset)
         if short is None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
+import zlib
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
+    JPEGLSLossless,
     RLELossless,
 )
 
@@ -141,7 +145,7 @@ def test_a_deflated_file_is_not_inflated(tmp_path, preamble):
 def test_a_cut_download_says_how_many_bytes_are_there(tmp_path, left):
     for whole in (WHOLE, bare(implicit=True), dicom(syntax=ImplicitVRLittleEndian)):
         line = refusal(tmp_path, whole[: len(whole) - NUM_BYTES + left])
-        assert line.startswith(f"the download stopped: {left} of {NUM_BYTES} bytes of pixels")
+        assert line.startswith(f"is cut, the download stopped: {left} of {NUM_BYTES} bytes of pixels")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -188,7 +192,10 @@ def test_cut_compressed_pixels_are_called_cut_and_nothing_is_to_be_installed(tmp
     inside = compressed(syntax, stream[: int(len(stream) * share)], **deep)
     begin = whole.index(b"\xe0\x7f\x10\x00") + 30
     outside = whole[: begin + int((len(whole) - begin) * share)]
-    for content, words in ((inside, "are cut"), (outside, "the download stopped")):
+    for content, words in (
+        (inside, "is cut, the download or export stopped"),
+        (outside, "is cut, the download stopped"),
+    ):
         line = refusal(tmp_path, content)
         assert words in line and "install" not in line
 
@@ -196,7 +203,10 @@ def test_cut_compressed_pixels_are_called_cut_and_nothing_is_to_be_installed(tmp
 def test_damaged_pixels_are_not_blamed_on_a_decoder_that_is_there(tmp_path):
     line = refusal(tmp_path, compressed(JPEGBaseline8Bit, b"\xff\xd8" + bytes(50) + b"\xff\xd9"))
     assert "damaged or of a rare kind" in line and "install" not in line
-    # Pillow cannot read 12 bits of JPEG, and no other decoder is there
+
+
+@pytest.mark.skipif(find_spec("libjpeg") is not None, reason="a decoder of 12 bits is installed")
+def test_what_pillow_cannot_read_needs_another_decoder(tmp_path):
     stream = b"\xff\xd8" + bytes(50) + b"\xff\xd9"
     line = refusal(tmp_path, compressed(JPEGExtended12Bit, stream, BitsAllocated=16, BitsStored=12))
     assert "install pylibjpeg" in line
@@ -224,3 +234,33 @@ def test_jpeg_2000_of_another_depth_or_sign_than_the_header_is_as_pydicom_reads_
     np.testing.assert_allclose(read_image(tmp_path / "a.dcm"), wanted, atol=1)
     if not signed:
         assert wanted[0, 0] == 0 and wanted[-1, -1] == 255  # 14 bits under BitsStored 12 are not folded
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("depth", "stored", "signed"), [(14, 12, 0), (16, 10, 0), (14, 12, 1), (12, 16, 1)])
+def test_jpeg_ls_of_another_depth_or_sign_than_the_header_is_as_pydicom_reads_it(
+    tmp_path, depth, stored, signed
+):
+    jpeg_ls = pytest.importorskip("jpeg_ls", reason="pyjpegls is not installed")
+    values = np.linspace(0, 2**depth - 1, RAMP.size).astype(np.uint16).reshape(RAMP.shape)
+    header = {"BitsAllocated": 16, "BitsStored": stored, "HighBit": stored - 1, "PixelRepresentation": signed}
+    (tmp_path / "a.dcm").write_bytes(
+        compressed(JPEGLSLossless, bytes(jpeg_ls.encode_array(values)), **header)
+    )
+    own = dcmread(tmp_path / "a.dcm").pixel_array.astype(float)
+    wanted = np.rint((own - own.min()) / (own.max() - own.min()) * 255)
+    np.testing.assert_allclose(read_image(tmp_path / "a.dcm"), wanted, atol=1)
+
+
+def test_a_bare_file_that_hides_its_deflation_is_not_inflated(tmp_path):
+    uid = b"1.2.840.10008.1.2.1.99"
+    packer = zlib.compressobj(9, wbits=-15)
+    packed = b"".join(packer.compress(bytes(2**24)) for _ in range(16)) + packer.flush()  # 256 MiB
+    tags = [(0x0002, 0x0002, b"1.2\0"), (0x0002, 0x0003, b"1.3\0"), (0x0002, 0x0010, uid)]
+    meta = b"".join(struct.pack("<HHI", group, element, len(v)) + v for group, element, v in tags)
+    tracemalloc.start()
+    for content in (meta + packed, bytes(128) + b"DICM" + meta + packed):
+        assert "deflated" in refusal(tmp_path, content)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
