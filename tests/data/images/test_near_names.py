@@ -65,6 +65,11 @@ def test_a_link_to_a_folder_elsewhere_is_not_looked_through(tmp_path):
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "git lfs pull"),
         (b"<!DOCTYPE html><html>401 Unauthorized</html>", "is a web page"),
+        (b"\xef\xbb\xbf\n<HTML><body>503</body></HTML>", "is a web page"),
+        (
+            b"<?xml version='1.0'?>\n<!-- login -->\n<!DOCTYPE html PUBLIC '-//W3C//DTD XHTML'>",
+            "is a web page",
+        ),
     ],
 )
 def test_what_a_clone_or_download_left_instead_of_an_image_is_named(tmp_path, content, message):
