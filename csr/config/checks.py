@@ -20,7 +20,15 @@ def check_ranges(config: TrainConfig) -> None:
     if config.engine.cache_views and (config.engine.cache == "off" or config.data.augment == "none"):
         raise InputError("--cache_views needs a cache and augmentation: omit --cache off or --augment none")
     _check_auto_batch(config.optim)
+    _check_train_backbone(config.model.train_backbone)
     _check_name(config.run.exp_name)
+
+
+def _check_train_backbone(words: tuple[str, ...]) -> None:
+    if words in (("all",), ("none",), ("norms",)):
+        return
+    if len(words) != 2 or words[0] != "last" or not words[1].isdecimal() or not 1 <= int(words[1]) <= 10_000:
+        raise InputError(f"--train_backbone {' '.join(words)}: give all, none, norms, or last and a number")
 
 
 def _check_name(name: str) -> None:
@@ -36,6 +44,9 @@ def check_ignored(config: TrainConfig, *, given: set[str]) -> None:
     reasons = {
         "box_weight": config.data.boxes_csv is None and "needs --boxes_csv",
         "delta": config.method.margin_mode == "none" and "does nothing with --margin_mode none",
+        "layer_decay": config.model.train_backbone == ("none",) and "does nothing with --train_backbone none",
+        "backbone_lr_scale": config.model.train_backbone == ("none",)
+        and "does nothing with --train_backbone none",
         "cache_dtype": cache == "off" and "does nothing with --cache off",
         "cache_dir": cache in ("off", "memory") and f"does nothing with --cache {cache}",
     }

@@ -80,6 +80,12 @@ class ModelOptions:
     projector_blocks: int = option(
         3, "residual 1x1-convolution blocks of the projector", at_least=0, at_most=100
     )
+    train_backbone: tuple[str, ...] = option(
+        ("all",),
+        "what stage 1 trains of the backbone: all; last N (blocks, and what follows them); norms; none (its "
+        "feature maps are then computed once, see --cache)",
+        many=True,
+    )
     concept_pool: str = option("avg", "pooling of concept maps into logits", choices=("avg", "max", "lse"))
 
 
@@ -136,6 +142,13 @@ class OptimOptions:
     epochs_stage3: int = option(10, "epochs of the task stage", above=0)
     backbone_lr_scale: float | None = option(
         None, "backbone learning rate / lr (default: 0.1 if pretrained, 1 with --no_pretrained)", at_least=0
+    )
+    layer_decay: float = option(
+        1.0,
+        "learning rate of each backbone block / that of the block above it, as in the fine-tuning of MAE and "
+        "BEiT (0.65 to 0.75 there); 1: the same everywhere",
+        above=0,
+        at_most=1,
     )
     prototype_lr_scale: float = option(10.0, "learning rate of stage 2 / lr", above=0)
     task_lr_scale: float = option(

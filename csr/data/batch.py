@@ -30,6 +30,7 @@ class Batch(TypedDict, total=False):
     box_class: torch.Tensor  # (R,) int64, concept of each box
     box_row: torch.Tensor  # (R,) int64, image of each box, 0..B-1
     box_mask: torch.Tensor  # (B,K,H,W) bool, cells inside a box
+    feat: torch.Tensor  # (R,C,H,W) float32, feature maps (stage 1 of a frozen backbone)
     row: torch.Tensor  # (R,) int64, image of each row, 0..B-1
     local: torch.Tensor  # (R,C) float32, local concept vectors (stage 2)
     concept_row: torch.Tensor  # (R,) int64, concept of each local vector

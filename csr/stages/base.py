@@ -39,9 +39,10 @@ class Stage(nn.Module):
 
     name: ClassVar[str]
     requires: ClassVar[str | None]
-    trainable: ClassVar[tuple[str, ...]]
+    trainable: tuple[str, ...]
     label: ClassVar[str | None]  # which labels validate it: "concept", "target" or None
-    frozen_inputs: ClassVar[bool]  # whether frozen layers stand between the images and what is trained
+    frozen_inputs: bool  # whether frozen layers stand between the images and what is trained
+    needs_features: ClassVar[bool] = True  # whether `begin` and `end_epoch` read what frozen layers give
     input_parts: ClassVar[tuple[str, ...]] = ()  # prefixes of all weights that `inputs` reads
 
     def __init__(self, model: CSR) -> None:

@@ -5,16 +5,18 @@ Letters: N images, B batch, K concepts, H W feature map.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 
-from csr.data.batch import Batch
+from csr.data.batch import Batch, Rows
 from csr.data.labels.positive import is_positive
 from csr.model import CSR
 from csr.stages.base import Stage, StageOutput, decayed
 from csr.stages.losses import box_attention, concept_bce
+from csr.stages.trained_backbone import ALL, NONE, TrainedBackbone
 
 
 def positive_weights(label_NK: np.ndarray, *, maximum: float) -> torch.Tensor:
@@ -42,11 +44,14 @@ class ConceptStage(Stage):
         backbone_lr_scale: backbone's lr / lr.
         weight_decay: of matrices.
         box_weight: of the box term; 0 is off.
+        trained: of the backbone. Without any of it, the stage reads feature maps that are computed once.
     """
 
     name, requires, label = "concept", None, "concept"
-    trainable = ("model.backbone", "model.concept_head")
+    trainable: tuple[str, ...] = ("model.backbone", "model.concept_head")
     frozen_inputs = False
+    needs_features = False
+    input_parts = ("model.backbone.",)
     pos_weight_K: torch.Tensor
 
     def __init__(
@@ -58,33 +63,70 @@ class ConceptStage(Stage):
         backbone_lr_scale: float,
         weight_decay: float,
         box_weight: float = 0.0,
+        trained: TrainedBackbone = TrainedBackbone(),
     ) -> None:
         super().__init__(model)
+        self._trained = trained
+        if trained.part == NONE:
+            self.trainable, self.frozen_inputs = ("model.concept_head",), True
         self.register_buffer("pos_weight_K", pos_weight_K, persistent=False)
         self.lr, self.backbone_lr_scale, self.weight_decay = lr, backbone_lr_scale, weight_decay
         self.box_weight = box_weight
 
+    def freeze(self) -> None:
+        """Freeze later stages, and of the backbone what is not to be trained."""
+        names = self._trained.names(self.model.backbone.net)
+        for name, parameter in self.model.backbone.net.named_parameters():
+            if name not in names:
+                parameter.requires_grad_(False)
+        super().freeze()
+
+    def train(self, mode: bool = True) -> ConceptStage:
+        """Set the mode; parts of the backbone without a trained parameter stay in eval mode."""
+        super().train(mode)
+        if self._trained.part != ALL:
+            for module in self.model.backbone.modules():
+                module.training = module.training and any(p.requires_grad for p in module.parameters())
+        return self
+
     def param_groups(self) -> list[dict[str, Any]]:
-        backbone = list(self.model.backbone.named_parameters())
         head = list(self.model.concept_head.named_parameters())
         slow = self.lr * self.backbone_lr_scale
         return [
-            *decayed(backbone, lr=slow, weight_decay=self.weight_decay, name="backbone"),
+            *self._trained.groups(self.model.backbone.net, lr=slow, weight_decay=self.weight_decay),
             *decayed(head, lr=self.lr, weight_decay=self.weight_decay, name="concept_head"),
         ]
 
     def label_weights(self) -> torch.Tensor:
         return self.pos_weight_K
 
+    def inputs(self, batch: Batch) -> Rows:
+        if not self.frozen_inputs:
+            return {}
+        feat_BCHW = self.model.features(batch["image"])
+        rows = {"feat": feat_BCHW.float(), "row": torch.arange(len(feat_BCHW), device=feat_BCHW.device)}
+        return {**rows, "box_mask": batch["box_mask"].byte()} if "box_mask" in batch else rows
+
+    def input_floats(self, concept_NK: np.ndarray) -> int:
+        if not self.frozen_inputs:
+            return 0
+        backbone = self.model.backbone
+        return len(concept_NK) * backbone.channels * math.prod(backbone.map_size)
+
+    def _cams(self, batch: Batch) -> torch.Tensor:
+        feat = batch["feat"] if "feat" in batch else self.model.features(batch["image"])
+        return self.model.cams(feat)
+
     def forward(self, batch: Batch) -> StageOutput:
-        cam_BKHW = self.model.cams(self.model.features(batch["image"]))
+        cam_BKHW = self._cams(batch)
         logit_BK = self.model.concept_logits(cam_BKHW)
-        loss = concept_bce(logit_BK, batch["concept"], self.pos_weight_K) * batch["scale"]["concept"]
+        concept_BK = batch["concept"][batch["row"]] if "feat" in batch else batch["concept"]
+        loss = concept_bce(logit_BK, concept_BK, self.pos_weight_K) * batch["scale"]["concept"]
         report = {"concept_loss": loss.detach()}
         if "box_mask" in batch and self.box_weight:
             # one reader's box on a concept that the merged readers call absent supervises nothing
-            present_BK11 = is_positive(batch["concept"])[:, :, None, None]
-            box_loss = box_attention(cam_BKHW, batch["box_mask"] & present_BK11) * batch["scale"]["box"]
+            mask_BKHW = batch["box_mask"].bool() & is_positive(concept_BK)[:, :, None, None]
+            box_loss = box_attention(cam_BKHW, mask_BKHW) * batch["scale"]["box"]
             report["box_loss"] = box_loss.detach()
             loss = loss + self.box_weight * box_loss
         return StageOutput(loss, report)
@@ -96,7 +138,7 @@ class ConceptStage(Stage):
         return counted
 
     def predict(self, batch: Batch) -> torch.Tensor:
-        return self.model.concept_logits(self.model.cams(self.model.features(batch["image"])))
+        return self.model.concept_logits(self._cams(batch))
 
     def evaluation_loss(self, logit_NL: torch.Tensor, label_NL: torch.Tensor) -> float:
         counted = max(1, int((~label_NL.isnan()).sum()))

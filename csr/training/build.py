@@ -25,6 +25,7 @@ from csr.stages.base import Stage
 from csr.stages.concept import ConceptStage, positive_weights
 from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage, choose_task_loss, task_weights
+from csr.stages.trained_backbone import TrainedBackbone
 from csr.training.checkpoints.resume_plan import Plan
 from csr.training.data import Splits
 from csr.training.features.cache import FeatureOptions
@@ -183,6 +184,7 @@ def build_stage(name: str, *, config: TrainConfig, model: CSR, train: LabelTable
             backbone_lr_scale=config.backbone_lr_scale,
             weight_decay=optim.weight_decay,
             box_weight=method.box_weight if config.data.boxes_csv else 0.0,
+            trained=trained_backbone(config),
         )
     if name == "prototype":
         return PrototypeStage(
@@ -207,6 +209,12 @@ def build_stage(name: str, *, config: TrainConfig, model: CSR, train: LabelTable
         lr=optim.lr * optim.task_lr_scale,
         weight_decay=optim.weight_decay,
     )
+
+
+def trained_backbone(config: TrainConfig) -> TrainedBackbone:
+    """Return what stage 1 trains of the backbone, as checked options say."""
+    part, *rest = config.model.train_backbone
+    return TrainedBackbone(part, int(rest[0]) if rest else 0, config.optim.layer_decay)
 
 
 def trainer_options(config: TrainConfig, precision: str) -> TrainerOptions:

@@ -161,7 +161,8 @@ class Trainer:
 
     def _features(self, stage: Stage, *, begins: bool) -> StageFeatures:
         """Compute or read what frozen layers give; a stage that begins takes its starting values from it."""
-        if not stage.frozen_inputs:
+        is_cached = self.options.caching.mode != "off"
+        if not stage.frozen_inputs or not (is_cached or stage.needs_features):
             return StageFeatures()
         began = time.perf_counter()
         train, val = self.validator.features(stage)
@@ -171,7 +172,7 @@ class Trainer:
             distributed.broadcast_module(stage)
             point = {f"{stage.name}/seconds_features": time.perf_counter() - began}
             self.monitor.gathered(point, step=self.state.global_step)
-        return StageFeatures(train, val, seconds, is_cached=self.options.caching.mode != "off")
+        return StageFeatures(train, val, seconds, is_cached=is_cached)
 
     def _epoch(self, opened: OpenStage) -> None:
         """Train and validate one epoch, or the rest of it; log, keep the best, save. Collective."""

@@ -6,12 +6,14 @@ Letters: N images, L labels of the stage.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 
 from csr.data.batch import Batch
 from csr.data.dataset import LabelledImages
+from csr.data.prefetch import to_device
 from csr.engine.device import inference_precision
 from csr.engine.engine import Engine
 from csr.evaluation import inference
@@ -23,7 +25,9 @@ from csr.runtime.sizes import mib_text
 from csr.stages.base import Stage
 from csr.training.data import Splits, labels_of
 from csr.training.features.cache import FeatureOptions, frozen_features
-from csr.training.features.table import FeatureViews
+from csr.training.features.table import FeatureTable, FeatureViews
+
+_CACHED_BYTES = 2**26
 
 
 class Validator:
@@ -84,19 +88,19 @@ class Validator:
         Args:
             engine: around the stage.
             stage: under training.
-            features: cached rows `score` (N,F) of the validation images; None reads images.
+            features: cached rows of the validation images; None reads images.
         """
         if stage.label is None:
             return {}
         label_NL = torch.from_numpy(labels_of(self.data.val)[stage.label])
         with engine.inference():
-            if features is not None:
-                logit_NL = stage.predict({"score": features.all("score").to(self.device)}).float().cpu()
-            else:
-                rows = inference.predict_rows(
-                    lambda b: {"logit": stage.predict(b).float()}, self.batches(self.data.val, "Validation")
-                )
-                logit_NL = rows["logit"]
+            batches = (
+                self.batches(self.data.val, "Validation")
+                if features is None
+                else self.cached_batches(features.at_epoch(1))
+            )
+            rows = inference.predict_rows(lambda b: {"logit": stage.predict(b).float()}, batches)
+            logit_NL = rows["logit"]
         metrics = multilabel_metrics(
             stage.probability(logit_NL).numpy(), label_NL.numpy(), names=self.data.names[stage.label]
         )
@@ -108,6 +112,13 @@ class Validator:
             dataset, transform=self.data.eval_transform, batch_size=self.batch_size, device=self.device
         )
         return self.shown(batches, inference.num_batches(len(dataset), self.batch_size), title)
+
+    def cached_batches(self, table: FeatureTable) -> Iterator[Batch]:
+        """Yield this rank's share of a table's rows, on the device, in batches of some 64 MiB."""
+        images = max(1, min(len(table), _CACHED_BYTES * len(table) // max(1, table.nbytes)))
+        for position_B in inference.eval_chunks(len(table), images):
+            rows = table.gather(position_B, np.ones(len(position_B), dtype=bool))
+            yield to_device(cast(Batch, {**rows, "position": torch.from_numpy(position_B)}), self.device)
 
     def shown(self, batches: Iterable[Batch], total: int, title: str) -> Iterator[Batch]:
         """Yield batches with a progress bar, until this rank is asked to stop."""

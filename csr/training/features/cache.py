@@ -16,7 +16,7 @@ import torch
 
 from csr.data.batch import Batch
 from csr.data.dataset import LabelledImages
-from csr.data.transforms import EvalTransform, TrainTransform
+from csr.data.transforms import EvalTransform, TrainTransform, box_masks
 from csr.engine.memory import free_gpu_bytes, free_host_bytes
 from csr.evaluation.inference import eval_chunks, stored_batches
 from csr.runtime import distributed
@@ -126,7 +126,7 @@ def _in_memory(
     show: Show,
 ) -> tuple[FeatureTable, str]:
     chunks = list(eval_chunks(len(dataset), options.batch_size))
-    batches = show(_viewed(dataset, chunks, view, device), len(chunks))
+    batches = show(_viewed(stage, dataset, chunks, view, device), len(chunks))
     table = compute_features(stage.inputs, batches, num_images=len(dataset))
     if options.dtype != "fp32":
         rows = {n: torch.from_numpy(encode(table.all(n).numpy(), options.dtype)) for n in table.names()}
@@ -155,7 +155,7 @@ def _from_disk(
 
     def compute(segments: list[range]) -> Iterator[tuple[range, Arrays]]:
         chunks = [c for segment in segments for c in _chunks(segment, options.batch_size)]
-        batches = iter(show(_viewed(dataset, chunks, view, device), len(chunks)))
+        batches = iter(show(_viewed(stage, dataset, chunks, view, device), len(chunks)))
         for segment in segments:
             yield segment, rows_of_segment(stage, batches, segment)
         next(batches, None)  # ends the bar and the loader
@@ -231,10 +231,23 @@ def rows_of_segment(stage: Stage, batches: Iterator[Batch], segment: range) -> A
 
 
 def _viewed(
-    dataset: LabelledImages, chunks: Iterable[np.ndarray], view: View, device: torch.device
+    stage: Stage, dataset: LabelledImages, chunks: Iterable[np.ndarray], view: View, device: torch.device
 ) -> Iterator[Batch]:
     for batch in stored_batches(dataset, chunks, device=device):
-        yield {**batch, "image": view(batch)}
+        image, theta_B23 = view(batch)
+        viewed: Batch = {**batch, "image": image}
+        if "box" in batch:
+            height, width = stage.model.backbone.map_size
+            viewed["box_mask"] = box_masks(
+                batch["box"],
+                class_R=batch["box_class"],
+                row_R=batch["box_row"],
+                theta_B23=theta_B23,
+                num_concepts=batch["concept"].shape[1],
+                height=height,
+                width=width,
+            )
+        yield viewed
 
 
 def _chunks(segment: range, batch_size: int) -> list[np.ndarray]:

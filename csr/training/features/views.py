@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from csr.data.batch import Batch
-from csr.data.transforms import EvalTransform, TrainTransform
+from csr.data.transforms import EvalTransform, TrainTransform, identity_theta
 
 
 class PlainView:
@@ -19,9 +19,14 @@ class PlainView:
     def __init__(self, transform: EvalTransform) -> None:
         self._transform = transform
 
-    def __call__(self, batch: Batch) -> torch.Tensor:
-        """Return the network's input (B, 3, H, W) float32 of a batch of stored images (B, C, S, S) uint8."""
-        return self._transform(batch["image"])
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the network's input and its geometry of a batch of stored images.
+
+        Returns:
+            (B, 3, H, W) float32 of uint8 (B, C, S, S), and `theta_B23`, see `csr.data.transforms`.
+        """
+        image = batch["image"]
+        return self._transform(image), identity_theta(len(image), image.device)
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the values of this view, as plain JSON for the key."""
@@ -35,13 +40,14 @@ class AugmentedView:
     def __init__(self, transform: TrainTransform, *, number: int, seed: int) -> None:
         self._transform, self.number, self.seed = transform, number, seed
 
-    def __call__(self, batch: Batch) -> torch.Tensor:
-        """Return the network's input (B, 3, H, W) float32 of a batch of stored images (B, C, S, S) uint8."""
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the network's input and its geometry of a batch of stored images.
+
+        Returns:
+            (B, 3, H, W) float32 of uint8 (B, C, S, S), and `theta_B23`, see `csr.data.transforms`.
+        """
         # training epochs count from 0 up: views count the other way and meet none of them
-        image, _ = self._transform(
-            batch["image"], index_B=batch["index"], epoch=-1 - self.number, seed=self.seed
-        )
-        return image
+        return self._transform(batch["image"], index_B=batch["index"], epoch=-1 - self.number, seed=self.seed)
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the values of this view, as plain JSON for the key."""
