@@ -29,13 +29,13 @@ def main(argv: list[str] | None = None) -> int:
     from csr.engine.device import pick_device
     from csr.evaluation.images import image_folder
     from csr.explain.atlas.build import AtlasOptions, build, training_images
-    from csr.explain.source import open_source
+    from csr.explain.source import open_source, with_links
     from csr.runtime.monitor import Monitor
 
     check_output_folder(options.out, overwrite=options.overwrite, content="an atlas", marks=(NEAREST, KEEP))
     asked = AtlasOptions(**{f.name: getattr(options, f.name) for f in dataclasses.fields(AtlasOptions)})
     monitor = Monitor(None)
-    source = open_source(options.source, checkpoint=options.checkpoint)
+    source = with_links(open_source(options.source, checkpoint=options.checkpoint), options.links_into)
     source.model.to(pick_device(options.device))
     with image_folder(options.image_cache or source.image_cache) as cache:
         images = training_images(source, asked, cache=cache, monitor=monitor)

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from csr.config.parser import Number, Parser, Whole
+from csr.cli.shared_flags import add_links_flag
 from csr.data.importers import isic2017, tbx11k, vindr
 from csr.data.importers.chest import chexpert, mimic, nih, padchest
 from csr.data.importers.chest.label_choice import BLANK, UNCERTAIN
@@ -155,6 +156,7 @@ def check(options: argparse.Namespace) -> int:
         target_cols=options.target_cols,
         reader_merge=options.reader_merge,
         group_col=options.group_col,
+        links_into=options.links_into,
     )
     facts = check_data(files, rare=options.rare, workers=options.workers)
     if options.out is not None:
@@ -233,6 +235,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     add("dir", metavar="DIR", help="folder of its images")
     add("--test_csv", help="label table of the test images: also look for leaks between the two")
     add("--test_dir", help="folder of the test images")
+    add_links_flag(parser)
     add("--boxes_csv", help="boxes on the images of CSV")
     add("--concept_cols", nargs="+", metavar="COLS", help="label columns that are concepts")
     add("--target_cols", nargs="+", metavar="COLS", help="label columns that are diagnoses")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csr.cli.exit_codes import exit_process, run_command
+from csr.cli.shared_flags import add_links_flag
 from csr.config.options import EngineOptions
 from csr.config.parser import Number, Parser, Whole
 from csr.data.labels.reader_merge import READER_MERGES
@@ -82,7 +83,15 @@ def evaluate(
         )
         groups = None if options.group_by is None else read_groups(options.csv, options.group_by, table=table)
     size = card.preprocessing.stored_size
-    dataset = open_images(table, boxes, options.dir, cache=image_cache, size=size, workers=options.workers)
+    dataset = open_images(
+        table,
+        boxes,
+        options.dir,
+        cache=image_cache,
+        size=size,
+        workers=options.workers,
+        links_into=options.links_into,
+    )
     plays = plays_of(options.simulate, has_medians=card.reference.absent_KM is not None)
     notices = [*threshold_notices(card), *ignored_lines(boxes), *_notices(plays)]
     for line in notices:
@@ -156,6 +165,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("model", metavar="MODEL", help="folder of `csr export`, folder of a run, or hub id")
     add("--csv", required=True, help="label table with the columns that the model was trained on")
     add("--dir", required=True, help="folder of its images")
+    add_links_flag(parser)
     add("--boxes_csv", help="boxes of these images, to measure where the model looks")
     add("--out", metavar="DIR", type=Path, required=True, help="folder to write; new or empty")
     add("--group_by", metavar="COLUMN", help="also measure each value of this column of --csv on its own")

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from csr.cli.shared_flags import add_links_flag
 from csr.config.parser import Parser, Whole
 from csr.runtime.errors import EXIT_DONE, EXIT_FAILED, InputError
 from csr.runtime.files import write_atomic
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     from csr.model.sharing.loading import load_model
 
     check_output_file(options.out, overwrite=options.overwrite, suffixes=SUFFIXES)
-    paths = gather_images(options.images, report=_notice)
+    paths = gather_images(options.images, report=_notice, links_into=options.links_into)
     model = load_model(options.model, checkpoint=options.checkpoint).to(pick_device(options.device))
     unreadable: list[str] = []
     rows = predict_files(
@@ -111,6 +112,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help="folder of `csr export`, folder of a run, or hub id")
     parser.add_argument("images", metavar="IMAGES", type=Path, nargs="+", help="image files and folders")
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help=".jsonl or .csv to write")
+    add_links_flag(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
     parser.add_argument("--checkpoint", help="name of a .pth, where MODEL is a run; None: best of stage 3")
     parser.add_argument(

@@ -47,11 +47,11 @@ def main(argv: list[str] | None = None) -> int:
     from csr.engine.device import pick_device
     from csr.evaluation.images import image_folder
     from csr.explain.refine.beside import read_decisions, refined_beside_old, write
-    from csr.explain.source import open_source
+    from csr.explain.source import open_source, with_links
     from csr.runtime.monitor import Monitor
 
     monitor = Monitor(None)
-    source = open_source(options.source, checkpoint=options.checkpoint)
+    source = with_links(open_source(options.source, checkpoint=options.checkpoint), options.links_into)
     source = dataclasses.replace(source, config=_with_flags(source.config, options))
     asked = RefineOptions(**{f.name: getattr(options, f.name) for f in dataclasses.fields(RefineOptions)})
     keep_KM = read_decisions(source, asked, monitor)

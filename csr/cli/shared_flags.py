@@ -13,6 +13,7 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that `csr atlas` and `csr refine` share."""
     add = parser.add_argument
     add("source", metavar="RUN", help="output_dir/exp_name of `csr train`, or folder of a model")
+    add_links_flag(parser, of_run=True)
     add("--checkpoint", help="name of a .pth, where RUN is a run (default: best of stage 3)")
     add(
         "--image_cache",
@@ -28,6 +29,23 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
         help="images that the network sees at once (default: 32)",
     )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+
+
+def add_links_flag(parser: argparse.ArgumentParser, *, of_run: bool = False) -> None:
+    """Add the folders that links in an image folder may lead into.
+
+    Args:
+        parser: to add to.
+        of_run: without the flag the value is None, for the run's own.
+    """
+    parser.add_argument(
+        "--links_into",
+        metavar="DIR",
+        nargs="+",
+        default=None if of_run else [],
+        help="folders outside of the image folder that links in it may lead into "
+        + ("(default: the run's)" if of_run else "(default: none)"),
+    )
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,11 @@ class DataOptions:
     test_csv: str = option("labels_test.csv", "test labels, same columns")
     train_dir: str = option("train/", "folder of the training images (png, jpg, dcm)")
     test_dir: str = option("test/", "folder of the test images")
+    links_into: tuple[str, ...] | None = option(
+        None,
+        "folders outside of the image folders that links in them may lead into (default: none)",
+        many=True,
+    )
     boxes_csv: str | None = option(
         None, "boxes on training images (pixels of the original); turns on box supervision in stage 1"
     )

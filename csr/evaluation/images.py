@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from csr.data.dataset import LabelledImages
@@ -79,7 +79,14 @@ def ignored_lines(boxes: BoxTable | None) -> list[str]:
 
 
 def open_images(
-    table: LabelTable, boxes: BoxTable | None, folder: str, *, cache: Path | None, size: int, workers: int
+    table: LabelTable,
+    boxes: BoxTable | None,
+    folder: str,
+    *,
+    cache: Path | None,
+    size: int,
+    workers: int,
+    links_into: Sequence[str] = (),
 ) -> LabelledImages:
     """Decode every image of a table once; the ranks of a host share the work. Collective.
 
@@ -90,6 +97,7 @@ def open_images(
         cache: from `image_folder`; None decodes images whenever they are needed.
         size: side that images are stored at, pixels.
         workers: threads that decode, per rank.
+        links_into: folders outside of `folder` that links in it may lead into.
 
     Returns:
         The labelled images, uint8 (N, C, size, size), with boxes that lie inside of them.
@@ -99,7 +107,7 @@ def open_images(
             written.
     """
     with distributed.errors_agreed():
-        paths = find_images(folder, table)
+        paths = find_images(folder, table, links_into=links_into)
     with distributed.errors_agreed():  # open_store passes its barriers on every rank, whatever happens
         store = open_store(
             paths,

@@ -7,7 +7,7 @@ the data given by flags; flags win over the run's options.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +66,14 @@ class Source:
         if not self.is_run or given == "off":
             return None
         return self.cache / "images" if given == "auto" else Path(given)
+
+
+def with_links(source: Source, links_into: Sequence[str] | None) -> Source:
+    """Return a source whose image folders may have links into these folders; None keeps the run's own."""
+    if links_into is None:
+        return source
+    data = replace(source.config.data, links_into=tuple(links_into))
+    return replace(source, config=replace(source.config, data=data))
 
 
 def open_source(given: str, *, checkpoint: str | None = None) -> Source:
@@ -158,7 +166,15 @@ def open_images(
     for line in images.ignored_lines(boxes):
         say(line)
     size = card.preprocessing.stored_size
-    return images.open_images(table, boxes, folder, cache=cache, size=size, workers=workers)
+    return images.open_images(
+        table,
+        boxes,
+        folder,
+        cache=cache,
+        size=size,
+        workers=workers,
+        links_into=source.config.data.links_into or (),
+    )
 
 
 def split(dataset: LabelledImages, config: TrainConfig) -> tuple[LabelledImages, LabelledImages]:

@@ -18,6 +18,7 @@ from csr.data.check.brightness import brightness_notices, sample
 from csr.data.check.display import window_notices
 from csr.data.image_cache.store import ImageStore, check_images, open_store
 from csr.data.images.find import find_images
+from csr.data.images.links import LINKS_OUT
 from csr.data.labels import table as label_table
 from csr.data.labels.boxes import BoxTable, read_boxes
 from csr.data.labels.names import show
@@ -34,6 +35,7 @@ Report = Callable[[str], None]
 Progress = Callable[[int, int], None]
 LeftOut = Mapping[str, Collection[str]]  # "train" and "test" -> image ids
 CHECKED_AT_ONCE = 2000
+_OF_ALL = ("none of the", LINKS_OUT)  # of an error of the folder: no quarantine mends it
 NOTHING: LeftOut = {"train": (), "test": ()}
 
 
@@ -166,7 +168,7 @@ def find_both(
     paths, problems = [], []
     for folder, table in ((config.data.train_dir, train), (config.data.test_dir, test)):
         try:
-            paths.append(find_images(folder, table, check=check))
+            paths.append(find_images(folder, table, check=check, links_into=config.data.links_into or ()))
         except InputError as error:
             problems.append(str(error))
     if problems:
@@ -242,7 +244,7 @@ def notices_on(train_store: ImageStore, test_store: ImageStore, *, workers: int)
 def unusable_images(problems: list[str], config: TrainConfig) -> InputError:
     """Return one error for all missing or unreadable images, with the flag that omits a few of them."""
     text = "; ".join(problems)
-    if config.data.on_bad_image == "quarantine" or "none of the" in text:
+    if config.data.on_bad_image == "quarantine" or any(words in text for words in _OF_ALL):
         return InputError(text)
     return InputError(f"{text} (or leave up to 1 % of them out: --on_bad_image quarantine)")
 

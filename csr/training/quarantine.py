@@ -143,7 +143,7 @@ def _decode_all(
         return reasons, ()
     folders = {"train": config.data.train_dir, "test": config.data.test_dir}
     for split, table in splits.items():
-        found, unusable = find_present(folders[split], table)
+        found, unusable = find_present(folders[split], table, links_into=config.data.links_into or ())
         bad = {i: (str(Path(folders[split], table.image_ids[i])), reason) for i, reason in unusable.items()}
         most = len(table) * ALLOWED_PERCENT // 100 - len(bad)
         if most >= 0:  # otherwise the run ends here, before hours of decoding

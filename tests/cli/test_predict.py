@@ -105,6 +105,29 @@ def test_dicom_files_without_a_suffix_are_found_and_other_files_counted(images, 
     assert lines == [f"4 other files in {images} omitted"]
 
 
+def test_linked_folders_are_named_or_followed_where_allowed_each_once(images, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    (images / "d.png").rename(elsewhere / "deep" / "e.png")
+    (elsewhere / "back").symlink_to(images)
+    (elsewhere / "round").symlink_to(elsewhere)
+    (images / "batch").symlink_to(elsewhere)
+    (images / "twin").symlink_to(images / "below")
+    lines: list[str] = []
+    inside = [images / name for name in ("a.png", "b.png", "below/c.JPG")]
+    assert gather_images([images], report=lines.append) == inside
+    linked = [line for line in lines if "1 sub-folder is a link and not followed" in line]
+    assert (
+        len(linked) == 1 and str(images / "batch") in linked[0] and f"--links_into {elsewhere}" in linked[0]
+    )
+    found = gather_images([images], links_into=[str(tmp_path)])
+    assert found == [*inside[:2], images / "batch" / "deep" / "e.png", inside[2]]
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "batch").symlink_to(elsewhere)
+    with pytest.raises(InputError, match="no image in it .*not followed .*--links_into"):
+        gather_images([tmp_path / "only"])
+
+
 def test_nothing_is_written_where_no_named_path_exists(model_folder, tmp_path):
     with pytest.raises(InputError, match="nope.*; .*nada.*: no such file or folder"):
         main([model_folder, str(tmp_path / "nope"), str(tmp_path / "nada"), "--out", str(tmp_path / "p.csv")])

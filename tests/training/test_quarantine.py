@@ -206,7 +206,7 @@ def test_wrong_ids_labels_boxes_and_folders_remain_errors(data, look, tmp_path, 
         (data / "train" / "train003.png").unlink()
         shutil.copy(data / "train" / "train004.png", tmp_path / "outside.png")
         (data / "train" / "train003.png").symlink_to(tmp_path / "outside.png")
-        reason = "leaves the image folder"
+        reason = "lead out of the image folder"
     elif kind == "two files":
         shutil.copy(data / "train" / "train003.png", data / "train" / "train003.jpg")
         reason = "is 2 files"

@@ -53,6 +53,7 @@ class DataFiles:
     target_cols: Sequence[str] | None = None
     reader_merge: str = "any"
     group_col: str | None = None
+    links_into: Sequence[str] = ()
 
 
 def check_data(files: DataFiles, *, rare: int, workers: int) -> Found:
@@ -70,7 +71,7 @@ def check_data(files: DataFiles, *, rare: int, workers: int) -> Found:
     splits = _read_tables(files, problems)
     folder_of = {"train": files.folder, "test": files.test_folder}
     for split in splits:
-        _scan_images(split, str(folder_of[split.name]), workers, problems)
+        _scan_images(split, str(folder_of[split.name]), files.links_into, workers, problems)
     warnings = _label_warnings(splits, rare, problems)
     copied = copies(splits)
     _judge_copies(copied, problems, warnings)
@@ -119,10 +120,12 @@ def _read_tables(files: DataFiles, problems: list[str]) -> list[Split]:
     return splits
 
 
-def _scan_images(split: Split, folder: str, workers: int, problems: list[str]) -> None:
+def _scan_images(
+    split: Split, folder: str, links_into: Sequence[str], workers: int, problems: list[str]
+) -> None:
     """Find and decode every image of a split; add what is missing or unreadable to its problems."""
     try:
-        split.paths, split.missing = find_present(folder, split.table)
+        split.paths, split.missing = find_present(folder, split.table, links_into=links_into)
     except InputError as error:
         problems.append(str(error))
         return

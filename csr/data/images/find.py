@@ -10,9 +10,10 @@ import os
 import posixpath
 import stat
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from csr.data.images.links import OutsideLink, Roots, outside_line
 from csr.data.images.near_names import NearNames
 from csr.data.labels.names import IMAGE_SUFFIXES, id_problem, show, show_some
 from csr.data.labels.table import LabelTable
@@ -29,17 +30,18 @@ class MissingImage(UnusableImage):
     """An id without any file."""
 
 
-def find_image(folder: str | os.PathLike[str], image_id: str) -> Path:
+def find_image(folder: str | os.PathLike[str], image_id: str, *, links_into: Sequence[str] = ()) -> Path:
     """Return the file of an image id: the id itself, or with one of `IMAGE_SUFFIXES` in any case.
 
     Args:
         folder: the image folder; ids may name files in folders below it (`batch1/a`).
         image_id: relative, `/` between folders.
+        links_into: other folders that links to files and sub-folders may lead into.
 
     Raises:
         InputError: no such file, several, no regular file, or an id or link that leaves the folder.
     """
-    return _Finder(folder).find(image_id)
+    return _Finder(folder, links_into).find(image_id)
 
 
 def find_images(
@@ -47,6 +49,7 @@ def find_images(
     table: LabelTable,
     *,
     check: Callable[[list[Path]], list[str]] | None = None,
+    links_into: Sequence[str] = (),
 ) -> list[Path]:
     """Return the file of each row of a table.
 
@@ -55,22 +58,28 @@ def find_images(
         table: its `image_ids` are looked up.
         check: called with the files that exist if some are missing, so that one message can name both missing
             and unreadable ones; returns problems.
+        links_into: see `find_image`.
 
     Raises:
         InputError: one for all rows without a file, up to 20 named with their lines; if no row has one, it
-            asks whether the folder is the right one.
+            asks whether the folder is the right one; links that leave it are one line for all.
     """
-    finder = _Finder(folder)
+    finder = _Finder(folder, links_into)
     paths: list[Path] = []
     problems: list[str] = []
+    outside: dict[int, OutsideLink] = {}
     missing = 0
     for index, image_id in enumerate(table.image_ids):
         try:
             paths.append(finder.find(image_id))
+        except OutsideLink as error:
+            outside[table.row_numbers[index]] = error
         except InputError as error:
             missing += isinstance(error, MissingImage)
             problems.append(f"line {table.row_numbers[index]}: {error}")
     _check_some(folder, table, missing, finder.near)
+    if outside:
+        raise _of_links(folder, table, outside, problems)
     if problems:
         problems += check(paths) if check else []
         raise InputError(
@@ -80,18 +89,22 @@ def find_images(
     return paths
 
 
-def find_present(folder: str | os.PathLike[str], table: LabelTable) -> tuple[dict[int, Path], dict[int, str]]:
+def find_present(
+    folder: str | os.PathLike[str], table: LabelTable, *, links_into: Sequence[str] = ()
+) -> tuple[dict[int, Path], dict[int, str]]:
     """Return the files of the rows that have one, and why the other rows have none, both by row.
 
     Args:
         folder: the image folder.
         table: its `image_ids` are looked up.
+        links_into: see `find_image`.
 
     Raises:
         InputError: one for all ids that are wrong in themselves (several files, a link that leaves the
             folder), or no row has a file.
     """
-    finder = _Finder(folder)
+    finder = _Finder(folder, links_into)
+    outside: dict[int, OutsideLink] = {}
     paths: dict[int, Path] = {}
     unusable: dict[int, str] = {}
     problems: list[str] = []
@@ -102,14 +115,26 @@ def find_present(folder: str | os.PathLike[str], table: LabelTable) -> tuple[dic
         except UnusableImage as error:
             missing += isinstance(error, MissingImage)
             unusable[index] = str(error)
+        except OutsideLink as error:
+            outside[table.row_numbers[index]] = error
         except InputError as error:
             problems.append(f"line {table.row_numbers[index]}: {error}")
     _check_some(folder, table, missing, finder.near)
+    if outside:
+        raise _of_links(folder, table, outside, problems)
     if problems:
         raise InputError(
             f"{table.path}: {len(problems)} image id(s) cannot be used: {show_some(problems)}; correct them"
         )
     return paths, unusable
+
+
+def _of_links(
+    folder: str | os.PathLike[str], table: LabelTable, outside: dict[int, OutsideLink], problems: list[str]
+) -> InputError:
+    line = outside_line(folder, outside, total=len(table))
+    others = f"; {len(problems)} more cannot be used: {show_some(problems)}" if problems else ""
+    return InputError(f"{table.path}: {line}{others}")
 
 
 def _check_some(folder: str | os.PathLike[str], table: LabelTable, missing: int, near: NearNames) -> None:
@@ -123,11 +148,9 @@ def _check_some(folder: str | os.PathLike[str], table: LabelTable, missing: int,
 class _Finder:
     """The image folder and the folders below it that ids name, each listed once."""
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], links_into: Sequence[str] = ()) -> None:
         self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise InputError(f"{folder}: no such folder; give the folder that holds the images")
-        self.root = self.folder.resolve()
+        self.roots = Roots(self.folder, links_into)
         self.near = NearNames(self.folder)
         self._listings: dict[str, _Listing] = {}
 
@@ -163,10 +186,11 @@ class _Finder:
             return self._listings[below]
         listing: _Listing = {}
         folder = self.folder / below
-        # A link to a folder elsewhere must not even be listed; realpath survives a loop of links.
-        real = Path(os.path.realpath(folder))
+        real = Path(os.path.realpath(folder))  # which survives a loop of links
         entries: list[str] = []
-        if self.root in (real, *real.parents) and real.is_dir():
+        if not self.roots.hold(real):  # must not even be listed
+            raise OutsideLink(self.folder, folder, real)
+        if real.is_dir():
             try:
                 with os.scandir(real) as listed:
                     entries = [e.name for e in listed if not e.is_dir(follow_symlinks=False)]
@@ -188,11 +212,8 @@ class _Finder:
             mode = real.stat().st_mode
         except (OSError, RuntimeError):
             raise UnusableImage(f"{path}: a link that leads nowhere; copy the file there") from None
-        if self.root not in real.parents:
-            raise InputError(
-                f"image_id {show(image_id)} leaves the image folder: {path} is a link to a file "
-                "outside of it; copy the file there"
-            )
+        if not self.roots.hold(real):
+            raise OutsideLink(self.folder, path, real)
         if not stat.S_ISREG(mode):
             raise UnusableImage(f"{path}: is not a regular file; image_id {show(image_id)} needs one")
         return path

@@ -23,7 +23,7 @@ from csr.training.checkpoints.run_folder import RunFolder
 # product, the DeepSpeed JSON and the precision by their result
 MAY_DIFFER = {
     *("train_csv", "test_csv", "train_dir", "test_dir", "boxes_csv", "group_col"),
-    *("workers", "image_cache", "cache_dir"),
+    *("workers", "image_cache", "cache_dir", "links_into"),
     *("batch_size", "accumulation", "effective_batch", "ds_config", "precision", "timeout", "max_skipped"),
     *("output_dir", "exp_name", "overwrite", "resume", "recipe", "dry_run", "log_every", "save_every"),
     *("keep_checkpoints", "compile", "activation_checkpointing", "profile"),
