@@ -7,6 +7,7 @@ import sys
 
 from csr import __version__
 from csr.cli.exit_codes import exit_process, run_command
+from csr.cli.text_encoding import ensure_utf8_names
 from csr.config.parser import did_you_mean
 from csr.runtime.errors import InputError
 
@@ -55,6 +56,7 @@ def dispatch(argv: list[str] | None) -> int:
 
 
 def main() -> None:
+    ensure_utf8_names()
     exit_process(run_command(dispatch))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from csr.cli.exit_codes import exit_process, run_command
+from csr.cli.text_encoding import ensure_utf8_names
 from csr.config.flags import parse_train_flags
 from csr.runtime import ranks
 from csr.runtime.progress import PROGRESS
@@ -41,4 +42,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    ensure_utf8_names()
     exit_process(run_command(main))

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from csr.cli.text_encoding import print_any_text
 from csr.runtime import ranks
 from csr.runtime.errors import (
     EXIT_BAD_INPUT,
@@ -35,6 +36,7 @@ def run_command(main: Main, argv: list[str] | None = None) -> int:
 
     Rank 0 reports what all ranks know; an unforeseen exception is reported by the rank that met it.
     """
+    print_any_text()
     try:
         return main(argv) or EXIT_DONE
     except InputError as error:

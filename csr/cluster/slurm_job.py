@@ -15,8 +15,10 @@ from csr.runtime.errors import InputError
 
 _BODY_BEGINS = "set -euo pipefail\n"
 _PLAIN = re.compile(r"[\w.,:;/@%+=&|*()\[\]!~^-]+", re.ASCII)
-_QUOTABLE = re.compile(r"[^\"'\\\x00-\x1f\x7f]+")
+_QUOTABLE = re.compile(r"[^\"\\\x00-\x1f\x7f]+")
 _GPUS = re.compile(r"(?:[\w.-]+:)?(\d{1,4})", re.ASCII)
+# the option of sbatch may hold what the user gave otherwise, or not at all
+_ASKED_BY = {"--chdir": "the folder of this shell", "--output": "--output or --output_dir"}
 _MOST_TASKS = 100_000
 _LARGEST_SIGNAL_S = 65535
 
@@ -163,7 +165,8 @@ def directive(option: str, value: str = "") -> str:
     if _PLAIN.fullmatch(value):
         return f"#SBATCH {option}={value}"
     if not _QUOTABLE.fullmatch(value):
-        raise InputError(f"{option} {value!r}: give it without quotes, backslashes or line breaks")
+        asked = _ASKED_BY.get(option, option)
+        raise InputError(f"{asked} {value!r}: give it without double quotes, backslashes or line breaks")
     return f'#SBATCH {option}="{value}"'
 
 

@@ -41,7 +41,7 @@ class Monitor:
             self._board = SummaryWriter(str(self._board_folder), purge_step=first_step)
             (folder / "logs").mkdir(exist_ok=True)
             PROGRESS.log = folder / "logs" / f"{name}.log"
-            self._log = open(PROGRESS.log, "a", encoding="utf-8", buffering=1)
+            self._log = open(PROGRESS.log, "a", encoding="utf-8", errors="backslashreplace", buffering=1)
 
     def say(self, line: str = "") -> None:
         """Print a line on rank 0, and add it to every rank's log."""

@@ -201,11 +201,11 @@ def test_no_flag_is_run_or_changed(value, here):
         (["--gpus_per_node", "-1", "--"], "--gpus_per_node '-1'"),
         (["--gpus_per_node", "2", "--ranks_per_node", "4", "--"], "one rank to a GPU"),
         (["--partition", "a\ntouch pwned", "--"], "line breaks"),
-        (["--output", 'a"b', "--"], "without quotes"),
+        (["--output", 'a"b', "--"], "without double quotes"),
         (["--sbatch", "touch pwned", "--"], "with its dashes"),
         (["--sbatch=-x y;z", "--"], "no option of sbatch"),
         (["--time", "1\n#SBATCH --wrap=id", "--"], "line breaks"),
-        (["--array", '1"; id', "--"], "without quotes"),
+        (["--array", '1"; id', "--"], "without double quotes"),
         (["--venv", "v", "--container", "c.sif", "--"], "not allowed with"),
         (["--experiments", "none.txt", "--"], "none.txt: cannot be read"),
     ],
@@ -215,6 +215,23 @@ def test_input_that_cannot_be_used_is_one_line_and_nothing_is_written(arguments,
         submit.main(arguments)
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not (here / "checkpoints").exists()
+
+
+def test_an_apostrophe_is_quoted_for_sbatch_and_for_bash(here):
+    where = here / "data d'ici"
+    where.mkdir()
+    flags = ["--output_dir", str(where), "--train_csv", "l'\u00e9tude.csv", "--exp_name", "job"]
+    assert submit.main(["--", *flags]) == 0
+    path = where / "job.sbatch"
+    assert directives(path.read_text(encoding="utf-8"))["--output"] == f'"{where}/job-%j.log"'
+    done = run_job(path)
+    assert done.returncode == 0, done.stderr
+    assert flags_given() == flags
+
+
+def test_a_value_that_sbatch_cannot_hold_is_named_by_what_the_user_gave(here):
+    with pytest.raises(InputError, match=r"^--output or --output_dir "):
+        submit.main(["--", "--output_dir", 'a"b'])
 
 
 def test_a_job_file_of_another_origin_is_left_alone(here):

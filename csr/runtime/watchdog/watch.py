@@ -243,7 +243,7 @@ def log(text: str) -> Path | None:
     if PROGRESS.log is None:
         return None
     try:
-        with open(PROGRESS.log, "a", encoding="utf-8") as file:
+        with open(PROGRESS.log, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} the run ends: {text.rstrip()}\n")
     except OSError:
         return None

@@ -60,7 +60,7 @@ def read_arrays(folder: Path, key: str) -> Arrays | None:
     Pages are copied on write: torch asks for memory that can be written, and nothing writes it.
     """
     try:
-        header = json.loads((folder / HEADER).read_text())
+        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
         if header["key"] != key:
             return None
         return {name: npy.open_memmap(folder / f"{name}.npy", mode="c") for name in header["arrays"]}
