@@ -9,6 +9,7 @@ from typing import Any
 
 from csr.cli.shared_flags import add_source_flags
 from csr.config.parser import Parser, Whole
+from csr.data.labels.names import cut_rows
 from csr.explain.atlas.layout import INDEX, KEEP, NEAREST
 from csr.runtime.output_paths import check_output_folder
 
@@ -47,11 +48,13 @@ def main(argv: list[str] | None = None) -> int:
 def _print_counts(atlas: dict[str, Any], out: Path) -> None:
     width = max(len(name) for name in ["concept", *atlas["concept_names"]]) + 2
     print(f"{'concept':<{width}} {'images':>7} {'alive':>9} {'hints':>6}")
+    rows = []
     for concept in atlas["concepts"]:
         prototypes = concept["prototypes"]
         hints = sum(bool(p["hints"]) and p["alive"] for p in prototypes)
         alive = f"{concept['alive']}/{len(prototypes)}"
-        print(f"{concept['name']:<{width}} {concept['images']:>7} {alive:>9} {hints:>6}")
+        rows.append(f"{concept['name']:<{width}} {concept['images']:>7} {alive:>9} {hints:>6}")
+    print("\n".join(cut_rows(rows, rest=str(out / INDEX))))
     print(
         f"Atlas: {out / INDEX}; to reject prototypes edit {out / KEEP}, then `csr refine RUN --keep "
         f"{out / KEEP}`"

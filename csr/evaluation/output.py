@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from csr.data.labels.names import cut_rows
 from csr.evaluation import label_scores, pointing_game
 from csr.evaluation.page import write_report
 from csr.runtime.errors import InputError
@@ -110,12 +111,14 @@ def summary(results: Results) -> list[str]:
         ]
         width = max(len(name) for name, _ in rows) + 2
         text += ["", f"{kind:<{width}} {'AUROC':>21} {'AUPRC':>7} {'F1':>7} {'sens.':>7} {'spec.':>7}"]
+        lines = []
         for name, row in rows:
             rest = (
                 f"{_number(row[score]['value']):>7}"
                 for score in ("auprc", "f1", "sensitivity", "specificity")
             )
-            text.append(f"{name:<{width}} {_interval(row['auroc']):>21} {' '.join(rest)}")
+            lines.append(f"{name:<{width}} {_interval(row['auroc']):>21} {' '.join(rest)}")
+        text += [*cut_rows(lines[:-2], rest="evaluation.csv"), *lines[-2:]]
     return [*text, *_extra_lines(results), ""]
 
 

@@ -6,18 +6,21 @@ from typing import Any
 
 import numpy as np
 
+from csr.data.labels.names import cut_rows
 from csr.evaluation.metrics import Metrics
 
 
 def table_lines(concepts: Metrics, targets: Metrics) -> list[str]:
-    """Return lines with AUROC, average precision and F1 of each concept and target, macro and micro."""
+    """Return lines with AUROC, AP and F1 of each concept and target (up to 100 of each), macro, micro."""
     width = max(len(name) for m in (concepts, targets) for name in m.auc_by_label) + 2
     lines = []
     for title, metrics in (("concept", concepts), ("target", targets)):
         lines.append(f"{title:<{width}} {'AUC':>7} {'AP':>7} {'F1':>7}")
+        rows = []
         for name in metrics.auc_by_label:
             values = (metrics.auc_by_label[name], metrics.ap_by_label[name], metrics.f1_by_label[name])
-            lines.append(f"{name:<{width}} {' '.join(f'{v:>7.4f}' for v in values)}")
+            rows.append(f"{name:<{width}} {' '.join(f'{v:>7.4f}' for v in values)}")
+        lines += cut_rows(rows, rest="results.json")
         lines.append(
             f"{'macro':<{width}} {metrics.auc:>7.4f} {metrics.mean_ap:>7.4f} {metrics.f1_macro:>7.4f}"
         )

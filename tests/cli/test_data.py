@@ -89,6 +89,30 @@ def test_labels_together_are_counted_as_pandas_does(data, check):
     np.testing.assert_array_equal(together["counts"], merged.T.to_numpy() @ merged.to_numpy())
 
 
+def test_a_table_of_many_labels_gives_a_small_page_and_a_short_list(tmp_path, capsys):
+    labels, rng = 400, np.random.default_rng(0)
+    (tmp_path / "train").mkdir()
+    table = pd.DataFrame(rng.random((24, labels)) < 0.3, columns=[f"finding {i}" for i in range(labels)])
+    table = table.astype(int).assign(COPD=[n % 2 for n in range(24)])
+    table["finding 1"] = table["finding 0"] = [1] * 20 + [0] * 4  # 20 images with both: no pair has more
+    table.insert(0, "image_id", [f"i{n}" for n in range(24)])
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    for name in table["image_id"]:
+        noise = rng.integers(0, 256, (40, 40), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "train" / f"{name}.png")
+    page = tmp_path / "page.html"
+    assert main(["check", str(tmp_path / "labels.csv"), str(tmp_path / "train"), "--out", str(page)]) == 0
+    printed = capsys.readouterr().out
+    assert "finding 99 " in printed and "finding 100 " not in printed.partition("Warning")[0]
+    assert ".. 300 more: --json, or the page of --out" in printed
+    assert page.stat().st_size < 1000 * labels  # with all pairs it was some 90 times as much
+    text = page.read_text(encoding="utf-8")
+    assert "401 labels are too many" in text and "finding 399" in text
+    cells = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", text.partition("401 labels")[2])
+    first = cells.index("finding 0")
+    assert cells[first : first + 5] == ["finding 0", "finding 1", "20", "100.0%", "100.0%"]
+
+
 def test_empty_cells_are_not_annotated(data, check):
     path = data / "labels_test.csv"
     table = pd.read_csv(path, dtype=object)

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from csr.evaluation.metrics import multilabel_metrics
+from csr.evaluation.test_table import results_record, table_lines
 
 
 @pytest.fixture
@@ -55,3 +56,14 @@ def test_a_label_that_every_image_has_is_no_part_of_the_mean_average_precision()
     assert np.isnan(found.ap_by_label["all"])
     # the two positives come last of four: (1/3 + 2/4) / 2
     assert found.mean_ap == pytest.approx((1 / 3 + 2 / 4) / 2)
+
+
+def test_a_printed_table_is_cut_and_says_where_the_rest_is():
+    rng = np.random.default_rng(0)
+    label = (rng.random((30, 150)) < 0.5).astype(np.float32)
+    many = multilabel_metrics(rng.random((30, 150)), label, names=[f"c{i}" for i in range(150)])
+    few = multilabel_metrics(rng.random((30, 2)), label[:, :2], names=["a", "b"])
+    lines = table_lines(many, few)
+    assert [line.split()[0] for line in lines[1:102]] == [*(f"c{i}" for i in range(100)), ".."]
+    assert lines[101] == ".. 50 more: results.json" and lines[102].startswith("macro")
+    assert len(results_record(many, few, num_images=30)["concepts"]) == 150

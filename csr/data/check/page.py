@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from csr.data.check.facts import Found
@@ -19,6 +20,8 @@ from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
 
 MAX_PICTURED_GROUPS, MAX_PICTURES, PICTURE_PX, MAX_LISTED = 8, 4, 160, 200
+MAX_HEAT_MAP, MAX_PAIRS = 100, 50  # labels, pairs of labels
+_PAIR_HEADS = ["label", "and", "images with both", "of those with the first", "of those with the second"]
 SPLIT_SERIES = {"train": 0, "test": 1}
 _PREVALENCE_ENDS = (0.05, 0.1, 0.2, 0.5, 1.0)  # whose fifths are round
 
@@ -114,7 +117,28 @@ def _counts(counts: Found | None, found: Found, split: str) -> list[str]:
 
 
 def _together(found: Found) -> dict[str, Any]:
-    return {"chart": charts.heat_map(found["names"], found["counts"], title="Labels that occur together")}
+    names = found["names"]
+    if len(names) > MAX_HEAT_MAP:  # its size grows with the square
+        return {"chart": None, "labels": len(names), "heads": _PAIR_HEADS, "rows": _pairs(found)}
+    return {"chart": charts.heat_map(names, found["counts"], title="Labels that occur together")}
+
+
+def _pairs(found: Found) -> list[list[str]]:
+    """Return the pairs of labels that most images have both of, at most `MAX_PAIRS`."""
+    names, count_LL = found["names"], np.asarray(found["counts"])
+    first, second = np.triu_indices(len(names), k=1)
+    both = count_LL[first, second]
+    order = np.argsort(-both, kind="stable")[:MAX_PAIRS]
+    return [
+        [
+            names[i],
+            names[j],
+            str(count),
+            *(percent(count / int(count_LL[k, k]), 1) for k in (i, j)),
+        ]
+        for i, j, count in zip(*(values[order].tolist() for values in (first, second, both)), strict=True)
+        if count
+    ]
 
 
 def _readers(found: Found | None) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from csr.data.check.facts import Found
+from csr.data.labels.names import cut_rows
 
 MAX_KINDS = 6
 
@@ -64,12 +65,14 @@ def _label_lines(found: Found) -> Iterator[str]:
         else f"{'images with':<{width}}{head}"
     )
     for kind in ("concept", "target"):
+        rows = []
         for name, row in found["labels"].items():
             if row["kind"] == kind:
                 cells = "".join(f"{_share(row.get(split)):>18}" for split in splits)
                 kappas = agreed["labels"][name] if agreed else {}
                 scores = "".join(f"{number(kappas[key]):>8}" for key in ("cohen", "fleiss") if agreed)
-                yield f"{name:<{width}}{cells}{scores}"
+                rows.append(f"{name:<{width}}{cells}{scores}")
+        yield from cut_rows(rows, rest="--json, or the page of --out")
         yield ""
 
 

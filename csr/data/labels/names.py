@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 MAX_NAME_LENGTH = 200
+MOST_ROWS = 100  # of a printed table: beyond it nobody reads, and terminals forget what was above
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _GROUP_WORDS = ("patient", "subject", "person", "lesion", "study", "accession", "mrn", "participant")
 # Cyrillic and Greek letters that look like Latin ones in print, after case folding.
@@ -62,6 +63,17 @@ def show_some(values: list[str], *, limit: int = 20) -> str:
     """Return up to `limit` entries joined with '; ', and the number of further ones."""
     more = len(values) - limit
     return "; ".join(values[:limit]) + (f"; and {more} more" if more > 0 else "")
+
+
+def cut_rows(rows: list[str], *, rest: str) -> list[str]:
+    """Return the first `MOST_ROWS` lines of a table, and one that says where the others are.
+
+    Args:
+        rows: one line for each label.
+        rest: where all of them are, as `results.json`.
+    """
+    more = len(rows) - MOST_ROWS
+    return rows if more <= 0 else [*rows[:MOST_ROWS], f".. {more} more: {rest}"]
 
 
 def clean_name(raw: str) -> str:

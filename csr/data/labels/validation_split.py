@@ -41,8 +41,7 @@ def split_validation(table: LabelTable, *, fraction: float, seed: int) -> tuple[
     if num_groups < 2:
         raise InputError(f"{table.path}: one image or patient cannot be split; add more images")
     positive_NL = is_positive(np.concatenate([table.concept_NK, table.target_NT], axis=1))
-    count_GL = np.zeros((num_groups, positive_NL.shape[1]), dtype=np.int64)
-    np.add.at(count_GL, group_N, positive_NL)
+    count_GL = _sums(positive_NL, group_N)
     size_G = np.bincount(group_N, minlength=num_groups)
     side_G = _stratify(count_GL, size_G, fraction, np.random.default_rng(seed))
     _repair(side_G, count_GL > 0, size_G)
@@ -63,6 +62,13 @@ def _groups(table: LabelTable) -> np.ndarray:
     return np.asarray([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
 
 
+def _sums(positive_NL: np.ndarray, group_N: np.ndarray) -> np.ndarray:
+    """Return the positive images of each group and label, (G, L) int64; no group is empty."""
+    order_N = np.argsort(group_N, kind="stable")
+    first_G = np.searchsorted(group_N[order_N], np.arange(int(group_N.max()) + 1))
+    return np.add.reduceat(positive_NL[order_N].astype(np.int64), first_G, axis=0)
+
+
 def _stratify(
     count_GL: np.ndarray, size_G: np.ndarray, fraction: float, rng: np.random.Generator
 ) -> np.ndarray:
@@ -79,16 +85,19 @@ def _stratify(
     wanted_L = fraction * count_GL.sum(0)
     free_G = np.ones(len(count_GL), dtype=bool)
     side_G = np.zeros(len(count_GL), dtype=bool)
-    while free_G.any():
-        left_L = (count_GL[free_G] > 0).sum(0)
+    left_L = (count_GL > 0).sum(0)  # free groups with each label; brought up to date by the rows that move
+    taken_L = np.zeros(count_GL.shape[1], dtype=np.int64)
+    while left_L.any():
         label = int(np.argmin(np.where(left_L > 0, left_L, len(count_GL) + 1)))
         group_F = rng.permutation(np.flatnonzero(free_G & (count_GL[:, label] > 0)))
-        missing = wanted_L[label] - count_GL[side_G, label].sum()
+        missing = wanted_L[label] - taken_L[label]
         # Groups are taken while half of the next one still fits: the nearest to what is missing.
         amount_F = count_GL[group_F, label]
         taken_F = np.cumsum(amount_F) - amount_F / 2 <= missing
         side_G[group_F[taken_F]] = True
         free_G[group_F] = False
+        taken_L += count_GL[group_F[taken_F]].sum(0)
+        left_L -= (count_GL[group_F] > 0).sum(0)
     return side_G
 
 
@@ -101,22 +110,24 @@ def _repair(side_G: np.ndarray, has_GL: np.ndarray, size_G: np.ndarray) -> None:
         size_G: (G,) int64, images of each group.
     """
     has_GL = np.concatenate([has_GL, np.ones((len(has_GL), 1), dtype=bool)], axis=1)
-    total_L = has_GL.sum(0)
+    total_L, val_L = has_GL.sum(0), has_GL[side_G].sum(0)  # groups with each label, and those in validation
     order_L = np.argsort(total_L, kind="stable")
     for label in order_L:  # validation first: what training must keep is settled last
         # A side as a whole (the last column) needs one group each, however few there are.
         least = 2 if label == len(total_L) - 1 else MIN_GROUPS_FOR_BOTH
-        if total_L[label] >= least and not has_GL[side_G, label].any():
-            spare_G = ~has_GL[:, (has_GL[~side_G].sum(0) < 2)].any(1)
-            _move(side_G, ~side_G & has_GL[:, label] & spare_G, size_G)
+        if total_L[label] >= least and not val_L[label]:
+            candidates = np.flatnonzero(~side_G & has_GL[:, label])
+            is_spare = ~(has_GL[candidates] & (total_L - val_L < 2)).any(1)
+            for chosen in _smallest(candidates[is_spare], size_G):
+                side_G[chosen] = True
+                val_L += has_GL[chosen]
     for label in order_L:
-        if total_L[label] >= 1 and not has_GL[~side_G, label].any():
-            _move(side_G, side_G & has_GL[:, label], size_G)
+        if total_L[label] >= 1 and total_L[label] == val_L[label]:
+            for chosen in _smallest(np.flatnonzero(side_G & has_GL[:, label]), size_G):
+                side_G[chosen] = False
+                val_L -= has_GL[chosen]
 
 
-def _move(side_G: np.ndarray, candidate_G: np.ndarray, size_G: np.ndarray) -> None:
-    """Move the smallest candidate (G,) to the other side in place, if there is one."""
-    candidates = np.flatnonzero(candidate_G)
-    if len(candidates):
-        chosen = candidates[np.argmin(size_G[candidates])]
-        side_G[chosen] = ~side_G[chosen]
+def _smallest(candidates: np.ndarray, size_G: np.ndarray) -> np.ndarray:
+    """Return the smallest of some groups, the first of equal ones; none of none."""
+    return candidates[np.argmin(size_G[candidates])][None] if len(candidates) else candidates

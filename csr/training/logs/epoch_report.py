@@ -10,6 +10,8 @@ from csr.evaluation.metrics import Metrics
 from csr.runtime.monitor import Monitor
 from csr.stages.base import Stage, StageOutput
 
+MOST_SCALARS = 200  # labels with a curve of their own: TensorBoard lists thousands for minutes
+
 
 def step_values(engine: Engine, stage: Stage, output: StageOutput) -> dict[str, float]:
     """Return the numbers of the step just done. A sync point: the loss is read."""
@@ -52,7 +54,13 @@ def report_epoch(
     line = f"Train loss: {record['train_loss']:.4f}"
     if metrics is not None:
         values |= {f"{name}_epoch/{k}": v for k, v in metrics.summary().items()}
-        values |= {f"{name}_auc/{label}": v for label, v in metrics.auc_by_label.items()}
+        if len(metrics.auc_by_label) <= MOST_SCALARS:
+            values |= {f"{name}_auc/{label}": v for label, v in metrics.auc_by_label.items()}
+        elif epoch == 1:
+            monitor.say(
+                f"{len(metrics.auc_by_label)} labels: the AUC of each is in metrics.jsonl, TensorBoard has "
+                "the mean"
+            )
         record.update(metrics.summary(), auc_by_label=metrics.auc_by_label)
         line += (
             f" | Val loss: {record['val_loss']:.4f} | AUC: {metrics.auc:.4f} | mAP: {metrics.mean_ap:.4f}"
