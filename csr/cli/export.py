@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from csr.config.parser import Parser
+from csr.runtime.errors import InputError
+from csr.runtime.files import write_atomic
 from csr.runtime.output_paths import check_output_folder
 
 if TYPE_CHECKING:
@@ -29,9 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     if options.onnx:
         check_onnx()
     model, weights = _load(options.run, options.checkpoint)
-    model.save_pretrained(options.out)
-    if options.onnx:
-        export_onnx(model, options.out / ONNX)
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / ONNX
+        if options.onnx:  # first: a backbone that cannot be exported leaves no half of a folder
+            export_onnx(model, graph)
+        model.save_pretrained(options.out)
+        if options.onnx:
+            _copy(graph, options.out / ONNX)
     assert model.card is not None
     written = [CONFIG, WEIGHTS, README, *([ONNX] if options.onnx else [])]
     print(f"{options.out}: {', '.join(written)}")
@@ -41,6 +49,17 @@ def main(argv: list[str] | None = None) -> int:
         print("No thresholds are stored with this checkpoint: 0.5 is used.")
     print(f"Load it with: CSR.from_pretrained({str(options.out)!r})")
     return 0
+
+
+def _copy(graph: Path, path: Path) -> None:
+    def write(file: IO[bytes]) -> None:
+        with open(graph, "rb") as written:
+            shutil.copyfileobj(written, file)
+
+    try:
+        write_atomic(path, write)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def _load(folder: Path, checkpoint: str | None) -> tuple[CSR, str]:

@@ -14,6 +14,7 @@ from tiny_model import SIZE, tiny_card, tiny_model, write_run
 from csr.cli.export import main
 from csr.model import CSR
 from csr.model.sharing.loading import load_model
+from csr.model.sharing.onnx import export_onnx
 from csr.runtime.errors import InputError
 
 
@@ -125,17 +126,49 @@ def test_onnx_without_its_packages_says_what_to_install(run, tmp_path, monkeypat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_backbone_that_cannot_be_exported_is_one_line_with_the_reason_and_no_folder(
+    run, tmp_path, monkeypatch
+):
+    pytest.importorskip("onnxscript")
+
+    def fail(*args, **kwargs):
+        try:
+            raise ValueError("Cannot view a tensor of 16*s0\nWhile executing %view\nOriginal traceback:")
+        except ValueError as error:
+            raise torch.onnx.errors.OnnxExporterError("\n\nThis is step 2/3. Next steps: ..") from error
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(InputError) as caught:
+        main([str(run), str(tmp_path / "out"), "--onnx"])
+    assert str(caught.value) == (
+        "--onnx: this backbone cannot be exported (ValueError: Cannot view a tensor of 16*s0)"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("name, size", [("test_resnet", 64), ("test_vit", 160)])
 @torch.no_grad()
-def test_the_onnx_graph_computes_all_outputs_for_any_batch(run, tmp_path):
+def test_the_onnx_graph_computes_all_outputs_for_any_batch(name, size, tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    main([str(run), str(tmp_path / "out"), "--onnx"])
-    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
-    for batch in (1, 3):
-        images = torch.randn(batch, 3, SIZE, SIZE)
-        expected = tiny_model()(images)
+    torch.manual_seed(0)
+    options = {"backbone_type": "timm", "model_name": name, "image_size": size, "embedding_dim": 8}
+    model = CSR(3, 2, 4, **options).eval()
+    export_onnx(model, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    for batch in (1, 2, 5):
+        images = torch.randn(batch, 3, size, size)
+        expected = model(images)
         names = [output.name for output in session.get_outputs()]
         assert names == list(expected.keys())
         for name, value in zip(names, session.run(None, {"image": images.numpy()}), strict=True):
             np.testing.assert_allclose(value, expected[name].numpy(), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_export_with_a_graph_holds_both(run, tmp_path):
+    pytest.importorskip("onnxscript")
+    assert main([str(run), str(tmp_path / "out"), "--onnx"]) == 0
+    names = ["README.md", "config.json", "model.onnx", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names

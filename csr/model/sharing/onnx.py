@@ -73,5 +73,12 @@ def export_onnx(model: CSR, path: Path) -> None:
                 external_data=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, NotImplementedError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"--onnx: this backbone cannot be exported ({reason[:160]})") from error
+        raise InputError(f"--onnx: this backbone cannot be exported ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of the error at the root: the exporter's own are on how to report its bugs."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or ["without a reason"]
+    return f"{type(error).__name__}: {lines[0][:200]}"
