@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 MAX_NAME_LENGTH = 200
+MAX_PART_BYTES, MAX_PATH_BYTES = 255, 4096  # of an id: what file systems take
 MOST_ROWS = 100  # of a printed table: beyond it nobody reads, and terminals forget what was above
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _GROUP_WORDS = ("patient", "subject", "person", "lesion", "study", "accession", "mrn", "participant")
@@ -132,8 +133,11 @@ def id_problem(image_id: str) -> str | None:
         return "is an absolute path; name the file relative to the image folder"
     if ".." in image_id.split("/"):
         return "leaves the image folder with '..'"
-    if len(image_id) > MAX_NAME_LENGTH:
-        return f"is longer than {MAX_NAME_LENGTH} characters"
+    if len(image_id.encode()) > MAX_PATH_BYTES:
+        return f"is longer than {MAX_PATH_BYTES} bytes"
+    longest = max(len(part.encode()) for part in image_id.split("/"))
+    if longest > MAX_PART_BYTES:
+        return f"has a file or folder name of {longest} bytes; file systems take {MAX_PART_BYTES}"
     if posixpath.normpath(image_id) == "." or image_id.endswith("/"):
         return "names a folder and not a file"
     return None

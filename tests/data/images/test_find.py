@@ -51,12 +51,24 @@ def test_an_id_finds_its_file_with_any_suffix_or_none(folder, image_id, name):
         ("a\0", "control characters"),
         ("missing/a", "no file"),
         ("a.png/b", "no file"),
-        ("x" * 250, "longer than"),
+        ("x" * 256, "name of 256 bytes; file systems take 255"),
+        ("\u80ba" * 86, "name of 258 bytes"),
+        ("/".join(["x" * 250] * 17), "longer than 4096 bytes"),
     ],
 )
 def test_an_id_without_one_file_in_the_folder_is_refused(folder, image_id, expected):
     with pytest.raises(InputError, match=expected):
         find_image(folder, image_id)
+
+
+def test_the_uids_of_patient_study_series_and_image_are_one_id(folder):
+    uid = "1.2.840." + "9" * 55
+    below = folder / uid / uid / uid
+    below.mkdir(parents=True)
+    (below / f"{uid}.dcm").write_bytes(b"x")
+    assert find_image(folder, "/".join([uid] * 4)) == below / f"{uid}.dcm"
+    (folder / ("x" * 251 + ".png")).write_bytes(b"x")
+    assert find_image(folder, "x" * 251) == folder / ("x" * 251 + ".png")
 
 
 def test_an_absolute_path_is_refused_even_into_the_folder(folder):
