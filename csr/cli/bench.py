@@ -32,7 +32,13 @@ def main(argv: list[str] | None = None) -> int:
     for precision, rate in rates.items():
         print(f"{precision:<6} {rate / 1e12:10.3f} TFLOP/s")
     matmul_peak.keep(device, rates)
-    print(f"kept in {matmul_peak.file()}: training runs measure their MFU against it")
+    kept = matmul_peak.kept_in(device, rates)
+    if kept is not None:
+        print(f"kept in {kept}: training runs measure their MFU against it")
+    else:
+        target = matmul_peak.file()
+        reason = "this user has no home folder" if target is None else f"{target} cannot be written"
+        print(f"not kept: {reason}; set CSR_CACHE_DIR to a folder of yours")
     if options.json is not None:
         result = {"device": name, "torch": torch.__version__, "peak_flops_per_s": rates}
         try:

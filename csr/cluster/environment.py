@@ -49,7 +49,8 @@ def environment_for_hosts(shell: Mapping[str, str]) -> dict[str, str]:
         for name, value in shell.items()
         if (name in NAMES or name.startswith(PREFIXES)) and name not in NOT_PASSED
     }
-    for folder in (Path.home(), Path.cwd()):
+    home = os.path.expanduser("~")  # "~" itself for a user without a home
+    for folder in (Path(home), Path.cwd()):
         path = folder / shell.get("DS_ENV_FILE", FILE)
         if path.is_file():
             passed |= read_environment_file(path)

@@ -15,14 +15,24 @@ import torch
 from csr.engine.flops import DTYPES, matmul_rate, sides_of
 from csr.runtime.files import write_json
 
+_NAME = "matmul-peaks.json"
 QUICK_S = 0.05  # per size: a fraction of a second in all
 
 
-def file() -> Path:
-    """Return the file of peaks: in CSR_CACHE_DIR, or in csr below the user's folder of caches."""
-    chosen = os.environ.get("CSR_CACHE_DIR")
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(chosen) if chosen else caches / "csr") / "matmul-peaks.json"
+def file() -> Path | None:
+    """Return the file of peaks: in CSR_CACHE_DIR, or in csr below the user's folder of caches.
+
+    None for a user without a home, such as a bare user id in a container.
+    """
+    chosen, caches = os.environ.get("CSR_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
+    if chosen:
+        return Path(chosen) / _NAME
+    if caches:
+        return Path(caches) / "csr" / _NAME
+    try:
+        return Path.home() / ".cache" / "csr" / _NAME
+    except RuntimeError:
+        return None
 
 
 def device_name(device: torch.device) -> str:
@@ -64,6 +74,8 @@ def keep(device: torch.device, rates: dict[str, float]) -> dict[str, float]:
 
 def _write(known: dict[str, dict[str, float]]) -> None:
     target = file()
+    if target is None:
+        return
     with contextlib.suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_json(target, known)
@@ -73,9 +85,18 @@ def _key(device: torch.device) -> str:
     return f"{device_name(device)}, torch {torch.__version__}"
 
 
+def kept_in(device: torch.device, rates: dict[str, float]) -> Path | None:
+    """Return the file that holds these peaks of a device, or higher ones; None where it has none."""
+    known = _read().get(_key(device), {})
+    return file() if all(known.get(name, 0.0) >= rate for name, rate in rates.items()) else None
+
+
 def _read() -> dict[str, dict[str, float]]:
+    target = file()
+    if target is None:
+        return {}
     try:
-        known = json.loads(file().read_text(encoding="utf-8"))
+        known = json.loads(target.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     if not isinstance(known, dict):
