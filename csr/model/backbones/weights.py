@@ -7,7 +7,7 @@ or classifier in the file is left and reported. The network is touched only here
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from csr.model.backbones.base import Backbone
 from csr.model.backbones.candidates import Candidate, State, with_prefixes_off
 from csr.model.backbones.hf_architecture import find_hf_architecture
 from csr.model.backbones.hf_weights import find_hf_weights, is_index, prepare_hf, read_shards
+from csr.model.backbones.known_names import other_names, with_known_names
 from csr.model.backbones.names import is_weights_file, split_name
 from csr.model.backbones.prepare_state import COUNTER, Prepared, prepare_timm, prepare_vit
 from csr.model.backbones.vit_architecture import (
@@ -58,7 +59,8 @@ class LoadReport:
         """For the user: what matched, what was left, what was changed."""
         lines = [f"Backbone weights: all {self.matched} tensors filled from {self.source}"]
         if self.ignored:
-            first = ", ".join(self.ignored[:_SHOWN]) + (", ..." if len(self.ignored) > _SHOWN else "")
+            more = f" and {len(self.ignored) - _SHOWN} more" if len(self.ignored) > _SHOWN else ""
+            first = ", ".join(self.ignored[:_SHOWN]) + more
             what = "tensor of the file is" if len(self.ignored) == 1 else "tensors of the file are"
             lines.append(f"  {len(self.ignored)} {what} not the encoder's: {first}")
         lines += [f"  interpolated to the image size: {note}" for note in self.resized]
@@ -159,11 +161,10 @@ def _choose(
     Raises:
         InputError: none fits, or several different ones do.
     """
-    num_tensors = len(backbone.net.state_dict())
     fitting: list[tuple[Candidate, Prepared]] = []
     nearest = (-1, "")
     for wrapper, state in groups.items():
-        for candidate in with_prefixes_off(wrapper, state, num_tensors=num_tensors):
+        for candidate in _candidates(backbone.net, wrapper, state):
             try:
                 prepared = prepare(backbone, candidate.state, source)
             except InputError as error:
@@ -183,9 +184,17 @@ def _choose(
         names = " and ".join(c.place for c in (first, *others))
         raise InputError(f"{source}: {names} both fit the backbone; save the one that is meant alone")
     notes = [f"{first.wrapper!r} is used; {c.wrapper!r} would fit as well" for c in others]
+    if first.renaming:
+        notes.insert(0, first.renaming)
     if first.prefix:
         notes.insert(0, f"all keys without {first.prefix!r}")
     return first, prepared, notes
+
+
+def _candidates(net: nn.Module, wrapper: str, state: State) -> Iterator[Candidate]:
+    own = net.state_dict()
+    for candidate in with_prefixes_off(wrapper, state, num_tensors=len(own)):
+        yield from with_known_names(candidate, own)
 
 
 def _heads_are_assumed(net: nn.Module, model_name: str, weights_file: str | Path | None) -> bool:
@@ -248,6 +257,9 @@ def _compare(net: nn.Module, state: State) -> tuple[int, str | None]:
     num_matching = len(set(weights) - {*missing, *wrong, *kinds})
     if not (missing or unused or wrong or kinds):
         return num_matching, None
+    other = other_names(own, state)
+    if other is not None:
+        return num_matching, f"does not fit the backbone: {other}"
     parts = [
         _named("not in the file", [key for key in missing if not key.endswith(COUNTER)]),
         _named("in the file but not in the model", unused),
