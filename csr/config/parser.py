@@ -7,7 +7,7 @@ import difflib
 import math
 import sys
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from csr.runtime import ranks
 from csr.runtime.errors import InputError
@@ -26,6 +26,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}{self._advice(message)} (`{self.prog} --help` lists the flags)")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse as argparse does, and complain of unknown flags at once.
+
+        The parser of a word such as `check` in `csr data check` would hand them to that of `csr data`, which
+        knows none of its flags.
+        """
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
 
     def _advice(self, message: str) -> str:
         """Return what may have been meant by the first unknown flag."""

@@ -14,7 +14,6 @@ def test_existing_results_stay_as_they_are(refused, tmp_path):
     (folder / "final_model.pth").write_bytes(b"precious")
     line = refused()
     assert str(folder) in line and "--overwrite" in line and "--exp_name" in line
-    assert "holds results already" in refused("--dry_run")
 
 
 def test_overwrite_replaces_nothing_before_everything_else_was_checked(refused, data, tmp_path):

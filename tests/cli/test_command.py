@@ -23,6 +23,10 @@ from csr.runtime.errors import InputError
         (["phantom"], r"^the following arguments are required: OUT \(`csr phantom --help`"),
         (["cache"], r"required: list\|prune \("),
         (["cache", "list", ".", "--days", "3"], "unrecognized arguments: --days 3"),
+        (
+            ["data", "check", "a.csv", "d", "--jsn"],
+            r"--jsn: did you mean --json\? \(`csr data check --help` lists",
+        ),
         (["bench"], r"required: peak \("),
     ],
 )

@@ -19,6 +19,7 @@ from csr.data.labels.names import IMAGE_SUFFIXES, id_problem, show, show_some
 from csr.data.labels.table import LabelTable
 from csr.runtime.errors import InputError
 
+_TRIED = f"(tried {' '.join(IMAGE_SUFFIXES)} and none)"
 _Listing = dict[str, list[str]]
 
 
@@ -27,7 +28,15 @@ class UnusableImage(InputError):
 
 
 class MissingImage(UnusableImage):
-    """An id without any file."""
+    """An id without any file.
+
+    Attributes:
+        named: the id, and what may have been meant.
+    """
+
+    def __init__(self, image_id: str, folder: Path, hint: str) -> None:
+        self.named = f"{show(image_id)}{hint}"
+        super().__init__(f"no file for image_id {show(image_id)} in {folder} {_TRIED}{hint}")
 
 
 def find_image(folder: str | os.PathLike[str], image_id: str, *, links_into: Sequence[str] = ()) -> Path:
@@ -68,25 +77,36 @@ def find_images(
     paths: list[Path] = []
     problems: list[str] = []
     outside: dict[int, OutsideLink] = {}
-    missing = 0
+    missing: dict[int, MissingImage] = {}
     for index, image_id in enumerate(table.image_ids):
         try:
             paths.append(finder.find(image_id))
         except OutsideLink as error:
             outside[table.row_numbers[index]] = error
+        except MissingImage as error:
+            missing[table.row_numbers[index]] = error
         except InputError as error:
-            missing += isinstance(error, MissingImage)
             problems.append(f"line {table.row_numbers[index]}: {error}")
-    _check_some(folder, table, missing, finder.near)
+    _check_some(folder, table, len(missing), finder.near)
+    listed = _listed(folder, missing)
     if outside:
-        raise _of_links(folder, table, outside, problems)
-    if problems:
+        raise _of_links(folder, table, outside, [*listed, *problems])
+    if missing or problems:
         problems += check(paths) if check else []
+        listed += [show_some(problems)] if problems else []
         raise InputError(
-            f"{table.path}: {len(problems)} image(s) cannot be used: {show_some(problems)}; "
+            f"{table.path}: {len(missing) + len(problems)} image(s) cannot be used: {'; '.join(listed)}; "
             "correct the ids or the image folder"
         )
     return paths
+
+
+def _listed(folder: str | os.PathLike[str], missing: dict[int, MissingImage]) -> list[str]:
+    """Return one line for all missing files, with the reason that they share once."""
+    if len(missing) < 2:
+        return [f"line {row}: {error}" for row, error in missing.items()]
+    named = [f"line {row}: {error.named}" for row, error in missing.items()]
+    return [f"{len(missing)} without a file in {os.fspath(folder)} {_TRIED}: {show_some(named)}"]
 
 
 def find_present(
@@ -169,10 +189,7 @@ class _Finder:
         if not names and suffix.lower() in IMAGE_SUFFIXES:
             names = listing.get(f"{stem}\n{suffix.lower()}", [])
         if not names:
-            raise MissingImage(
-                f"no file for image_id {show(image_id)} in {self.folder} "
-                f"(tried {' '.join(IMAGE_SUFFIXES)} and none){self.near.hint(image_id)}"
-            )
+            raise MissingImage(image_id, self.folder, self.near.hint(image_id))
         if len(names) > 1:
             raise InputError(
                 f"image_id {show(image_id)} is {len(names)} files in {self.folder}: "

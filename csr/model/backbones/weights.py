@@ -33,6 +33,10 @@ from csr.runtime.errors import InputError
 from csr.runtime.torch_file import not_finite, of_another_type
 
 _SEEN = ("hidden_size", "num_hidden_layers", "intermediate_size", "patch_size", "qkv_bias")  # by shapes
+_LOCAL_FILE = (  # a folder is no name of a timm model
+    "Give a local copy, --backbone_weights FILE (.safetensors, .pth), or start from random weights with "
+    "--no_pretrained"
+)
 _SHOWN = 4  # names of weights in an error
 
 
@@ -243,7 +247,8 @@ def _find_timm(net: nn.Module) -> Path:
             "give --backbone_weights FILE, or start from random weights with --no_pretrained"
         )
     name = config.get("hf_hub_filename")
-    return hub_download.fetch(repo_id, (name,) if name else hub_download.WEIGHT_NAMES)
+    names = (name,) if name else hub_download.WEIGHT_NAMES
+    return hub_download.fetch(repo_id, names, advice=_LOCAL_FILE)
 
 
 def _compare(net: nn.Module, state: State) -> tuple[int, str | None]:

@@ -188,14 +188,16 @@ class Planner:
         if run.overwrite and named is not None:
             raise InputError("--overwrite contradicts --resume PATH: give one of them alone")
         unfinished = content == "unfinished"
+        if run.dry_run:
+            if content != "nothing":
+                self.report(f"{self.folder.path}: holds results, which a dry run leaves as they are")
+            return Plan()
         if not run.overwrite and (content == "results" or (unfinished and run.resume == "never")):
             hint = " (--resume auto resumes it)" if unfinished else ""
             raise InputError(
                 f"{self.folder.path}: holds results already{hint}: give another --exp_name, "
                 "or --overwrite to replace them"
             )
-        if run.dry_run:
-            return Plan()
         self.folder.lock_if_there()
         if run.overwrite:
             return Plan()

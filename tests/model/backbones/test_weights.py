@@ -214,8 +214,9 @@ def test_offline_the_error_names_the_flags_that_take_local_files(tmp_path):
         load_backbone_weights(backbone, backbone_type="medmae", model_name="facebook/vit-mae-base")
     assert "\n" not in str(caught.value) and "facebook/vit-mae-base" in str(caught.value)
     resnet = build_backbone("resnet50", "resnet50", image_size=64)
-    with pytest.raises(InputError, match="timm/resnet50.*--backbone_weights FILE.*--no_pretrained"):
+    with pytest.raises(InputError, match="timm/resnet50.*--backbone_weights FILE.*--no_pretrained") as caught:
         load_backbone_weights(resnet, backbone_type="resnet50", model_name="resnet50")
+    assert "FOLDER" not in str(caught.value), "a folder is no name of a timm model"
     with pytest.raises(InputError, match="config.json"):
         fetch_architecture("medmae", "someone/unknown")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,19 @@ def test_an_unfinished_run_of_the_same_options_goes_on(unfinished):
     found = plan(unfinished)
     assert found.checkpoint == unfinished / "run" / "checkpoints" / "checkpoint-000001"
     assert (found.batch_size, found.accumulation) == (8, 1)
+
+
+@pytest.mark.parametrize("name", ["results.json", "final_model.pth"])
+def test_a_dry_run_is_planned_beside_results_and_says_that_they_stay(tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_bytes(b"precious")
+    with pytest.raises(InputError, match="holds results already"):
+        plan(tmp_path)
+    lines: list[str] = []
+    assert replace(planner(tmp_path, dry_run=True), report=lines.append).plan().checkpoint is None
+    (line,) = lines
+    assert str(tmp_path / "run") in line and "leaves as they are" in line
+    assert (tmp_path / "run" / name).read_bytes() == b"precious"
 
 
 def test_other_options_are_refused_and_all_listed(unfinished):
