@@ -53,7 +53,7 @@ def run_command(main: Main, argv: list[str] | None = None) -> int:
         return _report("interrupted", 130) if ranks.is_main() else 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
+        return _report("whatever read the output (as in `| head`) has closed it: stopped there", EXIT_FAILED)
     except Exception as error:
         return _failed(error)
 

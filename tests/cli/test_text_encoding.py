@@ -58,6 +58,21 @@ def test_an_error_about_a_name_is_one_line(module, tmp_path):
     assert done.stderr.count(b"\n") == 1 and rb"\u80ba.csv" in done.stderr
 
 
+def test_a_pipe_that_closes_is_a_word_on_the_other_stream():
+    code = (
+        "from csr.cli.exit_codes import exit_process, run_command\n"
+        "def main(argv):\n    while True:\n        print('line', flush=True)\n"
+        "exit_process(run_command(main))"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        line = process.stderr.read()
+        assert process.wait(timeout=60) == 1
+    assert line.count(b"\n") == 1 and b"has closed it" in line
+
+
 def test_a_command_prints_what_the_streams_cannot_hold(monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
     monkeypatch.setattr(sys, "stdout", out)
