@@ -253,6 +253,22 @@ def test_an_unreadable_image_is_named_with_its_line(data, tmp_path, capsys):
     assert "image3" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_links_are_followed_into_named_folders_and_give_the_same_numbers(data, results, tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in (data / "images").iterdir():
+        (folder / path.name).symlink_to(path)
+    asked = flags(data, tmp_path / "out", "--dir", str(folder))
+    assert run_command(csr.cli.evaluate.main, asked) == 2
+    line = capsys.readouterr().err
+    assert f"--links_into {data / 'images'}," in line and not (tmp_path / "out").exists()
+    assert main([*asked, "--links_into", str(data / "images")]) == 0
+    read = [
+        json.loads((out / "evaluation.json").read_text())["targets"] for out in (results, tmp_path / "out")
+    ]
+    assert read[0] == read[1]
+
+
 def test_overwrite_replaces_an_evaluation_and_nothing_else(data, tmp_path):
     (tmp_path / "notes.txt").write_text("own")
     (tmp_path / "report.html").write_text("old")

@@ -224,6 +224,21 @@ def test_wrong_ids_labels_boxes_and_folders_remain_errors(data, look, tmp_path, 
         look(**changed)
 
 
+def test_linked_images_are_never_bad_images(data, look, tmp_path):
+    """A linked sub-folder without leave is an error and no missing image; with leave nothing is left out."""
+    (data / "train").rename(tmp_path / "elsewhere")
+    (data / "train").mkdir()
+    for name in ("a", "b"):
+        (data / "train" / name).symlink_to(tmp_path / "elsewhere")
+    table = data / "labels_train.csv"
+    text = table.read_text().replace("\ntrain", "\na/train")
+    table.write_text(text)
+    with pytest.raises(InputError, match=r"images are behind links that lead out .*--links_into"):
+        look()
+    chosen, _ = look(links_into=(str(tmp_path / "elsewhere"),))
+    assert chosen.images == ()
+
+
 @pytest.mark.parametrize("kind", ["dangling link", "loop", "folder", "pipe"])
 def test_ids_that_lead_to_no_file_are_left_out(data, look, kind):
     path = data / "test" / "test005.png"

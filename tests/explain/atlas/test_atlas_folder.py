@@ -14,9 +14,11 @@ from tiny_model import TARGETS, K, M, tiny_model, write_run
 
 from csr.cli.atlas import main
 from csr.cli.explain import main as explain
+from csr.config.options import DataOptions, TrainConfig
 from csr.data.labels.table import read_label_table
 from csr.data.labels.validation_split import split_validation
 from csr.explain.neighbours import read_neighbours
+from csr.explain.source import Source, with_links
 from csr.runtime.errors import InputError
 
 
@@ -52,6 +54,28 @@ def test_every_link_leads_to_something_inside_the_folder(atlas):
     linked = {unquote(address) for page in pages.values() for address in page.addresses}
     pictures = {str(p.relative_to(atlas)) for p in atlas.rglob("*") if p.suffix in (".png", ".jpg")}
     assert pictures <= linked, "no picture without a page"
+
+
+def test_linked_images_need_the_flag_or_the_options_of_the_run(model_folder, data, tmp_path, atlas):
+    linked = tmp_path / "data"
+    (linked / "train").mkdir(parents=True)
+    (linked / "labels.csv").write_bytes((data / "labels.csv").read_bytes())
+    for entry in (data / "train").iterdir():  # the sub-folder too
+        (linked / "train" / entry.name).symlink_to(entry)
+    with pytest.raises(
+        InputError, match=f"12 of 12 images are behind links .*--links_into {data / 'train'},"
+    ):
+        main(flags(model_folder, linked, tmp_path / "out"))
+    assert main([*flags(model_folder, linked, tmp_path / "out"), "--links_into", str(data)]) == 0
+    names = [
+        concept["images"] for concept in json.loads((tmp_path / "out" / "atlas.json").read_text())["concepts"]
+    ]
+    assert names == [
+        concept["images"] for concept in json.loads((atlas / "atlas.json").read_text())["concepts"]
+    ]
+    source = Source(linked, tiny_model(), TrainConfig(data=DataOptions(links_into=("kept",))), True, 8, {})
+    assert with_links(source, None).config.data.links_into == ("kept",)
+    assert with_links(source, []).config.data.links_into == ()
 
 
 def test_crops_have_predictable_names_and_nearest_json_is_what_explain_reads(
