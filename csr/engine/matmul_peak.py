@@ -35,6 +35,16 @@ def file() -> Path | None:
         return None
 
 
+def notice() -> str | None:
+    """Return a line for a user whose peaks cannot be kept for want of a home, else None."""
+    if file() is not None:
+        return None
+    return (
+        "Notice: this user has no home folder: every run measures the speed of this device anew; set "
+        "CSR_CACHE_DIR to a folder that keeps it"
+    )
+
+
 def device_name(device: torch.device) -> str:
     """Return the GPU's name, or the CPU's with the threads that this process uses."""
     if device.type == "cuda":

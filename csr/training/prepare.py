@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from csr.config.options import TrainConfig
-from csr.engine import config_check, process_group
+from csr.engine import config_check, matmul_peak, process_group
 from csr.engine.device import computes_bf16, device_kind, local_device
 from csr.engine.ds_config import load_ds_config
 from csr.engine.precision import Precision, check_request, choose_precision
@@ -175,6 +175,8 @@ def open_stores(
         report(f"Notice: {line}")
     folder = inputs.image_cache(config)
     if folder is not None and (notice := distributed.on_main(lambda: cache_usage.notice(folder))):
+        report(notice)
+    if (notice := matmul_peak.notice()) is not None:
         report(notice)
     with distributed.errors_agreed():
         splits = build.build_data(config, labels.tables, train_store, model, normalisation)
