@@ -21,7 +21,7 @@ from csr.data.images.find import find_images
 from csr.data.images.links import LINKS_OUT
 from csr.data.labels import table as label_table
 from csr.data.labels.boxes import BoxTable, read_boxes
-from csr.data.labels.names import show
+from csr.data.labels.names import show, show_some
 from csr.data.labels.notices import constant_targets, table_notices
 from csr.data.labels.positive import is_positive
 from csr.data.labels.table import LabelTable
@@ -87,7 +87,7 @@ def read_labels(
     if data.drop_rare:
         train, dropped = label_table.drop_rare(train, data.drop_rare)
         if dropped:
-            report(f"Dropped concepts with fewer than {data.drop_rare} positive images: {', '.join(dropped)}")
+            report(f"Dropped concepts with fewer than {data.drop_rare} positives: {show_some(list(dropped))}")
     label_table.check_positives(train)
     test = label_table.read_label_table(
         data.test_csv,
@@ -135,7 +135,7 @@ def build_tables(
     counts_T = label_table.count_positives(train.target_NT)
     unseen = [name for name, count in zip(train.target_names, counts_T, strict=True) if not count]
     if unseen:
-        report(f"Notice: no positive training image for {', '.join(unseen)}: such targets cannot be learned")
+        report(f"Notice: no positive training image for {show_some(unseen)}: such targets cannot be learned")
     for name in constant_targets(train):
         report(f"Notice: every annotated training image has {show(name)}: nothing to learn")
     for line in table_notices(train, all_negatives=config.method.all_negatives):

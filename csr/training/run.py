@@ -26,6 +26,7 @@ from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
 from csr.training.checkpoints.file_names import CONFIG, RESULTS
 from csr.training.final_test import FinalTest
 from csr.training.logs.board_images import cam_figure, similarity_figure
+from csr.training.logs.epoch_report import by_label
 from csr.training.logs.run_config import run_config
 from csr.training.prepared import Prepared
 from csr.training.trainer import Trainer
@@ -137,9 +138,9 @@ class Run:
         weights = stage.label_weights()
         if weights is None or stage.label is None:
             return
-        named = zip(self.splits.names[stage.label], weights.tolist(), strict=True)
-        step = self.trainer.state.global_step
-        self.monitor.gathered({f"{stage.name}_pos_weight/{label}": w for label, w in named}, step=step)
+        named = dict(zip(self.splits.names[stage.label], weights.tolist(), strict=True))
+        values = by_label(f"{stage.name}_pos_weight", named)
+        self.monitor.gathered(values, step=self.trainer.state.global_step)
 
     def _train_stage(self, stage: Stage) -> Weights:
         weights = self.trainer.train_stage(stage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from csr.engine.engine import Engine
@@ -25,6 +26,13 @@ def step_values(engine: Engine, stage: Stage, output: StageOutput) -> dict[str, 
         f"{name}/skipped_steps": engine.skipped_steps,
         f"{name}/memory_mib": memory_mib(),
     }
+
+
+def by_label(tag: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Return TensorBoard's values of each label below a tag; none of more than `MOST_SCALARS` labels."""
+    if len(values) > MOST_SCALARS:
+        return {}
+    return {f"{tag}/{label}": value for label, value in values.items()}
 
 
 def report_epoch(
@@ -54,9 +62,8 @@ def report_epoch(
     line = f"Train loss: {record['train_loss']:.4f}"
     if metrics is not None:
         values |= {f"{name}_epoch/{k}": v for k, v in metrics.summary().items()}
-        if len(metrics.auc_by_label) <= MOST_SCALARS:
-            values |= {f"{name}_auc/{label}": v for label, v in metrics.auc_by_label.items()}
-        elif epoch == 1:
+        values |= by_label(f"{name}_auc", metrics.auc_by_label)
+        if len(metrics.auc_by_label) > MOST_SCALARS and epoch == 1:
             monitor.say(
                 f"{len(metrics.auc_by_label)} labels: the AUC of each is in metrics.jsonl, TensorBoard has "
                 "the mean"

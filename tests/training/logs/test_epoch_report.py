@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from csr.evaluation.metrics import multilabel_metrics
-from csr.training.logs.epoch_report import MOST_SCALARS, report_epoch
+from csr.training.logs.epoch_report import MOST_SCALARS, by_label, report_epoch
 
 
 class Monitor:
@@ -43,3 +43,13 @@ def test_labels_have_curves_up_to_a_number_and_are_all_in_the_record(labels, cur
     assert monitor.values["concept_epoch/auc"] == metrics.auc
     assert list(monitor.records[0]["auc_by_label"]) == names
     assert sum("metrics.jsonl" in line for line in monitor.lines) == (curves == 0)
+
+
+def test_values_of_each_label_are_named_below_their_tag_up_to_a_number():
+    assert by_label("concept_pos_weight", {"a": 1.0, "b/c": 2.0}) == {
+        "concept_pos_weight/a": 1.0,
+        "concept_pos_weight/b/c": 2.0,
+    }
+    many = {f"c{i}": float(i) for i in range(MOST_SCALARS)}
+    assert len(by_label("x", many)) == MOST_SCALARS
+    assert by_label("x", {**many, "one more": 0.0}) == {}
