@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from csr.config.parser import Number, Parser, Whole
 from csr.cli.shared_flags import add_links_flag
+from csr.config.parser import Number, Parser, Whole
 from csr.data.importers import isic2017, tbx11k, vindr
 from csr.data.importers.chest import chexpert, mimic, nih, padchest
 from csr.data.importers.chest.label_choice import BLANK, UNCERTAIN
