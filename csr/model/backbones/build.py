@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from csr.model.backbones.base import Backbone
-from csr.model.backbones.hf_backbone import build_hf
+from csr.model.backbones.hf.backbone import build_hf
 from csr.model.backbones.names import split_name
 from csr.model.backbones.timm_backbone import build_timm
 from csr.model.backbones.vit_backbone import build_vit

@@ -17,8 +17,8 @@ from torch import nn
 from csr.model import hub_download
 from csr.model.backbones.base import Backbone
 from csr.model.backbones.candidates import Candidate, State, with_prefixes_off
-from csr.model.backbones.hf_architecture import find_hf_architecture
-from csr.model.backbones.hf_weights import find_hf_weights, is_index, prepare_hf, read_shards
+from csr.model.backbones.hf.architecture import find_hf_architecture
+from csr.model.backbones.hf.weights import find_hf_weights, is_index, prepare_hf, read_shards
 from csr.model.backbones.known_names import other_names, with_known_names
 from csr.model.backbones.names import is_weights_file, split_name
 from csr.model.backbones.prepare_state import COUNTER, Prepared, prepare_timm, prepare_vit

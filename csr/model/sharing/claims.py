@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from csr.model.backbones.build import BACKBONE_TYPES
-from csr.model.backbones.hf_architecture import hf_architecture_problem
-from csr.model.backbones.hf_backbone import num_values
+from csr.model.backbones.hf.architecture import hf_architecture_problem
+from csr.model.backbones.hf.backbone import num_values
 from csr.model.backbones.vit_architecture import (
     ARCHITECTURE_KEYS,
     architecture_of_tensors,

@@ -23,8 +23,8 @@ from transformers.models.siglip2.image_processing_siglip2 import Siglip2ImagePro
 
 from csr.model import CSR
 from csr.model.backbones.build import build_backbone
-from csr.model.backbones.hf_architecture import ENCODERS, hf_architecture_problem
-from csr.model.backbones.hf_backbone import patches_of
+from csr.model.backbones.hf.architecture import ENCODERS, hf_architecture_problem
+from csr.model.backbones.hf.backbone import patches_of
 from csr.model.backbones.weights import fetch_architecture, load_backbone_weights
 from csr.runtime.errors import InputError
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from csr.model.backbones.base import Backbone
-from csr.model.backbones.hf_architecture import MODEL_TYPE, find_hf_architecture, hf_config
+from csr.model.backbones.hf.architecture import MODEL_TYPE, find_hf_architecture, hf_config
 from csr.runtime.errors import InputError
 
 

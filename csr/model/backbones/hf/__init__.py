@@ -1,0 +1,1 @@
+"""`hf`: image encoders of transformers, their architecture and their weights."""
