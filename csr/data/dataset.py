@@ -73,13 +73,7 @@ class LabelledImages(Dataset[Batch]):
         """
         index_B = self.indices[np.asarray(positions_B, dtype=np.int64)]
         valid = np.ones(len(index_B), dtype=bool) if valid_B is None else np.asarray(valid_B, bool)
-        batch: Batch = {
-            "image": self.store.batch(index_B),
-            "concept": _masked(self.table.concept_NK, index_B, valid),
-            "target": _masked(self.table.target_NT, index_B, valid),
-            "index": torch.from_numpy(index_B),
-            "valid": torch.from_numpy(valid.copy()),
-        }
+        batch: Batch = {"image": self.store.batch(index_B), **self._labels(index_B, valid)}
         if self.boxes is not None:
             row_R, class_R, box_R4 = self.boxes.for_batch(index_B)
             keep_R = valid[row_R]
@@ -87,6 +81,19 @@ class LabelledImages(Dataset[Batch]):
             batch["box_class"] = torch.from_numpy(class_R[keep_R])
             batch["box_row"] = torch.from_numpy(row_R[keep_R])
         return batch
+
+    def load_labels(self, positions_B: np.ndarray) -> Batch:
+        """Return `concept`, `target`, `index` and `valid` of a batch of `load`, without its images."""
+        index_B = self.indices[np.asarray(positions_B, dtype=np.int64)]
+        return self._labels(index_B, np.ones(len(index_B), dtype=bool))
+
+    def _labels(self, index_B: np.ndarray, valid_B: np.ndarray) -> Batch:
+        return {
+            "concept": _masked(self.table.concept_NK, index_B, valid_B),
+            "target": _masked(self.table.target_NT, index_B, valid_B),
+            "index": torch.from_numpy(index_B),
+            "valid": torch.from_numpy(valid_B.copy()),
+        }
 
 
 def _masked(label_NL: np.ndarray, index_B: np.ndarray, valid_B: np.ndarray) -> torch.Tensor:

@@ -118,7 +118,10 @@ class CSR(Shareable):
         self.task_head = TaskHead(num_concepts, num_prototypes_per_concept, num_classes)
 
     def forward(self, images_B3HW: torch.Tensor) -> CSROutput:
-        feat_BCHW = self.features(images_B3HW)
+        return self.from_features(self.features(images_B3HW))
+
+    def from_features(self, feat_BCHW: torch.Tensor) -> CSROutput:
+        """Return what `forward` says about the images of these feature maps."""
         cam_BKHW = self.cams(feat_BCHW)
         sim_BKMHW = self.similarity_maps(feat_BCHW)
         score_BKM = sim_BKMHW.amax(dim=(3, 4))

@@ -77,11 +77,16 @@ class Stage(nn.Module):
         """Return positive or class weights (L,) of the labels that validate this stage, to be logged."""
         return None
 
+    def maps(self, batch: Batch) -> torch.Tensor:
+        """Return feat_BCHW of a batch: the one that it brings, or the backbone's of its images."""
+        return batch["feat"] if "feat" in batch else self.model.features(batch["image"])
+
     def inputs(self, batch: Batch) -> Rows:
         """Return the frozen layers' output for images.
 
         Args:
-            batch: `image` (B,3,S,S) float32; `concept` (B,K) where the rows depend on it.
+            batch: `image` (B,3,S,S) float32, or its map `feat` (B,C,H,W); `concept` (B,K) where the rows
+                depend on it.
 
         Returns:
             Named float32 rows (R, ...), and `row` (R,) int64, the image of each row in 0..B-1; {} for a stage

@@ -103,7 +103,7 @@ class ConceptStage(Stage):
     def inputs(self, batch: Batch) -> Rows:
         if not self.frozen_inputs:
             return {}
-        feat_BCHW = self.model.features(batch["image"])
+        feat_BCHW = self.maps(batch)
         rows = {"feat": feat_BCHW.float(), "row": torch.arange(len(feat_BCHW), device=feat_BCHW.device)}
         return {**rows, "box_mask": batch["box_mask"].byte()} if "box_mask" in batch else rows
 
@@ -113,12 +113,8 @@ class ConceptStage(Stage):
         backbone = self.model.backbone
         return len(concept_NK) * backbone.channels * math.prod(backbone.map_size)
 
-    def _cams(self, batch: Batch) -> torch.Tensor:
-        feat = batch["feat"] if "feat" in batch else self.model.features(batch["image"])
-        return self.model.cams(feat)
-
     def forward(self, batch: Batch) -> StageOutput:
-        cam_BKHW = self._cams(batch)
+        cam_BKHW = self.model.cams(self.maps(batch))
         logit_BK = self.model.concept_logits(cam_BKHW)
         concept_BK = batch["concept"][batch["row"]] if "feat" in batch else batch["concept"]
         loss = concept_bce(logit_BK, concept_BK, self.pos_weight_K) * batch["scale"]["concept"]
@@ -138,7 +134,7 @@ class ConceptStage(Stage):
         return counted
 
     def predict(self, batch: Batch) -> torch.Tensor:
-        return self.model.concept_logits(self._cams(batch))
+        return self.model.concept_logits(self.model.cams(self.maps(batch)))
 
     def evaluation_loss(self, logit_NL: torch.Tensor, label_NL: torch.Tensor) -> float:
         counted = max(1, int((~label_NL.isnan()).sum()))

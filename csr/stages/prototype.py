@@ -67,7 +67,7 @@ class PrototypeStage(Stage):
         ]
 
     def inputs(self, batch: Batch) -> Rows:
-        feat_BCHW = self.model.features(batch["image"])
+        feat_BCHW = self.maps(batch)
         local_BKC = self.model.local_vectors(feat_BCHW, self.model.cams(feat_BCHW))
         row_R, concept_R = torch.nonzero(is_positive(batch["concept"]), as_tuple=True)
         return {"local": local_BKC[row_R, concept_R].float(), "concept_row": concept_R, "row": row_R}

@@ -82,7 +82,7 @@ class TaskStage(Stage):
         return self.pos_weight_T
 
     def inputs(self, batch: Batch) -> Rows:
-        feat_BCHW = self.model.features(batch["image"])
+        feat_BCHW = self.maps(batch)
         score_BKM = self.model.similarity_scores(feat_BCHW)
         row_B = torch.arange(len(score_BKM), device=score_BKM.device)
         return {"score": score_BKM.flatten(1).float(), "row": row_B}

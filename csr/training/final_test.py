@@ -43,7 +43,8 @@ class FinalTest:
 
     def reference(self) -> dict[str, Any]:
         """Return thresholds (validation images) and median scores (training images) as JSON. Collective."""
-        train, val = self._predict(self.splits.train, "Train"), self._predict(self.splits.val, "Val")
+        train = self._predict(self.splits.train, "Train", keeps=True)
+        val = self._predict(self.splits.val, "Val", keeps=True)
         val_labels, names = labels_of(self.splits.val), self.splits.names
         reference = measure_reference(
             score_NKM=train["score"],
@@ -66,15 +67,19 @@ class FinalTest:
         record = results_record(concepts, targets, num_images=len(images))
         return record, list(table_lines(concepts, targets))
 
-    def _predict(self, dataset: LabelledImages, title: str) -> dict[str, torch.Tensor]:
+    def _predict(
+        self, dataset: LabelledImages, title: str, *, keeps: bool = False
+    ) -> dict[str, torch.Tensor]:
         """Return `logit` (N,T), `concept_logit` (N,K) and `score` (N,K,M) of a data set. Collective."""
         device = local_device()
         model = self.model.to(device).eval()
 
         def predict(batch: Batch) -> dict[str, torch.Tensor]:
-            output = model(batch["image"])
+            output = model.from_features(batch["feat"])
             score_BKM = output.similarity_scores
             return {"logit": output.logits, "concept_logit": output.concept_logits, "score": score_BKM}
 
         with inference_precision(self.precision, device):
-            return inference.predict_rows(predict, self.validator.batches(dataset, title))
+            return inference.predict_rows(
+                predict, self.validator.map_batches(model, dataset, title, keeps=keeps)
+            )

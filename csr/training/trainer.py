@@ -104,6 +104,8 @@ class Trainer:
         saved, self._saved = self._saved, None
         state, num_epochs = self.state, self.options.epochs[stage.name]
         stage.to(self.device)
+        if not stage.frozen_inputs:
+            self.validator.maps.clear()
         PROGRESS.at(stage.name, state.epoch if saved else 1, state.windows if saved else 0)
         if saved is None:
             state.begin_stage(stage.name)

@@ -18,6 +18,7 @@ from csr.engine.device import inference_precision
 from csr.engine.engine import Engine
 from csr.evaluation import inference
 from csr.evaluation.metrics import multilabel_metrics
+from csr.model import CSR
 from csr.runtime.monitor import Monitor
 from csr.runtime.progress import PROGRESS
 from csr.runtime.signals import StopRequest
@@ -25,7 +26,9 @@ from csr.runtime.sizes import mib_text
 from csr.stages.base import Stage
 from csr.training.data import Splits, labels_of
 from csr.training.features.cache import FeatureOptions, frozen_features
+from csr.training.features.maps import KeptMaps, map_batches
 from csr.training.features.table import FeatureTable, FeatureViews
+from csr.training.features.views import PlainView
 
 _CACHED_BYTES = 2**26
 
@@ -56,6 +59,7 @@ class Validator:
     ) -> None:
         self.data, self.batch_size, self.precision, self.device = data, batch_size, precision, device
         self.monitor, self.stop, self.caching = monitor, stop, caching
+        self.maps = KeptMaps(limit=0 if caching.mode == "off" else None)
 
     def features(self, stage: Stage) -> tuple[FeatureViews, FeatureViews | None]:
         """Return what frozen layers compute on training and, if validated, validation images. Collective."""
@@ -74,6 +78,7 @@ class Validator:
                 train_transform=self.data.train_transform if split == "train" else None,
                 device=self.device,
                 show=lambda batches, total: self.shown(batches, total, title),
+                maps=self.maps,
             )
         stage.train()
         source = views.source
@@ -112,6 +117,23 @@ class Validator:
             dataset, transform=self.data.eval_transform, batch_size=self.batch_size, device=self.device
         )
         return self.shown(batches, inference.num_batches(len(dataset), self.batch_size), title)
+
+    def map_batches(
+        self, model: CSR, dataset: LabelledImages, title: str, *, keeps: bool = True
+    ) -> Iterator[Batch]:
+        """Yield this rank's share of a data set with its feature maps, those of an earlier pass if kept.
+
+        Args:
+            model: whose backbone computes the others.
+            dataset: the images.
+            title: of the progress bar.
+            keeps: whether earlier maps are used, and new ones kept.
+        """
+        chunks = list(inference.eval_chunks(len(dataset), self.batch_size))
+        view = PlainView(self.data.eval_transform)
+        kept = self.maps if keeps else None
+        batches = map_batches(model, dataset, chunks, view, device=self.device, kept=kept)
+        return self.shown(batches, len(chunks), title)
 
     def cached_batches(self, table: FeatureTable) -> Iterator[Batch]:
         """Yield this rank's share of a table's rows, on the device, in batches of some 64 MiB."""

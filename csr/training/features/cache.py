@@ -16,19 +16,19 @@ import torch
 
 from csr.data.batch import Batch
 from csr.data.dataset import LabelledImages
-from csr.data.transforms import EvalTransform, TrainTransform, box_masks
+from csr.data.transforms import EvalTransform, TrainTransform
 from csr.engine.memory import free_gpu_bytes, free_host_bytes
-from csr.evaluation.inference import eval_chunks, stored_batches
+from csr.evaluation.inference import eval_chunks
 from csr.runtime import distributed
 from csr.stages.base import Stage
 from csr.training.features.arrays import Arrays
 from csr.training.features.key import feature_key
+from csr.training.features.maps import MEMORY_SHARE, KeptMaps, map_batches
 from csr.training.features.shared_build import build_on_disk
 from csr.training.features.store import DTYPES, FeatureStore, encode
 from csr.training.features.table import FeatureTable, FeatureViews, compute_features
 from csr.training.features.views import AugmentedView, PlainView, View
 
-MEMORY_SHARE = 0.25  # of the free memory of host or GPU: more than that does not fit
 BATCHES_PER_SEGMENT = 32
 Show = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
@@ -65,6 +65,7 @@ def frozen_features(
     train_transform: TrainTransform | None = None,
     device: torch.device,
     show: Show,
+    maps: KeptMaps | None = None,
 ) -> FeatureViews:
     """Return what a stage's frozen layers compute on all N images, on every rank. Collective.
 
@@ -78,6 +79,7 @@ def frozen_features(
         train_transform: of augmented views, for training images; None gives the plain images.
         device: where the frozen layers run.
         show: `show(batches, number of them)` puts a progress bar around batches.
+        maps: of the same backbone, from earlier passes and for later ones.
 
     Returns:
         One table of rows (R, ...) for each view, on `device` where they take little of its memory.
@@ -95,7 +97,9 @@ def frozen_features(
     num_bytes = len(views) * stage.input_floats(labels_NK) * DTYPES[options.dtype].itemsize
     mode = choose_mode(options, num_bytes=num_bytes)
     build = _from_disk if mode == "disk" else _in_memory
-    built = [build(stage, dataset, view, options=options, device=device, show=show) for view in views]
+    built = [
+        build(stage, dataset, view, options=options, device=device, show=show, maps=maps) for view in views
+    ]
     tables = [table for table, _ in built]
     source = " and ".join(sorted({source for _, source in built}))
     if device.type == "cuda" and sum(t.nbytes for t in tables) < MEMORY_SHARE * free_gpu_bytes(device):
@@ -124,9 +128,11 @@ def _in_memory(
     options: FeatureOptions,
     device: torch.device,
     show: Show,
+    maps: KeptMaps | None,
 ) -> tuple[FeatureTable, str]:
     chunks = list(eval_chunks(len(dataset), options.batch_size))
-    batches = show(_viewed(stage, dataset, chunks, view, device), len(chunks))
+    computed = map_batches(stage.model, dataset, chunks, view, device=device, kept=maps)
+    batches = show(computed, len(chunks))
     table = compute_features(stage.inputs, batches, num_images=len(dataset))
     if options.dtype != "fp32":
         rows = {n: torch.from_numpy(encode(table.all(n).numpy(), options.dtype)) for n in table.names()}
@@ -142,6 +148,7 @@ def _from_disk(
     options: FeatureOptions,
     device: torch.device,
     show: Show,
+    maps: KeptMaps | None,
 ) -> tuple[FeatureTable, str]:
     images = distributed.all_gather_object(dataset.store.identity)
     key = distributed.on_main(
@@ -155,7 +162,8 @@ def _from_disk(
 
     def compute(segments: list[range]) -> Iterator[tuple[range, Arrays]]:
         chunks = [c for segment in segments for c in _chunks(segment, options.batch_size)]
-        batches = iter(show(_viewed(stage, dataset, chunks, view, device), len(chunks)))
+        computed = map_batches(stage.model, dataset, chunks, view, device=device, kept=maps)
+        batches = iter(show(computed, len(chunks)))
         for segment in segments:
             yield segment, rows_of_segment(stage, batches, segment)
         next(batches, None)  # ends the bar and the loader
@@ -228,26 +236,6 @@ def rows_of_segment(stage: Stage, batches: Iterator[Batch], segment: range) -> A
             kept.setdefault(name, []).append(value)
         done += len(batch["position"])
     return {name: np.concatenate(values) for name, values in kept.items()}
-
-
-def _viewed(
-    stage: Stage, dataset: LabelledImages, chunks: Iterable[np.ndarray], view: View, device: torch.device
-) -> Iterator[Batch]:
-    for batch in stored_batches(dataset, chunks, device=device):
-        image, theta_B23 = view(batch)
-        viewed: Batch = {**batch, "image": image}
-        if "box" in batch:
-            height, width = stage.model.backbone.map_size
-            viewed["box_mask"] = box_masks(
-                batch["box"],
-                class_R=batch["box_class"],
-                row_R=batch["box_row"],
-                theta_B23=theta_B23,
-                num_concepts=batch["concept"].shape[1],
-                height=height,
-                width=width,
-            )
-        yield viewed
 
 
 def _chunks(segment: range, batch_size: int) -> list[np.ndarray]:
