@@ -96,6 +96,8 @@ def write_files(
 
 
 def _print_summary(explanation: Explanation, out: Path, maximum: int) -> None:
+    from csr.model.contributions import NO_MEDIANS
+
     card = explanation.card
     for t in explanation.probability_T.argsort(descending=True).tolist():
         mark = "*" if bool(explanation.present_T[t]) else " "
@@ -105,6 +107,8 @@ def _print_summary(explanation: Explanation, out: Path, maximum: int) -> None:
         for k in explanation.shown(maximum)
     ]
     print(f"Concepts shown: {', '.join(shown)}")
+    if not explanation.is_centred:
+        print(NO_MEDIANS)
     print(f"{out}: {JSON}, {PICTURE}, {PAGE}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import io
 import json
 import sys
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     from csr.data.images.collect import gather_images
     from csr.engine.device import pick_device
     from csr.evaluation.predict import predict_files
+    from csr.model.contributions import NO_MEDIANS
     from csr.model.sharing.loading import load_model
 
     check_output_file(options.out, overwrite=options.overwrite, suffixes=SUFFIXES)
@@ -45,11 +47,14 @@ def main(argv: list[str] | None = None) -> int:
         paths,
         batch_size=options.batch_size,
         workers=options.workers,
+        with_contributions=options.contributions,
         report=unreadable.append,
         remark=_notice,
     )
     assert model.card is not None
-    write_rows(options.out, rows, card=model.card)
+    if options.contributions and model.card.reference.absent_KM is None:
+        _notice(NO_MEDIANS)
+    write_rows(options.out, rows, card=model.card, with_contributions=options.contributions)
     print(f"{len(paths) - len(unreadable)} images predicted: {options.out}")
     if unreadable:
         print(f"{len(unreadable)} could not be read:")
@@ -66,16 +71,19 @@ def _printable(line: str) -> str:
     return " ".join(line.split()).encode("utf-8", "backslashreplace").decode()
 
 
-def write_rows(path: Path, rows: Iterable[Row], *, card: Card) -> None:
+def write_rows(path: Path, rows: Iterable[Row], *, card: Card, with_contributions: bool = False) -> None:
     """Write JSON lines or CSV, by the suffix, as the rows come; the file appears when all are written.
 
     A CSV has the columns image, error, present (joined with ';'), gap, needs_doctor, then
-    `diagnosis NAME` and `concept NAME` with probabilities.
+    `diagnosis NAME` and `concept NAME` with probabilities; of rows with contributions also, for each
+    diagnosis, `logit NAME`, `base NAME` and `contribution CONCEPT to NAME`.
 
     Raises:
         InputError: the file cannot be written.
     """
-    write = _write_csv if path.suffix.lower() == ".csv" else _write_json_lines
+    write = _write_json_lines
+    if path.suffix.lower() == ".csv":
+        write = functools.partial(_write_csv, with_contributions=with_contributions)
     try:
         write_atomic(path, lambda file: write(file, rows, card))
     except OSError as error:
@@ -87,17 +95,24 @@ def _write_json_lines(file: IO[bytes], rows: Iterable[Row], card: Card) -> None:
         file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
 
 
-def _write_csv(file: IO[bytes], rows: Iterable[Row], card: Card) -> None:
+def _write_csv(file: IO[bytes], rows: Iterable[Row], card: Card, *, with_contributions: bool) -> None:
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
     table = csv.writer(text)
     names = [f"diagnosis {n}" for n in card.target_names] + [f"concept {n}" for n in card.concept_names]
+    if with_contributions:
+        for name in card.target_names:
+            added = [f"contribution {n} to {name}" for n in card.concept_names]
+            names += [f"logit {name}", f"base {name}", *added]
     table.writerow(["image", "error", "present", "gap", "needs_doctor", *names])
     for row in rows:
         if "error" in row:
             table.writerow([row["image"], row["error"], *[""] * (3 + len(names))])
             continue
         decisions = [";".join(row["present"]), row["gap"], int(row["needs_doctor"])]
-        table.writerow([row["image"], "", *decisions, *row["diagnoses"].values(), *row["concepts"].values()])
+        values = [*row["diagnoses"].values(), *row["concepts"].values()]
+        for one in row["contributions"].values() if with_contributions else ():
+            values += [one["logit"], one["base"], *one["concepts"].values()]
+        table.writerow([row["image"], "", *decisions, *values])
     text.flush()
     text.detach()  # the file stays open: it is synced and renamed by who opened it
 
@@ -117,6 +132,9 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", help="name of a .pth, where MODEL is a run; None: best of stage 3")
     parser.add_argument(
         "--batch_size", type=Whole(1, 4096), default=16, help="images that the network sees at once"
+    )
+    parser.add_argument(
+        "--contributions", action="store_true", help="add what each concept contributes to each logit"
     )
     parser.add_argument("--workers", type=Whole(1, 4096), default=4, help="threads that decode images")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from csr.data.images.resize import resize_files
-from csr.model import CSR
+from csr.model import CSR, CSROutput
+from csr.model.contributions import model_contributions
 from csr.model.edit_safety import DOCTOR_GAP, top_two_gap
+from csr.model.sharing.card import Card
 from csr.runtime.errors import InputError
 
 Row = dict[str, Any]
@@ -28,6 +30,7 @@ def predict_files(
     *,
     batch_size: int = 16,
     workers: int = 4,
+    with_contributions: bool = False,
     report: Callable[[str], object] = lambda line: None,
     remark: Callable[[str], object] = lambda line: None,
 ) -> Iterator[Row]:
@@ -38,13 +41,16 @@ def predict_files(
         paths: image files.
         batch_size: images that the network sees at once.
         workers: threads that decode.
+        with_contributions: whether rows say what each concept adds to each diagnosis.
         report: called with one line for each file that cannot be read.
         remark: called with one line for each file whose window does not fit (DICOM).
 
     Yields:
         `image`, then either `error`, or `diagnoses` and `concepts` (name -> probability), `present` (names of
         the diagnoses that are called, see `Card.called`), `gap` of the two most likely ones, and
-        `needs_doctor`, whether it is under 0.3.
+        `needs_doctor`, whether it is under 0.3; on demand `contributions`, diagnosis -> `base` (the logit of
+        an image without findings), `logit`, and `concepts` (name -> contribution): base and contributions sum
+        to the logit.
     """
     assert model.card is not None
     size = model.card.preprocessing.stored_size
@@ -60,25 +66,28 @@ def predict_files(
         waiting.append((path, torch.from_numpy(result.pixels_CSS).expand(3, -1, -1)))
         num_readable += 1
         if num_readable == batch_size:
-            yield from _rows(model, waiting)
+            yield from _rows(model, waiting, with_contributions)
             waiting, num_readable = [], 0
-    yield from _rows(model, waiting)
+    yield from _rows(model, waiting, with_contributions)
 
 
-def _rows(model: CSR, waiting: list[Readable | Unreadable]) -> Iterator[Row]:
+def _rows(model: CSR, waiting: list[Readable | Unreadable], with_contributions: bool) -> Iterator[Row]:
     """Yield the rows of one batch, unreadable files in their place."""
     stored = [pixels for _, pixels in waiting if not isinstance(pixels, str)]
-    diagnosed = iter(diagnose(model, torch.stack(stored)) if stored else [])
+    diagnosed = iter(
+        diagnose(model, torch.stack(stored), with_contributions=with_contributions) if stored else []
+    )
     for path, pixels in waiting:
         yield {"image": str(path), **({"error": pixels} if isinstance(pixels, str) else next(diagnosed))}
 
 
-def diagnose(model: CSR, image_BCSS: torch.Tensor) -> list[Row]:
+def diagnose(model: CSR, image_BCSS: torch.Tensor, *, with_contributions: bool = False) -> list[Row]:
     """Return the diagnoses and concepts of resized images.
 
     Args:
         model: in eval mode, with a card.
         image_BCSS: uint8, 1 or 3 channels, at the card's stored size; on any device.
+        with_contributions: see `predict_files`.
 
     Returns:
         A row for each image, see `predict_files`, without `image`.
@@ -89,6 +98,7 @@ def diagnose(model: CSR, image_BCSS: torch.Tensor) -> list[Row]:
     output = model(card.preprocessing.transform()(image_BCSS.to(device)))
     target_BT = card.probability(output.logits).cpu()
     concept_BK = output.concept_logits.sigmoid().cpu()
+    added = _contributions(model, card, output) if with_contributions else [{}] * len(target_BT)
     return [
         {
             "diagnoses": dict(zip(card.target_names, target_T.tolist(), strict=True)),
@@ -96,8 +106,26 @@ def diagnose(model: CSR, image_BCSS: torch.Tensor) -> list[Row]:
             "present": [name for name, called in zip(card.target_names, called_T, strict=True) if called],
             "gap": float(gap),
             "needs_doctor": bool(gap < DOCTOR_GAP),
+            **more,
         }
-        for target_T, concept_K, called_T, gap in zip(
-            target_BT, concept_BK, card.called(target_BT).tolist(), top_two_gap(target_BT), strict=True
+        for target_T, concept_K, called_T, gap, more in zip(
+            target_BT, concept_BK, card.called(target_BT).tolist(), top_two_gap(target_BT), added, strict=True
         )
+    ]
+
+
+def _contributions(model: CSR, card: Card, output: CSROutput) -> list[Row]:
+    parts = model_contributions(model, output.similarity_scores)
+    return [
+        {
+            "contributions": {
+                name: {
+                    "base": float(parts.base_T[t]),
+                    "logit": float(logit_T[t]),
+                    "concepts": dict(zip(card.concept_names, share_TK[t].tolist(), strict=True)),
+                }
+                for t, name in enumerate(card.target_names)
+            }
+        }
+        for logit_T, share_TK in zip(output.logits.cpu(), parts.share_BTKM.sum(3), strict=True)
     ]

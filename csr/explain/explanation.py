@@ -1,7 +1,6 @@
-"""The ground of a diagnosis: similarities, and the share of each in each logit (paper, Eq. 1 and Sec. 3.3).
+"""The ground of a diagnosis: similarities, and what each adds to each logit (paper, Eq. 1 and Sec. 3.3).
 
-The head is one linear layer, so a diagnosis's logit is its bias plus the sum of weight x score over all
-prototypes: the shares given here are these products and nothing else.
+Contributions are counted from an image without findings (`csr.model.contributions`).
 
 Letters: K concepts, M prototypes per concept, T targets, H W feature map, B batch.
 """
@@ -16,28 +15,12 @@ import torch
 
 from csr.explain.neighbours import Neighbours
 from csr.model import CSR, CSROutput
+from csr.model.contributions import Contributions, model_contributions
 from csr.model.edit_safety import DOCTOR_GAP, top_two_gap
 from csr.model.layers.prototypes import winners
-from csr.model.layers.task_head import TaskHead
 from csr.model.sharing.card import Card
 
-FORMAT, FORMAT_VERSION = "csr-explanation", 1
-
-
-def contributions(score_BKM: torch.Tensor, head: TaskHead) -> torch.Tensor:
-    """Return each prototype's share of each logit, weight x score, (T,K,M).
-
-    With the bias they sum to the logit.
-
-    Args:
-        score_BKM: similarity scores.
-        head: of the model.
-
-    Returns:
-        share_BTKM, fp64, so that a sum over all prototypes loses nothing.
-    """
-    weight_TKM = head.linear.weight.detach().double().unflatten(1, score_BKM.shape[1:])
-    return weight_TKM.unsqueeze(0) * score_BKM.detach().double().unsqueeze(1)
+FORMAT, FORMAT_VERSION = "csr-explanation", 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,27 +30,47 @@ class Explanation:
     Attributes:
         card: names and thresholds.
         logit_T, bias_T, probability_T: of the diagnoses.
+        base_T: fp64, logits of an image without findings; the bias where the model has no absent medians.
         concept_probability_K: of the concepts.
         active_K: bool, which concepts reach their threshold.
         score_KM: highest similarity of each prototype.
-        share_TKM: fp64 contributions; logit_T = bias_T + share_TKM summed over K and M.
+        share_TKM: fp64 contributions; logit_T = base_T + share_TKM summed over K and M.
+        weight_TKM, usual_KM: fp64; share_TKM is weight_TKM x (score_KM - usual_KM).
         map_KHW: similarity map of each concept's best prototype (highest score).
         best_K: which prototype that is; -1 for a concept whose prototypes were all dropped.
-        rejected_TK: how far each logit would move if a concept's scores fell to their medians over
-            training images without it; None where these were not measured.
     """
 
     card: Card
     logit_T: torch.Tensor
     bias_T: torch.Tensor
+    base_T: torch.Tensor
     probability_T: torch.Tensor
     concept_probability_K: torch.Tensor
     active_K: torch.Tensor
     score_KM: torch.Tensor
     share_TKM: torch.Tensor
+    weight_TKM: torch.Tensor
+    usual_KM: torch.Tensor
     map_KHW: torch.Tensor
     best_K: torch.Tensor
-    rejected_TK: torch.Tensor | None
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether contributions are counted from absent medians; else from a cosine of 0."""
+        return self.card.reference.absent_KM is not None
+
+    @property
+    def rejected_TK(self) -> torch.Tensor | None:
+        """Return how far each logit moves if a concept's scores fall to its absent medians.
+
+        That is minus the contribution; None where the medians were not measured.
+        """
+        return -self.share_TKM.sum(2) if self.is_centred else None
+
+    @property
+    def raw_TK(self) -> torch.Tensor:
+        """Weight x cosine of each concept, (T, K), constants included; with the bias they are the logit."""
+        return (self.weight_TKM * self.score_KM.double()).sum(2)
 
     @property
     def gap(self) -> float:
@@ -122,33 +125,29 @@ def explain_output(model: CSR, output: CSROutput) -> list[Explanation]:
     """
     card = model.card
     assert card is not None
-    share_BTKM = contributions(output.similarity_scores, model.task_head).cpu()
-    return [_explain_one(model, card, output, share_BTKM, b) for b in range(len(output.logits))]
+    parts = model_contributions(model, output.similarity_scores)
+    return [_explain_one(model, card, output, parts, b) for b in range(len(output.logits))]
 
 
-def _explain_one(model: CSR, card: Card, output: CSROutput, share_BTKM: torch.Tensor, b: int) -> Explanation:
+def _explain_one(model: CSR, card: Card, output: CSROutput, parts: Contributions, b: int) -> Explanation:
     score_KM = output.similarity_scores[b].cpu()
     best_K = winners(output.similarity_scores[b : b + 1], model.prototypes.kept_KM)[0].cpu()
     concept_K = output.concept_logits[b].sigmoid().cpu()
     logit_T = output.logits[b].cpu()
-    rejected_TK = None
-    if card.reference.absent_KM is not None:
-        change_BKM = (
-            card.reference.absent_KM.to(output.similarity_scores) - output.similarity_scores[b : b + 1]
-        )
-        rejected_TK = contributions(change_BKM, model.task_head)[0].sum(dim=2).cpu()
     return Explanation(
         card=card,
         logit_T=logit_T,
         bias_T=model.task_head.linear.bias.detach().cpu(),
+        base_T=parts.base_T,
         probability_T=card.probability(logit_T.unsqueeze(0))[0],
         concept_probability_K=concept_K,
         active_K=card.called_concepts(concept_K),
         score_KM=score_KM,
-        share_TKM=share_BTKM[b],
+        share_TKM=parts.share_BTKM[b],
+        weight_TKM=parts.weight_TKM,
+        usual_KM=parts.usual_KM,
         map_KHW=output.similarity_maps[b].cpu()[torch.arange(len(best_K)), best_K],
         best_K=best_K,
-        rejected_TK=rejected_TK,
     )
 
 
@@ -160,6 +159,7 @@ def to_dict(explanation: Explanation, *, neighbours: Neighbours) -> dict[str, An
             "name": name,
             "probability": float(e.probability_T[t]),
             "logit": float(e.logit_T[t]),
+            "base": float(e.base_T[t]),
             "bias": float(e.bias_T[t]),
             "threshold": float(card.target_threshold_T[t]),
             "present": bool(e.present_T[t]),
@@ -170,6 +170,7 @@ def to_dict(explanation: Explanation, *, neighbours: Neighbours) -> dict[str, An
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "task_loss": card.task_loss,
+        "contributions_from": "absent medians" if e.is_centred else "zero",
         "diagnoses": diagnoses,
         "gap": e.gap,
         "needs_doctor": e.gap < DOCTOR_GAP,
@@ -189,10 +190,16 @@ def _concept(e: Explanation, k: int, neighbours: Neighbours) -> dict[str, Any]:
         "best_prototype": best if best >= 0 else None,
         "peak": list(e.peak(k)) if best >= 0 else None,
         "training_regions": [n.to_dict() for n in neighbours.get((k, best), [])],
-        "prototypes": [
-            {"score": float(e.score_KM[k, m]), "contribution": _by_target(card, e.share_TKM[:, k, m])}
-            for m in range(e.score_KM.shape[1])
-        ],
+        "prototypes": [_prototype(e, k, m) for m in range(e.score_KM.shape[1])],
+    }
+
+
+def _prototype(e: Explanation, k: int, m: int) -> dict[str, Any]:
+    return {
+        "score": float(e.score_KM[k, m]),
+        "absent_median": float(e.usual_KM[k, m]) if e.is_centred else None,
+        "weight": _by_target(e.card, e.weight_TKM[:, k, m]),
+        "contribution": _by_target(e.card, e.share_TKM[:, k, m]),
     }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from csr.data.images.decode import decode_image
 from csr.explain.explanation import Explanation, map_range
 from csr.explain.neighbours import Neighbour, Neighbours
+from csr.model.contributions import NO_MEDIANS
 from csr.model.edit_defaults import DOCTOR_GAP
 from csr.report.page import render
 from csr.report.pictures import (
@@ -121,7 +122,9 @@ def write_page(
         any_active=bool(e.active_K.any()),
         scale=scale,
         concepts=[_concept(image_HW3, e, k, scale, neighbours) for k in concepts],
-        rejections=e.rejected_TK is not None,
+        centred=e.is_centred,
+        no_medians=NO_MEDIANS,
+        raw=_raw(e),
         has_atlas=has_atlas,
         diagnosis_names=e.card.target_names,
         shares=_shares(e),
@@ -156,27 +159,43 @@ def _concept(
         "score": float(e.score_KM[k, best]),
         "regions": regions,
         "shares": [
-            {
-                "name": name,
-                "share": float(e.share_TKM[t, k].sum()),
-                "rejected": None if e.rejected_TK is None else float(e.rejected_TK[t, k]),
-            }
+            {"name": name, "share": float(e.share_TKM[t, k].sum())}
             for t, name in enumerate(e.card.target_names)
         ],
     }
 
 
 def _shares(e: Explanation) -> list[dict[str, Any]]:
-    """Return rows of the table: each concept, the bias, their sum."""
+    """Return rows of the table: an image without findings, each concept, their sum."""
     share_TK = e.share_TKM.sum(2)
-    rows = [
-        {
-            "name": f"{name}{' *' if bool(e.active_K[k]) else ''}",
-            "values_T": share_TK[:, k].tolist(),
-            "is_sum": False,
-        }
-        for k, name in enumerate(e.card.concept_names)
+    base = "an image without findings" if e.is_centred else "bias"
+    rows = [{"name": base, "values_T": e.base_T.tolist(), "is_sum": False}]
+    rows += [
+        {"name": _marked(e, k), "values_T": share_TK[:, k].tolist(), "is_sum": False}
+        for k in range(len(e.card.concept_names))
     ]
-    rows.append({"name": "bias", "values_T": e.bias_T.tolist(), "is_sum": False})
-    total_T = share_TK.sum(1) + e.bias_T.double()
+    total_T = share_TK.sum(1) + e.base_T
     return [*rows, {"name": "sum = logit", "values_T": total_T.tolist(), "is_sum": True}]
+
+
+def _raw(e: Explanation) -> list[dict[str, Any]]:
+    """Return rows of the details: best prototype, cosine, absent median and weights of each concept."""
+    rows = []
+    for k, best in enumerate(e.best_K.tolist()):
+        if best < 0:
+            continue
+        rows.append(
+            {
+                "name": _marked(e, k),
+                "prototype": best,
+                "score": float(e.score_KM[k, best]),
+                "usual": float(e.usual_KM[k, best]) if e.is_centred else None,
+                "weights_T": e.weight_TKM[:, k, best].tolist(),
+                "raw_T": e.raw_TK[:, k].tolist(),
+            }
+        )
+    return rows
+
+
+def _marked(e: Explanation, k: int) -> str:
+    return f"{e.card.concept_names[k]}{' *' if bool(e.active_K[k]) else ''}"

@@ -37,6 +37,7 @@ def model_facts(model: CSR, *, name: str, sha256: str, limits: Limits, has_atlas
         one_diagnosis=card.exactly_one,
         replacements=[MEDIAN, ZERO] if has_medians else [ZERO],
         default_replacement=default_replacement(model),
+        contributions_from="absent medians" if has_medians else "zero",
         default_alpha=ALPHA,
         doctor_gap=DOCTOR_GAP,
         has_atlas=has_atlas,
@@ -78,6 +79,7 @@ def _diagnoses(case: Case, e: Explanation) -> list[schemas.Diagnosis]:
             name=name,
             probability=float(e.probability_T[t]),
             logit=float(e.logit_T[t]),
+            base=float(e.base_T[t]),
             bias=float(e.bias_T[t]),
             threshold=float(case.card.target_threshold_T[t]),
             present=present_T[t],
@@ -135,7 +137,11 @@ def prototypes_of(case: Case, e: Explanation, k: int) -> schemas.Prototypes:
         if_rejected=None if e.rejected_TK is None else e.rejected_TK[:, k].tolist(),
         prototypes=[
             schemas.Prototype(
-                prototype=m, score=float(e.score_KM[k, m]), contribution=e.share_TKM[:, k, m].tolist()
+                prototype=m,
+                score=float(e.score_KM[k, m]),
+                absent_median=float(e.usual_KM[k, m]) if e.is_centred else None,
+                weight=e.weight_TKM[:, k, m].tolist(),
+                contribution=e.share_TKM[:, k, m].tolist(),
             )
             for m, kept in enumerate(kept_M)
             if kept

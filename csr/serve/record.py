@@ -10,7 +10,7 @@ from csr.runtime.fingerprint import hash_of
 from csr.serve.schemas import ModelName, Record
 from csr.serve.session import Session, utc_now
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: contributions counted from the absent medians
 
 
 def record_of(session: Session, model: ModelName) -> Record:

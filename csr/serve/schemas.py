@@ -84,6 +84,9 @@ class ModelFacts(Schema):
     one_diagnosis: bool = Field(description="exactly one diagnosis holds (softmax); else several may")
     replacements: list[Replacement]
     default_replacement: Replacement
+    contributions_from: Literal["absent medians", "zero"] = Field(
+        description="scores that contributions are counted from: of images without the concept, or 0"
+    )
     default_alpha: float
     doctor_gap: float = Field(description="two likeliest diagnoses closer than this: ask a doctor")
     has_atlas: bool
@@ -121,11 +124,12 @@ class Before(Schema):
 
 
 class Diagnosis(Schema):
-    """A diagnosis under the edits; its logit is the bias plus the contributions of all concepts."""
+    """A diagnosis under the edits; its logit is the base plus the contributions of all concepts."""
 
     name: str
     probability: float
     logit: float
+    base: float = Field(description="logit of an image without findings; the bias if there are no medians")
     bias: float
     threshold: float
     present: bool = Field(description="the model calls it")
@@ -133,7 +137,10 @@ class Diagnosis(Schema):
 
 
 class Concept(Schema):
-    """A concept under the edits; contributions have T entries, in the order of the model's targets."""
+    """A concept under the edits; contributions have T entries, in the order of the model's targets.
+
+    They are counted from the absent medians, see `ModelFacts.contributions_from`.
+    """
 
     name: str
     probability: float
@@ -198,7 +205,9 @@ class Prototype(Schema):
 
     prototype: int
     score: float
-    contribution: list[float]
+    absent_median: float | None
+    weight: list[float]
+    contribution: list[float] = Field(description="weight x (score - absent_median, or 0 if null)")
 
 
 class Prototypes(Schema):
@@ -206,7 +215,8 @@ class Prototypes(Schema):
 
     concept: str
     if_rejected: list[float] | None = Field(
-        description="how far each logit moves if the scores become their medians without the concept"
+        description="how far each logit moves if the scores become their medians without the concept: "
+        "minus the contribution"
     )
     prototypes: list[Prototype]
 

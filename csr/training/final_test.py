@@ -12,13 +12,15 @@ import torch
 
 from csr.data.batch import Batch
 from csr.data.dataset import LabelledImages
+from csr.data.transforms import stored_size
 from csr.engine.device import inference_precision, local_device
 from csr.evaluation import inference
 from csr.evaluation.metrics import multilabel_metrics
 from csr.evaluation.test_table import results_record, table_lines
 from csr.evaluation.thresholds import measure_reference
 from csr.model import CSR
-from csr.model.sharing.card import target_probability
+from csr.model.sharing.card import Card, Preprocessing, target_probability
+from csr.model.sharing.reference import Reference
 from csr.training.data import Splits, labels_of
 from csr.training.validation import Validator
 
@@ -41,12 +43,12 @@ class FinalTest:
     precision: str
     validator: Validator
 
-    def reference(self) -> dict[str, Any]:
-        """Return thresholds (validation images) and median scores (training images) as JSON. Collective."""
+    def reference(self) -> Reference:
+        """Return thresholds (validation images) and median scores (training images). Collective."""
         train = self._predict(self.splits.train, "Train", keeps=True)
         val = self._predict(self.splits.val, "Val", keeps=True)
-        val_labels, names = labels_of(self.splits.val), self.splits.names
-        reference = measure_reference(
+        val_labels = labels_of(self.splits.val)
+        return measure_reference(
             score_NKM=train["score"],
             concept_NK=torch.from_numpy(labels_of(self.splits.train)["concept"]),
             val_concept_probability_NK=val["concept_logit"].sigmoid().numpy(),
@@ -54,7 +56,14 @@ class FinalTest:
             val_target_NT=val_labels["target"],
             val_target_probability_NT=target_probability(val["logit"], task_loss=self.task_loss).numpy(),
         )
-        return reference.to_dict(concept_names=names["concept"], target_names=names["target"])
+
+    def card(self, reference: Reference) -> Card:
+        """Return what later commands know of the model, as far as the run's pictures need it."""
+        names, transform = self.splits.names, self.splits.eval_transform
+        preprocessing = Preprocessing(
+            transform.size, stored_size(transform.size), tuple(transform.mean), tuple(transform.std)
+        )
+        return Card(names["concept"], names["target"], preprocessing, self.task_loss, reference)
 
     def test(self, images: LabelledImages) -> tuple[dict[str, Any], list[str]]:
         """Return metrics of the test images as JSON, and the lines of their table. Collective."""

@@ -7,9 +7,11 @@ import dataclasses
 import errno
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from csr.data.dataset import LabelledImages
 from csr.engine.device import local_device
@@ -144,12 +146,14 @@ class Run:
 
     def _train_stage(self, stage: Stage) -> Weights:
         weights = self.trainer.train_stage(stage)
-        if stage.label is not None and distributed.is_main():
+        if stage.label == "concept" and distributed.is_main():
             self.model.load_state_dict(weights)
-            draw = cam_figure if stage.label == "concept" else similarity_figure
-            picture = draw(self.model, self.splits.val, self.splits.eval_transform, local_device())
-            self.monitor.figure(f"{stage.name}/explanations", picture, step=self.trainer.state.global_step)
+            self._draw(cam_figure, stage.name)
         return weights
+
+    def _draw(self, figure: Callable[..., np.ndarray], stage: str) -> None:
+        picture = figure(self.model, self.splits.val, self.splits.eval_transform, local_device())
+        self.monitor.figure(f"{stage}/explanations", picture, step=self.trainer.state.global_step)
 
     def _check_reload(self) -> None:
         """Load the written file: it holds the trained weights, as a dry run promises."""
@@ -171,8 +175,10 @@ class Run:
             self._prepared.precision.name,
             self.trainer.validator,
         )
-        reference = final.reference()
-        distributed.on_main(lambda: write_json(self.folder / "reference.json", reference))
+        self.model.card = final.card(final.reference())
+        distributed.on_main(self._write_reference)
+        if distributed.is_main():  # now: contributions are counted from the medians just measured
+            self._draw(similarity_figure, "task")
         images = self._test_images()
         results, lines = final.test(images)
         note = " (dry run: numbers mean nothing)" if self.config.run.dry_run else ""
@@ -180,6 +186,11 @@ class Run:
         for line in ("", title, *lines):
             self.monitor.say(line)
         return results
+
+    def _write_reference(self) -> None:
+        card = self.model.card
+        assert card is not None
+        write_json(self.folder / "reference.json", card.to_dict()["reference"])
 
     def _test_images(self) -> LabelledImages:
         store, table = self._prepared.test_store, self._prepared.tables.test

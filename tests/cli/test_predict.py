@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -19,6 +20,7 @@ from csr.data.image_cache.store import open_store
 from csr.data.images.collect import gather_images
 from csr.data.transforms import EvalTransform
 from csr.evaluation.predict import predict_files
+from csr.model.sharing.reference import Reference
 from csr.runtime.errors import InputError
 
 
@@ -144,6 +146,30 @@ def test_csv_and_json_lines_hold_the_same_values(model_folder, images, tmp_path)
             assert {n: float(row[f"concept {n}"]) for n in CONCEPTS} == record["concepts"]
 
 
+def test_contributions_and_the_base_sum_to_the_logit_in_both_formats(model_folder, images, tmp_path):
+    for name in ("out.csv", "out.jsonl"):
+        assert main([model_folder, str(images), "--out", str(tmp_path / name), "--contributions"]) == 0
+    with open(tmp_path / "out.csv", newline="") as file:
+        pairs = list(zip(csv.DictReader(file), lines(tmp_path / "out.jsonl"), strict=True))
+    assert len(pairs) == 4
+    for row, record in pairs:
+        for n in TARGETS:
+            one = record["contributions"][n]
+            assert one["base"] + sum(one["concepts"].values()) == pytest.approx(one["logit"], abs=1e-5)
+            assert 1 / (1 + np.exp(-one["logit"])) == pytest.approx(record["diagnoses"][n], abs=1e-6)
+            assert float(row[f"base {n}"]) == one["base"] and float(row[f"logit {n}"]) == one["logit"]
+            assert {c: float(row[f"contribution {c} to {n}"]) for c in CONCEPTS} == one["concepts"]
+
+
+def test_contributions_of_a_model_without_medians_come_with_a_notice(images, tmp_path, capsys):
+    model = tiny_model()
+    model.card = dataclasses.replace(model.card, reference=Reference())
+    folder = str(model.save_pretrained(tmp_path / "other"))
+    for flags in ([], ["--contributions"]):
+        main([folder, str(images), "--out", str(tmp_path / "out.csv"), "--overwrite", *flags])
+        assert ("has no absent medians" in capsys.readouterr().err) == bool(flags)
+
+
 def test_a_file_named_twice_is_predicted_once(model_folder, images, tmp_path):
     out = tmp_path / "out.jsonl"
     main([model_folder, str(images / "a.png"), str(images), str(images / "a.png"), "--out", str(out)])
@@ -163,7 +189,7 @@ def test_an_existing_file_is_kept_unless_overwrite(model_folder, images, tmp_pat
 def test_an_interrupted_run_leaves_neither_half_a_file_nor_a_temporary_one(
     model_folder, images, tmp_path, monkeypatch
 ):
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("csr.evaluation.predict.diagnose", interrupt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 import re
@@ -14,13 +15,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_model import CONCEPTS, TARGETS, K, M, T, tiny_card, tiny_model
+from tiny_model import CONCEPTS, TARGETS, K, M, tiny_card, tiny_model
 
 from csr.cli.explain import main
-from csr.explain.explanation import contributions, explain, to_dict
+from csr.explain.explanation import explain, to_dict
 from csr.explain.neighbours import read_neighbours, vector_names
 from csr.model import CSR
+from csr.model.contributions import NO_MEDIANS
 from csr.model.interaction import decide
+from csr.model.sharing.reference import Reference
 from csr.runtime.errors import InputError
 
 
@@ -67,17 +70,33 @@ def write_atlas(folder: Path, image: str, model: CSR) -> Path:
     return folder
 
 
-def test_contributions_of_all_prototypes_and_the_bias_sum_to_the_logit(model, stored):
+def test_the_base_and_the_contributions_of_all_prototypes_sum_to_the_logit(model, stored):
     for e in explain(model, stored):
-        torch.testing.assert_close((e.share_TKM.sum((1, 2)) + e.bias_T).float(), e.logit_T, rtol=0, atol=1e-5)
+        torch.testing.assert_close((e.share_TKM.sum((1, 2)) + e.base_T).float(), e.logit_T, rtol=0, atol=1e-5)
 
 
-def test_contributions_equal_a_loop_over_the_weights(model):
-    score = torch.rand(2, K, M)
-    share, weight = contributions(score, model.task_head), model.task_head.linear.weight.detach()
-    for b, t, k, m in np.ndindex(2, T, K, M):
-        expected = float(weight[t, k * M + m]) * float(score[b, k, m])
-        assert float(share[b, t, k, m]) == pytest.approx(expected)
+def test_the_base_is_the_logit_of_the_absent_medians(model, stored):
+    with torch.no_grad():
+        expected = model.task_head(tiny_card().reference.absent_KM.unsqueeze(0))[0]
+    for e in explain(model, stored):
+        torch.testing.assert_close(e.base_T.float(), expected, rtol=0, atol=1e-5)
+
+
+def test_a_model_without_absent_medians_counts_from_zero_and_says_so(model, stored, image, tmp_path, capsys):
+    other = copy.deepcopy(model)
+    other.card = dataclasses.replace(other.card, reference=Reference())
+    weight = other.task_head.linear.weight.detach().double()
+    for e in explain(other, stored):
+        assert not e.is_centred and e.rejected_TK is None
+        assert torch.equal(e.base_T.float(), e.bias_T)
+        assert torch.equal(e.share_TKM.flatten(1), weight * e.score_KM.flatten().double())
+        record = to_dict(e, neighbours={})
+        assert record["contributions_from"] == "zero"
+        assert record["concepts"][0]["prototypes"][0]["absent_median"] is None
+    folder = other.save_pretrained(tmp_path / "other")
+    assert main([str(folder), str(image), "--out", str(tmp_path / "out")]) == 0
+    assert NO_MEDIANS in capsys.readouterr().out
+    assert NO_MEDIANS in (tmp_path / "out" / "index.html").read_text()
 
 
 @torch.no_grad()
@@ -89,6 +108,7 @@ def test_if_rejected_is_how_far_the_interaction_moves_the_logit(model, stored):
             decision[0, k] = -1
             after = model.task_head(decide(e.score_KM.unsqueeze(0), decision, absent_KM=absent))[0]
             torch.testing.assert_close(e.rejected_TK[:, k].float(), after - e.logit_T, rtol=0, atol=1e-5)
+            assert torch.equal(e.rejected_TK[:, k], -e.share_TKM[:, k].sum(1))
 
 
 @torch.no_grad()
@@ -118,12 +138,20 @@ def test_the_json_has_every_number_by_name(model, stored):
     e = explain(model, stored)[1]
     record = json.loads(json.dumps(to_dict(e, neighbours={}), allow_nan=False))
     assert [c["name"] for c in record["concepts"]] == list(CONCEPTS)
+    assert record["contributions_from"] == "absent medians"
+    absent, weight = tiny_card().reference.absent_KM, model.task_head.linear.weight.detach()
     for t, diagnosis in enumerate(record["diagnoses"]):
         name = TARGETS[t]
         shares = [p["contribution"][name] for c in record["concepts"] for p in c["prototypes"]]
         assert len(shares) == K * M
-        assert sum(shares) + diagnosis["bias"] == pytest.approx(diagnosis["logit"], abs=1e-5)
-        for concept in record["concepts"]:
+        assert sum(shares) + diagnosis["base"] == pytest.approx(diagnosis["logit"], abs=1e-5)
+        raw = [p["weight"][name] * p["score"] for c in record["concepts"] for p in c["prototypes"]]
+        assert sum(raw) + diagnosis["bias"] == pytest.approx(diagnosis["logit"], abs=1e-5)
+        for k, concept in enumerate(record["concepts"]):
+            for m, one in enumerate(concept["prototypes"]):
+                assert one["absent_median"] == float(absent[k, m])
+                expected = float(weight[t, k * M + m]) * (one["score"] - float(absent[k, m]))
+                assert one["contribution"][name] == pytest.approx(expected, abs=1e-12)
             parts = sum(p["contribution"][name] for p in concept["prototypes"])
             assert concept["contribution"][name] == pytest.approx(parts)
 

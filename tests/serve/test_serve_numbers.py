@@ -10,7 +10,7 @@ from serving import box, opened, png, put
 from tiny_model import CONCEPTS, TARGETS, K, M, tiny_model
 
 from csr.data.images.resize import resize_file
-from csr.explain.explanation import contributions, explain, to_dict
+from csr.explain.explanation import explain, to_dict
 from csr.model.edit_safety import check_safety
 from csr.model.interaction import edited_maps, edited_scores, make_edits
 from csr.model.sharing.reference import Reference
@@ -90,8 +90,10 @@ def test_edits_have_the_numbers_of_the_interaction(client, model, output, decisi
         )
     assert [d["logit"] for d in state["diagnoses"]] == logit[0].tolist()
     assert [d["probability"] for d in state["diagnoses"]] == probability[0].tolist()
-    share = contributions(score, model.task_head)[0].sum(dim=2)
-    assert [c["contribution"] for c in state["concepts"]] == share.T.tolist()
+    weight_TKM = model.task_head.linear.weight.detach().double().unflatten(1, (K, M))
+    share_TK = (weight_TKM * (score[0].double() - model.card.reference.absent_KM.double())).sum(dim=2)
+    for k, concept in enumerate(state["concepts"]):
+        assert concept["contribution"] == pytest.approx(share_TK[:, k].tolist(), abs=1e-9)
     assert state["safety"]["moved"] == float(safety.moved_B[0])
     assert (state["safety"]["warn"], state["safety"]["flips"]) == (
         bool(safety.warn_B[0]),
@@ -104,20 +106,34 @@ def test_edits_have_the_numbers_of_the_interaction(client, model, output, decisi
     ]
 
 
-def test_contributions_and_the_bias_sum_to_the_logit_under_edits(client):
-    state = put(client, opened(client)["session"], decisions=DECISIONS, boxes=BOXES).json()
+@pytest.mark.parametrize("replacement", ["median", "zero"])
+def test_the_base_and_the_contributions_sum_to_the_logit_under_edits(client, replacement):
+    session = opened(client)["session"]
+    state = put(client, session, decisions=DECISIONS, boxes=BOXES, replacement=replacement).json()
     for t, diagnosis in enumerate(state["diagnoses"]):
         total = sum(concept["contribution"][t] for concept in state["concepts"])
-        assert total + diagnosis["bias"] == pytest.approx(diagnosis["logit"], abs=1e-5)
+        assert total + diagnosis["base"] == pytest.approx(diagnosis["logit"], abs=1e-5)
 
 
-def test_zero_takes_a_rejected_concept_out_of_every_logit_and_nothing_else(client):
+def test_a_rejected_concept_contributes_exactly_nothing(client):
     first = opened(client)
-    state = put(client, first["session"], decisions={CONCEPTS[0]: "rejected"}, replacement="zero").json()
+    state = put(client, first["session"], decisions={CONCEPTS[0]: "rejected"}, replacement="median").json()
     for t, diagnosis in enumerate(state["diagnoses"]):
         gone = first["concepts"][0]["contribution"][t]
         assert diagnosis["logit"] == pytest.approx(first["diagnoses"][t]["logit"] - gone, abs=1e-5)
         assert state["concepts"][0]["contribution"][t] == 0.0
+
+
+def test_zero_takes_a_rejected_concept_below_its_medians_and_changes_nothing_else(client, model):
+    absent = model.card.reference.absent_KM[0].double()
+    weight_TM = model.task_head.linear.weight.detach().double().unflatten(1, (K, M))[:, 0]
+    first = opened(client)
+    state = put(client, first["session"], decisions={CONCEPTS[0]: "rejected"}, replacement="zero").json()
+    for t, diagnosis in enumerate(state["diagnoses"]):
+        below = -float(weight_TM[t] @ absent)
+        assert state["concepts"][0]["contribution"][t] == pytest.approx(below, abs=1e-9)
+        moved = below - first["concepts"][0]["contribution"][t]
+        assert diagnosis["logit"] == pytest.approx(first["diagnoses"][t]["logit"] + moved, abs=1e-5)
     for k in (1, 2):
         assert state["concepts"][k]["contribution"] == first["concepts"][k]["contribution"]
 

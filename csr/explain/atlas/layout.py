@@ -21,7 +21,7 @@ import re
 
 INDEX, NUMBERS, KEEP, NEAREST = "index.html", "atlas.json", "keep.csv", "nearest.json"
 CROPS, IMAGES = "prototypes", "images"
-FORMAT, FORMAT_VERSION = "csr-atlas", 1
+FORMAT, FORMAT_VERSION = "csr-atlas", 2
 _MAX_ID = 60
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from csr.explain.atlas.layout import INDEX, KEEP, NUMBERS, page_name
 from csr.explain.atlas.pictures import map_address
 from csr.explain.atlas.regions import Place, Sight
-from csr.report.page import percent, render
+from csr.report.page import number, percent, render
 
 Record = dict[str, Any]
 _FIRST_LOOKS, _MOST_WINS = 60, 6
@@ -55,7 +55,7 @@ def _first_looks(atlas: Record) -> list[Record]:
     flagged = [
         (p, concept) for concept in atlas["concepts"] for p in concept["prototypes"] if _worth_a_look(p)
     ]
-    flagged.sort(key=lambda pair: -abs(_top_effect(pair[0])))
+    flagged.sort(key=lambda pair: -_top(pair[0])["spread"])
     return [
         {
             "page": page_name(concept["concept"]),
@@ -102,6 +102,7 @@ def write_concept(
         neighbours=_links(atlas, k),
         concept=concept,
         prototypes=prototypes,
+        effect_from=atlas["effect_from"],
     )
 
 
@@ -165,9 +166,10 @@ def _similar(atlas: Record, record: Record) -> tuple[list[str], list[list[str]],
     return [first, "have it", "as the concept predicts", "of all images"], rows, place
 
 
-def _top_effect(record: Record) -> float:
-    return float(record["weights"][record["top_target"]]["effect"])
+def _top(record: Record) -> Record:
+    return dict(record["weights"][record["top_target"]])
 
 
 def _effect(record: Record) -> str:
-    return f"{_top_effect(record):+.2f} {record['top_target']}"
+    top = _top(record)
+    return f"{number(top['effect'], 2, signed=True)} {record['top_target']}, spread {top['spread']:.2f}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from csr import __version__
 from csr.data.dataset import LabelledImages
@@ -22,6 +23,7 @@ from csr.explain.neighbours import FORMAT as NEAREST_FORMAT
 from csr.explain.neighbours import FORMAT_VERSION as NEAREST_VERSION
 from csr.explain.neighbours import vector_names
 from csr.model import CSR
+from csr.model.contributions import model_contributions
 
 Record = dict[str, Any]
 
@@ -49,8 +51,11 @@ class Recorder:
         self.card, self.images, self.scan, self.sights, self.cells = model.card, images, scan, sights, cells
         table = images.table
         self.concept_NK, self.target_NT = table.concept_NK[images.indices], table.target_NT[images.indices]
-        weight_TF = model.task_head.linear.weight.detach().cpu().double()
-        self.weight_TKM = weight_TF.unflatten(1, scan.kept_KM.shape)
+        parts = model_contributions(model, torch.zeros(1, *scan.kept_KM.shape))
+        self.weight_TKM = parts.weight_TKM
+        self.is_centred = self.card.reference.absent_KM is not None
+        usual_KM = parts.usual_KM if self.is_centred else scan.mean_absent_KM.double()
+        self.rise_KM = scan.mean_present_KM.double() - usual_KM
         self.vector_KM = vector_names(model)
         self.given_2KT = shares_given(self.concept_NK, self.target_NT)
 
@@ -78,11 +83,12 @@ class Recorder:
             "mean_absent": scan.mean_absent_KM,
         }
         sd = float(scan.sd_KM[k, m])
+        rise = float(self.rise_KM[k, m])
         weights = {
-            name: {"weight": float(self.weight_TKM[t, k, m]), "effect": float(self.weight_TKM[t, k, m]) * sd}
-            for t, name in enumerate(self.card.target_names)
+            name: {"weight": weight, "effect": known(weight * rise), "spread": abs(weight) * sd}
+            for name, weight in zip(self.card.target_names, self.weight_TKM[:, k, m].tolist(), strict=True)
         }
-        top = max(weights, key=lambda name: abs(weights[name]["effect"]))
+        top = max(weights, key=lambda name: abs(weights[name]["weight"]))
         nearest = self._nearest(k, m)
         record = {
             "concept": k,
@@ -198,6 +204,7 @@ class Recorder:
             "target_names": list(self.card.target_names),
             "num_prototypes": int(self.scan.kept_KM.shape[1]),
             "target_prevalence": self._prevalence,
+            "effect_from": "absent medians" if self.is_centred else "means without the concept",
             "has_boxes": self.images.boxes is not None,
             "concepts": list(concepts),
         }

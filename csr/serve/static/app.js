@@ -32,6 +32,7 @@ async function connect() {
   at("version").textContent = `Model ${model.sha256.slice(0, 12)}.`;
   at("limits").textContent = `up to ${maxMib()} MiB and ${+(model.max_pixels / 1e6).toFixed(1)} million pixels`;
   at("replacements").hidden = model.replacements.length < 2;
+  at("no-medians").hidden = model.contributions_from !== "zero";
   drawRamp(at("ramp"), model.palette);
   diagnoses = new DiagnosisList(at("diagnoses"), { onPick: pickTarget });
   concepts = new ConceptList(
@@ -237,7 +238,8 @@ function render() {
   const shown = state.diagnoses[target];
   const sum = state.concepts.reduce((total, c) => total + c.contribution[target], 0);
   at("target-name").textContent = shown.name;
-  at("sum").textContent = `All concepts ${signed(sum)}, bias ${signed(shown.bias)}: logit ${signed(shown.logit)}`;
+  const from = model.contributions_from === "zero" ? "bias" : "an image without findings";
+  at("sum").textContent = `${from} ${signed(shown.base)}, all concepts ${signed(sum)}: logit ${signed(shown.logit)}`;
   stage.show({ boxes: state.edits.boxes });
   evidence.paint();
 }

@@ -44,7 +44,7 @@ export class Evidence {
     this.#paintThumbs();
     this.#showFacts();
     this.#showPrototypes(detail.prototypes);
-    showShares(detail.if_rejected);
+    showShares();
     await Promise.all([this.#showRegions(), this.showNearThumbs()]);
   }
 
@@ -101,14 +101,14 @@ export class Evidence {
     const kept = rows.slice(0, SHOWN_PROTOTYPES);
     if (!kept.some((one) => one.prototype === current)) kept.push(...rows.filter((one) => one.prototype === current));
     const focused = table.contains(document.activeElement) ? document.activeElement.textContent : null;
-    const head = ["prototype", "score used", `contribution to ${state.diagnoses[target].name}`];
+    const head = ["prototype", "score used", "median without", "weight", `contribution to ${state.diagnoses[target].name}`];
     fillTable(table, head, kept.map((one) => this.#prototypeRow(one, one.prototype === current)));
     if (focused !== null) [...table.querySelectorAll("button")].find((one) => one.textContent === focused)?.focus();
     const title = rows.length > kept.length ? `Prototypes: ${kept.length} of ${rows.length}` : "Prototypes";
     table.caption.textContent = `${title}, largest contribution first`;
   }
 
-  #prototypeRow({ prototype: number, score, contribution }, isCurrent) {
+  #prototypeRow({ prototype: number, score, absent_median: usual, weight, contribution }, isCurrent) {
     const button = make("button", {
       type: "button", cls: "link", text: String(number), "aria-pressed": String(isCurrent),
       "aria-label": `Show prototype ${number}`,
@@ -116,7 +116,8 @@ export class Evidence {
     button.addEventListener("click", () => {
       this.onPick(number === state.concepts[picked].best_prototype ? null : number);
     });
-    return { cls: isCurrent ? "current" : "", cells: [button, score.toFixed(3), signed(contribution[target], 3)] };
+    const raw = [score.toFixed(3), usual === null ? "\u2013" : usual.toFixed(3), signed(weight[target], 3)];
+    return { cls: isCurrent ? "current" : "", cells: [button, ...raw, signed(contribution[target], 3)] };
   }
 
   async #showRegions() {
@@ -186,14 +187,11 @@ function centreOfHighest(values) {
   return [((highest % width) + 0.5) / width, (Math.floor(highest / width) + 0.5) / height];
 }
 
-function showShares(ifRejected) {
+function showShares() {
   const concept = state.concepts[picked];
-  const head = ["diagnosis", "now", "without edits", ...(ifRejected ? ["if rejected"] : [])];
+  const head = ["diagnosis", "now", "without edits"];
   fillTable(at("shares"), head, state.diagnoses.map((diagnosis, t) => ({
     cls: t === target ? "current" : "",
-    cells: [
-      diagnosis.name, signed(concept.contribution[t], 3), signed(concept.contribution_before[t], 3),
-      ...(ifRejected ? [signed(ifRejected[t], 3)] : []),
-    ],
+    cells: [diagnosis.name, signed(concept.contribution[t], 3), signed(concept.contribution_before[t], 3)],
   })));
 }

@@ -48,7 +48,7 @@ export class DiagnosisList {
       const moved = d.probability - d.before.probability;
       row.button.setAttribute("aria-pressed", String(t === picked));
       row.button.title =
-        `logit ${signed(d.logit, 3)}, bias ${signed(d.bias, 3)}, called at ${percentText(d.threshold)} or more`;
+        `logit ${signed(d.logit, 3)}, without findings ${signed(d.base, 3)}, called at ${percentText(d.threshold)} or more`;
       row.badge.hidden = !d.present;
       row.value.textContent = percentText(d.probability);
       row.change.textContent = Math.abs(moved) < 0.0005 ? "" : `${signed(100 * moved, 1)}`;

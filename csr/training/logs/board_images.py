@@ -5,13 +5,16 @@ Letters: B images, K concepts, M prototypes per concept, H W feature map.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from csr.data.dataset import LabelledImages
 from csr.data.labels.positive import is_positive
 from csr.data.transforms import EvalTransform
-from csr.model import CSR
+from csr.model import CSR, CSROutput
+from csr.model.contributions import model_contributions
 from csr.report.pictures import captioned, column, overlay, row, to_rgb
 
 NUM_IMAGES, NUM_CONCEPTS = 6, 3
@@ -29,7 +32,15 @@ def cam_figure(
 def similarity_figure(
     model: CSR, dataset: LabelledImages, transform: EvalTransform, device: torch.device
 ) -> np.ndarray:
-    """Return per row an image and the best prototype's map of its most probable concepts, (H,W,3) uint8."""
+    """Return per row an image, its likeliest diagnosis, and the concepts that contribute most to it.
+
+    Args:
+        model: with a card; contributions are counted from its absent medians.
+        dataset, transform, device: as for `cam_figure`.
+
+    Returns:
+        (H,W,3) uint8: maps of the concepts' best prototypes.
+    """
     return _figure(model, dataset, transform, device, similarities=True)
 
 
@@ -45,25 +56,48 @@ def _figure(
     for b in range(len(shown)):
         image = to_rgb(batch["image"][b])
         present = [table.concept_names[k] for k in np.flatnonzero(is_positive(table.concept_NK[shown[b]]))]
-        tiles = [captioned(image, [table.image_ids[shown[b]][:24], ", ".join(present)[:40] or "no finding"])]
-        for k in output.concept_logits[b].topk(min(NUM_CONCEPTS, len(table.concept_names))).indices.tolist():
-            tiles.append(_tile(image, output, b, k, name=table.concept_names[k], similarities=similarities))
-        rows.append(row(tiles))
+        captions = [table.image_ids[shown[b]][:24], ", ".join(present)[:40] or "no finding"]
+        draw = _similarity_tiles if similarities else _cam_tiles
+        lines, tiles = draw(model, image, output, b, table.concept_names)
+        rows.append(row([captioned(image, [*captions, *lines]), *tiles]))
     return column(rows)
 
 
-def _tile(image: np.ndarray, output: object, b: int, k: int, *, name: str, similarities: bool) -> np.ndarray:
-    probability = float(output.concept_logits[b, k].sigmoid())  # type: ignore[attr-defined]
-    if not similarities:
-        map_HW = output.cams[b, k].float().cpu().numpy()  # type: ignore[attr-defined]
-        picture = overlay(image, map_HW, low=float(np.median(map_HW)), high=float(map_HW.max()))
-        return captioned(picture, [name, f"probability {probability:.2f}"])
-    score, m = output.similarity_scores[b, k].max(dim=0)  # type: ignore[attr-defined]
-    map_HW = output.similarity_maps[b, k, int(m)].float().cpu().numpy()  # type: ignore[attr-defined]
-    picture = overlay(image, map_HW, low=float(np.median(map_HW)), high=float(map_HW.max()))
-    return captioned(
-        picture, [f"{name}: prototype {int(m)}", f"cosine {float(score):.2f}, p {probability:.2f}"]
-    )
+Tiles = tuple[list[str], list[np.ndarray]]
+
+
+def _cam_tiles(model: CSR, image: np.ndarray, output: CSROutput, b: int, names: Sequence[str]) -> Tiles:
+    tiles = []
+    for k in output.concept_logits[b].topk(min(NUM_CONCEPTS, len(names))).indices.tolist():
+        probability = float(output.concept_logits[b, k].sigmoid())
+        picture = _lit(image, output.cams[b, k])
+        tiles.append(captioned(picture, [names[k], f"probability {probability:.2f}"]))
+    return [], tiles
+
+
+def _similarity_tiles(
+    model: CSR, image: np.ndarray, output: CSROutput, b: int, names: Sequence[str]
+) -> Tiles:
+    assert model.card is not None
+    parts = model_contributions(model, output.similarity_scores[b : b + 1])
+    t = int(output.logits[b].argmax())
+    target, logit = model.card.target_names[t], float(output.logits[b, t])
+    share_K = parts.share_BTKM[0, t].sum(1)
+    tiles = []
+    for k in share_K.abs().topk(min(NUM_CONCEPTS, len(names))).indices.tolist():
+        probability = float(output.concept_logits[b, k].sigmoid())
+        score, m = output.similarity_scores[b, k].max(dim=0)
+        picture = _lit(image, output.similarity_maps[b, k, int(m)])
+        said = f"adds {float(share_K[k]):+.2f} to {target}"
+        facts = f"prototype {int(m)}, cosine {float(score):.2f}, p {probability:.2f}"
+        tiles.append(captioned(picture, [names[k], said, facts]))
+    base = "without findings" if model.card.reference.absent_KM is not None else "bias"
+    return [f"{target}: logit {logit:+.2f}, {base} {float(parts.base_T[t]):+.2f}"], tiles
+
+
+def _lit(image: np.ndarray, map_hw: torch.Tensor) -> np.ndarray:
+    map_HW = map_hw.float().cpu().numpy()
+    return overlay(image, map_HW, low=float(np.median(map_HW)), high=float(map_HW.max()))
 
 
 def richest_images(concept_NK: np.ndarray) -> np.ndarray:

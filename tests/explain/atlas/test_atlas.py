@@ -35,6 +35,7 @@ def test_wins_and_maxima_equal_a_loop_over_images(numbers, seen):
 
 def test_scores_weights_and_effects_equal_numpy(numbers, seen, model):
     _, labels, _, maps, _ = seen
+    absent = model.card.reference.absent_KM
     for k, m, record in prototypes(numbers):
         score = maps[:, k, m].max(axis=(1, 2)).astype(np.float64)
         expected = {
@@ -47,7 +48,9 @@ def test_scores_weights_and_effects_equal_numpy(numbers, seen, model):
         for t, name in enumerate(TARGETS):
             weight = float(model.task_head.linear.weight.detach()[t, k * M + m])
             assert record["weights"][name]["weight"] == pytest.approx(weight)
-            assert record["weights"][name]["effect"] == pytest.approx(weight * score.std(), abs=1e-5)
+            assert record["weights"][name]["spread"] == pytest.approx(abs(weight) * score.std(), abs=1e-5)
+            added = weight * (score[labels[:, k] == 1] - float(absent[k, m]))
+            assert record["weights"][name]["effect"] == pytest.approx(added.mean(), abs=1e-5)
 
 
 def test_nearest_are_the_images_with_the_concept_by_cosine_and_regions_equal_a_loop(numbers, seen):

@@ -67,7 +67,7 @@ def test_it_never_wins_in_evaluation_explanation_and_pointing():
     for e in explain_images(model, stored):
         assert e.best_K[0] != 0 and e.best_K[2] == -1
         assert (e.share_TKM[:, 0, 0] == 0).all() and (e.share_TKM[:, 2] == 0).all()
-        torch.testing.assert_close((e.share_TKM.sum((1, 2)) + e.bias_T).float(), e.logit_T, rtol=0, atol=1e-5)
+        torch.testing.assert_close((e.share_TKM.sum((1, 2)) + e.base_T).float(), e.logit_T, rtol=0, atol=1e-5)
         assert 2 not in e.shown(K) or not e.active_K[:2].any()
     batch = {
         "concept": torch.ones(4, K),
