@@ -17,6 +17,7 @@ from csr.runtime.output_paths import check_output_folder
 if TYPE_CHECKING:
     from csr.explain.explanation import Explanation
     from csr.explain.neighbours import Neighbours
+    from csr.model.sharing.card import Card
 
 JSON, PICTURE, PAGE = "explanation.json", "explanation.png", "index.html"
 
@@ -40,11 +41,13 @@ def main(argv: list[str] | None = None) -> int:
     model = load_model(options.model, checkpoint=options.checkpoint).to(pick_device(options.device))
     card = model.card
     assert card is not None
+    given = _target(card, options.diagnosis)
     neighbours: Neighbours = {}
     if options.atlas is not None:
         neighbours = read_neighbours(options.atlas, model)
     resized = resize_file(options.image, card.preprocessing.stored_size)
     explanation = explain(model, torch.from_numpy(resized.pixels_CSS).unsqueeze(0))[0]
+    target = explanation.chosen if given is None else given
     record = {
         **to_dict(explanation, neighbours=neighbours),
         "image": {
@@ -55,17 +58,28 @@ def main(argv: list[str] | None = None) -> int:
         },
         "csr_version": __version__,
     }
-    write_files(options, explanation, record, neighbours)
+    write_files(options, explanation, record, neighbours, target=target)
     for note in resized.notes:
         print(f"Notice: {options.image.name}: {note.line}", file=sys.stderr)
-    _print_summary(explanation, options.out, options.max_concepts)
+    _print_summary(explanation, options.out, options.max_concepts, target)
     return 0
 
 
+def _target(card: Card, name: str | None) -> int | None:
+    if name is None or name in card.target_names:
+        return None if name is None else card.target_names.index(name)
+    raise InputError(f"--diagnosis {name}: the model has {', '.join(card.target_names)}: give one of them")
+
+
 def write_files(
-    options: argparse.Namespace, explanation: Explanation, record: dict[str, Any], neighbours: Neighbours
+    options: argparse.Namespace,
+    explanation: Explanation,
+    record: dict[str, Any],
+    neighbours: Neighbours,
+    *,
+    target: int,
 ) -> None:
-    """Write JSON, picture and page, each atomically.
+    """Write JSON, picture and page, each atomically; `target` is the diagnosis whose concepts are shown.
 
     Raises:
         InputError: the folder cannot be written.
@@ -74,13 +88,14 @@ def write_files(
     from csr.explain.page import draw_sheet, write_page
     from csr.report.pictures import TILE_PX, picture_of, png_bytes
 
-    concepts = explanation.shown(options.max_concepts)
+    concepts = explanation.shown(options.max_concepts, target=target)
     image_HW3 = picture_of(decode_image(options.image, min_size=2 * TILE_PX).pixels)
-    sheet = png_bytes(draw_sheet(image_HW3, explanation, concepts=concepts, neighbours=neighbours))
+    sheet = draw_sheet(image_HW3, explanation, concepts=concepts, target=target, neighbours=neighbours)
     page = write_page(
         image_HW3,
         explanation,
         concepts=concepts,
+        target=target,
         neighbours=neighbours,
         title=options.image.name,
         has_atlas=options.atlas is not None,
@@ -89,24 +104,30 @@ def write_files(
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / JSON, record)
-        write_atomic(out / PICTURE, lambda file: file.write(sheet))
+        write_atomic(out / PICTURE, lambda file: file.write(png_bytes(sheet)))
         write_atomic(out / PAGE, lambda file: file.write(page))
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
 
 
-def _print_summary(explanation: Explanation, out: Path, maximum: int) -> None:
+def _print_summary(explanation: Explanation, out: Path, maximum: int, target: int) -> None:
     from csr.model.contributions import NO_MEDIANS
 
     card = explanation.card
     for t in explanation.probability_T.argsort(descending=True).tolist():
         mark = "*" if bool(explanation.present_T[t]) else " "
         print(f"{mark} {float(explanation.probability_T[t]):.3f}  {card.target_names[t]}")
-    shown = [
-        f"{card.concept_names[k]} ({float(explanation.concept_probability_K[k]):.2f})"
-        for k in explanation.shown(maximum)
-    ]
-    print(f"Concepts shown: {', '.join(shown)}")
+    shown = explanation.shown(maximum, target=target)
+    base = "an image without findings" if explanation.is_centred else "bias"
+    print(f"{card.target_names[target]}: logit {float(explanation.logit_T[target]):+.2f}")
+    print(f"  {float(explanation.base_T[target]):+.2f}  {base}")
+    for k in shown:
+        called = "" if bool(explanation.active_K[k]) else "  (the model does not call this finding)"
+        added = float(explanation.share_TKM[target, k].sum())
+        print(f"  {added:+.2f}  {card.concept_names[k]}{called}")
+    num = len(card.concept_names) - len(shown)
+    if num:
+        print(f"  {explanation.rest(shown, target=target):+.2f}  {num} other concepts together")
     if not explanation.is_centred:
         print(NO_MEDIANS)
     print(f"{out}: {JSON}, {PICTURE}, {PAGE}")
@@ -124,8 +145,12 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder; empty or new")
     parser.add_argument("--atlas", metavar="DIR", type=Path, help="atlas of this model: training regions")
     parser.add_argument(
-        "--max_concepts", type=Whole(1, 4096), default=6, help="active concepts with a picture"
+        "--max_concepts",
+        type=Whole(1, 4096),
+        default=6,
+        help="concepts with a picture, the largest contributions",
     )
+    parser.add_argument("--diagnosis", metavar="NAME", help="to explain; None: the likeliest of those called")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier explanation in DIR")
     parser.add_argument("--checkpoint", help="name of a .pth, where MODEL is a run; None: best of stage 3")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")

@@ -82,14 +82,30 @@ class Explanation:
         """Diagnoses that are called: from their thresholds on, or the likeliest if exactly one holds."""
         return self.card.called(self.probability_T)
 
-    def shown(self, maximum: int) -> list[int]:
-        """Return active concepts with prototypes, the most probable first.
+    @property
+    def chosen(self) -> int:
+        """The diagnosis to explain first: of those called the most probable, or the most probable of all."""
+        called_T = torch.where(self.present_T, self.probability_T, -torch.ones_like(self.probability_T))
+        return int((called_T if bool(self.present_T.any()) else self.probability_T).argmax())
 
-        Without any, the one of the largest share.
+    def shown(self, maximum: int, *, target: int | None = None) -> list[int]:
+        """Return the concepts that contribute most to a diagnosis, for or against, called or not.
+
+        Args:
+            maximum: how many at most.
+            target: the diagnosis; None: the chosen one.
+
+        Returns:
+            Concepts that have prototypes, the largest contribution first; the first concept if none has any.
         """
-        order = self.concept_probability_K.argsort(descending=True, stable=True).tolist()
-        active = [k for k in order if bool(self.active_K[k]) and int(self.best_K[k]) >= 0]
-        return active[:maximum] or [int(self.share_TKM.sum(2).abs().amax(0).argmax())]
+        t = self.chosen if target is None else target
+        order = self.share_TKM[t].sum(1).abs().argsort(descending=True, stable=True).tolist()
+        return [k for k in order if int(self.best_K[k]) >= 0][:maximum] or order[:1]
+
+    def rest(self, concepts: list[int], *, target: int) -> float:
+        """Return what all other concepts together contribute to a diagnosis."""
+        share_K = self.share_TKM[target].sum(1)
+        return float(share_K.sum() - share_K[concepts].sum())
 
     def peak(self, k: int) -> tuple[float, float]:
         """Return the highest cell of a concept's best prototype's map.
@@ -171,6 +187,7 @@ def to_dict(explanation: Explanation, *, neighbours: Neighbours) -> dict[str, An
         "format_version": FORMAT_VERSION,
         "task_loss": card.task_loss,
         "contributions_from": "absent medians" if e.is_centred else "zero",
+        "chosen_diagnosis": card.target_names[e.chosen],
         "diagnoses": diagnoses,
         "gap": e.gap,
         "needs_doctor": e.gap < DOCTOR_GAP,

@@ -52,23 +52,32 @@ def neighbour_picture(neighbour: Neighbour) -> tuple[np.ndarray | None, str]:
 
 
 def draw_sheet(
-    image_HW3: np.ndarray, explanation: Explanation, *, concepts: Sequence[int], neighbours: Neighbours
+    image_HW3: np.ndarray,
+    explanation: Explanation,
+    *,
+    concepts: Sequence[int],
+    target: int,
+    neighbours: Neighbours,
 ) -> np.ndarray:
     """Return one picture: the image, then beside it each concept's map, the training region below, with
-    captions.
+    captions that say what the concept adds to the diagnosis `target`.
     """
-    e = explanation
+    e, name = explanation, explanation.card.target_names[target]
     likely = e.probability_T.argsort(descending=True).tolist()[:4]
     lines = [f"{e.card.target_names[t]}: {float(e.probability_T[t]):.2f}" for t in likely]
+    num = len(e.card.concept_names) - len(concepts)
+    if num:
+        lines.append(f"{num} other {_concepts(num)}: {e.rest(list(concepts), target=target):+.2f} to {name}")
     low, high = map_range(e, list(concepts))
     scale = captioned(_ramp(), [f"cosine {low:.2f} to {high:.2f}"])
     columns = [column([captioned(image_HW3, lines), scale])]
     for k in concepts:
         best = int(e.best_K[k])
+        said = "" if bool(e.active_K[k]) else ", not called"
         lines = [
-            f"{e.card.concept_names[k]}: probability {float(e.concept_probability_K[k]):.2f}",
+            f"{e.card.concept_names[k]}: {float(e.share_TKM[target, k].sum()):+.2f} to {name}",
+            f"probability {float(e.concept_probability_K[k]):.2f}{said}",
             f"prototype {best}, cosine {float(e.score_KM[k, best]):.2f}",
-            _largest_share(e, k),
         ]
         tiles = [captioned(map_picture(image_HW3, e, k, scale=(low, high)), lines)]
         for neighbour in neighbours.get((k, best), [])[:1]:
@@ -79,10 +88,8 @@ def draw_sheet(
     return row(columns)
 
 
-def _largest_share(e: Explanation, k: int) -> str:
-    share_T = e.share_TKM[:, k].sum(1)
-    t = int(share_T.abs().argmax())
-    return f"{float(share_T[t]):+.2f} to {e.card.target_names[t]}"
+def _concepts(num: int) -> str:
+    return "concept" if num == 1 else "concepts"
 
 
 def _ramp() -> np.ndarray:
@@ -95,6 +102,7 @@ def write_page(
     explanation: Explanation,
     *,
     concepts: Sequence[int],
+    target: int,
     neighbours: Neighbours,
     title: str,
     has_atlas: bool,
@@ -104,7 +112,8 @@ def write_page(
     Args:
         image_HW3: from `picture_of`.
         explanation: of this image.
-        concepts: to show with pictures; the table has all.
+        concepts: to show with pictures, in this order; the table has all.
+        target: the diagnosis that they are shown for.
         neighbours: training regions, may be empty.
         title: the image's name.
         has_atlas: whether an atlas was asked for training regions.
@@ -119,9 +128,15 @@ def write_page(
         diagnoses=_diagnoses(e),
         gap=e.gap,
         doctor_gap=DOCTOR_GAP,
-        any_active=bool(e.active_K.any()),
         scale=scale,
-        concepts=[_concept(image_HW3, e, k, scale, neighbours) for k in concepts],
+        chosen={
+            "name": e.card.target_names[target],
+            "called": bool(e.present_T[target]),
+            "base": float(e.base_T[target]),
+            "logit": float(e.logit_T[target]),
+        },
+        concepts=[_concept(image_HW3, e, k, scale, neighbours, target) for k in concepts],
+        others=_others(e, concepts, target),
         centred=e.is_centred,
         no_medians=NO_MEDIANS,
         raw=_raw(e),
@@ -144,7 +159,12 @@ def _diagnoses(e: Explanation) -> list[dict[str, Any]]:
 
 
 def _concept(
-    image_HW3: np.ndarray, e: Explanation, k: int, scale: tuple[float, float], neighbours: Neighbours
+    image_HW3: np.ndarray,
+    e: Explanation,
+    k: int,
+    scale: tuple[float, float],
+    neighbours: Neighbours,
+    target: int,
 ) -> dict[str, Any]:
     best = int(e.best_K[k])
     regions = []
@@ -155,6 +175,8 @@ def _concept(
         "name": e.card.concept_names[k],
         "picture": data_address(map_picture(image_HW3, e, k, scale=scale)),
         "probability": float(e.concept_probability_K[k]),
+        "called": bool(e.active_K[k]),
+        "added": float(e.share_TKM[target, k].sum()),
         "prototype": best,
         "score": float(e.score_KM[k, best]),
         "regions": regions,
@@ -162,6 +184,17 @@ def _concept(
             {"name": name, "share": float(e.share_TKM[t, k].sum())}
             for t, name in enumerate(e.card.target_names)
         ],
+    }
+
+
+def _others(e: Explanation, concepts: Sequence[int], target: int) -> dict[str, Any]:
+    """Return how many concepts have no picture, what they add together, and which of them are called."""
+    left = [k for k in range(len(e.card.concept_names)) if k not in concepts]
+    return {
+        "number": len(left),
+        "word": _concepts(len(left)),
+        "together": e.rest(list(concepts), target=target),
+        "called": [e.card.concept_names[k] for k in left if bool(e.active_K[k])],
     }
 
 

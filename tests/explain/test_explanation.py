@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import html
 import json
 import re
 import struct
@@ -124,14 +125,41 @@ def test_the_map_shown_is_that_of_the_best_prototype_and_its_peak_is_the_score(m
             assert float(e.map_KHW[k, int(y * height), int(x * width)]) == float(e.score_KM[k, best])
 
 
-def test_active_concepts_are_shown_by_probability_and_one_always_is(model, stored):
-    e = explain(model, stored)[0]
-    threshold_K = e.card.concept_threshold_K
-    active = [k for k in range(K) if float(e.concept_probability_K[k]) >= float(threshold_K[k])]
-    assert sorted(e.shown(K)) == active or not active
-    e.active_K.zero_()
-    share = e.share_TKM.sum(2).abs()
-    assert e.shown(2) == [max(range(K), key=lambda k: float(share[:, k].max()))]
+def test_the_largest_contributions_to_the_chosen_diagnosis_are_shown_whatever_their_probability(
+    model, stored
+):
+    for e in explain(model, stored):
+        called = [t for t in range(2) if bool(e.present_T[t])]
+        chosen = max(called or range(2), key=lambda t: float(e.probability_T[t]))
+        assert e.chosen == chosen
+        for t in range(2):
+            added = [sum(e.share_TKM[t, k].tolist()) for k in range(K)]
+            order = sorted(range(K), key=lambda k: -abs(added[k]))
+            assert e.shown(2, target=t) == order[:2]
+            assert e.rest(order[:2], target=t) == pytest.approx(added[order[2]], abs=1e-12)
+            e.active_K.fill_(t == 0)
+            assert e.shown(2, target=t) == order[:2], "called or not"
+        assert e.shown(2) == e.shown(2, target=chosen)
+
+
+def test_a_concept_that_is_not_called_is_marked_and_the_rest_is_one_line(
+    model, model_folder, image, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    flags = ["--max_concepts", "2", "--diagnosis", TARGETS[1]]
+    assert main([model_folder, str(image), "--out", str(out), *flags]) == 0
+    record, text = json.loads((out / "explanation.json").read_text()), capsys.readouterr().out
+    concepts = sorted(record["concepts"], key=lambda c: -abs(c["contribution"][TARGETS[1]]))
+    page = html.unescape((out / "index.html").read_text())
+    uncalled = [c["name"] for c in concepts[:2] if not c["active"]]
+    assert uncalled, "else this test shows nothing"
+    assert page.count("the model does not call this finding") == len(uncalled)
+    assert text.count("the model does not call this finding") == len(uncalled)
+    rest = concepts[2]["contribution"][TARGETS[1]]
+    assert f"The other 1 concept together: {rest:+.2f}." in page
+    assert text.index(concepts[0]["name"]) < text.index(concepts[1]["name"])
+    with pytest.raises(InputError, match=f"--diagnosis COPD: the model has {', '.join(TARGETS)}"):
+        main([model_folder, str(image), "--out", str(tmp_path / "x"), "--diagnosis", "COPD"])
 
 
 def test_the_json_has_every_number_by_name(model, stored):
@@ -185,7 +213,7 @@ def test_the_command_writes_json_picture_and_a_page_that_stands_alone(
     assert "i" not in page.tags and "b" in page.tags, "names are text"
     assert page.tags.count("img") >= 3, "the image, a map, and the training region"
     assert not re.search(r"https?://", text) and "script" not in page.tags
-    assert "Concepts shown" in capsys.readouterr().out
+    assert "an image without findings" in capsys.readouterr().out
 
 
 def test_a_training_image_that_is_gone_is_named_without_its_path(model, model_folder, image, tmp_path):

@@ -99,18 +99,14 @@ async function show(opened) {
   at("work").hidden = false;
   document.body.classList.add("open");
   const byBefore = indices(state.diagnoses, (d) => d.before.probability);
-  const byConcept = indices(state.concepts, (c) => c.probability);
-  const active = byConcept.find((k) => state.concepts[k].active && state.concepts[k].best_prototype !== null);
-  set({ target: byBefore[0], picked: active ?? strongest(), prototype: null });
+  const called = byBefore.find((t) => state.diagnoses[t].before.present);
+  set({ target: called ?? byBefore[0], prototype: null });
   diagnoses.fill(state.diagnoses, byBefore);
-  concepts.fill(state.concepts, byConcept);
+  concepts.fill(state.concepts);
+  set({ picked: concepts.arrange(state, target) });
   setTool("look");
   render();
   await evidence.show();
-}
-
-function strongest() {
-  return indices(state.concepts, (c) => Math.max(...c.contribution.map(Math.abs)))[0];
 }
 
 function forget() {
@@ -206,6 +202,7 @@ function setTool(tool) {
 
 function pickTarget(t) {
   set({ target: t });
+  concepts.arrange(state, t);
   render();
   evidence.show();
 }

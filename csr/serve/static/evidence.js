@@ -154,7 +154,7 @@ export class Evidence {
   async showNearThumbs() {
     if (!model.has_atlas || !state) return;
     const visible = state.concepts.flatMap((concept, k) => (
-      concept.best_prototype !== null && (concept.active || at("others").open) ? [[k, concept.best_prototype]] : []));
+      concept.best_prototype !== null && (this.rows()[k].isShown || at("others").open) ? [[k, concept.best_prototype]] : []));
     for (const [k, m] of visible) {
       const address = await this.#regionPicture(k, m, 0);
       if (!state || state.concepts[k].best_prototype !== m) return;

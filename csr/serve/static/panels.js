@@ -1,5 +1,7 @@
 // Lists beside the image. Rows are made once for an image and then updated in place: focus stays where it is.
 
+import { indices } from "./view.js";
+
 export function make(name, { text, cls, ...rest } = {}, ...children) {
   const made = document.createElement(name);
   if (cls) made.className = cls;
@@ -19,6 +21,10 @@ export const signed = (value, digits = 2) => {
   return `${value < 0 ? "\u2212" : "+"}${text}`;
 };
 const setWidth = (bar, share) => bar.style.setProperty("--share", String(Math.min(1, Math.max(0, share))));
+
+const SHOWN_CONCEPTS = 6;
+const byContribution = (concepts, target) =>
+  indices(concepts, (concept) => Math.abs(concept.contribution_before[target]));
 
 export class DiagnosisList {
   constructor(list, { onPick }) {
@@ -66,15 +72,24 @@ export class ConceptList {
     Object.assign(this, { active, others, summary, details, onPick, onDecide, hasAtlas, rows: [] });
   }
 
-  fill(concepts, order) {
+  fill(concepts) {
     this.rows = concepts.map((concept, k) => this.#row(concept, k));
-    const [shown, hidden] = [order.filter((k) => concepts[k].active), order.filter((k) => !concepts[k].active)];
-    this.active.replaceChildren(...shown.map((k) => this.rows[k].item));
-    if (!shown.length) this.active.append(make("li", { cls: "quiet", text: "No concept reaches its threshold." }));
+  }
+
+  // what contributes most to the diagnosis first, called or not; of the rest what is called or decided
+  arrange({ concepts, edits }, target) {
+    const order = byContribution(concepts, target);
+    const largest = new Set(order.filter((k) => concepts[k].best_prototype !== null).slice(0, SHOWN_CONCEPTS));
+    const isShown = (k) => largest.has(k) || concepts[k].active || concepts[k].name in edits.decisions;
+    const hidden = order.filter((k) => !isShown(k));
+    const focused = document.activeElement; // moving a row takes the focus away
+    this.active.replaceChildren(...order.filter(isShown).map((k) => this.rows[k].item));
     this.others.replaceChildren(...hidden.map((k) => this.rows[k].item));
+    if (this.active.contains(focused) || this.others.contains(focused)) focused.focus();
     this.details.hidden = !hidden.length;
-    this.details.open = !shown.length;
     this.hidden = hidden;
+    this.rows.forEach((row, k) => { row.isShown = isShown(k); });
+    return order[0];
   }
 
   #row(concept, k) {
@@ -83,16 +98,17 @@ export class ConceptList {
     const near = make("img", { cls: "thumb near", alt: "", hidden: true });
     const name = make("span", { cls: "name", text: concept.name });
     const facts = make("span", { cls: "quiet facts" });
+    const uncalled = make("span", { cls: "quiet uncalled", text: "the model does not call this finding" });
     const bar = make("span", { cls: "diverging" }, make("i"));
     const share = make("span", { cls: "share" });
     const pictures = make("span", { cls: "pictures" }, thumb, ...(this.hasAtlas ? [near] : []));
     const pick = make("button", { type: "button", cls: "pick" }, pictures,
-      make("span", { cls: "words" }, name, facts), make("span", { cls: "added" }, bar, share));
+      make("span", { cls: "words" }, name, facts, uncalled), make("span", { cls: "added" }, bar, share));
     pick.addEventListener("click", () => this.onPick(k));
     const confirm = this.#decision(concept, k, "confirmed", "\u2713", "Confirm");
     const reject = this.#decision(concept, k, "rejected", "\u2715", "Reject");
     const item = make("li", { cls: "concept" }, pick, make("span", { cls: "decide" }, confirm, reject));
-    return { item, pick, thumb, near, facts, bar, share, confirm, reject };
+    return { item, pick, thumb, near, facts, uncalled, bar, share, confirm, reject };
   }
 
   #decision(concept, k, decision, sign, word) {
@@ -109,7 +125,7 @@ export class ConceptList {
     const below = this.hidden.reduce((sum, k) => sum + state.concepts[k].contribution[target], 0);
     const num = this.hidden.length;
     const concepts = num === 1 ? "concept" : "concepts";
-    this.summary.textContent = `${num} ${concepts} below threshold, contributing ${signed(below)}`;
+    this.summary.textContent = `${num} other ${concepts}, together ${signed(below)}`;
     state.concepts.forEach((concept, k) => {
       const row = this.rows[k];
       const decision = state.edits.decisions[concept.name];
@@ -119,6 +135,7 @@ export class ConceptList {
       row.confirm.setAttribute("aria-pressed", String(decision === "confirmed"));
       row.reject.setAttribute("aria-pressed", String(decision === "rejected"));
       row.facts.textContent = `${percentText(concept.probability)} \u00b7 ${scoreText(concept)}`;
+      row.uncalled.hidden = concept.active;
       row.share.textContent = signed(added);
       row.share.className = `share ${added < 0 ? "down" : "up"}`;
       row.bar.className = `diverging ${added < 0 ? "down" : "up"}`;
