@@ -128,6 +128,9 @@ def _print_summary(explanation: Explanation, out: Path, maximum: int, target: in
     num = len(card.concept_names) - len(shown)
     if num:
         print(f"  {explanation.rest(shown, target=target):+.2f}  {num} other concepts together")
+    notice = card.scores_notice()
+    if notice is not None:
+        print(notice)
     if not explanation.is_centred:
         print(NO_MEDIANS)
     print(f"{out}: {JSON}, {PICTURE}, {PAGE}")

@@ -52,6 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         remark=_notice,
     )
     assert model.card is not None
+    notice = model.card.scores_notice()
+    if notice is not None:
+        _notice(notice)
     if options.contributions and model.card.reference.absent_KM is None:
         _notice(NO_MEDIANS)
     write_rows(options.out, rows, card=model.card, with_contributions=options.contributions)

@@ -69,3 +69,16 @@ def reliability(probability_N: np.ndarray, label_N: np.ndarray) -> list[Bin]:
         )
         for s in np.unique(place_N)
     ]
+
+
+def calibration_errors(probability_N: np.ndarray, label_N: np.ndarray) -> dict[str, float | None]:
+    """Return `ece` and `brier` over the annotated images; None without any.
+
+    Args:
+        probability_N: 0 to 1.
+        label_N: 0 to 1, NaN where not annotated.
+    """
+    known_N = ~np.isnan(label_N)
+    brier_1, ece_1 = Calibration(probability_N[known_N], label_N[known_N]).scores(np.ones((1, known_N.sum())))
+    values = {"ece": float(ece_1[0]), "brier": float(brier_1[0])}
+    return {name: None if np.isnan(value) else value for name, value in values.items()}

@@ -19,7 +19,7 @@ from csr.data.dataset import LabelledImages
 from csr.data.labels.positive import is_positive
 from csr.evaluation import inference
 from csr.evaluation.bootstrap import Bootstrap
-from csr.evaluation.calibration import reliability
+from csr.evaluation.calibration import calibration_errors, reliability
 from csr.evaluation.label_scores import score_labels
 from csr.evaluation.pointing_game import pointing_rows, score_pointing
 from csr.evaluation.simulated_doctor import Play, play_doctor, score_plays
@@ -27,7 +27,7 @@ from csr.model import CSR
 from csr.model.edit_safety import top_two_gap
 from csr.model.interaction import ALPHA
 from csr.model.layers.prototypes import winners
-from csr.model.sharing.card import Card
+from csr.model.sharing.card import Card, target_probability
 from csr.runtime.errors import StoppedError
 
 Rows = dict[str, torch.Tensor]
@@ -55,6 +55,7 @@ def predict_all(
 
     Returns:
         Rows on the CPU, in the order of the data set: `target` (N, T) and `concept` (N, K) probabilities,
+        `target_raw` and `concept_raw` before calibration,
         `winner` (N, K) the prototype with the highest score (-1 where all were dropped); with boxes
         `pointing` (N, K, S); with plays `after` (N, V, T) and `edited` (N, V).
 
@@ -81,10 +82,12 @@ def predict_all(
 def _predict_batch(model: CSR, card: Card, batch: Batch, *, plays: tuple[Play, ...], alpha: float) -> Rows:
     """Return the rows of one batch, on the device; see `predict_all`."""
     output, kept_KM = model(batch["image"]), model.prototypes.kept_KM
-    concept_BK = output.concept_logits.sigmoid()
+    concept_BK = card.concept_probability(output.concept_logits)
     rows = {
         "target": card.probability(output.logits),
         "concept": concept_BK,
+        "target_raw": target_probability(output.logits, task_loss=card.task_loss),
+        "concept_raw": output.concept_logits.sigmoid(),
         "winner": winners(output.similarity_scores, kept_KM),
     }
     if "box" in batch:
@@ -132,7 +135,8 @@ def measure(
         plays: as passed to `predict_all`.
 
     Returns:
-        `targets` and `concepts` (see `score_labels`), `reliability`, `prototypes`, and `localisation`,
+        `targets` and `concepts` (see `score_labels`), `calibration` (label -> method, errors before and
+        after it), `reliability`, `prototypes`, and `localisation`,
         `groups`, `simulation`, each None where not asked for.
     """
     labels = {"target": dataset.table.target_NT, "concept": dataset.table.concept_NK}
@@ -140,6 +144,7 @@ def measure(
     scores = _score_both(rows, labels, everyone, card, bootstrap)
     return {
         **scores,
+        "calibration": _calibration(rows, labels, card),
         "reliability": {
             "targets": _reliability(rows["target"].numpy(), labels["target"], card.target_names),
             "concepts": _reliability(rows["concept"].numpy(), labels["concept"], card.concept_names),
@@ -177,6 +182,25 @@ def _score_both(
             bootstrap=bootstrap,
         )
         for kind, (names, called, threshold_L) in kinds.items()
+    }
+
+
+def _calibration(rows: Rows, labels: dict[str, np.ndarray], card: Card) -> dict[str, Any]:
+    """Return for each label its method, and ECE and Brier score before and after calibration."""
+    kinds = {
+        "target": zip(card.target_names, card.target_calibration_T, strict=True),
+        "concept": zip(card.concept_names, card.concept_calibration_K, strict=True),
+    }
+    return {
+        f"{kind}s": {
+            name: {
+                "method": one.method,
+                "before": calibration_errors(rows[f"{kind}_raw"].numpy()[:, i], labels[kind][:, i]),
+                "after": calibration_errors(rows[kind].numpy()[:, i], labels[kind][:, i]),
+            }
+            for i, (name, one) in enumerate(named)
+        }
+        for kind, named in kinds.items()
     }
 
 
@@ -256,4 +280,5 @@ def threshold_notices(card: Card) -> list[str]:
     if missing:
         kinds = " and ".join(missing)
         lines.append(f"The model has no {kinds} thresholds from validation images: 0.5 is used.")
-    return lines
+    scores = card.scores_notice()
+    return lines if scores is None else [*lines, scores]

@@ -74,6 +74,11 @@ def lines(results: Results) -> Iterator[Line]:
     yield from _label_lines(results, "")
     for group, scores in (results["groups"] or {}).items():
         yield from _label_lines(scores, group)
+    for part, labels in results["calibration"].items():
+        for label, row in labels.items():
+            for when in ("before", "after"):
+                for score, value in row[when].items():
+                    yield (part, "", label, f"{score} {when} calibration", value, None, None, None, None)
     if results["localisation"] is not None:
         yield from _score_lines("localisation", "", results["localisation"], pointing_game.SCORES)
     alive = results["prototypes"]

@@ -37,7 +37,7 @@ def write_report(results: Results) -> str:
     sections = {
         "Diagnoses": _section("labels", _labels(results["targets"], "diagnosis")),
         "Concepts": _section("labels", _labels(results["concepts"], "concept")),
-        "Calibration": _section("calibration", _calibration(results["reliability"])),
+        "Calibration": _section("calibration", _calibration(results)),
         "Where it looks": _section("localisation", _localisation(results["localisation"])),
         "Prototypes": _section("prototypes", _prototypes(results["prototypes"])),
         "Subgroups": _section("subgroups", _subgroups(results)),
@@ -97,9 +97,16 @@ def _labels(scores: Results, noun: str) -> Results:
     }
 
 
-def _calibration(reliability: Results) -> Results:
-    kinds = (("targets", "diagnoses"), ("concepts", "concepts"))
+def _calibration(results: Results) -> Results:
+    kinds, reliability = (("targets", "diagnoses"), ("concepts", "concepts")), results["reliability"]
+    errors = [("before", "ece"), ("after", "ece"), ("before", "brier"), ("after", "brier")]
     return {
+        "heads": ["label", "calibration", "ECE before", "after", "Brier before", "after"],
+        "rows": [
+            [name, row["method"], *(number(row[when][score]) for when, score in errors)]
+            for kind, _ in kinds
+            for name, row in results["calibration"][kind].items()
+        ],
         "pooled": [
             charts.reliability_plot(reliability[kind]["pooled"], title=f"all {name}") for kind, name in kinds
         ],

@@ -97,7 +97,7 @@ def diagnose(model: CSR, image_BCSS: torch.Tensor, *, with_contributions: bool =
     device = next(model.parameters()).device
     output = model(card.preprocessing.transform()(image_BCSS.to(device)))
     target_BT = card.probability(output.logits).cpu()
-    concept_BK = output.concept_logits.sigmoid().cpu()
+    concept_BK = card.concept_probability(output.concept_logits).cpu()
     added = _contributions(model, card, output) if with_contributions else [{}] * len(target_BT)
     return [
         {

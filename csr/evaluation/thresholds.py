@@ -1,4 +1,4 @@
-"""Reference values of a trained model: thresholds by validation images, median scores of training images.
+"""Reference values of a trained model: thresholds and calibration by validation images, medians of training.
 
 Letters: N images, K concepts, M prototypes per concept, T targets, L labels (K or T).
 """
@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from csr.data.labels.positive import is_positive
+from csr.model.calibration import Calibration, calibrate, calibrate_softmax, calibrated_thresholds
+from csr.model.sharing.card import target_probability
 from csr.model.sharing.reference import DEFAULT_THRESHOLD, Reference
 
 
@@ -16,28 +18,48 @@ def measure_reference(
     *,
     score_NKM: torch.Tensor,
     concept_NK: torch.Tensor,
-    val_concept_probability_NK: np.ndarray,
+    val_concept_logit_NK: torch.Tensor,
     val_concept_NK: np.ndarray,
-    val_target_probability_NT: np.ndarray,
+    val_target_logit_NT: torch.Tensor,
     val_target_NT: np.ndarray,
+    task_loss: str,
+    concept_weight_K: torch.Tensor,
+    target_weight_T: torch.Tensor,
 ) -> Reference:
-    """Return the thresholds and medians of a trained model.
+    """Return the thresholds, calibration and medians of a trained model.
 
     Args:
         score_NKM, concept_NK: similarity scores and labels of the training images.
-        val_concept_probability_NK, val_concept_NK: probabilities and labels of the validation images.
-        val_target_probability_NT, val_target_NT: the same of the diagnoses.
+        val_concept_logit_NK, val_concept_NK: logits and labels of the validation images.
+        val_target_logit_NT, val_target_NT: the same of the diagnoses.
+        task_loss: bce, focal or ce, see `target_probability`.
+        concept_weight_K, target_weight_T: positive weights of the training losses.
 
     Returns:
-        All four values, float32: thresholds (K,) and (T,), medians (K, M).
+        All values: thresholds (K,) and (T,) and medians (K, M), float32; calibrations.
     """
     absent_KM, present_KM = concept_medians(score_NKM, concept_NK)
-    return Reference(
-        torch.from_numpy(best_f1_thresholds(val_concept_probability_NK, val_concept_NK)).float(),
-        torch.from_numpy(best_f1_thresholds(val_target_probability_NT, val_target_NT)).float(),
-        absent_KM,
-        present_KM,
-    )
+    concept = decide_labels(val_concept_logit_NK, val_concept_NK, task_loss="bce", weight_L=concept_weight_K)
+    target = decide_labels(val_target_logit_NT, val_target_NT, task_loss=task_loss, weight_L=target_weight_T)
+    return Reference(concept[0], target[0], absent_KM, present_KM, concept[1], target[1])
+
+
+def decide_labels(
+    logit_NL: torch.Tensor, label_NL: np.ndarray, *, task_loss: str, weight_L: torch.Tensor
+) -> tuple[torch.Tensor, tuple[Calibration, ...]]:
+    """Return thresholds of the highest F1, and calibrations; the thresholds are on the calibrated scale.
+
+    Args:
+        logit_NL, label_NL: of validation images; NaN where not annotated.
+        task_loss: `ce` for diagnoses of which exactly one holds.
+        weight_L: positive weights of the training loss.
+    """
+    threshold_L = best_f1_thresholds(target_probability(logit_NL, task_loss=task_loss).numpy(), label_NL)
+    if task_loss == "ce":
+        found = calibrate_softmax(logit_NL.numpy(), label_NL)
+    else:
+        found = calibrate(logit_NL.numpy(), label_NL, weight_L=weight_L.numpy())
+    return torch.from_numpy(calibrated_thresholds(threshold_L, found)).float(), tuple(found)
 
 
 def concept_medians(score_NKM: torch.Tensor, concept_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

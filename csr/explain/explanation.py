@@ -148,7 +148,7 @@ def explain_output(model: CSR, output: CSROutput) -> list[Explanation]:
 def _explain_one(model: CSR, card: Card, output: CSROutput, parts: Contributions, b: int) -> Explanation:
     score_KM = output.similarity_scores[b].cpu()
     best_K = winners(output.similarity_scores[b : b + 1], model.prototypes.kept_KM)[0].cpu()
-    concept_K = output.concept_logits[b].sigmoid().cpu()
+    concept_K = card.concept_probability(output.concept_logits[b]).cpu()
     logit_T = output.logits[b].cpu()
     return Explanation(
         card=card,
@@ -174,6 +174,7 @@ def to_dict(explanation: Explanation, *, neighbours: Neighbours) -> dict[str, An
         {
             "name": name,
             "probability": float(e.probability_T[t]),
+            "calibration": card.target_calibration_T[t].method,
             "logit": float(e.logit_T[t]),
             "base": float(e.base_T[t]),
             "bias": float(e.bias_T[t]),
@@ -200,6 +201,7 @@ def _concept(e: Explanation, k: int, neighbours: Neighbours) -> dict[str, Any]:
     return {
         "name": card.concept_names[k],
         "probability": float(e.concept_probability_K[k]),
+        "calibration": card.concept_calibration_K[k].method,
         "threshold": float(card.concept_threshold_K[k]),
         "active": bool(e.active_K[k]),
         "contribution": _by_target(card, e.share_TKM[:, k].sum(1)),

@@ -73,10 +73,11 @@ def draw_sheet(
     columns = [column([captioned(image_HW3, lines), scale])]
     for k in concepts:
         best = int(e.best_K[k])
+        word = "probability" if e.card.concept_calibration_K[k].is_probability else "score"
         said = "" if bool(e.active_K[k]) else ", not called"
         lines = [
             f"{e.card.concept_names[k]}: {float(e.share_TKM[target, k].sum()):+.2f} to {name}",
-            f"probability {float(e.concept_probability_K[k]):.2f}{said}",
+            f"{word} {float(e.concept_probability_K[k]):.2f}{said}",
             f"prototype {best}, cosine {float(e.score_KM[k, best]):.2f}",
         ]
         tiles = [captioned(map_picture(image_HW3, e, k, scale=(low, high)), lines)]
@@ -123,6 +124,7 @@ def write_page(
     return render(
         "explanation.html",
         title=title,
+        scores_notice=e.card.scores_notice(),
         image=data_address(image_HW3),
         rule="the likeliest" if e.card.exactly_one else "called",
         diagnoses=_diagnoses(e),
@@ -151,6 +153,7 @@ def _diagnoses(e: Explanation) -> list[dict[str, Any]]:
         {
             "name": e.card.target_names[t],
             "probability": float(e.probability_T[t]),
+            "word": "" if e.card.target_calibration_T[t].is_probability else "score",
             "threshold": float(e.card.target_threshold_T[t]),
             "called": bool(e.present_T[t]),
         }
@@ -175,6 +178,7 @@ def _concept(
         "name": e.card.concept_names[k],
         "picture": data_address(map_picture(image_HW3, e, k, scale=scale)),
         "probability": float(e.concept_probability_K[k]),
+        "word": "probability" if e.card.concept_calibration_K[k].is_probability else "score",
         "called": bool(e.active_K[k]),
         "added": float(e.share_TKM[target, k].sum()),
         "prototype": best,

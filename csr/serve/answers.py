@@ -38,6 +38,7 @@ def model_facts(model: CSR, *, name: str, sha256: str, limits: Limits, has_atlas
         replacements=[MEDIAN, ZERO] if has_medians else [ZERO],
         default_replacement=default_replacement(model),
         contributions_from="absent medians" if has_medians else "zero",
+        scores_notice=card.scores_notice(),
         default_alpha=ALPHA,
         doctor_gap=DOCTOR_GAP,
         has_atlas=has_atlas,
@@ -78,6 +79,7 @@ def _diagnoses(case: Case, e: Explanation) -> list[schemas.Diagnosis]:
         schemas.Diagnosis(
             name=name,
             probability=float(e.probability_T[t]),
+            calibration=case.card.target_calibration_T[t].method,
             logit=float(e.logit_T[t]),
             base=float(e.base_T[t]),
             bias=float(e.bias_T[t]),
@@ -99,6 +101,7 @@ def _concept(case: Case, e: Explanation, k: int) -> schemas.Concept:
     return schemas.Concept(
         name=case.card.concept_names[k],
         probability=float(e.concept_probability_K[k]),
+        calibration=case.card.concept_calibration_K[k].method,
         threshold=float(case.card.concept_threshold_K[k]),
         active=bool(e.active_K[k]),
         best_prototype=best if has_map else None,

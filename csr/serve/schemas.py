@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from csr.model.calibration import Method
 from csr.model.interaction import ALPHA
 from csr.serve.limits import MAX_BOXES
 
@@ -87,6 +88,7 @@ class ModelFacts(Schema):
     contributions_from: Literal["absent medians", "zero"] = Field(
         description="scores that contributions are counted from: of images without the concept, or 0"
     )
+    scores_notice: str | None = Field(description="a line on labels whose numbers are no probabilities")
     default_alpha: float
     doctor_gap: float = Field(description="two likeliest diagnoses closer than this: ask a doctor")
     has_atlas: bool
@@ -128,6 +130,7 @@ class Diagnosis(Schema):
 
     name: str
     probability: float
+    calibration: Method = Field(description="score: the number is no probability")
     logit: float
     base: float = Field(description="logit of an image without findings; the bias if there are no medians")
     bias: float
@@ -144,6 +147,7 @@ class Concept(Schema):
 
     name: str
     probability: float
+    calibration: Method
     threshold: float
     active: bool = Field(description="the probability reaches the threshold")
     best_prototype: int | None = Field(description="null: all its prototypes were dropped")

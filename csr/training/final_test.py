@@ -21,6 +21,8 @@ from csr.evaluation.thresholds import measure_reference
 from csr.model import CSR
 from csr.model.sharing.card import Card, Preprocessing, target_probability
 from csr.model.sharing.reference import Reference
+from csr.stages.concept import positive_weights
+from csr.stages.task import task_weights
 from csr.training.data import Splits, labels_of
 from csr.training.validation import Validator
 
@@ -33,6 +35,7 @@ class FinalTest:
         model: trained.
         splits: training and validation images.
         task_loss: of stage 3; decides how logits become probabilities.
+        max_pos_weight: limit of the positive weights in the losses, which calibration takes off.
         precision: name of the arithmetic.
         validator: feeds the images of this rank.
     """
@@ -40,21 +43,26 @@ class FinalTest:
     model: CSR
     splits: Splits
     task_loss: str
+    max_pos_weight: float
     precision: str
     validator: Validator
 
     def reference(self) -> Reference:
-        """Return thresholds (validation images) and median scores (training images). Collective."""
+        """Return thresholds and calibration (validation images), medians (training images). Collective."""
         train = self._predict(self.splits.train, "Train", keeps=True)
         val = self._predict(self.splits.val, "Val", keeps=True)
-        val_labels = labels_of(self.splits.val)
+        train_labels, val_labels = labels_of(self.splits.train), labels_of(self.splits.val)
+        maximum = self.max_pos_weight
         return measure_reference(
             score_NKM=train["score"],
-            concept_NK=torch.from_numpy(labels_of(self.splits.train)["concept"]),
-            val_concept_probability_NK=val["concept_logit"].sigmoid().numpy(),
+            concept_NK=torch.from_numpy(train_labels["concept"]),
+            val_concept_logit_NK=val["concept_logit"],
             val_concept_NK=val_labels["concept"],
             val_target_NT=val_labels["target"],
-            val_target_probability_NT=target_probability(val["logit"], task_loss=self.task_loss).numpy(),
+            val_target_logit_NT=val["logit"],
+            task_loss=self.task_loss,
+            concept_weight_K=positive_weights(train_labels["concept"], maximum=maximum),
+            target_weight_T=task_weights(train_labels["target"], loss=self.task_loss, maximum=maximum),
         )
 
     def card(self, reference: Reference) -> Card:

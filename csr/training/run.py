@@ -172,6 +172,7 @@ class Run:
             self.model,
             self.splits,
             build.task_loss_of(self.config, self._prepared.tables.train),
+            self.config.method.max_pos_weight,
             self._prepared.precision.name,
             self.trainer.validator,
         )

@@ -28,6 +28,7 @@ from csr.data.labels.vocabulary import Vocabulary
 from csr.evaluation.measure import count_alive, predict_all, threshold_notices
 from csr.evaluation.metrics import multilabel_metrics
 from csr.evaluation.output import COLUMNS, summary
+from csr.model.calibration import Calibration
 from csr.model.sharing.reference import Reference
 
 NUM = 18
@@ -119,7 +120,10 @@ def test_scores_are_those_of_the_models_own_output(data, results):
 def test_everything_asked_for_is_there(results):
     record = json.loads((results / "evaluation.json").read_text())
     assert sorted(p.name for p in results.iterdir()) == FILES
-    assert record["notices"] == ["Boxes of 'Rib', which is no concept, are not used: 1"]
+    assert record["notices"] == [
+        "The model was not calibrated on validation images: its numbers are scores, no probabilities.",
+        "Boxes of 'Rib', which is no concept, are not used: 1",
+    ]
     assert record["data"]["images"] == NUM and record["model"] == "model"
     assert {name: group["images"] for name, group in record["groups"].items()} == {"<b>north": 12, "south": 6}
     pointing = record["localisation"]
@@ -183,7 +187,7 @@ def test_a_run_without_thresholds_is_measured_at_one_half_with_a_notice(data, tm
     assert "no concept and target thresholds from validation images: 0.5 is used" in record["notices"][0]
     assert record["notices"][0] in capsys.readouterr().out
     assert {row["threshold"] for row in record["targets"]["labels"].values()} == {0.5}
-    assert list(record["simulation"]) == ["concepts, zero"] and "zeros only" in record["notices"][1]
+    assert list(record["simulation"]) == ["concepts, zero"] and "zeros only" in record["notices"][2]
     assert record["localisation"] is None and record["groups"] is None
 
 
@@ -203,9 +207,46 @@ def test_the_batch_size_changes_nothing_and_the_seed_moves_intervals_only(data, 
 
 def test_notices_name_the_thresholds_that_were_not_measured():
     card = dataclasses.replace(tiny_card(), task_loss="ce", reference=Reference())
-    first, second = threshold_notices(card)
-    assert "likeliest" in first and "no concept thresholds" in second
-    assert threshold_notices(tiny_card()) == []
+    first, second, third = threshold_notices(card)
+    assert "likeliest" in first and "no concept thresholds" in second and "no probabilities" in third
+    assert threshold_notices(tiny_card()) == [third]
+
+
+def test_errors_before_and_after_calibration_are_those_of_a_loop(data, tmp_path):
+    lines, model = (Calibration("platt", 0.5, -1.0), Calibration()), tiny_model()
+    concepts = (Calibration("unweighted", 1.0, -2.0),) * 3
+    reference = dataclasses.replace(
+        model.card.reference, target_calibration_T=lines, concept_calibration_K=concepts
+    )
+    model.card = dataclasses.replace(model.card, reference=reference)
+    model.save_pretrained(tmp_path / "calibrated")
+    given = flags(data, tmp_path / "out", model=str(tmp_path / "calibrated"))
+    assert main(given) == 0
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    table = read_label_table(data / "labels.csv", vocabulary=Vocabulary(CONCEPTS, TARGETS))
+    store = open_store(
+        [data / f"images/{name}.png" for name in table.image_ids], size=72, cache_dir=None, workers=1
+    )
+    with torch.no_grad():
+        logit = model(model.card.preprocessing.transform()(store.batch(range(NUM)))).logits.double()
+    for t, name in enumerate(TARGETS):
+        row, known = record["calibration"]["targets"][name], ~np.isnan(table.target_NT[:, t])
+        label, one = table.target_NT[known, t], lines[t]
+        for when, line in (("before", Calibration()), ("after", one)):
+            p = (line.scale * logit[:, t] + line.offset).sigmoid().numpy()[known]
+            assert row[when]["brier"] == pytest.approx(np.mean((p - label) ** 2), abs=1e-6)
+            bins = [(p > b / 10) & (p <= (b + 1) / 10) for b in range(10)]
+            ece = sum(abs(np.sum(p[some] - label[some])) for some in bins) / known.sum()
+            assert row[when]["ece"] == pytest.approx(ece, abs=1e-6)
+        assert row["method"] == one.method
+    assert record["calibration"]["targets"][TARGETS[0]]["before"]["ece"] != pytest.approx(
+        record["calibration"]["targets"][TARGETS[0]]["after"]["ece"]
+    )
+    notice = record["notices"][0]
+    assert TARGETS[1] in notice and TARGETS[0] not in notice
+    table_rows = list(csv.DictReader((tmp_path / "out" / "evaluation.csv").open()))
+    found = [r for r in table_rows if r["score"] == "ece after calibration" and r["label"] == TARGETS[0]]
+    assert float(found[0]["value"]) == record["calibration"]["targets"][TARGETS[0]]["after"]["ece"]
 
 
 def test_prototypes_are_alive_if_they_win_for_a_present_concept():

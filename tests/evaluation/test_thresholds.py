@@ -49,11 +49,15 @@ def test_thresholds_come_from_validation_and_medians_from_training_images():
     measured = measure_reference(
         score_NKM=score,
         concept_NK=concept,
-        val_concept_probability_NK=np.array([[0.1, 0.6], [0.3, 0.2]]),
+        val_concept_logit_NK=torch.tensor([[0.1, 0.6], [0.3, 0.2]]).logit(),
         val_concept_NK=val_concept,
-        val_target_probability_NT=np.array([[0.9], [0.5]]),
+        val_target_logit_NT=torch.tensor([[0.9], [0.5]]).logit(),
         val_target_NT=val_target,
+        task_loss="bce",
+        concept_weight_K=torch.ones(2),
+        target_weight_T=torch.ones(1),
     )
     assert measured.concept_threshold_K.tolist() == pytest.approx([0.2, 0.4])
     assert measured.target_threshold_T.tolist() == pytest.approx([0.7])
+    assert {one.method for one in measured.target_calibration_T} == {"score"}, "two images tell nothing"
     assert torch.equal(measured.present_KM, concept_medians(score, concept)[1])

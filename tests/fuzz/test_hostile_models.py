@@ -197,6 +197,8 @@ CONFIGS = [
     put("method", value="x"),
     put("reference", value={"concept_thresholds": {"concept 0": "nan", "concept 1": 2}}),
     put("reference", value={"target_thresholds": [0.5, 0.5]}),
+    put("reference", value={"target_calibration": {"target 0": {"method": "platt", "scale": 1}}}),
+    put("reference", value={"concept_calibration": [{"method": "platt", "scale": 10**400, "offset": 0}]}),
 ]
 
 

@@ -90,6 +90,16 @@ def test_the_deepspeed_configuration_is_what_ran(run):
     assert merged["gradient_clipping"] == 1.0
 
 
+def test_the_reference_has_thresholds_medians_and_calibration_of_every_label(run):
+    reference = json.loads((run / "reference.json").read_text())
+    assert list(reference["target_thresholds"]) == list(reference["target_calibration"]) == TARGETS
+    medians, lines = reference["absent_medians"], reference["concept_calibration"]
+    assert list(medians) == list(lines) and {len(row) for row in medians.values()} == {5}
+    as_it_is = {"method": "score", "scale": 1.0, "offset": 0.0}
+    for line in [*lines.values(), *reference["target_calibration"].values()]:
+        assert line == as_it_is, "8 validation images cannot hold 5 of each kind"
+
+
 def test_there_is_one_line_of_metrics_per_epoch(run):
     lines = records(run)
     assert [(r["stage"], r["epoch"]) for r in lines] == [

@@ -19,7 +19,7 @@ import torch
 
 from csr.data.dataset import LabelledImages
 from csr.evaluation.inference import image_batches, num_batches
-from csr.evaluation.thresholds import best_f1_thresholds
+from csr.evaluation.thresholds import decide_labels
 from csr.explain.refine.fit import Fit, FitOptions, Scores, fit_head, keep_head
 from csr.explain.refine.occlusion import firing_from, painted_and_pasted
 from csr.explain.refine.options import RefineOptions
@@ -76,7 +76,7 @@ def refine(
     with torch.no_grad():
         refined.task_head.linear.weight.copy_(fit.weight_TF)
         refined.task_head.linear.bias.copy_(fit.bias_T)
-    refined.card = _referenced(source.card, fit, choose_on.without(keep_F), keep_KM)
+    refined.card = _referenced(source.card, fit, choose_on.without(keep_F), keep_KM, stage.pos_weight_T.cpu())
     reliance = remaining_reliance(
         train.score_NF.numpy(),
         kept_KM=model.prototypes.kept_KM.cpu().numpy(),
@@ -193,13 +193,15 @@ def scores_of(
     )
 
 
-def _referenced(card: Card, fit: Fit, val: Scores, keep_KM: np.ndarray) -> Card:
-    """Return thresholds of the new diagnoses, from validation images.
+def _referenced(card: Card, fit: Fit, val: Scores, keep_KM: np.ndarray, weight_T: torch.Tensor) -> Card:
+    """Return thresholds and calibration of the new diagnoses, from validation images.
 
     Dropped prototypes have no medians but 0.
     """
     logit_NT = torch.nn.functional.linear(val.score_NF, fit.weight_TF, fit.bias_T)
-    threshold_T = best_f1_thresholds(card.probability(logit_NT).numpy(), val.target_NT.numpy())
+    threshold_T, calibration_T = decide_labels(
+        logit_NT, val.target_NT.numpy(), task_loss=card.task_loss, weight_L=weight_T
+    )
     keep = torch.from_numpy(keep_KM).float()
     medians = {
         name: None if value is None else value * keep
@@ -207,7 +209,7 @@ def _referenced(card: Card, fit: Fit, val: Scores, keep_KM: np.ndarray) -> Card:
         for value in [getattr(card.reference, name)]
     }
     reference = dataclasses.replace(
-        card.reference, target_threshold_T=torch.from_numpy(threshold_T).float(), **medians
+        card.reference, target_threshold_T=threshold_T, target_calibration_T=calibration_T, **medians
     )
     return dataclasses.replace(card, reference=reference)
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from csr.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, stored_size
+from csr.model.calibration import MIN_POSITIVES, Calibration, calibrated_logits
 from csr.model.sharing.reference import DEFAULT_THRESHOLD, Reference, reference_from_dict
 from csr.runtime.errors import InputError
 
@@ -24,7 +25,7 @@ _LARGEST = 1e30  # of a number that is computed with in float32
 
 
 def target_probability(logit_BT: torch.Tensor, *, task_loss: str) -> torch.Tensor:
-    """Return the probabilities of the diagnoses as the task loss means them.
+    """Return the probabilities of the diagnoses as the task loss means them, uncalibrated.
 
     Args:
         logit_BT: logits, (..., T).
@@ -101,8 +102,41 @@ class Card:
         return torch.full((len(self.target_names),), DEFAULT_THRESHOLD) if chosen is None else chosen
 
     def probability(self, logit_BT: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities of the diagnoses, (..., T); see `target_probability`."""
-        return target_probability(logit_BT, task_loss=self.task_loss)
+        """Return the probabilities of the diagnoses, (..., T), calibrated as far as they could be."""
+        calibrated_BT = calibrated_logits(logit_BT, self.reference.target_calibration_T)
+        return target_probability(calibrated_BT, task_loss=self.task_loss)
+
+    def concept_probability(self, logit_BK: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities of the concepts, (..., K), calibrated as far as they could be."""
+        return calibrated_logits(logit_BK, self.reference.concept_calibration_K).sigmoid()
+
+    @property
+    def target_calibration_T(self) -> tuple[Calibration, ...]:
+        """How each diagnosis is calibrated; `score` for all where no validation images showed it."""
+        return self.reference.target_calibration_T or (Calibration(),) * len(self.target_names)
+
+    @property
+    def concept_calibration_K(self) -> tuple[Calibration, ...]:
+        """How each concept is calibrated; `score` for all where no validation images showed it."""
+        return self.reference.concept_calibration_K or (Calibration(),) * len(self.concept_names)
+
+    def scores_notice(self) -> str | None:
+        """Return a line that names the labels whose numbers are no probabilities; None without any."""
+        pairs = [
+            *zip(self.target_names, self.target_calibration_T, strict=True),
+            *zip(self.concept_names, self.concept_calibration_K, strict=True),
+        ]
+        scores = [name for name, one in pairs if not one.is_probability]
+        if not scores:
+            return None
+        if len(scores) == len(pairs):
+            return (
+                "The model was not calibrated on validation images: its numbers are scores, no probabilities."
+            )
+        return (
+            f"Scores, no probabilities (fewer than {MIN_POSITIVES} positive or negative validation images): "
+            f"{', '.join(scores)}."
+        )
 
     def called(self, probability_BT: torch.Tensor) -> torch.Tensor:
         """Return which diagnoses the model calls.

@@ -148,17 +148,19 @@ def _metrics(card: Card) -> str:
 
 def _labels(card: Card) -> str:
     chosen = card.reference
-    concepts = [
-        [name, "concept", f"{value:.4f}"]
-        for name, value in zip(card.concept_names, card.concept_threshold_K.tolist(), strict=True)
-    ]
-    targets = [
-        [name, "diagnosis", f"{value:.4f}"]
-        for name, value in zip(card.target_names, card.target_threshold_T.tolist(), strict=True)
+    kinds = (
+        ("diagnosis", card.target_names, card.target_threshold_T, card.target_calibration_T),
+        ("concept", card.concept_names, card.concept_threshold_K, card.concept_calibration_K),
+    )
+    rows = [
+        [name, kind, f"{value:.4f}", one.method]
+        for kind, names, thresholds, calibrations in kinds
+        for name, value, one in zip(names, thresholds.tolist(), calibrations, strict=True)
     ]
     measured = chosen.concept_threshold_K is not None and chosen.target_threshold_T is not None
     said = "Chosen for F1 on validation images." if measured else "0.5 is a default, not chosen on images."
-    return f"{said}\n\n" + _table(["label", "kind", "threshold"], concepts + targets)
+    notice = card.scores_notice() or "Probabilities are calibrated on validation images."
+    return f"{said} {_text(notice)}\n\n" + _table(["label", "kind", "threshold", "calibration"], rows)
 
 
 def _input(card: Card) -> str:

@@ -1,6 +1,7 @@
-"""Values that a run measures once for later use: decision thresholds, scores with and without each concept.
+"""Values that a run measures once for later use: thresholds, calibration, scores with and without a concept.
 
-Thresholds come from validation images, medians from training images; neither ever from test images.
+Thresholds and calibration come from validation images, medians from training images; neither ever from test
+images.
 
 Letters: N images, K concepts, M prototypes per concept, T targets, L labels (K or T).
 """
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from csr.model.calibration import Calibration, calibration_from_dict
 from csr.runtime.errors import InputError
 
 FILE_NAME = "reference.json"
@@ -25,12 +27,16 @@ class Reference:
     Attributes:
         concept_threshold_K, target_threshold_T: probabilities from which a label is called present.
         absent_KM, present_KM: median scores over training images without and with the concept.
+        concept_calibration_K, target_calibration_T: the way from logits to probabilities. Thresholds are on
+            the calibrated scale.
     """
 
     concept_threshold_K: torch.Tensor | None = None
     target_threshold_T: torch.Tensor | None = None
     absent_KM: torch.Tensor | None = None
     present_KM: torch.Tensor | None = None
+    concept_calibration_K: tuple[Calibration, ...] | None = None
+    target_calibration_T: tuple[Calibration, ...] | None = None
 
     def to_dict(self, *, concept_names: tuple[str, ...], target_names: tuple[str, ...]) -> dict[str, Any]:
         """Return plain JSON, by name, so that a person can read and edit it."""
@@ -40,9 +46,19 @@ class Reference:
             "absent_medians": (concept_names, self.absent_KM),
             "present_medians": (concept_names, self.present_KM),
         }
+        lines = {
+            "concept_calibration": (concept_names, self.concept_calibration_K),
+            "target_calibration": (target_names, self.target_calibration_T),
+        }
         return {
-            key: None if value is None else dict(zip(names, value.tolist(), strict=True))
-            for key, (names, value) in rows.items()
+            **{
+                key: None if value is None else dict(zip(names, value.tolist(), strict=True))
+                for key, (names, value) in rows.items()
+            },
+            **{
+                key: None if value is None else {n: c.to_dict() for n, c in zip(names, value, strict=True)}
+                for key, (names, value) in lines.items()
+            },
         }
 
 
@@ -75,14 +91,26 @@ def reference_from_dict(
         "absent_medians": (concept_names, num_prototypes, -1.0),
         "present_medians": (concept_names, num_prototypes, -1.0),
     }
-    unknown = sorted(str(key) for key in value if key not in wanted)
+    lines = {"concept_calibration": concept_names, "target_calibration": target_names}
+    unknown = sorted(str(key) for key in value if key not in wanted and key not in lines)
     if unknown:
         raise InputError(f"{where}: 'reference' has unknown keys: {', '.join(unknown)[:120]}")
     tensors = [
         None if value.get(key) is None else _rows(value[key], names, length, lowest, f"{where}: {key}")
         for key, (names, length, lowest) in wanted.items()
     ]
-    return Reference(*tensors)
+    calibrations = [
+        None if value.get(key) is None else _calibrations(value[key], names, f"{where}: {key}")
+        for key, names in lines.items()
+    ]
+    concept_threshold_K, target_threshold_T, absent_KM, present_KM = tensors
+    return Reference(concept_threshold_K, target_threshold_T, absent_KM, present_KM, *calibrations)
+
+
+def _calibrations(value: Any, names: tuple[str, ...], where: str) -> tuple[Calibration, ...]:
+    if not isinstance(value, dict) or set(value) != set(names):
+        raise InputError(f"{where}: one entry for each of {', '.join(names)[:160]}")
+    return tuple(calibration_from_dict(value[name], where=where) for name in names)
 
 
 def _rows(value: Any, names: tuple[str, ...], length: int, lowest: float, where: str) -> torch.Tensor:

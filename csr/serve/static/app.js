@@ -6,7 +6,7 @@ import { Evidence } from "./evidence.js";
 import { wireFiles } from "./files.js";
 import { drawRamp } from "./heat.js";
 import { announce, attempt, hideProblem, onGone, showProblem } from "./messages.js";
-import { ConceptList, DiagnosisList, fillBoxes, fillNotes, percentText, signed } from "./panels.js";
+import { ConceptList, DiagnosisList, fillBoxes, fillNotes, probabilityText, signed } from "./panels.js";
 import { Stage } from "./stage.js";
 import { wireTheme } from "./theme.js";
 import { at, indices, model, path, picked, set, state, target } from "./view.js";
@@ -32,6 +32,7 @@ async function connect() {
   at("version").textContent = `Model ${model.sha256.slice(0, 12)}.`;
   at("limits").textContent = `up to ${maxMib()} MiB and ${+(model.max_pixels / 1e6).toFixed(1)} million pixels`;
   at("replacements").hidden = model.replacements.length < 2;
+  at("scores-notice").textContent = model.scores_notice ?? "";
   at("no-medians").hidden = model.contributions_from !== "zero";
   drawRamp(at("ramp"), model.palette);
   diagnoses = new DiagnosisList(at("diagnoses"), { onPick: pickTarget });
@@ -164,7 +165,7 @@ function summary() {
   const moved = d.probability - d.before.probability;
   const warning = state.safety.warn ? " Warning: the regions contradict the maps." : "";
   const change = Math.abs(moved) < 0.0005 ? "" : `, ${signed(100 * moved, 1)} points`;
-  return `${d.name} ${percentText(d.probability)}${change}.${warning}`;
+  return `${d.name} ${probabilityText(d)}${change}.${warning}`;
 }
 
 function decide(k, decision) {

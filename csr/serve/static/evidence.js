@@ -3,7 +3,7 @@
 import { getBlob, getJson } from "./api.js";
 import { drawOverlay, drawPicture, framePeak } from "./heat.js";
 import { attempt } from "./messages.js";
-import { fillTable, make, percentText, signed } from "./panels.js";
+import { fillTable, make, percentText, probabilityText, signed } from "./panels.js";
 import { at, indices, model, path, picked, place, prototype, shownPrototype, state, target } from "./view.js";
 
 const SHOWN_PROTOTYPES = 8;
@@ -87,7 +87,7 @@ export class Evidence {
     const highest = Math.max(...(this.#maps.get(place()) ?? [0]));
     at("detail-title").textContent = `Evidence: ${concept.name}`;
     at("detail-facts").textContent =
-      `${percentText(concept.probability)}, ${verdict} (threshold ${percentText(concept.threshold)})`;
+      `${probabilityText(concept)}, ${verdict} (threshold ${percentText(concept.threshold)})`;
     at("evidence").setAttribute("aria-label", `The image with the map of ${concept.name}, prototype ${current}`);
     at("evidence-caption").textContent = current === null ? "no prototypes"
       : `This image: prototype ${current}, cosine ${highest.toFixed(3)}`;

@@ -14,6 +14,9 @@ export function make(name, { text, cls, ...rest } = {}, ...children) {
   return made;
 }
 
+// a number that no validation images calibrated is a score, and no share of images
+export const probabilityText = ({ probability, calibration }) =>
+  calibration === "score" ? `score ${probability.toFixed(2)}` : percentText(probability);
 export const percentText = (value) => `${(100 * value).toFixed(1)}%`;
 export const signed = (value, digits = 2) => {
   const text = Math.abs(value).toFixed(digits);
@@ -56,7 +59,7 @@ export class DiagnosisList {
       row.button.title =
         `logit ${signed(d.logit, 3)}, without findings ${signed(d.base, 3)}, called at ${percentText(d.threshold)} or more`;
       row.badge.hidden = !d.present;
-      row.value.textContent = percentText(d.probability);
+      row.value.textContent = probabilityText(d);
       row.change.textContent = Math.abs(moved) < 0.0005 ? "" : `${signed(100 * moved, 1)}`;
       row.change.className = `change ${moved > 0 ? "up" : "down"}`;
       setWidth(row.bar.querySelector(".now"), d.probability);
@@ -134,7 +137,7 @@ export class ConceptList {
       row.pick.setAttribute("aria-pressed", String(k === picked));
       row.confirm.setAttribute("aria-pressed", String(decision === "confirmed"));
       row.reject.setAttribute("aria-pressed", String(decision === "rejected"));
-      row.facts.textContent = `${percentText(concept.probability)} \u00b7 ${scoreText(concept)}`;
+      row.facts.textContent = `${probabilityText(concept)} \u00b7 ${scoreText(concept)}`;
       row.uncalled.hidden = concept.active;
       row.share.textContent = signed(added);
       row.share.className = `share ${added < 0 ? "down" : "up"}`;

@@ -85,7 +85,7 @@ def _similarity_tiles(
     share_K = parts.share_BTKM[0, t].sum(1)
     tiles = []
     for k in share_K.abs().topk(min(NUM_CONCEPTS, len(names))).indices.tolist():
-        probability = float(output.concept_logits[b, k].sigmoid())
+        probability = float(model.card.concept_probability(output.concept_logits[b])[k])
         score, m = output.similarity_scores[b, k].max(dim=0)
         picture = _lit(image, output.similarity_maps[b, k, int(m)])
         said = f"adds {float(share_K[k]):+.2f} to {target}"
