@@ -171,7 +171,12 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--group_by", metavar="COLUMN", help="also measure each value of this column of --csv on its own")
     add("--simulate", choices=MODES, help="play a doctor who corrects concepts, draws boxes, or does both")
     add("--alpha", type=Number(0, 1), default=ALPHA, help="importance outside of a simulated doctor's boxes")
-    add("--bootstrap", type=Whole(0, 100_000), default=1000, help="resamples of the intervals, 0: none")
+    add(
+        "--bootstrap",
+        type=Whole(0, 100_000),
+        default=1000,
+        help="resamples of the intervals, 0: Wilson's alone",
+    )
     add("--seed", type=Whole(0, 2**32 - 1), default=0, help="of the resamples")
     add("--batch_size", type=Whole(1, 65_536), default=32, help="images that a rank's network sees at once")
     add("--reader_merge", choices=READER_MERGES, default="any", help="how several readers become one label")

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from csr.data.labels.positive import is_positive
-from csr.evaluation.bootstrap import Bootstrap, Estimate, estimate
+from csr.data.labels.positive import is_negative, is_positive
+from csr.evaluation.bootstrap import Bootstrap, Estimate, estimate, proportion_limits
 from csr.evaluation.calibration import Calibration
 from csr.evaluation.weighted_metrics import Ranking, confusion, ratio
 
@@ -93,7 +93,8 @@ def score_labels(
 
     Returns:
         `labels` (name -> n, positives, threshold, and each of SCORES as {value, low, high}), `macro` and
-        `micro` (each of SCORES). Numbers that do not exist are None.
+        `micro` (each of SCORES). Numbers that do not exist are None. Sensitivity and specificity of labels
+        have Wilson's intervals (`proportion_limits`), also without resamples.
     """
     measured = estimate(
         LabelMeasure(probability_NL, label_NL, called_NL),
@@ -103,19 +104,21 @@ def score_labels(
     )
     labels = {}
     for i, name in enumerate(names):
-        known_N = ~np.isnan(label_NL[:, i])
+        number, positives = int(np.sum(~np.isnan(label_NL[:, i]))), int(np.sum(is_positive(label_NL[:, i])))
+        scores = named(measured, i, SCORES)
+        for score, count in (("sensitivity", positives), ("specificity", number - positives)):
+            scores[score] = proportion_limits(scores[score], count)
         labels[name] = {
-            "n": int(known_N.sum()),
-            "positives": int(np.sum(is_positive(label_NL[known_N, i]))),
+            "n": number,
+            "positives": positives,
             "threshold": None if threshold_L is None else float(threshold_L[i]),
-            **named(measured, i, SCORES),
+            **scores,
         }
     last = len(names)
-    return {
-        "labels": labels,
-        "macro": named(measured, last, SCORES),
-        "micro": named(measured, last + 1, SCORES),
-    }
+    micro = named(measured, last + 1, SCORES)
+    for score, is_one_NL in (("sensitivity", is_positive(label_NL)), ("specificity", is_negative(label_NL))):
+        micro[score] = proportion_limits(micro[score], int(is_one_NL.any(axis=1).sum()), clustered=True)
+    return {"labels": labels, "macro": named(measured, last, SCORES), "micro": micro}
 
 
 def named(measured: Estimate, i: int, names: Sequence[str]) -> Row:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from csr.data.batch import Batch
 from csr.data.labels.positive import is_positive
-from csr.evaluation.bootstrap import Bootstrap, estimate
+from csr.evaluation.bootstrap import Bootstrap, estimate, proportion_limits
 from csr.evaluation.label_scores import mean_of_known, named
 from csr.evaluation.weighted_metrics import ratio
 from csr.model.interaction import box_cells
@@ -29,6 +29,7 @@ from csr.model.layers.prototypes import winners
 
 GRID = 128
 SCORES = ("cam_hit", "cam_iou", "similarity_hit", "similarity_iou", "chance", "centre_hit", "reachable")
+RATES = ("cam_hit", "similarity_hit", "centre_hit", "reachable")
 
 
 def pointing_rows(
@@ -171,17 +172,22 @@ def score_pointing(value_NKS: np.ndarray, *, names: Sequence[str], bootstrap: Bo
 
     Returns:
         `labels` (concept with boxes -> `n` pairs, and each of SCORES as {value, low, high}), `macro`,
-        `micro`, `n` pairs of all.
+        `micro`, `n` pairs of all. Hit rates of concepts have Wilson's intervals.
     """
     measured = estimate(PointingMeasure(value_NKS), num_images=len(value_NKS), bootstrap=bootstrap)
     n_K = (~np.isnan(value_NKS[:, :, 0])).sum(axis=0)
     labels = {
         name: {"n": int(n_K[k]), **named(measured, k, SCORES)} for k, name in enumerate(names) if n_K[k]
     }
-    last = len(names)
+    last, num_images = len(names), int((~np.isnan(value_NKS[:, :, 0])).any(axis=1).sum())
+    micro = named(measured, last + 1, SCORES)
+    for rate in RATES:  # a concept has at most one pair in an image, all concepts have several
+        micro[rate] = proportion_limits(micro[rate], num_images, clustered=True)
+        for row in labels.values():
+            row[rate] = proportion_limits(row[rate], row["n"])
     return {
         "n": int(n_K.sum()),
         "labels": labels,
         "macro": named(measured, last, SCORES),
-        "micro": named(measured, last + 1, SCORES),
+        "micro": micro,
     }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from csr.evaluation.bootstrap import Bootstrap, draw_weights, drawn_images, estimate, limits
+from csr.evaluation.bootstrap import Bootstrap, draw_weights, drawn_images, estimate, limits, wilson
 from csr.evaluation.calibration import NUM_BINS, reliability
 from csr.evaluation.label_scores import SCORES, LabelMeasure, mean_of_known, score_labels
 from csr.evaluation.metrics import multilabel_metrics
@@ -124,6 +125,43 @@ def test_macro_scores_are_those_that_training_prints(tables):
     assert scores["macro"]["auprc"]["value"] == pytest.approx(old.mean_ap)
     assert scores["macro"]["f1"]["value"] == pytest.approx(old.f1_macro)
     assert scores["micro"]["f1"]["value"] == pytest.approx(old.f1_micro)
+
+
+@pytest.mark.parametrize(("hits", "number"), [(21, 21), (0, 7), (1, 1), (3, 50), (150, 200)])
+def test_wilsons_interval_is_that_of_scipy(hits, number):
+    expected = binomtest(hits, number).proportion_ci(0.95, method="wilson")
+    assert wilson(hits / number, number) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert np.isnan(wilson(np.nan, 0)).all()
+
+
+def test_proportions_of_labels_have_wilsons_interval_and_the_rest_that_of_the_bootstrap(tables):
+    probability, label, called = tables
+    bootstrap = Bootstrap(20, 7)
+    scores = score_labels(probability, label, called, names=NAMES, threshold_L=None, bootstrap=bootstrap)
+    measured = estimate(LabelMeasure(*tables), num_images=40, bootstrap=bootstrap)
+    for i in (0, 1):
+        known = ~np.isnan(label[:, i])
+        truth, guess = label[known, i] >= 0.5, called[known, i]
+        for score, kind in (("sensitivity", truth), ("specificity", ~truth)):
+            right = int(np.sum(kind & (guess == truth)))
+            expected = binomtest(right, int(kind.sum())).proportion_ci(0.95, method="wilson")
+            found = scores["labels"][NAMES[i]][score]
+            assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-9)
+        for score in ("auroc", "auprc", "f1", "brier", "ece"):
+            found, s = scores["labels"][NAMES[i]][score], SCORES.index(score)
+            assert (found["low"], found["high"]) == (measured.low[i, s], measured.high[i, s])
+    s = SCORES.index("sensitivity")
+    assert scores["micro"]["sensitivity"]["low"] == measured.low[-1, s], "entries share images"
+
+
+def test_all_right_is_not_certain():
+    label = np.array([[1.0, 1.0]] * 9 + [[0.0, 0.0]] * 4)
+    scores = score_labels(
+        label, label, label > 0.5, names=("a", "b"), threshold_L=None, bootstrap=Bootstrap(20)
+    )
+    low = binomtest(9, 9).proportion_ci(0.95, method="wilson").low
+    for row in (scores["labels"]["a"], scores["micro"]):  # 18 entries of 9 images count as 9
+        assert row["sensitivity"] == {"value": 1.0, "low": pytest.approx(low), "high": 1.0}
 
 
 def test_labels_without_a_score_have_none_and_masked_images_are_not_counted(tables):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from torch.nn import functional as F
 
 from csr.evaluation.bootstrap import Bootstrap, drawn_images
@@ -123,6 +124,20 @@ def test_means_and_intervals_equal_a_loop_over_the_same_resamples():
     np.testing.assert_allclose(
         [scores["micro"]["cam_hit"][end] for end in ("low", "high")], [low, high], rtol=1e-5
     )
+
+
+def test_hit_rates_of_a_concept_have_wilsons_interval():
+    value = np.full((30, 2, len(SCORES)), np.nan, dtype=np.float32)
+    value[:21, 0] = 1.0
+    value[:12, 1] = 0.0
+    value[:5, 1] = 1.0
+    scores = score_pointing(value, names=("a", "b"), bootstrap=Bootstrap(40, 3))
+    for name, hits, number in (("a", 21, 21), ("b", 5, 12)):
+        expected = binomtest(hits, number).proportion_ci(0.95, method="wilson")
+        for rate in ("cam_hit", "similarity_hit", "centre_hit", "reachable"):
+            found = scores["labels"][name][rate]
+            assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert scores["labels"]["a"]["chance"]["low"] == 1.0, "a mean, by bootstrap"
 
 
 def test_a_batch_without_boxes_has_no_pairs(maps):
