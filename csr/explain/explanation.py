@@ -188,6 +188,7 @@ def to_dict(explanation: Explanation, *, neighbours: Neighbours) -> dict[str, An
         "format_version": FORMAT_VERSION,
         "task_loss": card.task_loss,
         "contributions_from": "absent medians" if e.is_centred else "zero",
+        "map_cells": list(e.map_KHW.shape[1:]),
         "chosen_diagnosis": card.target_names[e.chosen],
         "diagnoses": diagnoses,
         "gap": e.gap,
@@ -207,6 +208,7 @@ def _concept(e: Explanation, k: int, neighbours: Neighbours) -> dict[str, Any]:
         "contribution": _by_target(card, e.share_TKM[:, k].sum(1)),
         "if_rejected": None if e.rejected_TK is None else _by_target(card, e.rejected_TK[:, k]),
         "best_prototype": best if best >= 0 else None,
+        "map_scale": card.reference.map_scale(k, best) if best >= 0 else None,
         "peak": list(e.peak(k)) if best >= 0 else None,
         "training_regions": [n.to_dict() for n in neighbours.get((k, best), [])],
         "prototypes": [_prototype(e, k, m) for m in range(e.score_KM.shape[1])],
@@ -224,6 +226,22 @@ def _prototype(e: Explanation, k: int, m: int) -> dict[str, Any]:
 
 def _by_target(card: Card, value_T: torch.Tensor) -> dict[str, float]:
     return dict(zip(card.target_names, value_T.tolist(), strict=True))
+
+
+def map_scales(explanation: Explanation, concepts: list[int]) -> dict[int, tuple[float, float]]:
+    """Return the cosines between which the map of each concept's best prototype is coloured.
+
+    Args:
+        explanation: of an image.
+        concepts: that have prototypes.
+
+    Returns:
+        concept -> (clear, brightest): of the prototype (`Reference.map_scale`), so that the map of a finding
+        that is absent stays clear. Without medians one scale for all: weak maps look weak.
+    """
+    e, reference = explanation, explanation.card.reference
+    own = {k: reference.map_scale(k, int(e.best_K[k])) for k in concepts}
+    return {k: scale or map_range(e, concepts) for k, scale in own.items()}
 
 
 def map_range(explanation: Explanation, concepts: list[int]) -> tuple[float, float]:

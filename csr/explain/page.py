@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from csr.data.images.decode import decode_image
-from csr.explain.explanation import Explanation, map_range
+from csr.explain.explanation import Explanation, map_scales
 from csr.explain.neighbours import Neighbour, Neighbours
 from csr.model.contributions import NO_MEDIANS
 from csr.model.edit_defaults import DOCTOR_GAP
@@ -68,8 +68,8 @@ def draw_sheet(
     num = len(e.card.concept_names) - len(concepts)
     if num:
         lines.append(f"{num} other {_concepts(num)}: {e.rest(list(concepts), target=target):+.2f} to {name}")
-    low, high = map_range(e, list(concepts))
-    scale = captioned(_ramp(), [f"cosine {low:.2f} to {high:.2f}"])
+    scales = map_scales(e, list(concepts))
+    scale = captioned(_ramp(), [_legend(e), cells_text(e)])
     columns = [column([captioned(image_HW3, lines), scale])]
     for k in concepts:
         best = int(e.best_K[k])
@@ -79,8 +79,9 @@ def draw_sheet(
             f"{e.card.concept_names[k]}: {float(e.share_TKM[target, k].sum()):+.2f} to {name}",
             f"{word} {float(e.concept_probability_K[k]):.2f}{said}",
             f"prototype {best}, cosine {float(e.score_KM[k, best]):.2f}",
+            f"clear at {scales[k][0]:.2f}, brightest at {scales[k][1]:.2f}",
         ]
-        tiles = [captioned(map_picture(image_HW3, e, k, scale=(low, high)), lines)]
+        tiles = [captioned(map_picture(image_HW3, e, k, scale=scales[k]), lines)]
         for neighbour in neighbours.get((k, best), [])[:1]:
             picture, caption = neighbour_picture(neighbour)
             if picture is not None:
@@ -91,6 +92,16 @@ def draw_sheet(
 
 def _concepts(num: int) -> str:
     return "concept" if num == 1 else "concepts"
+
+
+def cells_text(e: Explanation) -> str:
+    """Return how coarse the maps are: what lies between two cells is drawn, not seen."""
+    height, width = e.map_KHW.shape[1:]
+    return f"map of {height} x {width} cells"
+
+
+def _legend(e: Explanation) -> str:
+    return "without the concept .. with it" if e.is_centred else "lowest .. highest cosine"
 
 
 def _ramp() -> np.ndarray:
@@ -120,7 +131,7 @@ def write_page(
         has_atlas: whether an atlas was asked for training regions.
     """
     e = explanation
-    scale = map_range(e, list(concepts))
+    scales = map_scales(e, list(concepts))
     return render(
         "explanation.html",
         title=title,
@@ -130,14 +141,15 @@ def write_page(
         diagnoses=_diagnoses(e),
         gap=e.gap,
         doctor_gap=DOCTOR_GAP,
-        scale=scale,
+        ramp=data_address(_ramp()),
+        cells=cells_text(e),
         chosen={
             "name": e.card.target_names[target],
             "called": bool(e.present_T[target]),
             "base": float(e.base_T[target]),
             "logit": float(e.logit_T[target]),
         },
-        concepts=[_concept(image_HW3, e, k, scale, neighbours, target) for k in concepts],
+        concepts=[_concept(image_HW3, e, k, scales[k], neighbours, target) for k in concepts],
         others=_others(e, concepts, target),
         centred=e.is_centred,
         no_medians=NO_MEDIANS,
@@ -181,6 +193,7 @@ def _concept(
         "word": "probability" if e.card.concept_calibration_K[k].is_probability else "score",
         "called": bool(e.active_K[k]),
         "added": float(e.share_TKM[target, k].sum()),
+        "scale": scale,
         "prototype": best,
         "score": float(e.score_KM[k, best]),
         "regions": regions,

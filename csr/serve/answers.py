@@ -152,14 +152,18 @@ def prototypes_of(case: Case, e: Explanation, k: int) -> schemas.Prototypes:
     )
 
 
-def maps_of(places: Sequence[tuple[int, int]], map_NHW: np.ndarray) -> schemas.Maps:
+def maps_of(case: Case, places: Sequence[tuple[int, int]], map_NHW: np.ndarray) -> schemas.Maps:
     """Return maps for the page to colour; four decimals are finer than a colour.
 
     Args:
+        case: of the image, for the scales.
         places: (concept, prototype) of each map.
         map_NHW: the maps.
     """
     num, height, width = map_NHW.shape
     rows = np.round(map_NHW.reshape(num, -1).astype(np.float64), 4).tolist()
-    maps = [schemas.Map(concept=k, prototype=m, values=row) for (k, m), row in zip(places, rows, strict=True)]
+    maps = []
+    for (k, m), row in zip(places, rows, strict=True):
+        low, high = case.scale_of(k, m)
+        maps.append(schemas.Map(concept=k, prototype=m, low=low, high=high, values=row))
     return schemas.Maps(height=height, width=width, maps=maps)

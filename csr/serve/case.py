@@ -47,7 +47,7 @@ class Case:
     Attributes:
         output: of the network, a batch of one.
         plain: explanation without edits.
-        scale: similarities at the ends of the colour scale.
+        scale: similarities at the ends of the colour scale of maps without one of their own.
     """
 
     @torch.no_grad()
@@ -60,6 +60,10 @@ class Case:
         self.plain: Explanation = explain_output(model, self.output)[0]
         # one scale for the whole session, so that an edit cannot make a weak map look strong
         self.scale = map_range(self.plain, self.plain.shown(model.num_concepts))
+
+    def scale_of(self, k: int, m: int) -> tuple[float, float]:
+        """Return the similarities at the ends of a map's colour scale, (clear, brightest)."""
+        return self.card.reference.map_scale(k, m) or self.scale
 
     @property
     def unedited(self) -> Edits:

@@ -108,13 +108,11 @@ class ImageFacts(Schema):
     width: int
 
 
-class MapScale(Schema):
-    """The number of cells of all maps, and the similarities at the ends of the colour scale."""
+class MapSize(Schema):
+    """The number of cells of all maps."""
 
     height: int
     width: int
-    low: float
-    high: float
 
 
 class Before(Schema):
@@ -196,7 +194,7 @@ class History(Schema):
     can_undo: bool
     can_redo: bool
     image: ImageFacts
-    map: MapScale
+    map: MapSize
     edits: Edits
 
 
@@ -226,10 +224,16 @@ class Prototypes(Schema):
 
 
 class Map(Schema):
-    """A similarity map after the boxes, row by row: H x W values."""
+    """A similarity map after the boxes, row by row: H x W values.
+
+    It is coloured from the prototype's absent median (clear) to its present median (brightest); in a model
+    without medians on one scale for the image.
+    """
 
     concept: int
     prototype: int
+    low: float = Field(description="clear at this similarity and below")
+    high: float = Field(description="brightest at this similarity and above")
     values: list[float]
 
 

@@ -152,7 +152,7 @@ class Service:
         for k, m in places:
             self._check_place(k, m)
         edits = session.edits
-        return await self._edits.run(lambda: maps_of(places, session.case.maps(edits, places)))
+        return await self._edits.run(lambda: maps_of(session.case, places, session.case.maps(edits, places)))
 
     def prototypes(self, session_id: str, k: int) -> Prototypes:
         """Return all prototypes of concept k under the edits in force.

@@ -13,7 +13,7 @@ from typing import Literal
 from csr.serve.answers import result_of
 from csr.serve.case import Case, Outcome
 from csr.serve.limits import MAX_STEPS, Limits
-from csr.serve.schemas import Action, Edits, ImageFacts, MapScale, Result, State, Step
+from csr.serve.schemas import Action, Edits, ImageFacts, MapSize, Result, State, Step
 
 
 class GoneError(LookupError):
@@ -67,7 +67,6 @@ class Session:
     def state(self) -> State:
         """Return the whole state, as the page shows it."""
         height, width = self.case.output.similarity_maps.shape[3:]
-        low, high = self.case.scale
         return State(
             session=self.id,
             step=self._at,
@@ -75,7 +74,7 @@ class Session:
             can_undo=self._at > 0,
             can_redo=self._at + 1 < len(self._history),
             image=self.image,
-            map=MapScale(height=height, width=width, low=low, high=high),
+            map=MapSize(height=height, width=width),
             edits=self.edits,
             **dict(self._history[self._at].result),
         )

@@ -19,8 +19,9 @@ from PIL import Image
 from tiny_model import CONCEPTS, TARGETS, K, M, tiny_card, tiny_model
 
 from csr.cli.explain import main
-from csr.explain.explanation import explain, to_dict
+from csr.explain.explanation import explain, map_scales, to_dict
 from csr.explain.neighbours import read_neighbours, vector_names
+from csr.explain.page import map_picture
 from csr.model import CSR
 from csr.model.contributions import NO_MEDIANS
 from csr.model.interaction import decide
@@ -182,6 +183,29 @@ def test_the_json_has_every_number_by_name(model, stored):
                 assert one["contribution"][name] == pytest.approx(expected, abs=1e-12)
             parts = sum(p["contribution"][name] for p in concept["prototypes"])
             assert concept["contribution"][name] == pytest.approx(parts)
+
+
+def test_the_map_of_an_image_without_the_concept_is_clear_and_the_page_says_how_coarse_it_is(
+    model, stored, model_folder, image, tmp_path
+):
+    e = explain(model, stored)[0]
+    flat = dataclasses.replace(e, map_KHW=torch.stack([m.clamp(max=0.0) for m in e.map_KHW]))
+    plain = np.full((32, 32, 3), 90, dtype=np.uint8)
+    scales = map_scales(e, list(range(K)))
+    for k in range(K):
+        best = int(e.best_K[k])
+        assert scales[k] == tiny_card().reference.map_scale(k, best)
+        assert scales[k][0] > 0, "else this test shows nothing"
+        picture = map_picture(plain, flat, k, scale=scales[k])
+        framed = (picture != 90).any(axis=2)
+        assert (picture[framed] == (0, 200, 255)).all(), "the frame alone"
+    assert main([model_folder, str(image), "--out", str(tmp_path / "out")]) == 0
+    record = json.loads((tmp_path / "out" / "explanation.json").read_text())
+    height, width = record["map_cells"]
+    assert (height, width) == tuple(e.map_KHW.shape[1:])
+    assert f"map of {height} x {width} cells" in (tmp_path / "out" / "index.html").read_text()
+    best = record["concepts"][0]["best_prototype"]
+    assert record["concepts"][0]["map_scale"] == list(tiny_card().reference.map_scale(0, best))
 
 
 class Addresses(HTMLParser):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from serving import box, opened, png, put
@@ -158,6 +159,10 @@ def test_maps_are_those_after_the_boxes(client, model, output, replacement):
         for one in answer["maps"]:
             expected = edited[one["concept"], one["prototype"]]
             assert (answer["height"], answer["width"]) == expected.shape
+            medians = model.card.reference
+            place = (one["concept"], one["prototype"])
+            assert one["low"] == float(medians.absent_KM[place])
+            assert one["high"] == float(medians.present_KM[place])
             assert one["values"] == pytest.approx(expected.flatten().tolist(), abs=5.1e-5)
 
 
@@ -199,5 +204,7 @@ def test_a_model_without_medians_starts_with_zero_and_refuses_medians(stored):
     assert default_replacement(model) == "zero"
     case = Case(model, stored[0].numpy())
     assert case.diagnose(case.unedited).explanation.rejected_TK is None
+    shown = np.concatenate([map_HW.numpy().ravel() for map_HW in case.plain.map_KHW])
+    assert case.scale_of(0, 1) == (pytest.approx(float(np.median(shown))), pytest.approx(float(shown.max())))
     with pytest.raises(InputError, match="medians"):
         checked_edits(EditsIn(replacement="median"), CONCEPTS, default="zero")

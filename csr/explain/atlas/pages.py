@@ -122,7 +122,7 @@ def _prototype(
     """Return a prototype's record with what its section shows beside it."""
     figures = []
     if sights:
-        low, high = _scale(sights)
+        low, high = record["map_scale"] or _scale(sights)
         figures = [
             _figure(one, map_address(sight.map_HW, low=low, high=high), sizes[one["image"]])
             for one, sight in zip(record["nearest"], sights, strict=True)
@@ -131,11 +131,16 @@ def _prototype(
     return {
         **record,
         "figures": figures,
+        "map_cells": _cells(sights),
         "largest_effect": _effect(record),
         "similar_heads": heads,
         "similar_rows": rows,
         "similar_place": place,
     }
+
+
+def _cells(sights: Sequence[Sight]) -> str:
+    return "map of {} x {} cells".format(*sights[0].map_HW.shape) if sights else ""
 
 
 def _scale(sights: Sequence[Sight]) -> tuple[float, float]:

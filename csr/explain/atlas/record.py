@@ -99,6 +99,7 @@ class Recorder:
             "max_present": int(scan.max_present_KM[k, m]),
             "max_all": int(scan.max_all_KM[k, m]),
             "score": {name: known(float(value[k, m])) for name, value in mean_sd.items()},
+            "map_scale": self.card.reference.map_scale(k, m),
             "weights": weights,
             "top_target": top,
             "crop": crop_name(k, m) if nearest else None,

@@ -17,6 +17,7 @@ from csr.model.calibration import Calibration, calibration_from_dict
 from csr.runtime.errors import InputError
 
 FILE_NAME = "reference.json"
+MIN_SPAN = 0.1  # cosines; of a map's colours: less would show noise at full strength
 DEFAULT_THRESHOLD = 0.5  # of a probability, where no validation images chose one
 
 
@@ -37,6 +38,17 @@ class Reference:
     present_KM: torch.Tensor | None = None
     concept_calibration_K: tuple[Calibration, ...] | None = None
     target_calibration_T: tuple[Calibration, ...] | None = None
+
+    def map_scale(self, k: int, m: int) -> tuple[float, float] | None:
+        """Return the cosines between which a prototype's map is coloured, (clear, brightest).
+
+        They are its absent and its present median, or `MIN_SPAN` apart where the prototype does not tell
+        the two apart; None where the medians were not measured.
+        """
+        if self.absent_KM is None or self.present_KM is None:
+            return None
+        low = float(self.absent_KM[k, m])
+        return low, max(float(self.present_KM[k, m]), low + MIN_SPAN)
 
     def to_dict(self, *, concept_names: tuple[str, ...], target_names: tuple[str, ...]) -> dict[str, Any]:
         """Return plain JSON, by name, so that a person can read and edit it."""

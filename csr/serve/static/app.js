@@ -94,8 +94,6 @@ async function show(opened) {
   at("stage").style.setProperty("--ratio", String(state.image.width / state.image.height));
   at("image-facts").textContent = `${state.image.name}, ${state.image.width} \u00d7 ${state.image.height} px`;
   at("image-facts").title = `sha256 ${state.image.sha256}`;
-  at("scale-low").textContent = state.map.low.toFixed(2);
-  at("scale-high").textContent = state.map.high.toFixed(2);
   at("start").hidden = true;
   at("work").hidden = false;
   document.body.classList.add("open");
@@ -104,7 +102,7 @@ async function show(opened) {
   set({ target: called ?? byBefore[0], prototype: null });
   diagnoses.fill(state.diagnoses, byBefore);
   concepts.fill(state.concepts);
-  set({ picked: concepts.arrange(state, target) });
+  set({ picked: concepts.arrange(state, target), mapShown: state.concepts.some((c) => c.active) });
   setTool("look");
   render();
   await evidence.show();
@@ -209,7 +207,7 @@ function pickTarget(t) {
 }
 
 function pickConcept(k, m = null) {
-  set({ picked: k, prototype: m });
+  set({ picked: k, prototype: m, mapShown: true });
   render();
   evidence.show();
 }

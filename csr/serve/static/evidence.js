@@ -4,7 +4,7 @@ import { getBlob, getJson } from "./api.js";
 import { drawOverlay, drawPicture, framePeak } from "./heat.js";
 import { attempt } from "./messages.js";
 import { fillTable, make, percentText, probabilityText, signed } from "./panels.js";
-import { at, indices, model, path, picked, place, prototype, shownPrototype, state, target } from "./view.js";
+import { at, indices, mapShown, model, path, picked, place, prototype, shownPrototype, state, target } from "./view.js";
 
 const SHOWN_PROTOTYPES = 8;
 const SHOWN_REGIONS = 5;
@@ -12,7 +12,7 @@ const MAX_MAPS = 256; // in one request
 const OPACITY = 0.55; // of maps on small pictures
 
 export class Evidence {
-  #maps = new Map(); // "concept.prototype" -> values under the regions in force
+  #maps = new Map(); // "concept.prototype" -> map under the regions in force
   #mapsOf = ""; // the regions that they are under
   #regions = new Map(); // "concept/prototype/rank" -> a promise of the picture's address
 
@@ -37,7 +37,7 @@ export class Evidence {
       attempt(() => getJson(`${path()}/concepts/${k}`)),
     ]);
     if (!added || !detail || state !== shown || picked !== k) return; // what is shown has changed meanwhile
-    for (const one of added.maps) known.set(`${one.concept}.${one.prototype}`, one.values);
+    for (const one of added.maps) known.set(`${one.concept}.${one.prototype}`, one);
     this.#maps = known;
     this.#mapsOf = now;
     this.paint();
@@ -50,30 +50,30 @@ export class Evidence {
 
   // the picked map on the image and on the small picture
   paint() {
-    const { low, high } = state.map;
-    const values = this.#maps.get(place());
+    const map = this.#maps.get(place());
     const concept = state.concepts[picked];
-    if (values) {
+    if (map) {
+      const { values, low, high } = map;
       const colours = { values, low, high, palette: model.palette };
-      drawOverlay(at("heat"), state.map, { ...colours, opacity: Number(at("opacity").value) / 100 });
+      if (mapShown) drawOverlay(at("heat"), state.map, { ...colours, opacity: Number(at("opacity").value) / 100 });
+      else clearHeat();
       drawPicture(at("evidence"), at("image"), state.map, { ...colours, opacity: OPACITY });
       const peak = prototype === null && concept.peak ? concept.peak : centreOfHighest(values);
       framePeak(at("evidence"), state.map, peak);
-      this.stage.show({ peak, cell: [1 / state.map.width, 1 / state.map.height] });
+      this.stage.show({ peak: mapShown ? peak : null, cell: [1 / state.map.width, 1 / state.map.height] });
+      showScale(low, high);
     } else {
-      at("heat").getContext("2d").clearRect(0, 0, at("heat").width, at("heat").height);
+      clearHeat();
       this.stage.show({ peak: null });
     }
-    at("shown-map").textContent = concept.best_prototype === null
-      ? `${concept.name}: all of its prototypes were dropped`
-      : `Map of ${concept.name}, prototype ${shownPrototype()}; frame: highest cell`;
+    at("shown-map").textContent = mapText(concept);
   }
 
   #paintThumbs() {
-    const { low, high } = state.map;
     state.concepts.forEach((concept, k) => {
-      const values = this.#maps.get(`${k}.${concept.best_prototype}`);
-      if (!values) return;
+      const map = this.#maps.get(`${k}.${concept.best_prototype}`);
+      if (!map) return;
+      const { values, low, high } = map;
       const canvas = this.rows()[k].thumb;
       drawPicture(canvas, at("image"), state.map, { values, low, high, palette: model.palette, opacity: OPACITY });
       framePeak(canvas, state.map, concept.peak);
@@ -84,7 +84,7 @@ export class Evidence {
     const concept = state.concepts[picked];
     const current = shownPrototype();
     const verdict = concept.active ? "present" : "below its threshold";
-    const highest = Math.max(...(this.#maps.get(place()) ?? [0]));
+    const highest = Math.max(...(this.#maps.get(place())?.values ?? [0]));
     at("detail-title").textContent = `Evidence: ${concept.name}`;
     at("detail-facts").textContent =
       `${probabilityText(concept)}, ${verdict} (threshold ${percentText(concept.threshold)})`;
@@ -173,6 +173,23 @@ export class Evidence {
     }
     return this.#regions.get(key);
   }
+}
+
+function clearHeat() {
+  at("heat").getContext("2d").clearRect(0, 0, at("heat").width, at("heat").height);
+}
+
+function showScale(low, high) {
+  const [without, withIt] = model.contributions_from === "zero" ? ["", ""] : ["without the concept ", " with it"];
+  at("scale-low").textContent = `${without}${low.toFixed(2)}`;
+  at("scale-high").textContent = `${high.toFixed(2)}${withIt}`;
+}
+
+function mapText(concept) {
+  if (concept.best_prototype === null) return `${concept.name}: all of its prototypes were dropped`;
+  if (!mapShown) return "No concept is called: select one to see its map.";
+  const cells = `map of ${state.map.height} \u00d7 ${state.map.width} cells, smoothed`;
+  return `${concept.name}, prototype ${shownPrototype()}: ${cells}; frame: highest cell`;
 }
 
 function missingMaps(known) {

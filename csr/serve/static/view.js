@@ -4,10 +4,13 @@ export let model = null;
 export let state = null; // null: no image is open
 export let target = 0; // diagnosis that contributions are shown for
 export let picked = 0; // concept
+export let mapShown = true; // on the image; with nothing called only when a concept is selected
 export let prototype = null; // of that concept; null: its best one
 
 export function set(changes) {
-  ({ model = model, state = state, target = target, picked = picked, prototype = prototype } = changes);
+  ({
+    model = model, state = state, target = target, picked = picked, prototype = prototype, mapShown = mapShown,
+  } = changes);
 }
 
 export const at = (id) => document.getElementById(id);

@@ -87,7 +87,8 @@ def _similarity_tiles(
     for k in share_K.abs().topk(min(NUM_CONCEPTS, len(names))).indices.tolist():
         probability = float(model.card.concept_probability(output.concept_logits[b])[k])
         score, m = output.similarity_scores[b, k].max(dim=0)
-        picture = _lit(image, output.similarity_maps[b, k, int(m)])
+        scale = model.card.reference.map_scale(k, int(m))
+        picture = _lit(image, output.similarity_maps[b, k, int(m)], scale)
         said = f"adds {float(share_K[k]):+.2f} to {target}"
         facts = f"prototype {int(m)}, cosine {float(score):.2f}, p {probability:.2f}"
         tiles.append(captioned(picture, [names[k], said, facts]))
@@ -95,9 +96,10 @@ def _similarity_tiles(
     return [f"{target}: logit {logit:+.2f}, {base} {float(parts.base_T[t]):+.2f}"], tiles
 
 
-def _lit(image: np.ndarray, map_hw: torch.Tensor) -> np.ndarray:
+def _lit(image: np.ndarray, map_hw: torch.Tensor, scale: tuple[float, float] | None = None) -> np.ndarray:
     map_HW = map_hw.float().cpu().numpy()
-    return overlay(image, map_HW, low=float(np.median(map_HW)), high=float(map_HW.max()))
+    low, high = scale or (float(np.median(map_HW)), float(map_HW.max()))
+    return overlay(image, map_HW, low=low, high=high)
 
 
 def richest_images(concept_NK: np.ndarray) -> np.ndarray:

@@ -22,6 +22,15 @@ def test_it_survives_json_and_may_be_half_measured():
     assert torch.equal(back.absent_KM, reference.absent_KM)
 
 
+def test_a_map_is_clear_at_the_absent_median_and_never_shows_less_than_the_least_span():
+    absent, present = torch.tensor([[0.25, 0.5, 0.5]]), torch.tensor([[0.75, 0.5625, 0.25]])
+    reference = Reference(None, None, absent, present)
+    assert reference.map_scale(0, 0) == (0.25, 0.75)
+    for m in (1, 2):  # hardly any difference, and one the other way round
+        assert reference.map_scale(0, m) == (0.5, pytest.approx(0.6))
+    assert Reference(None, None, absent, None).map_scale(0, 0) is None
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
