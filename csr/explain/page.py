@@ -19,10 +19,10 @@ from csr.report.page import render
 from csr.report.pictures import (
     TILE_PX,
     captioned,
+    colour_ramp,
     column,
     data_address,
     framed,
-    heat_colours,
     overlay,
     picture_of,
     row,
@@ -69,7 +69,7 @@ def draw_sheet(
     if num:
         lines.append(f"{num} other {_concepts(num)}: {e.rest(list(concepts), target=target):+.2f} to {name}")
     scales = map_scales(e, list(concepts))
-    scale = captioned(_ramp(), [_legend(e), cells_text(e)])
+    scale = captioned(colour_ramp(TILE_PX // 2, 16), [_legend(e), cells_text(e)])
     columns = [column([captioned(image_HW3, lines), scale])]
     for k in concepts:
         best = int(e.best_K[k])
@@ -104,11 +104,6 @@ def _legend(e: Explanation) -> str:
     return "without the concept .. with it" if e.is_centred else "lowest .. highest cosine"
 
 
-def _ramp() -> np.ndarray:
-    """Return the colour scale as a picture of its own."""
-    return heat_colours(np.repeat(np.linspace(0, 1, TILE_PX // 2)[None], 16, axis=0))
-
-
 def write_page(
     image_HW3: np.ndarray,
     explanation: Explanation,
@@ -141,7 +136,7 @@ def write_page(
         diagnoses=_diagnoses(e),
         gap=e.gap,
         doctor_gap=DOCTOR_GAP,
-        ramp=data_address(_ramp()),
+        ramp=data_address(colour_ramp(TILE_PX // 2, 16)),
         cells=cells_text(e),
         chosen={
             "name": e.card.target_names[target],

@@ -38,6 +38,11 @@ def overlay(
     return np.round(image_HW3 * (1 - weight) + heat_colours(value) * weight).astype(np.uint8)
 
 
+def colour_ramp(width: int, height: int) -> np.ndarray:
+    """Return the colours of maps from clear to brightest, left to right, (height, width, 3) uint8."""
+    return heat_colours(np.repeat(np.linspace(0, 1, width)[None], height, axis=0))
+
+
 def captioned(image_HW3: np.ndarray, lines: list[str]) -> np.ndarray:
     """Return the image with lines of text on a dark bar below it."""
     height, width = image_HW3.shape[:2]

@@ -69,7 +69,7 @@ def test_sections_are_linked_in_their_order():
     method = {"template": "evaluation/method.html", "bootstrap": 0, "seed": 1}
     page = report(sections={"How this was measured": method})
     assert 'href="#how-this-was-measured"' in page and 'id="how-this-was-measured"' in page
-    assert "No intervals were asked for" in page and anchor("Where it looks") == "where-it-looks"
+    assert "No resamples were asked for" in page and anchor("Where it looks") == "where-it-looks"
 
 
 def test_numbers_have_fixed_decimals_and_none_is_a_dash():

@@ -14,6 +14,7 @@ from csr.explain.atlas.layout import INDEX, KEEP, NUMBERS, page_name
 from csr.explain.atlas.pictures import map_address
 from csr.explain.atlas.regions import Place, Sight
 from csr.report.page import number, percent, render
+from csr.report.pictures import colour_ramp, data_address
 
 Record = dict[str, Any]
 _FIRST_LOOKS, _MOST_WINS = 60, 6
@@ -103,6 +104,7 @@ def write_concept(
         concept=concept,
         prototypes=prototypes,
         effect_from=atlas["effect_from"],
+        ramp=data_address(colour_ramp(120, 12)),
     )
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import torch
-from atlas_records import N, flood, prototypes
-from tiny_model import TARGETS, K, M
+from atlas_records import N, flags, flood, prototypes
+from tiny_model import TARGETS, K, M, tiny_model
 
+from csr.cli.atlas import main
 from csr.explain.atlas.regions import peak_of
 from csr.explain.atlas.scan import NONE, BestImages, Counter
 from csr.model.layers.prototypes import winners
+from csr.model.sharing.reference import Reference
 
 
 def test_wins_and_maxima_equal_a_loop_over_images(numbers, seen):
@@ -51,6 +56,23 @@ def test_scores_weights_and_effects_equal_numpy(numbers, seen, model):
             assert record["weights"][name]["spread"] == pytest.approx(abs(weight) * score.std(), abs=1e-5)
             added = weight * (score[labels[:, k] == 1] - float(absent[k, m]))
             assert record["weights"][name]["effect"] == pytest.approx(added.mean(), abs=1e-5)
+
+
+def test_effects_of_a_model_without_medians_count_from_the_mean_without_the_concept(seen, data, tmp_path):
+    _, labels, _, maps, _ = seen
+    other = tiny_model()
+    other.card = dataclasses.replace(other.card, reference=Reference())
+    folder = str(other.save_pretrained(tmp_path / "model"))
+    assert main(flags(folder, data, tmp_path / "out")) == 0
+    atlas = json.loads((tmp_path / "out" / "atlas.json").read_text())
+    assert atlas["effect_from"] == "means without the concept"
+    assert "mean score without it" in (tmp_path / "out" / "concept_000.html").read_text()
+    for k, m, record in prototypes(atlas):
+        score, has = maps[:, k, m].max(axis=(1, 2)).astype(np.float64), labels[:, k]
+        rise = score[has == 1].mean() - score[has == 0].mean()
+        weight = float(other.task_head.linear.weight.detach()[0, k * M + m])
+        assert record["weights"][TARGETS[0]]["effect"] == pytest.approx(weight * rise, abs=1e-5)
+        assert record["map_scale"] is None
 
 
 def test_nearest_are_the_images_with_the_concept_by_cosine_and_regions_equal_a_loop(numbers, seen):

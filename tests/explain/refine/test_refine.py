@@ -91,7 +91,10 @@ def test_the_refined_model_has_only_what_was_kept(refined, run):
     assert torch.equal(model.prototypes.kept_KM, kept)
     weight = model.task_head.linear.weight.unflatten(1, (K, M))
     assert (weight[:, ~kept] == 0).all() and (weight[:, kept] != 0).all()
-    assert (model.card.reference.absent_KM[~kept] == 0).all()
+    reference = model.card.reference
+    assert (reference.absent_KM[~kept] == 0).all()
+    assert len(reference.target_calibration_T) == T, "of the new head"
+    assert reference.concept_calibration_K is None, "concepts are as before"
     assert "Nodule/Mass" in model.card.provenance["refined"]["dropped"]
     state = torch.load(refined / "refined_model.pth", weights_only=True)
     old = torch.load(run / "best_model_stage3.pth", weights_only=True)
