@@ -1,0 +1,105 @@
+"""What a run measures of itself at its end: the same on any number of ranks."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from forked_ranks import on_ranks
+from PIL import Image
+from tiny_model import CONCEPTS, SIZE, TARGETS, K, M, T, tiny_model
+
+from csr.data.dataset import LabelledImages
+from csr.data.image_cache.store import open_store
+from csr.data.labels.table import read_label_table
+from csr.data.labels.vocabulary import Vocabulary
+from csr.data.transforms import EvalTransform, TrainTransform
+from csr.evaluation import inference
+from csr.model.calibration import PLATT, SCORE, UNWEIGHTED, fit_platt
+from csr.training.data import Splits
+from csr.training.final_test import FinalTest
+
+NUM, NUM_TRAIN = 90, 40
+
+
+@pytest.fixture
+def splits(tmp_path) -> Splits:
+    """Random images; a target is likely where its logit is high, the last concept is nearly always there."""
+    draw = np.random.default_rng(5)
+    for i in range(NUM):
+        picture = draw.integers(0, 256, (12, 12), dtype=np.uint8)
+        Image.fromarray(picture).resize((72, 72)).save(tmp_path / f"im{i}.png")
+    paths = [tmp_path / f"im{i}.png" for i in range(NUM)]
+    store = open_store(paths, size=72, cache_dir=None, workers=1)
+    with torch.no_grad():
+        logit = tiny_model()(EvalTransform(SIZE)(store.batch(range(NUM)))).logits.numpy()
+    likely = 1 / (1 + np.exp(-4 * (logit - np.median(logit, axis=0)) / logit.std(axis=0)))
+    lines = [",".join(["image_id", *CONCEPTS, *TARGETS])]
+    for i in range(NUM):
+        concepts = [int(draw.random() < 0.4), int(draw.random() < 0.4), int(i > 2)]
+        targets = [int(draw.random() < p) for p in likely[i]]
+        lines.append(",".join(map(str, [f"im{i}", *concepts, *targets])))
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    table = read_label_table(tmp_path / "labels.csv", vocabulary=Vocabulary(CONCEPTS, TARGETS))
+    # threads of a store that was used would be missing in forked ranks
+    store = open_store(paths, size=72, cache_dir=None, workers=1)
+    parts = np.arange(NUM_TRAIN), np.arange(NUM_TRAIN, NUM)
+    train, val = (LabelledImages(store, table, indices=part) for part in parts)
+    transforms: tuple[Any, Any] = (TrainTransform(SIZE, strength="light"), EvalTransform(SIZE))
+    return Splits(train, val, *transforms, names={"concept": CONCEPTS, "target": TARGETS}, map_size=(2, 2))
+
+
+def final_test(splits: Splits) -> FinalTest:
+    def batches(dataset: LabelledImages, title: str) -> Any:
+        return inference.image_batches(
+            dataset, transform=splits.eval_transform, batch_size=7, device=torch.device("cpu")
+        )
+
+    validator: Any = SimpleNamespace(batches=batches)
+    return FinalTest(tiny_model(), splits, "bce", 20.0, "fp32", validator)
+
+
+@pytest.mark.dist
+def test_the_reference_of_two_ranks_is_that_of_one(splits):
+    def body() -> dict[str, Any]:  # plain: tensors do not survive the end of the process that made them
+        return final_test(splits).reference().to_dict(concept_names=CONCEPTS, target_names=TARGETS)
+
+    on_each, alone = on_ranks(body), body()
+    methods = {one["method"] for one in alone["target_calibration"].values()}
+    assert methods <= {PLATT, UNWEIGHTED}
+    last = alone["concept_calibration"][CONCEPTS[-1]]["method"]
+    assert last == SCORE, "no validation image is without it"
+    for reference in on_each:
+        for name in ("concept_thresholds", "target_thresholds"):
+            assert reference[name] == pytest.approx(alone[name], abs=1e-4)
+        for name in ("absent_medians", "present_medians"):
+            for concept, row in alone[name].items():
+                assert reference[name][concept] == pytest.approx(row, abs=1e-5)
+        for name in ("concept_calibration", "target_calibration"):
+            for label, one in alone[name].items():
+                other = reference[name][label]
+                assert other["method"] == one["method"]
+                line = [one["scale"], one["offset"]]
+                assert [other["scale"], other["offset"]] == pytest.approx(line, abs=1e-3)
+
+
+def test_calibration_takes_the_weights_of_the_training_labels_off_the_logits_of_validation_images(splits):
+    reference = final_test(splits).reference()
+    assert reference.absent_KM.shape == (K, M)
+    train, val = splits.train, splits.val
+    with torch.no_grad():
+        pixels = val.store.batch(val.indices)
+        logit = tiny_model()(EvalTransform(SIZE)(pixels)).logits.double().numpy()
+    for t in range(T):
+        one, label = reference.target_calibration_T[t], val.table.target_NT[val.indices, t]
+        positives = train.table.target_NT[train.indices, t].sum()
+        log_weight = np.log((NUM_TRAIN - positives) / positives)
+        if one.method == UNWEIGHTED:
+            assert (one.scale, one.offset) == (1.0, pytest.approx(-log_weight, abs=1e-6))
+        else:
+            scale, offset = fit_platt(logit[:, t] - log_weight, label.astype(np.float64))
+            assert one.scale == pytest.approx(scale, rel=1e-3)
+            assert one.offset == pytest.approx(offset - scale * log_weight, abs=1e-2)
