@@ -240,6 +240,8 @@ class Planner:
             is_over = epoch > self.config.epochs[stage]
             plan = Plan(checkpoint, manifest, batch_size, accumulation)
             _ = plan.normalisation  # readable
+        except InputError:  # a ValueError too, with a better line
+            raise
         except (LookupError, TypeError, AttributeError, ValueError):
             raise InputError(f"{checkpoint}: was written by another version of csr") from None
         place = (
