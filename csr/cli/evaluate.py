@@ -70,7 +70,8 @@ def evaluate(
     """Read the tables and images, measure, and put beside it what was measured on what. Collective."""
     from csr.evaluation.bootstrap import Bootstrap
     from csr.evaluation.images import ignored_lines, open_images, read_tables
-    from csr.evaluation.measure import measure, predict_all, threshold_notices
+    from csr.evaluation.measure import measure, predict_all, predictions_of, threshold_notices
+    from csr.evaluation.output import write_predictions
     from csr.evaluation.simulated_doctor import plays_of
     from csr.evaluation.subgroups import read_groups
     from csr.runtime import distributed
@@ -105,6 +106,8 @@ def evaluate(
         wrap=lambda batches, total: monitor.bar(batches, total=total, title="Evaluation"),
     )
     bootstrap = Bootstrap(options.bootstrap, options.seed)
+    if options.save_predictions:
+        distributed.on_main(lambda: write_predictions(options.out, predictions_of(rows, table)))
     results = measure(
         rows,
         dataset,
@@ -183,6 +186,11 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--checkpoint", help="name of a .pth, where MODEL is a run; None: best of stage 3")
     add("--workers", type=Whole(1, 1024), default=4, help="threads that decode images")
     add("--image_cache", metavar="DIR", type=Path, help="keep decoded images there; None: a temporary folder")
+    add(
+        "--save_predictions",
+        action="store_true",
+        help="also write test_predictions.csv: probability and label of every image, for csr compare",
+    )
     add("--overwrite", action="store_true", help="replace an earlier evaluation in DIR")
     return parser
 

@@ -63,6 +63,23 @@ def drawn_images(num_images: int, resample: int, *, seed: int) -> np.ndarray:
 def estimate(
     measure: Measure, *, num_images: int, bootstrap: Bootstrap, cells_per_image: int = 1
 ) -> Estimate:
+    """Measure all images and the resamples; every rank gets the values and their intervals. Collective.
+
+    Args:
+        measure, num_images, bootstrap, cells_per_image: see `resampled`.
+
+    Returns:
+        Values and intervals, in the shape of one row of `measure`.
+    """
+    value, value_R = resampled(
+        measure, num_images=num_images, bootstrap=bootstrap, cells_per_image=cells_per_image
+    )
+    return Estimate(value, *limits(value_R))
+
+
+def resampled(
+    measure: Measure, *, num_images: int, bootstrap: Bootstrap, cells_per_image: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Measure all images and the resamples; ranks share the work, every rank gets the result. Collective.
 
     Args:
@@ -72,7 +89,7 @@ def estimate(
         cells_per_image: numbers that `measure` holds for each image of a resample.
 
     Returns:
-        Values and intervals, in the shape of one row of `measure`.
+        The values of all images, and value_R... of the resamples.
     """
     value = measure(np.ones((1, num_images)))[0]
     rank, world = distributed.rank(), distributed.world_size()
@@ -88,7 +105,7 @@ def estimate(
     value_R = np.zeros((bootstrap.num_resamples, *value.shape))
     for r, part in enumerate(distributed.all_gather_object(own)):
         value_R[r::world] = part
-    return Estimate(value, *limits(value_R))
+    return value, value_R
 
 
 def limits(value_R: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:

@@ -17,9 +17,11 @@ import torch
 from csr.data.batch import Batch
 from csr.data.dataset import LabelledImages
 from csr.data.labels.positive import is_positive
+from csr.data.labels.table import LabelTable
 from csr.evaluation import inference
 from csr.evaluation.bootstrap import Bootstrap
 from csr.evaluation.calibration import calibration_errors, reliability
+from csr.evaluation.comparison.predictions import Predictions, Scored
 from csr.evaluation.label_scores import score_labels
 from csr.evaluation.pointing_game import pointing_rows, score_pointing
 from csr.evaluation.simulated_doctor import Play, play_doctor, score_plays
@@ -103,6 +105,16 @@ def _predict_batch(model: CSR, card: Card, batch: Batch, *, plays: tuple[Play, .
             alpha=alpha,
         )
     return rows
+
+
+def predictions_of(rows: Rows, table: LabelTable) -> Predictions:
+    """Return the probabilities of `predict_all` beside the labels of the same table."""
+    labels = {
+        "target": (table.target_names, table.target_NT),
+        "concept": (table.concept_names, table.concept_NK),
+    }
+    kinds = {kind: Scored(names, rows[kind].numpy(), label) for kind, (names, label) in labels.items()}
+    return Predictions(tuple(table.image_ids), kinds)
 
 
 def _check_finite(rows: Rows, image_ids: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from csr.data.labels.names import cut_rows
 from csr.evaluation import label_scores, pointing_game
+from csr.evaluation.comparison import predictions
 from csr.evaluation.page import write_report
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic, write_json
@@ -50,6 +51,19 @@ def write_files(folder: Path, results: Results) -> None:
         write_atomic(folder / REPORT, lambda file: file.write(page))
         write_atomic(folder / TABLE, lambda file: file.write(table))
         write_json(folder / JSON, results)
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be written ({error.strerror or error})") from None
+
+
+def write_predictions(folder: Path, predicted: predictions.Predictions) -> None:
+    """Write test_predictions.csv into a folder, made where it does not exist.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        predictions.write_predictions(folder, predicted)
     except OSError as error:
         raise InputError(f"--out {folder}: cannot be written ({error.strerror or error})") from None
 

@@ -15,6 +15,7 @@ from csr.data.dataset import LabelledImages
 from csr.data.transforms import stored_size
 from csr.engine.device import inference_precision, local_device
 from csr.evaluation import inference
+from csr.evaluation.comparison.predictions import Predictions, Scored
 from csr.evaluation.metrics import multilabel_metrics
 from csr.evaluation.test_table import results_record, table_lines
 from csr.evaluation.thresholds import measure_reference
@@ -25,6 +26,21 @@ from csr.stages.concept import positive_weights
 from csr.stages.task import task_weights
 from csr.training.data import Splits, labels_of
 from csr.training.validation import Validator
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """The test of a trained model.
+
+    Attributes:
+        record: metrics as JSON.
+        lines: of the printed table.
+        predictions: of every image, beside its labels.
+    """
+
+    record: dict[str, Any]
+    lines: list[str]
+    predictions: Predictions
 
 
 @dataclass(frozen=True)
@@ -73,16 +89,25 @@ class FinalTest:
         )
         return Card(names["concept"], names["target"], preprocessing, self.task_loss, reference)
 
-    def test(self, images: LabelledImages) -> tuple[dict[str, Any], list[str]]:
-        """Return metrics of the test images as JSON, and the lines of their table. Collective."""
+    def test(self, images: LabelledImages) -> Tested:
+        """Measure the test images. Collective."""
         rows, labels, names = self._predict(images, "Test"), labels_of(images), self.splits.names
-        concepts = multilabel_metrics(
-            rows["concept_logit"].sigmoid().numpy(), labels["concept"], names=names["concept"]
+        probabilities = {
+            "target": target_probability(rows["logit"], task_loss=self.task_loss).numpy(),
+            "concept": rows["concept_logit"].sigmoid().numpy(),
+        }
+        targets, concepts = (
+            multilabel_metrics(probability_NL, labels[kind], names=names[kind])
+            for kind, probability_NL in probabilities.items()
         )
-        probability_NT = target_probability(rows["logit"], task_loss=self.task_loss)
-        targets = multilabel_metrics(probability_NT.numpy(), labels["target"], names=names["target"])
-        record = results_record(concepts, targets, num_images=len(images))
-        return record, list(table_lines(concepts, targets))
+        return Tested(
+            results_record(concepts, targets, num_images=len(images)),
+            table_lines(concepts, targets),
+            Predictions(
+                tuple(images.table.image_ids[i] for i in images.indices),
+                {kind: Scored(names[kind], value, labels[kind]) for kind, value in probabilities.items()},
+            ),
+        )
 
     def _predict(
         self, dataset: LabelledImages, title: str, *, keeps: bool = False

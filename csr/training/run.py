@@ -15,6 +15,7 @@ import numpy as np
 
 from csr.data.dataset import LabelledImages
 from csr.engine.device import local_device
+from csr.evaluation.comparison.predictions import write_predictions
 from csr.runtime import distributed
 from csr.runtime.errors import StoppedError
 from csr.runtime.files import write_json
@@ -161,7 +162,7 @@ class Run:
             self.model.load_state_dict(load_tensors(self.folder / "final_model.pth"))
 
     def test(self) -> dict[str, Any]:
-        """Write reference.json; measure the test images and print their table.
+        """Write reference.json; measure the test images, write their predictions and print their table.
 
         Collective.
 
@@ -181,12 +182,13 @@ class Run:
         if distributed.is_main():  # now: contributions are counted from the medians just measured
             self._draw(similarity_figure, "task")
         images = self._test_images()
-        results, lines = final.test(images)
+        tested = final.test(images)
+        distributed.on_main(lambda: write_predictions(self.folder, tested.predictions))
         note = " (dry run: numbers mean nothing)" if self.config.run.dry_run else ""
         title = f"=== Test set: {len(images)} images, best model of stage 3{note} ==="
-        for line in ("", title, *lines):
+        for line in ("", title, *tested.lines):
             self.monitor.say(line)
-        return results
+        return tested.record
 
     def _write_reference(self) -> None:
         card = self.model.card

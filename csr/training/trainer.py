@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from csr.data.prefetch import Clock
 from csr.engine.device import local_device
 from csr.engine.engine import Engine
+from csr.engine.memory import memory_mib
 from csr.runtime import distributed
 from csr.runtime.collective_time import IN_COLLECTIVES
 from csr.runtime.errors import PreemptedError
@@ -260,7 +261,7 @@ class Trainer:
         shares = opened.telemetry.epoch(spent)
         points = {f"{opened.stage.name}_time/{name}": value for name, value in shares.items()}
         self.monitor.scalars(points, step=self.state.global_step)
-        return throughput.over_ranks(shares)
+        return throughput.over_ranks({**shares, "memory_mib": memory_mib()})
 
     def _between_epochs(self, engine: Engine, *, is_last: bool, is_short: bool) -> None:
         """Save; after an epoch of a moment only now and then, as rank 0's clock decides. Collective."""

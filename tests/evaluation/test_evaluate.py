@@ -15,6 +15,7 @@ import pytest
 import torch
 from forked_ranks import on_ranks
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 from tiny_model import CONCEPTS, TARGETS, K, M, tiny_card, tiny_model, write_run
 from train_command import start
 
@@ -25,6 +26,7 @@ from csr.data.dataset import LabelledImages
 from csr.data.image_cache.store import open_store
 from csr.data.labels.table import read_label_table
 from csr.data.labels.vocabulary import Vocabulary
+from csr.evaluation.comparison.predictions import read_predictions
 from csr.evaluation.measure import count_alive, predict_all, threshold_notices
 from csr.evaluation.metrics import multilabel_metrics
 from csr.evaluation.output import COLUMNS, summary
@@ -168,6 +170,20 @@ def test_the_table_holds_the_numbers_of_the_json(results):
         int(by_key["simulation", "all", "boxes, zero", "fixed"]["value"])
         == record["simulation"]["boxes, zero"]["all"]["fixed"]
     )
+
+
+def test_predictions_are_written_when_asked_for_and_have_the_scores_of_the_json(data, tmp_path):
+    main(flags(data, tmp_path / "out", "--save_predictions"))
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([*FILES, "test_predictions.csv"])
+    read = read_predictions(tmp_path / "out" / "test_predictions.csv")
+    assert len(read.image_ids) == NUM
+    for kind in ("target", "concept"):
+        scored = read.kinds[kind]
+        for i, name in enumerate(scored.names):
+            known = ~np.isnan(scored.label_NL[:, i])
+            expected = roc_auc_score(scored.label_NL[known, i], scored.probability_NL[known, i])
+            assert record[f"{kind}s"]["labels"][name]["auroc"]["value"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_report_is_one_file_that_shows_names_as_text(results):

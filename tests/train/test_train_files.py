@@ -39,6 +39,7 @@ def test_the_files_of_the_training_guide_are_there_and_nothing_half_written(run)
         "metrics.jsonl",
         "results.json",
         "reference.json",
+        "test_predictions.csv",
         "tensorboard",
     }
     assert not [n for n in names if n.endswith(".tmp")]
@@ -108,6 +109,7 @@ def test_there_is_one_line_of_metrics_per_epoch(run):
     assert [r["step"] for r in lines] == list(range(3, 28, 3))  # 40 images, 16 a step
     for r in lines:
         assert np.isfinite(r["train_loss"]) and r["seconds"] > 0 and r["skipped_steps"] == 0
+        assert 50 < r["telemetry"]["memory_mib"] < 2**16
         if r["stage"] == "prototype":
             assert 0 < r["prototypes_alive"] <= r["prototypes"] == 50
         else:
@@ -123,10 +125,15 @@ def test_test_results_equal_scikit_learn_on_a_fresh_pass_of_the_saved_model(run,
         output = load_model(run)(EvalTransform(64)(store.batch(range(len(table)))))
     frame = pd.read_csv(phantom_folder / "labels_test.csv").set_index("image_id").loc[list(table.image_ids)]
     results = json.loads((run / "results.json").read_text())
+    written = pd.read_csv(run / "test_predictions.csv").set_index("image_id")
+    assert written.index.tolist() == list(table.image_ids)
     assert results["num_images"] == len(table) == 24
     for kind, logit_NL in (("concept", output.concept_logits), ("target", output.logits)):
         by_label = results[f"{kind}s"]
         probability_NL, truth_NL = logit_NL.sigmoid().numpy(), frame[list(by_label)].to_numpy() == 1
+        for i, name in enumerate(by_label):
+            np.testing.assert_allclose(written[f"{kind} probability {name}"], probability_NL[:, i], atol=1e-6)
+            np.testing.assert_array_equal(written[f"{kind} label {name}"], truth_NL[:, i])
         expected: dict[str, list[float]] = {"auc": [], "map": [], "f1_macro": []}
         for i, name in enumerate(by_label):
             truth, score = truth_NL[:, i], probability_NL[:, i]

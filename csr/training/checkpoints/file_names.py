@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from csr.evaluation.comparison import predictions
 from csr.runtime.monitor import BOARD, METRICS
 from csr.training.checkpoints import checkpoint_folder
 from csr.training.logs import profiler
@@ -17,6 +18,7 @@ OUTPUTS = (
     "reference.json",
     METRICS,
     RESULTS,
+    predictions.FILE_NAME,
     "quarantine.csv",
     ".*.tmp",
 )

@@ -119,10 +119,16 @@ class StageTelemetry:
 
 
 def over_ranks(rates: dict[str, float]) -> dict[str, float]:
-    """Return the mean of each number over the ranks, and the slowest rank's images/s. Collective."""
+    """Return the mean of each number over the ranks, the slowest rank's images/s, the largest memory.
+
+    Collective.
+    """
     ranks = distributed.all_gather_object(rates)
     mean = {name: sum(rank[name] for rank in ranks) / len(ranks) for name in rates}
-    return {**mean, "slowest_images_per_s": min(rank["images_per_s"] for rank in ranks)}
+    extremes = {"slowest_images_per_s": min(rank["images_per_s"] for rank in ranks)}
+    if "memory_mib" in rates:
+        extremes["memory_mib"] = max(rank["memory_mib"] for rank in ranks)
+    return {**mean, **extremes}
 
 
 def line_of(rates: dict[str, float], *, stage_number: int, save_every: int = 0, advise: bool = True) -> str:

@@ -1,0 +1,1 @@
+"""Runs compared on the same test images: scores, intervals over seeds and folds, paired tests."""
