@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from csr.config.option_field import AUTO, fields_of, problem_of
-from csr.config.options import OptimOptions, TrainConfig
+from csr.config.options import DataOptions, OptimOptions, TrainConfig
 from csr.runtime.errors import InputError
 
 LONGEST_NAME = 200  # bytes; file systems take 255, and files beside the folder have suffixes
@@ -19,9 +19,18 @@ def check_ranges(config: TrainConfig) -> None:
                 raise InputError(f"--{name} {value}: {problem}")
     if config.engine.cache_views and (config.engine.cache == "off" or config.data.augment == "none"):
         raise InputError("--cache_views needs a cache and augmentation: omit --cache off or --augment none")
+    _check_folds(config.data)
     _check_auto_batch(config.optim)
     _check_train_backbone(config.model.train_backbone)
     _check_name(config.run.exp_name)
+
+
+def _check_folds(data: DataOptions) -> None:
+    if data.folds is None and data.fold is not None:
+        raise InputError(f"--fold {data.fold} needs --folds: give the number of folds")
+    if data.folds is not None and (data.fold is None or data.fold >= data.folds):
+        given = "--folds" if data.fold is None else f"--fold {data.fold} with --folds"
+        raise InputError(f"{given} {data.folds}: give --fold from 0 to {data.folds - 1}, one for each run")
 
 
 def _check_train_backbone(words: tuple[str, ...]) -> None:
@@ -42,6 +51,7 @@ def check_ignored(config: TrainConfig, *, given: set[str]) -> None:
     """Raise InputError for a flag of the command line that another one makes do nothing."""
     cache = config.engine.cache
     reasons = {
+        "val_fraction": config.data.folds is not None and "does nothing with --folds",
         "box_weight": config.data.boxes_csv is None and "needs --boxes_csv",
         "delta": config.method.margin_mode == "none" and "does nothing with --margin_mode none",
         "layer_decay": config.model.train_backbone == ("none",) and "does nothing with --train_backbone none",

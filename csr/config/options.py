@@ -50,6 +50,18 @@ class DataOptions:
         below=1,
         advice="give a share between 0 and 1, such as 0.1",
     )
+    folds: int | None = option(
+        None,
+        "cross-validation: the training images in so many folds, of which --fold validates (default: none)",
+        at_least=2,
+        at_most=1_000,
+    )
+    fold: int | None = option(
+        None,
+        "the fold that validates, from 0 to --folds - 1; a run trains on all others",
+        at_least=0,
+        at_most=999,
+    )
     image_size: int = option(224, "side of the square model input, pixels", above=0, at_most=4_096)
     augment: str = option(
         "light",

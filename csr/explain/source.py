@@ -17,7 +17,7 @@ from csr.config.options import TrainConfig
 from csr.data.dataset import LabelledImages
 from csr.data.labels.csv_file import read_rows
 from csr.data.labels.csv_header import read_header
-from csr.data.labels.validation_split import split_validation
+from csr.data.labels.folds import split_training
 from csr.evaluation import images
 from csr.model import CSR
 from csr.model.sharing.card import Card
@@ -96,7 +96,8 @@ def open_source(given: str, *, checkpoint: str | None = None) -> Source:
         merge = model.card.data.get("reader_merge", config.data.reader_merge)
         options = config.to_dict()
         options["method"] |= {"max_pos_weight": maximum, "task_loss": model.card.task_loss}
-        options["data"] |= {"val_fraction": fraction, "reader_merge": merge}
+        kept = {name: model.card.data.get(name) for name in ("folds", "fold")}
+        options["data"] |= {"val_fraction": fraction, "reader_merge": merge, **kept}
         config = config_of(options, where=f"{given}: config.json")
         return Source(folder, model, config, False, config.optim.batch_size, _NOTHING)
     content = read_config(folder / CONFIG)
@@ -179,7 +180,10 @@ def open_images(
 
 def split(dataset: LabelledImages, config: TrainConfig) -> tuple[LabelledImages, LabelledImages]:
     """Return training and validation images, as `csr train` splits them."""
-    train, val = split_validation(dataset.table, fraction=config.data.val_fraction, seed=config.engine.seed)
+    data = config.data
+    train, val = split_training(
+        dataset.table, fraction=data.val_fraction, seed=config.engine.seed, folds=data.folds, fold=data.fold
+    )
     return _some(dataset, train), _some(dataset, val)
 
 

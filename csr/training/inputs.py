@@ -21,11 +21,11 @@ from csr.data.images.find import find_images
 from csr.data.images.links import LINKS_OUT
 from csr.data.labels import table as label_table
 from csr.data.labels.boxes import BoxTable, read_boxes
+from csr.data.labels.folds import split_training
 from csr.data.labels.names import show, show_some
 from csr.data.labels.notices import constant_targets, table_notices
 from csr.data.labels.positive import is_positive
 from csr.data.labels.table import LabelTable
-from csr.data.labels.validation_split import split_validation
 from csr.data.transforms import stored_size
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
@@ -151,7 +151,9 @@ def build_tables(
             f"Boxes: {present_R.sum()} on concepts that are present; {(~present_R).sum()} on others are not "
             "used"
         )
-    train_indices, val_indices = split_validation(train, fraction=data.val_fraction, seed=config.engine.seed)
+    train_indices, val_indices = split_training(
+        train, fraction=data.val_fraction, seed=config.engine.seed, folds=data.folds, fold=data.fold
+    )
     return Tables(train, test, train_paths, test_paths, train_indices, val_indices, boxes)
 
 

@@ -108,6 +108,11 @@ def test_the_backbone_learns_slower_only_when_it_is_pretrained():
         ("--image_size", "100000"),
         ("--delta", "-1"),
         ("--clip", "inf"),
+        ("--folds", "1", "--fold", "0"),
+        ("--fold", "-1", "--folds", "5"),
+        ("--fold", "5", "--folds", "5"),
+        ("--fold", "0"),
+        ("--folds", "5"),
     ],
 )
 def test_values_that_no_run_could_use_are_refused_by_name(flags):
@@ -128,6 +133,7 @@ def test_the_configuration_is_frozen():
         ("--cache_dtype", "fp16", "--cache", "off"),
         ("--cache_dir", "x", "--cache", "memory"),
         ("--effective_batch", "8"),
+        ("--val_fraction", "0.2", "--folds", "5", "--fold", "0"),
         ("--accumulation", "2", "--batch_size", "auto"),
     ],
 )
@@ -138,6 +144,7 @@ def test_a_flag_that_would_do_nothing_is_refused_by_name(flags):
 
 def test_a_flag_that_has_what_it_needs_is_taken():
     assert parse("--box_weight", "0.2", "--boxes_csv", "b.csv").method.box_weight == 0.2
+    assert parse("--folds", "5", "--fold", "4").data.fold == 4
     assert parse("--delta", "0.2", "--margin_mode", "paper").method.delta == 0.2
     assert parse("--cache_dir", "x", "--cache", "disk", "--cache_dtype", "fp16").engine.cache_dir == "x"
     assert parse("--batch_size", "auto", "--effective_batch", "8").optim.effective_batch == 8

@@ -49,13 +49,15 @@ def bounds_of(group: str, name: str) -> tuple[list[float], list[float]]:
 
 def words_of(name: str, value: float) -> list[str]:
     extra = {"effective_batch": ["--batch_size", "auto"], "box_weight": ["--boxes_csv", "b.csv"]}
+    extra |= {"folds": ["--fold", "0"], "fold": ["--folds", "1000"]}
     return [f"--{name}={value!r}", *extra.get(name, [])]
 
 
 def json_of(group: str, name: str, value: object) -> dict[str, dict[str, object]]:
     if name == "effective_batch":
         return {"optim": {"batch_size": -(2**63), name: value}}
-    return {group: {name: value}}
+    with_it: dict[str, dict[str, object]] = {"folds": {"fold": 0}, "fold": {"folds": 1000}}
+    return {group: {name: value, **with_it.get(name, {})}}
 
 
 def test_numbers_have_ranges():

@@ -36,13 +36,10 @@ def split_validation(table: LabelTable, *, fraction: float, seed: int) -> tuple[
     """
     if not 0 < fraction < 1:
         raise InputError(f"validation fraction {fraction} is not between 0 and 1; give e.g. 0.1")
-    group_N = _groups(table)
-    num_groups = int(group_N.max()) + 1
+    group_N, count_GL, size_G = count_groups(table)
+    num_groups = len(size_G)
     if num_groups < 2:
         raise InputError(f"{table.path}: one image or patient cannot be split; add more images")
-    positive_NL = is_positive(np.concatenate([table.concept_NK, table.target_NT], axis=1))
-    count_GL = _sums(positive_NL, group_N)
-    size_G = np.bincount(group_N, minlength=num_groups)
     side_G = _stratify(count_GL, size_G, fraction, np.random.default_rng(seed))
     _repair(side_G, count_GL > 0, size_G)
     validation_N = side_G[group_N]
@@ -52,6 +49,18 @@ def split_validation(table: LabelTable, *, fraction: float, seed: int) -> tuple[
             "is the only positive one of some label; add images, or leave rare concepts out with --drop_rare"
         )
     return np.flatnonzero(~validation_N), np.flatnonzero(validation_N)
+
+
+def count_groups(table: LabelTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return patients, or single images, as groups that stay together.
+
+    Returns:
+        The group of each image (N,), the positive images of each group and label (G, L), concepts before
+        targets, and the images of each group (G,); all int64.
+    """
+    group_N = _groups(table)
+    positive_NL = is_positive(np.concatenate([table.concept_NK, table.target_NT], axis=1))
+    return group_N, _sums(positive_NL, group_N), np.bincount(group_N)
 
 
 def _groups(table: LabelTable) -> np.ndarray:

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from csr.evaluation.comparison.page import page_of
-from csr.evaluation.comparison.tables import NOUNS, csv_text, latex, markdown, p_text, score_text
+from csr.evaluation.comparison.tables import (
+    NOUNS,
+    csv_text,
+    interval_text,
+    latex,
+    markdown,
+    p_text,
+    score_text,
+)
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic, write_json
 
@@ -90,8 +98,6 @@ def summary(results: Results) -> list[str]:
     if tests:
         lines += ["", f"Against {results['reference']} (p corrected by Holm)"]
     for row in tests:
-        score = {"value": row["difference"], "low": row["low"], "high": row["high"], "sd": None}
-        lines.append(
-            f"  {row['second']}, {NOUNS[row['kind']]}: {score_text(score)}, p {p_text(row['p_holm'])}"
-        )
+        difference = interval_text(row["difference"], row["low"], row["high"], signed=True)
+        lines.append(f"  {row['second']}, {NOUNS[row['kind']]}: {difference}, p {p_text(row['p_holm'])}")
     return [*lines, ""]

@@ -152,7 +152,7 @@ def markdown(results: Results, *, method: Sequence[str]) -> str:
         parts += [f"## {_escaped(table.title, _MARKDOWN)}", ""]
         parts += [_markdown_row(table.heads), _markdown_row(["---"] * len(table.heads), escaped=True)]
         parts += [*(_markdown_row(row) for row in table.rows), ""]
-    return "\n".join([*parts, *method]) + "\n"
+    return "\n".join([*parts, *(f"- {_escaped(line, _MARKDOWN)}" for line in method)]) + "\n"
 
 
 def _markdown_row(cells: Sequence[str], *, escaped: bool = False) -> str:

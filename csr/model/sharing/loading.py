@@ -23,7 +23,7 @@ BEST_CHECKPOINT = "best_model_stage3.pth"
 _MEASURED = (BEST_CHECKPOINT, "final_model.pth")
 _BEFORE_STAGE_3 = re.compile(r"(best_)?model_stage[12][._]")
 _DATA_FILES = ("train_csv", "test_csv", "boxes_csv")
-_DATA_OPTIONS = ("reader_merge", "drop_rare", "val_fraction", "augment")
+_DATA_OPTIONS = ("reader_merge", "drop_rare", "val_fraction", "folds", "fold", "augment")
 
 
 def load_model(source: str | Path, *, checkpoint: str | None = None) -> CSR:

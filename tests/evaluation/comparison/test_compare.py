@@ -183,7 +183,7 @@ def test_groups_must_differ_in_what_they_are_grouped_by(folders, tmp_path):
 @pytest.fixture(scope="module")
 def out(folders, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("out") / "comparison"
-    words = [*map(str, folders), "--by", "seed", "--out", str(folder), "--bootstrap", "20"]
+    words = [*map(str, folders), "--by", "seed,fold", "--out", str(folder), "--bootstrap", "20"]
     assert main(words) == 0
     return folder
 
