@@ -17,6 +17,7 @@ COMMANDS = {
     "phantom": ("csr.cli.phantom", "draw a synthetic chest radiograph data set"),
     "export": ("csr.cli.export", "turn a run into a folder that anyone can load"),
     "evaluate": ("csr.cli.evaluate", "measure a trained model on labelled images"),
+    "sweep": ("csr.cli.study.sweep", "train every combination of listed options, then compare them"),
     "compare": ("csr.cli.study.compare", "compare runs on one test set: intervals, paired tests, tables"),
     "predict": ("csr.cli.predict", "diagnose images with a trained model"),
     "explain": ("csr.cli.explain", "show what a diagnosis rests on"),
