@@ -104,9 +104,11 @@ class TrainTransform:
         if self.strength == "none":
             return self._plain(image_BCSS), identity_theta(len(image_BCSS), image_BCSS.device)
         draw_B7 = uniform_draws(index_B.to(image_BCSS.device), num=7, epoch=epoch, seed=seed)
-        theta_B23 = draw_theta(draw_B7[:, :5], mirror=self.strength == "flip")
-        shape = [len(image_BCSS), image_BCSS.shape[1], self.size, self.size]
-        grid = F.affine_grid(theta_B23, shape, align_corners=False)
+        # within a pass in half precision too: there the grid's products would shift it by up to half a pixel
+        with torch.autocast(image_BCSS.device.type, enabled=False):
+            theta_B23 = draw_theta(draw_B7[:, :5], mirror=self.strength == "flip")
+            shape = [len(image_BCSS), image_BCSS.shape[1], self.size, self.size]
+            grid = F.affine_grid(theta_B23, shape, align_corners=False)
         value = F.grid_sample(image_BCSS.float() / 255, grid, align_corners=False)
         value = change_contrast(value, draw_B7[:, 5], draw_B7[:, 6])
         return normalise(value, mean=self.mean, std=self.std), theta_B23

@@ -37,11 +37,13 @@ class ClippedAdamW(torch.optim.AdamW):
         """Step, or skip the step; one number is read from the device: the norm decides."""
         assert closure is None, "gradients are there when the engine steps"
         gradients = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
+        total = torch.nn.utils.get_total_norm(gradients)
+        norm = float(total)
         self.overflow = not math.isfinite(norm)
         self._global_grad_norm = math.inf if self.overflow else norm
         if self.overflow:
             return
-        too_long = (norm + 1e-6) / self._clip if self._clip else 0.0
-        self.grad_scale = gradients[0].new_tensor(too_long) if too_long > 1.0 else None
+        is_too_long = self._clip > 0 and (norm + 1e-6) / self._clip > 1.0
+        # computed where it is used: a number of the host would be a second stop, of the copy
+        self.grad_scale = ((total.double() + 1e-6) / self._clip).float() if is_too_long else None
         super().step()

@@ -48,6 +48,26 @@ def use_true_fp32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def is_mig(name: str) -> bool:
+    """Return whether a GPU's name, as torch gives it, is that of a slice (MIG) of one."""
+    return " MIG " in f" {name} "
+
+
+def try_kernels() -> None:
+    """Let cuDNN time its convolutions once for each shape and keep the fastest: training's shapes stay."""
+    torch.backends.cudnn.benchmark = True
+
+
+def prefers_channels_last(device: torch.device) -> bool:
+    """Return whether kernels of convolutions are kept channels last, as images are given to them."""
+    return device.type == "cuda"
+
+
+def is_broken_by(error: BaseException) -> bool:
+    """Return whether an error leaves this process without a usable GPU (a fault in a kernel)."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
+
+
 @contextlib.contextmanager
 def inference_precision(precision: str, device: torch.device) -> Iterator[None]:
     """Turn gradients off and autocast to the half precision of training on."""

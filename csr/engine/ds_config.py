@@ -198,11 +198,23 @@ def zero_stage_of(merged: dict[str, Any], *, world_size: int) -> int:
 
 
 def fit_to_stage(
-    merged: dict[str, Any], *, num_trainable: int, has_batchnorm: bool, world_size: int
+    merged: dict[str, Any],
+    *,
+    num_trainable: int,
+    has_batchnorm: bool,
+    world_size: int,
+    keeps_fp32_statistics: bool = False,
 ) -> dict[str, Any]:
-    """Return the JSON for one stage: buckets near the stage's size, half-precision buffers for BatchNorm.
+    """Return the JSON for one stage: buckets near its size, and what its norms need.
 
     DeepSpeed's default bucket is 5e8 elements (2 GB), whatever the model.
+
+    Args:
+        merged: JSON of the run; stays as it is.
+        num_trainable: numbers that the stage trains.
+        has_batchnorm: whether it holds a BatchNorm.
+        world_size: number of ranks.
+        keeps_fp32_statistics: whether all of them take fp32 statistics beside half-precision weights.
     """
     config = copy.deepcopy(merged)
     config["timers"] = {"throughput": {"enabled": False}}  # it stops the whole device twice a micro step
@@ -213,6 +225,10 @@ def fit_to_stage(
     bucket = max(2, min(50_000_000, num_trainable + num_trainable % 2))
     zero.setdefault("reduce_bucket_size", bucket)
     zero.setdefault("allgather_bucket_size", bucket)
-    if has_batchnorm and precision_of(config) == "fp16":
+    if has_batchnorm and world_size > 1 and zero.get("overlap_comm"):
+        # sums of norms and of gradients are of two communicators: NCCL may stall where their kernels cannot
+        # be resident together
+        zero["overlap_comm"] = False
+    if has_batchnorm and precision_of(config) == "fp16" and not keeps_fp32_statistics:
         config.setdefault("data_types", {}).setdefault("buffer_dtype", "fp16")
     return config

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from csr.engine import cpu
+from csr.engine import cpu, zero_partitions
 from csr.engine.clipped_adamw import ClippedAdamW
-from csr.engine.device import inference_precision, local_device
+from csr.engine.device import inference_precision, local_device, prefers_channels_last
 from csr.engine.ds_config import fit_to_stage, precision_of
 from csr.engine.optimizer_state import (
     State,
@@ -56,6 +56,7 @@ class Engine:
             ds_config,
             num_trainable=num_trainable,
             has_batchnorm=_has_batchnorm(stage),
+            keeps_fp32_statistics=all(hasattr(n, "keeps_fp32_statistics") for n in _batchnorms(stage)),
             world_size=2 if always_shards else distributed.world_size(),
         )
         self.precision = precision_of(config)
@@ -83,6 +84,8 @@ class Engine:
             self._deepspeed.optimizer.loss_scaler.raise_error_at_min_scale = False
         if not self._shards:
             self._deepspeed.enable_backward_allreduce = False  # it copies gradients even for one rank
+        if not self._shards and prefers_channels_last(self.device) and _has_batchnorm(stage):
+            _use_channels_last(stage)
         # with BatchNorm all buffers were cast to half; a stage's own constants stay what they were
         self._restore_constants({n: v for n, v in self._constants.items() if not n.startswith("model.")})
 
@@ -147,13 +150,16 @@ class Engine:
             stage.train()
 
     def weights_changed(self) -> None:
-        """Copy parameters that were edited in place to the masters (else the next step undoes the edit)."""
+        """Copy parameters that were edited in place to the masters (else the next step undoes the edit).
+
+        Masters of numbers that were not edited keep what half precision cannot hold.
+        """
         if self._shards:
-            self._deepspeed.optimizer.refresh_fp32_params()
+            zero_partitions.adopt_edits(self._deepspeed)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return a copy of the stage's full state in fp32 on the CPU, from the masters. Collective."""
-        masters = gather_optimizer_state(self._deepspeed, device=local_device())[0]
+        masters = gather_optimizer_state(self._deepspeed, device=local_device(), masters_only=True)[0]
         return {name: value.clone() for name, value in self._present_state(masters).items()}
 
     def _present_state(self, masters: State) -> dict[str, torch.Tensor]:
@@ -164,7 +170,7 @@ class Engine:
         full = {}
         for name, value in self.stage.state_dict().items():
             source = masters[name]["fp32"] if name in masters else self._frozen_fp32.get(name, value)
-            source = source.detach().cpu()
+            source = source.detach().cpu().contiguous()
             full[name] = source.float() if source.is_floating_point() else source
         return full
 
@@ -236,8 +242,19 @@ def _trainable_only(param_groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return groups
 
 
+def _batchnorms(module: torch.nn.Module) -> list[torch.nn.Module]:
+    return [m for m in module.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+
+
 def _has_batchnorm(module: torch.nn.Module) -> bool:
-    return any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in module.modules())
+    return bool(_batchnorms(module))
+
+
+def _use_channels_last(stage: torch.nn.Module) -> None:
+    """Lay kernels of convolutions out as their inputs are, without a copy of them in every step."""
+    for parameter in stage.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def _copies_of_frozen(stage: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+
+from csr.runtime import distributed
+from csr.runtime.errors import StoppedError
+from csr.runtime.sizes import gib_text
+
+# cuBLAS and cuDNN ask for memory of their own, and torch's allocator on a CPU has no class for it
+OUT_OF_MEMORY = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA out of memory",
+    "DefaultCPUAllocator",
+)
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 V2, V1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")
@@ -37,6 +50,42 @@ def free_host_bytes() -> int:
 
 def free_gpu_bytes(device: torch.device) -> int:
     return int(torch.cuda.mem_get_info(device)[0])
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Return whether an error means that a device or the host had no memory left for tensors."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+
+
+@contextlib.contextmanager
+def exhaustion_told(advice: str, *, device: torch.device) -> Iterator[None]:
+    """Turn running out of memory inside into one line.
+
+    Args:
+        advice: what to do about it.
+        device: of the work.
+
+    Raises:
+        StoppedError: with rank, host, memory and the advice.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_exhausted(error):
+            raise
+        raise StoppedError(f"{_memory_of(device)} is too small: {advice}") from error
+
+
+def _memory_of(device: torch.device) -> str:
+    where = f"on host {distributed.host()}"
+    if distributed.world_size() > 1:
+        where = f"of rank {distributed.rank()} {where}"
+    if device.type != "cuda":
+        return f"the memory {where} ({gib_text(free_host_bytes())} free)"
+    total = torch.cuda.get_device_properties(device).total_memory
+    return f"the GPU's memory {where} ({gib_text(total)}, {gib_text(free_gpu_bytes(device))} free)"
 
 
 def peak_of(work: Callable[[], object]) -> int:

@@ -18,7 +18,7 @@ SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 def gather_optimizer_state(
-    engine: Any, *, device: torch.device, keep: bool = True
+    engine: Any, *, device: torch.device, keep: bool = True, masters_only: bool = False
 ) -> tuple[State, dict[str, float]]:
     """Return masters and moments by parameter name. Collective.
 
@@ -26,6 +26,7 @@ def gather_optimizer_state(
         engine: of DeepSpeed, ZeRO 1 or 2, or with `ClippedAdamW`.
         device: that the ranks talk over.
         keep: False takes part and copies nothing, on ranks that do not need the result.
+        masters_only: leaves moments and scalars away.
 
     Returns:
         {parameter: {fp32, exp_avg, ...}} on the CPU (there perhaps the engine's own tensors) and the
@@ -33,19 +34,28 @@ def gather_optimizer_state(
     """
     optimizer = engine.optimizer
     if not isinstance(optimizer, ClippedAdamW):
-        return zero_partitions.gather(engine, device=device, keep=keep)
+        return zero_partitions.gather(engine, device=device, keep=keep, masters_only=masters_only)
     state: State = {}
     scalars: dict[str, float] = {}
     for i, group in enumerate(optimizer.param_groups):
-        for parameter in group["params"]:
-            own = dict(optimizer.state.get(parameter, {}))
-            if "step" in own:  # all parameters of a group take all steps
-                scalars[f"{i}.step"] = float(own.pop("step"))
-            tensors = {"fp32": parameter, **own}
-            state[engine.param_names[parameter]] = {
-                key: value.detach().cpu() for key, value in tensors.items()
-            }
+        parameters = group["params"]
+        names = [engine.param_names[p] for p in parameters]
+        moments = [{} if masters_only else dict(optimizer.state.get(p, {})) for p in parameters]
+        if "step" in moments[0]:  # all parameters of a group take all steps
+            scalars[f"{i}.step"] = float(moments[0]["step"])
+        for key in ("fp32", *(key for key in moments[0] if key != "step")):
+            values = parameters if key == "fp32" else [own[key] for own in moments]
+            for name, value in zip(names, _on_host(values), strict=True):
+                state.setdefault(name, {})[key] = value
     return state, scalars
+
+
+def _on_host(values: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return tensors on the CPU: from a GPU in one copy, which is read once instead of once a tensor."""
+    if values[0].device.type == "cpu":
+        return [value.detach() for value in values]
+    flat = torch.cat([value.detach().reshape(-1) for value in values])
+    return zero_partitions.cut(flat.cpu(), [value.shape for value in values])
 
 
 def scatter_optimizer_state(engine: Any, state: State, scalars: dict[str, float]) -> None:
@@ -67,7 +77,8 @@ def scatter_optimizer_state(engine: Any, state: State, scalars: dict[str, float]
         for parameter in parameters:
             own = dict(state[engine.param_names[parameter]])
             parameter.data.copy_(own.pop("fp32"))
-            moments = {key: value.to(parameter.device, copy=True) for key, value in own.items()}
+            # laid out as the parameter: the fused step walks over both in the order of their memory
+            moments = {key: torch.empty_like(parameter).copy_(value) for key, value in own.items()}
             if moments:
                 step = torch.tensor(scalars[f"{i}.step"], dtype=torch.float32, device=parameter.device)
                 optimizer.state[parameter] = {"step": step, **moments}

@@ -6,6 +6,7 @@ partitions are joined into whole tensors before saving, and cut again for whatev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,34 +16,59 @@ from csr.runtime import distributed
 State = dict[str, dict[str, torch.Tensor]]
 
 
-def gather(engine: Any, *, device: torch.device, keep: bool = True) -> tuple[State, dict[str, float]]:
+def gather(
+    engine: Any, *, device: torch.device, keep: bool = True, masters_only: bool = False
+) -> tuple[State, dict[str, float]]:
     """Return masters and moments by parameter name, on the CPU. Collective.
+
+    One of them at a time is whole on the device.
 
     Args:
         engine: of DeepSpeed, ZeRO 1 or 2.
         device: that the ranks talk over.
         keep: False takes part and copies nothing, on ranks that do not need the result.
+        masters_only: leaves moments and scalars away.
 
     Returns:
-        {parameter: {fp32, exp_avg, ...}} and the optimizer's scalars {"group.key": value}.
+        {parameter: {fp32, exp_avg, ...}} and the optimizer's scalars {"group.key": value}. Tensors of one
+        group and key are pieces of one block of memory.
     """
-    zero, state, scalars = engine.optimizer, {}, {}
+    zero = engine.optimizer
+    state: State = {}
+    scalars: dict[str, float] = {}
     for i, parameters in enumerate(zero.round_robin_bit16_groups):
         master = zero.single_partition_of_fp32_groups[i]
-        whole = {"fp32": _joined(zero, i, master.data, device)}
-        for key, value in zero.optimizer.state.get(master, {}).items():
-            if torch.is_tensor(value) and value.ndim > 0:
-                whole[key] = _joined(zero, i, value, device)
-            else:
+        names = [engine.param_names[p] for p in parameters]
+        moments = {} if masters_only else zero.optimizer.state.get(master, {})
+        for key, value in {"fp32": master.data, **moments}.items():
+            if not torch.is_tensor(value) or value.ndim == 0:
                 scalars[f"{i}.{key}"] = float(value)
-        offset = 0
-        for parameter in parameters if keep else ():
-            piece = slice(offset, offset + parameter.numel())
-            state[engine.param_names[parameter]] = {
-                key: values[piece].view(parameter.shape).cpu().clone() for key, values in whole.items()
-            }
-            offset += parameter.numel()
+                continue
+            whole = _joined(zero, i, value, device)
+            if keep:
+                pieces = cut(whole.cpu(), [p.shape for p in parameters])
+                for name, piece in zip(names, pieces, strict=True):
+                    state.setdefault(name, {})[key] = piece
     return state, scalars
+
+
+def cut(flat: torch.Tensor, shapes: Sequence[torch.Size]) -> list[torch.Tensor]:
+    """Return tensors of these shapes that lie in a flat one, one after another; they share its memory."""
+    pieces = flat.split([shape.numel() for shape in shapes])
+    return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+def adopt_edits(engine: Any) -> None:
+    """Copy weights that were edited in place to this rank's masters.
+
+    A weight that is still its master, rounded, was not edited: that master keeps its bits.
+    """
+    zero = engine.optimizer
+    rank, _ = distributed.place_in(zero.dp_process_group)
+    for i, master in enumerate(zero.single_partition_of_fp32_groups):
+        weights = zero.parallel_partitioned_bit16_groups[i][rank].data.to(master.device)
+        is_kept = weights == master.data.to(weights.dtype)
+        master.data.copy_(torch.where(is_kept, master.data, weights.to(master.dtype)))
 
 
 def _joined(zero: Any, group: int, partition: torch.Tensor, device: torch.device) -> torch.Tensor:

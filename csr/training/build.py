@@ -34,8 +34,14 @@ from csr.training.schedule import lr_factor
 from csr.training.trainer_options import TrainerOptions
 
 
-def build_model(config: TrainConfig, train: LabelTable, report: Report) -> CSR:
+def build_model(config: TrainConfig, train: LabelTable, report: Report, *, precision: str = "fp32") -> CSR:
     """Return the network, with pretrained backbone weights unless `--no_pretrained`.
+
+    Args:
+        config: of the run.
+        train: names of concepts and targets.
+        report: prints a line.
+        precision: fp16 casts weights: there norms get the twin that keeps its statistics in fp32.
 
     Raises:
         InputError: an unknown backbone, a pooled or 1x1 map, weights that do not match or cannot be had.
@@ -59,6 +65,8 @@ def build_model(config: TrainConfig, train: LabelTable, report: Report) -> CSR:
     )
     if distributed.world_size() > 1:
         sync_norm.convert(model)
+    elif precision == "fp16":
+        sync_norm.convert(model, unknown_stay=True)
     if model_options.no_pretrained:
         if model_options.backbone_weights:
             raise InputError("--no_pretrained contradicts --backbone_weights: give one of them alone")

@@ -47,7 +47,9 @@ def prepare(given: TrainConfig, stop: StopRequest) -> Prepared:
     labels = read_tables(start, monitor.say, progress)
     with distributed.errors_agreed():
         stop.check("before training")
-        model = build.build_model(start.config, labels.tables.train, monitor.say)
+        model = build.build_model(
+            start.config, labels.tables.train, monitor.say, precision=arithmetic.precision.name
+        )
         normalisation = build.normalisation_of(start.config, model, start.plan, monitor.say)
     labels = replace(labels, identity=labels.identity.normalised(normalisation))
     images = open_stores(start.config, labels, model, normalisation, monitor.say, progress)

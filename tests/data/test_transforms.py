@@ -1,10 +1,12 @@
 """Batched transforms: values against slow references, draws by image and epoch only."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
+from on_device import compute_there
 from PIL import Image
 
 from csr.data import transforms
@@ -21,6 +23,13 @@ from csr.data.transforms import (
 GENERATOR = torch.Generator().manual_seed(0)
 BATCH = torch.randint(0, 256, (4, 1, 18, 18), dtype=torch.uint8, generator=GENERATOR)
 INDEX = torch.tensor([5, 2, 9, 4])
+
+
+@pytest.fixture(autouse=True)
+def _there(device, monkeypatch):
+    compute_there(
+        monkeypatch, sys.modules[__name__], "EvalTransform", "TrainTransform", "draw_theta", device=device
+    )
 
 
 def test_evaluation_normalises_each_channel():
@@ -118,3 +127,14 @@ def test_three_channels_stay_three():
     out, _ = TrainTransform(16)(colour, index_B=INDEX, epoch=0, seed=0)
     grey, _ = TrainTransform(16)(BATCH, index_B=INDEX, epoch=0, seed=0)
     torch.testing.assert_close(out, grey, atol=1e-5, rtol=0)
+
+
+def test_a_pass_in_half_precision_samples_where_training_does():
+    """affine_grid and the transform's matrix are products: autocast would round them to 8 bits."""
+    image = torch.randint(0, 256, (4, 1, 72, 72), dtype=torch.uint8)
+    transform = TrainTransform(64)
+    expected = transform(image, index_B=torch.arange(4), epoch=1, seed=0)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = transform(image, index_B=torch.arange(4), epoch=1, seed=0)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32 and torch.equal(one, other)

@@ -7,13 +7,21 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from csr.engine.clipped_adamw import ClippedAdamW
+from csr.engine.device import local_device
+
+
+@pytest.fixture(autouse=True)
+def _there(device: torch.device) -> None:
+    """Tests are the same on a GPU: networks are made there."""
 
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    return net.to(local_device())
 
 
 def groups(net: nn.Module) -> list[dict]:
@@ -27,7 +35,7 @@ def groups(net: nn.Module) -> list[dict]:
 def set_gradients(net: nn.Module, step: int, scale: float) -> None:
     generator = torch.Generator().manual_seed(step)
     for parameter in net.parameters():
-        parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
+        parameter.grad = scale * torch.randn(parameter.shape, generator=generator).to(parameter.device)
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.7, 1e6])
@@ -65,3 +73,27 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_counts_no_step(bad):
     set_gradients(net, 1, 1.0)
     optimizer.step()
     assert not optimizer.overflow and not torch.equal(before[0]["0.weight"], net[0].weight)
+
+
+def test_a_step_that_clips_reads_one_number_and_sends_none(monkeypatch):
+    """A number of the host put on a GPU would be a second stop."""
+    net = network()
+    optimizer = ClippedAdamW(groups(net), clip=0.01)
+    set_gradients(net, 0, 1.0)
+    norm = float(torch.nn.utils.get_total_norm([p.grad for p in net.parameters()]))
+    monkeypatch.setattr(torch.Tensor, "new_tensor", None)
+    monkeypatch.setattr(torch, "tensor", None)
+    with Reads() as reads:
+        optimizer.step()
+    assert reads.count == 1
+    assert float(optimizer.grad_scale) == pytest.approx((norm + 1e-6) / 0.01)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the numbers that Python reads out of tensors: on a GPU each one waits for it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))

@@ -149,3 +149,22 @@ def test_one_rank_shards_nothing_unless_masters_or_offloading_need_it(name, worl
 )
 def test_one_rank_keeps_zero_for_what_only_zero_does(tmp_path, content, stage):
     assert zero_stage_of(merged(written(tmp_path, **content)), world_size=1) == stage
+
+
+@pytest.mark.parametrize("norm, world_size, overlaps", [(True, 2, False), (False, 2, True), (True, 1, True)])
+def test_gradients_do_not_overlap_with_sums_of_norms_over_ranks(norm, world_size, overlaps):
+    parsed, name = load_ds_config(None, "fp16")
+    merged_json = merge_ds_config(
+        parsed, name=name, batch_size=1, accumulation=1, clip=0.0, world_size=world_size
+    )
+    sizes = {"num_trainable": 10, "has_batchnorm": norm, "world_size": world_size}
+    assert fit_to_stage(merged_json, **sizes)["zero_optimization"]["overlap_comm"] is overlaps
+    assert merged_json["zero_optimization"]["overlap_comm"] is True
+
+
+def test_norms_with_fp32_statistics_keep_their_buffers_in_fp16():
+    parsed, name = load_ds_config(None, "fp16")
+    merged_json = merge_ds_config(parsed, name=name, batch_size=1, accumulation=1, clip=0.0, world_size=1)
+    sizes = {"num_trainable": 10, "has_batchnorm": True, "world_size": 1}
+    assert "buffer_dtype" not in fit_to_stage(merged_json, keeps_fp32_statistics=True, **sizes)["data_types"]
+    assert fit_to_stage(merged_json, **sizes)["data_types"]["buffer_dtype"] == "fp16"

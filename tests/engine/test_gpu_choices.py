@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from types import SimpleNamespace
 from typing import Any
@@ -11,19 +12,22 @@ import torch
 from torch import nn
 
 from csr.cluster import machine_facts
-from csr.engine import cpu, device, process_group
+from csr.engine import cpu, device, engine, process_group
 from csr.engine.ds_config import load_ds_config, merge_ds_config
 from csr.engine.engine import Engine, _arguments
 from csr.runtime import distributed
 from csr.runtime.errors import StoppedError
 
 
-def gpus(monkeypatch: pytest.MonkeyPatch, number: int, capability: tuple[int, int] = (8, 0)) -> None:
+def gpus(
+    monkeypatch: pytest.MonkeyPatch, number: int, capability: tuple[int, int] = (8, 0), name: str = "A100"
+) -> None:
     """Let torch report GPUs that are not there."""
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda of=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda of=None: name)
 
 
 def test_ds_accelerator_forces_the_cpu_where_a_gpu_is_visible(monkeypatch):
@@ -164,3 +168,120 @@ def test_gpus_named_by_uuid_are_left_to_torch(deepspeed):
     from deepspeed.accelerator import cuda_accelerator
 
     assert cuda_accelerator.pynvml is None
+
+
+def test_slices_of_a_gpu_are_named_where_ranks_share_one(monkeypatch):
+    gpus(monkeypatch, 2, name="NVIDIA A100-SXM4-40GB MIG 1g.5gb")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(StoppedError, match="NCCL joins no two MIG slices"):
+        process_group._check_gpus(2)
+
+
+@pytest.fixture
+def failing_start(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that starts this process as a rank with a GPU whose backend raises an error."""
+    gpus(monkeypatch, 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setenv("MASTER_ADDR", "node0")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    benchmark = torch.backends.cudnn.benchmark
+
+    def start(error: Exception) -> None:
+        def init_distributed(**_: Any) -> None:
+            raise error
+
+        fake = SimpleNamespace(init_distributed=init_distributed)
+        monkeypatch.setattr(process_group, "_import_deepspeed", lambda: fake)
+        process_group.start(5)
+
+    yield start
+    torch.backends.cudnn.benchmark = benchmark
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("NCCL error in: x.cpp:1, unhandled system error\nmore", "NCCL cannot connect the GPUs.*NCCL_DEBUG"),
+        ("NCCL: Duplicate GPU detected : rank 0 and rank 1", "share 1 visible GPU.*one rank for each GPU"),
+        ("gloo connectFullMesh failed", "did not meet the others at node0:1"),
+    ],
+)
+def test_what_a_backend_says_at_the_start_becomes_one_line_with_the_right_advice(failing_start, text, told):
+    with pytest.raises(StoppedError, match=told) as raised:
+        failing_start(torch.distributed.DistBackendError(text))
+    assert "\n" not in str(raised.value)
+
+
+def test_other_errors_of_the_start_are_not_explained_away(failing_start):
+    with pytest.raises(RuntimeError, match="^a bug$"):
+        failing_start(RuntimeError("a bug"))
+
+
+def test_a_gpu_rank_tries_convolutions_and_takes_its_share_of_the_cores(failing_start, monkeypatch):
+    torch.backends.cudnn.benchmark = False
+    shares: list[int] = []
+    monkeypatch.setattr(cpu, "share_cores", shares.append)
+    with pytest.raises(RuntimeError):
+        failing_start(RuntimeError("far enough"))
+    assert torch.backends.cudnn.benchmark and shares == [1]
+
+
+def test_ranks_of_a_host_share_cores_for_compiling_too(monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "set before")
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS")
+    monkeypatch.setattr(cpu, "cores", lambda: 96)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    cpu.share_cores(1)
+    assert "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ
+    cpu.share_cores(8)
+    assert os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == "12"
+
+
+def test_channels_last_kernels_take_the_same_steps_and_leave_plain_tensors_behind(monkeypatch):
+    """On GPUs alone; the layout changes no number, and the optimizer's moments follow it."""
+    if not process_group.started():
+        process_group.start(5)
+    states = []
+    for wanted in (False, True):
+        monkeypatch.setattr(engine, "prefers_channels_last", lambda _, wanted=wanted: wanted)
+        torch.manual_seed(0)
+        opened = engine_of(Convolution(), "fp32")
+        weight = opened.stage.conv.weight
+        for number in range(4):
+            if number == 2:  # a checkpoint, continued in another engine
+                saved = copy.deepcopy(opened.training_state())
+                assert saved["weights"]["conv.weight"].is_contiguous()
+                stage = opened.close()
+                assert stage.conv.weight.is_contiguous()
+                opened = engine_of(stage, "fp32")
+                opened.load_training_state(saved)
+                weight = opened.stage.conv.weight
+            generator = torch.Generator().manual_seed(number)
+            opened.micro_step({"x": torch.randn(2, 3, 8, 8, generator=generator)})
+        moments = opened._deepspeed.optimizer.state[weight]
+        assert weight.is_contiguous(memory_format=torch.channels_last) is wanted
+        assert moments["exp_avg"].stride() == weight.stride() == moments["exp_avg_sq"].stride()
+        states.append(opened.state_dict())
+        opened.close()
+    assert set(states[0]) == set(states[1])
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, atol=1e-6, rtol=0)
+
+
+class Convolution(nn.Module):
+    """A stage of one convolution and one norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> SimpleNamespace:
+        x = batch["x"].to(memory_format=torch.channels_last)
+        return SimpleNamespace(loss=(self.norm(self.conv(x)) * torch.arange(6.0)).square().mean())
+
+
+def test_a_gpu_that_failed_is_told_from_other_errors():
+    assert device.is_broken_by(RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors"))
+    assert not device.is_broken_by(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+    assert not device.is_broken_by(ValueError("CUDA error"))

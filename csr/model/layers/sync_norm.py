@@ -1,5 +1,8 @@
 """BatchNorm over the images of all ranks, on gloo as on NCCL (torch's own SyncBatchNorm needs a GPU).
 
+Its running statistics are fp32 under half-precision weights too: half stops at 65504, and loses updates of
+less than a thousandth of the value.
+
 Two ranks with half a batch each then compute what one process computes with the whole of it: outputs,
 running statistics and gradients. Parameters, buffers and state-dict keys are BatchNorm2d's.
 
@@ -12,8 +15,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from csr.model.layers.precision import full, no_autocast
+from csr.model.layers.precision import HALF, full, no_autocast
 from csr.runtime import distributed
 
 
@@ -23,9 +27,35 @@ class SyncBatchNorm(nn.BatchNorm2d):
     Every rank must call it the same number of times; batches may differ in size between ranks.
     """
 
+    keeps_fp32_statistics = True  # an engine that casts weights to half leaves its buffers alone
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        synced = self.training and distributed.is_initialized() and distributed.world_size() > 1
-        return self._synced(x) if synced else super().forward(x)
+        if self.training and distributed.is_initialized() and distributed.world_size() > 1:
+            return self._synced(x)
+        if self.weight is None or self.weight.dtype not in HALF or self._has_half_statistics():
+            return super().forward(x)
+        return self._of_half_weights(x)
+
+    def _has_half_statistics(self) -> bool:
+        return self.running_mean is not None and self.running_mean.dtype in HALF
+
+    def _of_half_weights(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute as nn.BatchNorm2d does, with fp32 parameters and statistics beside inputs of any type."""
+        part = self.momentum
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            part = 1.0 / float(self.num_batches_tracked) if part is None else part
+        tracked = not self.training or self.track_running_stats
+        return F.batch_norm(
+            x,
+            self.running_mean if tracked else None,
+            self.running_var if tracked else None,
+            full(self.weight),
+            full(self.bias),
+            self.training or self.running_mean is None,
+            part or 0.0,
+            self.eps,
+        )
 
     def _synced(self, x: torch.Tensor) -> torch.Tensor:
         weight_C = torch.ones(x.shape[1], device=x.device) if self.weight is None else full(self.weight)
@@ -61,8 +91,9 @@ class SyncBatchNormAct(SyncBatchNorm):
 class _NormaliseOverRanks(torch.autograd.Function):
     """x -> (x - mean) / sqrt(var + eps) * weight + bias with moments of all ranks.
 
-    Both directions use torch's fused kernels for given moments; backward then takes off what the
-    moments' own dependence on x contributes, w / sd * (mean(dy) + xhat * mean(dy xhat)) over all ranks.
+    Both directions use torch's fused kernels for given moments. Backward has to take off what the
+    moments' own dependence on x contributes, w / sd * (mean(dy) + xhat * mean(dy xhat)) over all ranks: on
+    CUDA torch has kernels for that, elsewhere it is done afterwards.
     """
 
     @staticmethod
@@ -80,6 +111,8 @@ class _NormaliseOverRanks(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight_C, mean_C, var_C, count = ctx.saved_tensors
         inverse_sd_C = torch.rsqrt(var_C + ctx.eps)
+        if x.is_cuda:
+            return *_backward_on_cuda(grads[0], x, weight_C, mean_C, inverse_sd_C, count), None
         # CUDA's kernel for channels-last inputs needs the saved moments, the CPU's takes either pair
         grad_x, grad_weight_C, grad_bias_C = torch.ops.aten.native_batch_norm_backward(
             grads[0], x, weight_C, mean_C, var_C, mean_C, inverse_sd_C, False, ctx.eps, [True, True, True]
@@ -89,6 +122,31 @@ class _NormaliseOverRanks(torch.autograd.Function):
         shift_C = weight_C * inverse_sd_C * dy_C - slope_C * mean_C
         through_moments = torch.addcmul(shift_C[:, None, None], full(x), slope_C[:, None, None])
         return grad_x.sub_(through_moments.to(grad_x.dtype)), grad_weight_C, grad_bias_C, None
+
+
+def _backward_on_cuda(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    weight_C: torch.Tensor,
+    mean_C: torch.Tensor,
+    inverse_sd_C: torch.Tensor,
+    count: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return gradients of x, weight and bias with the kernels of torch's own SyncBatchNorm.
+
+    They read dy and x twice and write once, in their own type: no copy of the activations in fp32.
+    """
+    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else None
+    dy = dy.contiguous(memory_format=layout or torch.contiguous_format)
+    x = x if layout else x.contiguous()
+    dy_C, dy_xmu_C, grad_weight_C, grad_bias_C = torch.batch_norm_backward_reduce(
+        dy, x, mean_C, inverse_sd_C, weight_C, True, True, True
+    )
+    dy_C, dy_xmu_C = distributed.all_reduce_sum(torch.stack([dy_C, dy_xmu_C])).unbind(0)
+    grad_x = torch.batch_norm_backward_elemt(
+        dy, x, mean_C, inverse_sd_C, weight_C, dy_C, dy_xmu_C, count.to(torch.int32).view(1)
+    )
+    return grad_x, grad_weight_C, grad_bias_C
 
 
 @torch.no_grad()
@@ -119,10 +177,15 @@ def global_moments(x_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, to
     return mean_C, var_C, total
 
 
-def convert(module: nn.Module) -> nn.Module:
+def convert(module: nn.Module, *, unknown_stay: bool = False) -> nn.Module:
     """Replace every BatchNorm2d in a module, in place where it is nested, by its synchronised twin.
 
     Parameters and buffers stay the same objects. timm's fused BatchNormAct2d is understood.
+
+    Args:
+        module: changed in place.
+        unknown_stay: leave subclasses whose forward is not known as they are, where nothing is to be
+            synchronised.
 
     Returns:
         The module, or its replacement if it is a BatchNorm2d itself.
@@ -131,16 +194,22 @@ def convert(module: nn.Module) -> nn.Module:
         ValueError: another subclass of BatchNorm2d, whose forward is not known.
     """
     for name, child in module.named_children():
-        setattr(module, name, convert(child))
+        setattr(module, name, convert(child, unknown_stay=unknown_stay))
     if not isinstance(module, nn.BatchNorm2d) or isinstance(module, SyncBatchNorm):
         return module
+    if unknown_stay and not (type(module) is nn.BatchNorm2d or _is_fused_with_activation(module)):
+        return module
     return _twin(module)
+
+
+def _is_fused_with_activation(norm: nn.BatchNorm2d) -> bool:
+    return [name for name, _ in norm.named_children()] == ["drop", "act"]
 
 
 def _twin(norm: nn.BatchNorm2d) -> SyncBatchNorm:
     if type(norm) is nn.BatchNorm2d:
         twin = SyncBatchNorm(norm.num_features)
-    elif [name for name, _ in norm.named_children()] == ["drop", "act"]:
+    elif _is_fused_with_activation(norm):
         drop, act = norm.children()
         twin = SyncBatchNormAct(norm.num_features, drop=drop, act=act)
     else:

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from csr.model.layers.sync_norm import SyncBatchNorm, SyncBatchNormAct, convert
+from csr.model.layers.sync_norm import SyncBatchNorm, SyncBatchNormAct, _backward_on_cuda, convert
+from csr.runtime import distributed
 
 
 def free_port() -> int:
@@ -58,6 +59,7 @@ def _rank_main(rank: int, port: int, pieces: list[torch.Tensor], results: Any) -
 
 
 def on_two_ranks(pieces: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    distributed.shut_down()  # a group that an engine's test opened here would be inherited
     context = multiprocessing.get_context("fork")
     results, port = context.Queue(), free_port()
     processes = [context.Process(target=_rank_main, args=(r, port, pieces, results)) for r in range(2)]
@@ -154,3 +156,73 @@ def test_a_norm_with_a_forward_of_its_own_is_refused():
 
     with pytest.raises(ValueError, match="Own"):
         convert(nn.Sequential(Own(3)))
+
+
+def reduce_backward(dy, x, mean_C, invstd_C, weight_C, *asked):
+    """What torch's CUDA kernel of this name gives, in plain terms."""
+    xmu = x - mean_C[:, None, None]
+    dy_C, dy_xmu_C = dy.sum((0, 2, 3)), (dy * xmu).sum((0, 2, 3))
+    return dy_C, dy_xmu_C, dy_xmu_C * invstd_C, dy_C
+
+
+def backward_elements(dy, x, mean_C, invstd_C, weight_C, dy_C, dy_xmu_C, count):
+    assert count.dtype == torch.int32 and count.ndim == 1
+    through_C = dy_xmu_C / count.sum() * invstd_C.square()
+    shifted = (
+        dy - (dy_C / count.sum())[:, None, None] - (x - mean_C[:, None, None]) * through_C[:, None, None]
+    )
+    return shifted * (invstd_C * weight_C)[:, None, None]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_path_of_cuda_has_the_gradients_of_batch_norm(monkeypatch, layout):
+    """Its kernels are stood in for by their formulas; two ranks with the same images are one with twice."""
+    monkeypatch.setattr(torch, "batch_norm_backward_reduce", reduce_backward)
+    monkeypatch.setattr(torch, "batch_norm_backward_elemt", backward_elements)
+    monkeypatch.setattr("csr.runtime.distributed.all_reduce_sum", lambda tensor: 2 * tensor)
+    x = batch().double().to(memory_format=layout)
+    dy = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).double()
+    plain = nn.BatchNorm2d(3).double()
+    nn.init.uniform_(plain.weight)
+    twice = torch.cat([x, x]).requires_grad_()
+    plain(twice).backward(torch.cat([dy, dy]))
+    mean_C, variance_C = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+    count = torch.tensor(2.0 * x.numel() / 3)
+    found = _backward_on_cuda(
+        dy, x, plain.weight.detach(), mean_C, torch.rsqrt(variance_C + plain.eps), count
+    )
+    torch.testing.assert_close(found[0], twice.grad[: len(x)])
+    torch.testing.assert_close(2 * found[1], plain.weight.grad)
+    torch.testing.assert_close(2 * found[2], plain.bias.grad)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("training", [True, False])
+def test_half_weights_beside_fp32_statistics_compute_as_fp32_does(momentum, training):
+    torch.manual_seed(0)
+    plain = nn.BatchNorm2d(3, momentum=momentum)
+    nn.init.uniform_(plain.weight)
+    plain.weight.data = plain.weight.data.half().float()
+    half = convert(copy.deepcopy(plain))
+    half.weight.data, half.bias.data = half.weight.data.half(), half.bias.data.half()
+    x = batch().half()
+    for norm, images in ((plain, x.float()), (half, x)):
+        norm.train(training)
+        for _ in range(2):
+            output = norm(images)
+        output.float().square().sum().backward()
+        norm.output = output
+    assert half.output.dtype == torch.float16 and half.running_var.dtype == torch.float32
+    torch.testing.assert_close(half.output.float(), plain.output, atol=4e-3, rtol=1e-3)
+    torch.testing.assert_close(half.weight.grad.float(), plain.weight.grad, atol=0.5, rtol=2e-3)
+    torch.testing.assert_close(half.running_mean, plain.running_mean, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(half.running_var, plain.running_var, atol=1e-5, rtol=1e-5)
+    assert half.num_batches_tracked == plain.num_batches_tracked == (2 if training else 0)
+
+
+def test_where_nothing_is_synchronised_a_norm_of_its_own_kind_stays():
+    class Own(nn.BatchNorm2d):
+        pass
+
+    net = convert(nn.Sequential(Own(3), nn.BatchNorm2d(3)), unknown_stay=True)
+    assert type(net[0]) is Own and type(net[1]) is SyncBatchNorm
