@@ -84,7 +84,7 @@ def lines_of(facts: dict[str, Any], folder: Path) -> list[tuple[str, str, str | 
             facts["deepspeed"] or "not installed",
             None if facts["deepspeed"] else "pip install deepspeed",
         ),
-        *(("gpu", f"{gpu['name']}, {gpu['mib'] / 1024:.0f} GiB", None) for gpu in facts["gpus"]),
+        *gpu_lines(facts),
         ("cpu", f"{facts['cores']} core(s)", None),
         ("precision", precision_of(facts), None),
         _room("disk", facts["disk_mib"], str(folder), LOW_DISK_MIB, "make room for checkpoints"),
@@ -106,6 +106,33 @@ def lines_of(facts: dict[str, Any], folder: Path) -> list[tuple[str, str, str | 
         problem = f"{entry['problem']}; correct --{flag}" if "problem" in entry else None
         lines.append((flag, text, problem))
     return lines
+
+
+def gpu_lines(facts: dict[str, Any]) -> list[tuple[str, str, str | None]]:
+    """Return a line for each GPU, and one where a run would not find all that there are."""
+    from csr.engine.device import is_mig
+
+    lines: list[tuple[str, str, str | None]] = []
+    for gpu in facts["gpus"]:
+        text = f"{gpu['name']}, {gpu['mib'] / 1024:.0f} GiB"
+        note = " (a MIG slice: one rank alone, NCCL joins no two slices of one GPU)"
+        lines.append(("gpu", text + (note if is_mig(gpu["name"]) else ""), None))
+    visible = facts["visible"]
+    if visible is not None and facts["gpus"]:
+        lines.append(("gpu", f"{len(facts['gpus'])} visible: CUDA_VISIBLE_DEVICES={visible}", None))
+    if not facts["gpus"] and facts["hidden"]:
+        lines.append(("gpu", f"none seen of {facts['hidden']}", _why_unseen(facts)))
+    return lines
+
+
+def _why_unseen(facts: dict[str, Any]) -> str | None:
+    if facts["visible"] == "":  # asked for: nothing is wrong
+        return None
+    if facts["cuda"] is None:
+        return "this torch is built without CUDA: install the one for it (pytorch.org)"
+    if facts["visible"] is not None:
+        return f"CUDA_VISIBLE_DEVICES={facts['visible']} names none of them: unset it"
+    return f"torch (CUDA {facts['cuda']}) cannot use the driver: look at nvidia-smi"
 
 
 def precision_of(facts: dict[str, Any]) -> str:

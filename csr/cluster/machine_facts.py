@@ -66,7 +66,20 @@ def devices() -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(index)
         gpus.append({"name": properties.name, "mib": properties.total_memory // MIB})
     bf16 = computes_bf16()
-    return {"gpus": gpus, "cores": cpu.cores(), "bf16": bf16, "fp16": bool(gpus)}
+    return {
+        "gpus": gpus,
+        "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "hidden": 0 if gpus else num_hidden_gpus(),
+        "cuda": torch.version.cuda,
+        "cores": cpu.cores(),
+        "bf16": bf16,
+        "fp16": bool(gpus),
+    }
+
+
+def num_hidden_gpus(folder: Path = Path("/dev")) -> int:
+    """Return how many GPUs the driver has on this machine, whether torch sees them or not."""
+    return len([p for p in folder.glob("nvidia*") if p.name.removeprefix("nvidia").isdigit()])
 
 
 def free_mib(folder: Path) -> int | None:

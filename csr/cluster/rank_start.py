@@ -14,10 +14,9 @@ import json
 import os
 import select
 import signal
-import socket
 import sys
 
-import psutil
+from csr.runtime.ranks import card_towards
 
 PR_SET_PDEATHSIG = 1
 
@@ -30,20 +29,6 @@ def encode(flags: list[str]) -> str:
 def decode(word: str) -> list[str]:
     """Return the flags of `encode`."""
     return [str(flag) for flag in json.loads(base64.urlsafe_b64decode(word))]
-
-
-def card_towards(address: str) -> str | None:
-    """Return the network card whose address this host has towards another one (or itself), None if that is
-    not known.
-    """
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((address, 9))  # sends nothing, only looks up the way
-            own = probe.getsockname()[0]
-    except OSError:
-        return None
-    cards = psutil.net_if_addrs().items()
-    return next((name for name, found in cards if own in [a.address for a in found]), None)
 
 
 def end_with_parent(number: signal.Signals) -> None:

@@ -97,8 +97,10 @@ def _nearest_cell(box_R4: torch.Tensor, theta_R23: torch.Tensor, *, height: int,
     far_P = (part_P2 - 0.5).square().sum(1)
     best_R = torch.where(visible_RP, far_P, torch.inf).argmin(1)
     point_R2 = seen_RP2[torch.arange(len(box_R4), device=box_R4.device), best_R]
-    size_2 = torch.tensor([width, height], device=box_R4.device)
-    cell_R2 = ((point_R2 + 1) / 2 * size_2).long().clamp(min=0).minimum(size_2 - 1)
+    # by plain numbers: a tensor of the two sides would make the CPU wait for its copy to the GPU
+    x_R, y_R = (
+        ((point_R2[:, i] + 1) / 2 * side).long().clamp(0, side - 1) for i, side in enumerate((width, height))
+    )
     cell_RP = torch.zeros(len(box_R4), height * width, dtype=torch.bool, device=box_R4.device)
-    at_R1 = (cell_R2[:, 1] * width + cell_R2[:, 0]).unsqueeze(1)
+    at_R1 = (y_R * width + x_R).unsqueeze(1)
     return cell_RP.scatter_(1, at_R1, visible_RP.any(1, keepdim=True))

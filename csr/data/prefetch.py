@@ -30,11 +30,14 @@ class Clock:
         return self.seconds.pop(name, 0.0)
 
 
-def ahead(items: Iterator[T], *, depth: int = 2, clock: Clock | None = None) -> Iterator[T]:
+def ahead(
+    items: Iterator[T], *, device: torch.device, depth: int = 2, clock: Clock | None = None
+) -> Iterator[T]:
     """Yield items that a thread produces, at most `depth` ahead; its exceptions are raised here.
 
     Args:
         items: iterated in the thread.
+        device: of this rank, and so of the thread: CUDA's current device is one of each thread.
         depth: items that wait at most.
         clock: gets the seconds waited for an item as `data`.
     """
@@ -52,6 +55,8 @@ def ahead(items: Iterator[T], *, depth: int = 2, clock: Clock | None = None) -> 
 
     def produce() -> None:
         try:
+            if device.type == "cuda" and device.index is not None:
+                torch.cuda.set_device(device)
             for item in items:
                 if not put("item", item):
                     return
@@ -91,7 +96,7 @@ def arriving(items: Iterator[T], *, cached: bool, device: torch.device, clock: C
     """
     if cached and device.type == "cpu":
         return _in_turn(items, clock)
-    return ahead(items, clock=clock)
+    return ahead(items, device=device, clock=clock)
 
 
 def _in_turn(items: Iterator[T], clock: Clock) -> Iterator[T]:
@@ -117,6 +122,13 @@ def pinned(batch: Batch, device: torch.device) -> Batch:
             for k, v in batch.items()
         },
     )
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the CPU on a device; from pinned memory, without waiting, if that is a GPU."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

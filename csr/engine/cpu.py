@@ -41,8 +41,11 @@ def share_cores(num_ranks: int) -> None:
 
     No launcher does, and ranks that each take all are ten times slower.
     """
+    share = max(1, cores() // num_ranks)
+    if num_ranks > 1:
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(share))  # every rank compiles
     if "OMP_NUM_THREADS" not in os.environ or os.environ.get("TORCHELASTIC_RUN_ID"):
-        torch.set_num_threads(max(1, cores() // num_ranks))
+        torch.set_num_threads(share)
 
 
 def keep_freed_memory() -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from csr.engine import cpu
-from csr.engine.device import device_kind, local_device, use_true_fp32
+from csr.engine.device import device_kind, is_mig, local_device, try_kernels, use_true_fp32
 from csr.runtime import collective_time, distributed
 from csr.runtime.errors import StoppedError
+from csr.runtime.ranks import name_card_to_gloo
 from csr.runtime.watchdog import watchdog
 from csr.runtime.watchdog.heartbeat import last_resort_s
 
@@ -34,14 +35,16 @@ def start(timeout_min: float) -> None:
         StoppedError: the ranks do not find each other.
     """
     distributed.adopt_launcher_environment()
+    cpu.share_cores(distributed.local_world_size())
+    name_card_to_gloo()
     if device_kind() == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        cpu.share_cores(distributed.local_world_size())
         cpu.keep_freed_memory()
     else:
         _check_gpus(torch.cuda.device_count())
         torch.cuda.set_device(local_device())
         use_true_fp32()
+        try_kernels()
     # a minute behind the watchdog: a collective that gives up under NCCL aborts the process without a line
     last_min = last_resort_s(60.0 * timeout_min) / 60.0 + 1.0
     os.environ.setdefault("DEEPSPEED_TIMEOUT", str(max(1, round(last_min))))
@@ -55,7 +58,7 @@ def start(timeout_min: float) -> None:
             raise StoppedError(f"{_more_ranks_than_gpus()} ({str(error).splitlines()[0][:120]})") from error
         if not distributed.is_lost_peer(error):
             raise
-        raise StoppedError(_not_joined(error)) from error
+        raise StoppedError(_nccl_failed(error) if "NCCL" in str(error) else _not_joined(error)) from error
     distributed.give_up_after(last_min)
     _give_zero_group_a_timeout(last_min)
     collective_time.watch(deepspeed.comm.comm.cdb)
@@ -70,10 +73,11 @@ def _check_gpus(visible: int) -> None:
 
 
 def _more_ranks_than_gpus() -> str:
+    slices = any(is_mig(torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count()))
     return (
         f"{distributed.local_world_size()} ranks on host {distributed.host()} share "
         f"{torch.cuda.device_count()} visible GPU(s): start one rank for each GPU, and check "
-        "CUDA_VISIBLE_DEVICES"
+        f"CUDA_VISIBLE_DEVICES{'; NCCL joins no two MIG slices of one GPU' if slices else ''}"
     )
 
 
@@ -98,6 +102,14 @@ def _not_joined(error: Exception) -> str:
         f"rank {distributed.rank()} of {distributed.world_size()} on host {distributed.host()} did not meet "
         f"the others at {address} ({str(error).splitlines()[0][:200]}): all ranks must be started, at about "
         "the same time, and the port be free and reachable"
+    )
+
+
+def _nccl_failed(error: Exception) -> str:
+    return (
+        f"rank {distributed.rank()} of {distributed.world_size()} on host {distributed.host()}: NCCL cannot "
+        f"connect the GPUs ({str(error).splitlines()[0][:200]}): NCCL_DEBUG=INFO tells more; check "
+        "NCCL_SOCKET_IFNAME, the room in /dev/shm, and that all hosts have the same driver"
     )
 
 
@@ -128,5 +140,5 @@ def _give_zero_group_a_timeout(timeout_min: float) -> None:
     """Give ZeRO's clone of the world group a time-out: it is made without one (30 minutes on gloo)."""
     from deepspeed.utils import groups
 
-    if groups._WORLD_GROUP is None:
-        groups._WORLD_GROUP = distributed.new_group_of_all(timeout_min)
+    # one that is there belongs to a process group that was closed
+    groups._WORLD_GROUP = distributed.new_group_of_all(timeout_min)

@@ -36,7 +36,7 @@ def stored_batches(
         for position_B in chunks:
             yield pinned({**dataset.load(position_B), "position": torch.from_numpy(position_B)}, device)
 
-    for batch in ahead(load()):
+    for batch in ahead(load(), device=device):
         yield to_device(batch, device)
 
 

@@ -57,8 +57,11 @@ class CollectiveClock:
 
         Events that the GPU has not passed yet come with the next one.
         """
-        passed = [pair for pair in self._events if pair[1].query()]
-        self._events = self._events[len(passed) :]
+        passed: list[tuple[Any, Any]] = []
+        waiting: list[tuple[Any, Any]] = []
+        for pair in self._events:  # of several streams: a later one may be done first
+            (passed if pair[1].query() else waiting).append(pair)
+        self._events = waiting
         seconds = self._seconds + sum(first.elapsed_time(last) for first, last in passed) / 1000
         self._seconds = 0.0
         return seconds

@@ -78,5 +78,33 @@ def host() -> str:
     return socket.gethostname()
 
 
+def card_towards(address: str) -> str | None:
+    """Return the network card whose address this host has towards another one (or itself), None if that is
+    not known.
+    """
+    import psutil
+
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))  # sends nothing, only looks up the way
+            own = probe.getsockname()[0]
+    except OSError:
+        return None
+    cards = psutil.net_if_addrs().items()
+    return next((name for name, found in cards if own in [a.address for a in found]), None)
+
+
 def is_main() -> bool:
     return rank() == 0
+
+
+def name_card_to_gloo() -> None:
+    """Let gloo, where ranks span hosts, use the card that leads to the others, unless the user names one.
+
+    It takes the card of the host's own name otherwise, which Debian puts on loopback.
+    """
+    if world_size() <= local_world_size() or "MASTER_ADDR" not in os.environ:
+        return
+    card = card_towards(os.environ["MASTER_ADDR"])
+    if card is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", card)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +19,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from csr import __version__
-from csr.runtime.errors import InputError, TooLargeError
+from csr.engine.device import is_broken_by
+from csr.runtime.errors import EXIT_FAILED, InputError, TooLargeError, line_of
 from csr.serve import schemas
 from csr.serve.access import Access, App, Shield
 from csr.serve.limits import MAX_MAPS, MAX_STEPS
@@ -97,7 +101,18 @@ def _add_error_handlers(app: FastAPI) -> None:
     add(FullError, 409, f"the record has {MAX_STEPS} steps: download it and open the image again")
     add(TooLargeError, 413, None)
     add(InputError, 422, None)
+    app.add_exception_handler(RuntimeError, _answer_lost_device)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
+
+
+def _answer_lost_device(_: Request, error: Exception) -> Response:
+    """Refuse, and end the server: after such an error no call of this process reaches the GPU again."""
+    if not is_broken_by(error):
+        raise error
+    sys.stderr.write(line_of(EXIT_FAILED, f"the GPU failed, the server ends: {str(error).splitlines()[0]}"))
+    os.kill(os.getpid(), signal.SIGTERM)  # what a supervisor restarts
+    detail = "the GPU failed: the server ends, and answers again once it was restarted"
+    return JSONResponse({"detail": detail}, 503)
 
 
 def _answer_invalid(_: Request, error: Exception) -> Response:

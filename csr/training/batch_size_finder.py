@@ -173,7 +173,9 @@ def _has_room(trial: Trial, size: int, reserved: int) -> bool:
         torch.cuda.synchronize(trial.device)
         del held
         return True
-    except torch.cuda.OutOfMemoryError:
+    except RuntimeError as error:
+        if not memory.is_exhausted(error):
+            raise
         return False
     finally:
         trial.stage.zero_grad(set_to_none=True)

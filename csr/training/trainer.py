@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from csr.data.prefetch import Clock
+from csr.engine import memory
 from csr.engine.device import local_device
 from csr.engine.engine import Engine
 from csr.engine.memory import memory_mib
@@ -37,6 +38,11 @@ from csr.training.observers.skipped_steps import SkippedSteps
 from csr.training.open_stage import OpenStage, StageFeatures
 from csr.training.trainer_options import TrainerOptions
 from csr.training.validation import Validator
+
+OUT_OF_MEMORY_ADVICE = (
+    "give a smaller --batch_size with more --accumulation, --batch_size auto, or --activation_checkpointing; "
+    "the same command resumes with the last one"
+)
 
 
 class Trainer:
@@ -115,7 +121,8 @@ class Trainer:
             stage.load_state_dict(saved.weights)
         if saved is not None and state.epoch > num_epochs:  # only the hand-over was missing
             return state.best_weights or stage.model_weights(saved.weights)
-        with self._profiled(stage) as step_profiled:
+        told = memory.exhaustion_told(OUT_OF_MEMORY_ADVICE, device=self.device)
+        with told, self._profiled(stage) as step_profiled:
             opened = self._open(stage, saved, step_profiled)
             while state.epoch <= num_epochs:
                 self._epoch(opened)
@@ -247,7 +254,8 @@ class Trainer:
         stage = opened.stage
         distributed.average_buffers(stage)
         report = stage.end_epoch(opened.features.train, last=last)
-        if report.get("restarted"):
+        # GPUs of two kinds may differ in a tie: where one rank moved prototypes, all take rank 0's
+        if "restarted" in report and distributed.host_max([int(report["restarted"] > 0)])[0]:
             distributed.broadcast_module(stage)
             opened.engine.weights_changed()
         return report

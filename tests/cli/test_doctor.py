@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 
 import pytest
 
@@ -92,3 +93,39 @@ def test_the_launcher_is_given_one_plain_word_for_all_flags(tmp_path):
         "10.0.0.1",
         "20001",
     )
+
+
+GPU = {"name": "NVIDIA A100-SXM4-40GB", "mib": 40960}
+SLICE = {"name": "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "mib": 4864}
+NONE = {"gpus": [], "visible": None, "hidden": 0, "cuda": "13.0"}
+
+
+@pytest.mark.parametrize(
+    "changed, expected",
+    [
+        ({}, []),
+        ({"gpus": [GPU]}, [("NVIDIA A100-SXM4-40GB, 40 GiB", None)]),
+        (
+            {"gpus": [GPU], "visible": "GPU-8f"},
+            [("NVIDIA A100-SXM4-40GB, 40 GiB", None), ("1 visible: CUDA_VISIBLE_DEVICES=GPU-8f", None)],
+        ),
+        ({"gpus": [SLICE]}, [(".* 5 GiB .a MIG slice: one rank alone, NCCL joins no two.*", None)]),
+        ({"hidden": 8, "visible": ""}, [("none seen of 8", None)]),
+        ({"hidden": 8, "visible": "MIG-1"}, [("none seen of 8", "CUDA_VISIBLE_DEVICES=MIG-1 names none.*")]),
+        ({"hidden": 8, "cuda": None}, [("none seen of 8", "this torch is built without CUDA.*")]),
+        ({"hidden": 8}, [("none seen of 8", "torch .CUDA 13.0. cannot use the driver.*")]),
+    ],
+)
+def test_gpus_their_slices_and_those_that_a_run_would_not_find_are_named(changed, expected):
+    lines = doctor.gpu_lines({**NONE, **changed})
+    assert [name for name, *_ in lines] == ["gpu"] * len(expected)
+    for (_, text, problem), (wanted, wanted_problem) in zip(lines, expected, strict=True):
+        assert re.fullmatch(wanted, text), text
+        assert (problem is None) is (wanted_problem is None)
+        assert problem is None or re.fullmatch(wanted_problem, problem), problem
+
+
+def test_gpus_of_the_driver_are_counted_by_their_device_files(tmp_path):
+    for name in ("nvidia0", "nvidia1", "nvidia12", "nvidiactl", "nvidia-uvm", "nvidia-caps", "null"):
+        (tmp_path / name).touch()
+    assert machine_facts.num_hidden_gpus(tmp_path) == 3

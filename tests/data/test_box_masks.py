@@ -1,13 +1,23 @@
 """Boxes follow their image: as boxes, and as masks at the feature map's resolution."""
 
+import sys
+
 import pytest
 import torch
+from on_device import compute_there
 from torch.nn import functional as F
 
 from csr.data.box_masks import box_masks, invert_theta, transform_boxes
 from csr.data.transforms import draw_theta, identity_theta
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _there(device, monkeypatch):
+    compute_there(
+        monkeypatch, sys.modules[__name__], "box_masks", "transform_boxes", "invert_theta", device=device
+    )
 
 
 def masks(box, theta=None, *, rows=None, classes=None, num_concepts=1, size=(4, 4)):
@@ -95,3 +105,20 @@ def test_the_inverse_undoes_theta():
     theta = draw_theta(torch.rand(5, 5), mirror=True)
     twice = invert_theta(invert_theta(theta))
     torch.testing.assert_close(twice, theta)
+
+
+def test_no_number_of_the_host_is_sent_to_the_device(monkeypatch):
+    """A tensor made of Python's numbers makes the CPU wait for its copy to a GPU, in every step."""
+    monkeypatch.setattr(torch, "tensor", None)
+    box_R4 = torch.zeros(1, 4)
+    box_R4[0] += torch.arange(1, 5) / 1000
+    mask = box_masks(
+        box_R4,
+        class_R=torch.zeros(1, dtype=torch.int64),
+        row_R=torch.zeros(1, dtype=torch.int64),
+        theta_B23=torch.eye(2, 3)[None],
+        num_concepts=1,
+        height=4,
+        width=5,
+    )
+    assert mask.nonzero().tolist() == [[0, 0, 0, 0]]

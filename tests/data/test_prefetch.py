@@ -50,3 +50,13 @@ def test_an_error_of_a_batch_is_raised_where_it_would_be_used(cached):
     assert next(items) == 1
     with pytest.raises(OSError, match="disk"):
         next(items)
+
+
+def test_the_loading_thread_works_on_the_gpu_of_its_rank(monkeypatch):
+    chosen: list[tuple[str, torch.device]] = []
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: chosen.append((threading.current_thread().name, device))
+    )
+    device = torch.device("cuda", 3)
+    assert list(arriving(iter([1]), cached=True, device=device, clock=Clock())) == [1]
+    assert chosen == [("csr-loader", device)]

@@ -1,11 +1,20 @@
 """Random numbers by counter: reproducible, independent, uniform."""
 
+import sys
+
 import numpy as np
+import pytest
 import torch
+from on_device import compute_there
 
 from csr.data.random_draws import uniform_draws
 
 WORD = 2**64
+
+
+@pytest.fixture(autouse=True)
+def _there(device, monkeypatch):
+    compute_there(monkeypatch, sys.modules[__name__], "uniform_draws", device=device)
 
 
 def splitmix(value):

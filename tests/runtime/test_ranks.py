@@ -93,3 +93,19 @@ def test_a_task_of_srun_without_a_terminal_is_one_of_four(environment):
         environment.setattr(sys, "stdin", nothing)
         ranks.adopt_launcher_environment()
     assert (ranks.rank(), ranks.world_size()) == (0, 4)
+
+
+@pytest.mark.parametrize(
+    "world, local, given, expected", [(4, 2, None, "lo"), (2, 2, None, None), (4, 2, "ib0", "ib0")]
+)
+def test_gloo_gets_the_card_that_leads_to_the_others_where_ranks_span_hosts(
+    monkeypatch, world, local, given, expected
+):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", given or "")
+    if given is None:
+        monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    ranks.name_card_to_gloo()
+    assert os.environ.get("GLOO_SOCKET_IFNAME") == expected

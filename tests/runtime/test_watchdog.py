@@ -92,6 +92,15 @@ def test_a_rank_is_stuck_only_if_another_is_ahead_of_it_and_it_does_not_get_on()
     )
 
 
+def test_ranks_that_all_stand_still_in_one_place_end_with_a_line():
+    """A collective that cannot end: NCCL would abort the process a minute later, without one."""
+    still = {"idle_s": 241.0}
+    found = verdict(Peer(beat(0, **still)), Peer(beat(1, **still)))
+    assert found is not None and "(of 2) do not move on, none of them: nothing for 241 s" in found.message
+    assert verdict(Peer(beat(0, **still)), Peer(beat(1, idle_s=239.0))) is None, "one gets on"
+    assert judge([Peer(beat(0, **still))], timeout_s=TIMEOUT_S, world=2) is None, "not all were heard"
+
+
 def test_a_rank_that_fails_ends_all_at_once_and_one_that_left_in_agreement_after_a_while():
     alone = Ending(1, "rank 1 failed: KeyError", alone=True)
     assert verdict(Peer(beat(0)), Peer(beat(1, ending=alone))) == Verdict(1, alone.message)

@@ -129,6 +129,7 @@ def judge(peers: Sequence[Peer], *, timeout_s: float, world: int) -> Verdict | N
 
     A rank that works on while others wait (it decodes images, evaluates, compiles) is not waited for too
     long as long as it moves on or at least computes; a rank that none is ahead of is waited for by none.
+    Ranks that all stand still, none ahead, wait in a collective that cannot end, or compute without end.
 
     Args:
         peers: the ranks that are looked at.
@@ -156,6 +157,9 @@ def judge(peers: Sequence[Peer], *, timeout_s: float, world: int) -> Verdict | N
         what = "does" if len(stuck) == 1 else "do"
         reason = f"{what} not move on while others wait: nothing for {stuck[0].beat.idle_s:.0f} s"
         return _verdict(stuck, reason, world)
+    # NCCL would end the process without a line, a minute later
+    if len(here) == world > 1 and all(p.beat.idle_s > last_s for p in here):
+        return _verdict(here, f"do not move on, none of them: nothing for {here[0].beat.idle_s:.0f} s", world)
     return None
 
 

@@ -10,6 +10,7 @@ rank 0 is the one that is lost, from the first rank left on each host.
 | silent | nothing is heard of it: stopped, its host down, the link cut | after the time-out |
 | still | others wait for it in a collective, it neither moves on nor computes | after the time-out |
 | idle | others wait, it computes but reports no move | after three time-outs and a minute |
+| all | all ranks report no move, none is ahead of another | after three time-outs and a minute |
 | lost | any of these, as rank 0 decided | on all ranks, with exit code 1 |
 
 No library does this: NCCL and gloo only give up on a collective, each by itself, without a name; torchrun's

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from csr.data.batch import Batch, Rows
+from csr.data.prefetch import sent
 from csr.runtime import distributed
 
 
@@ -69,7 +70,9 @@ class FeatureTable:
         row_R = np.repeat(np.arange(len(positions_B)), count_B)
         within_R = np.arange(len(row_R)) - np.repeat(np.cumsum(count_B) - count_B, count_B)
         at_R = torch.from_numpy(self._start_N[positions_B][row_R] + within_R)
-        batch = {name: _single(value[at_R.to(value.device)]) for name, value in self._rows.items()}
+        # one index for all tensors: each copy of it would wait for what the device has been given so far
+        at = {device: sent(at_R, device) for device in {v.device for v in self._rows.values()}}
+        batch = {name: _single(value[at[value.device]]) for name, value in self._rows.items()}
         batch["row"] = torch.from_numpy(row_R)
         return batch
 

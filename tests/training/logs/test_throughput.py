@@ -194,3 +194,26 @@ def test_too_few_steps_for_a_profile_are_told_and_none_costs_nothing(tmp_path, m
     with profiler.profiled(tmp_path / "a.json", steps=0, report=lines.append) as step:
         step()
     assert len(lines) == 1
+
+
+class Mark:
+    """An event of a stream, passed or not."""
+
+    def __init__(self, at_ms: float, passed: bool = True) -> None:
+        self.at_ms, self.passed = at_ms, passed
+
+    def query(self) -> bool:
+        return self.passed
+
+    def elapsed_time(self, later: Mark) -> float:
+        return later.at_ms - self.at_ms
+
+
+def test_a_collective_of_another_stream_that_is_done_first_counts_once():
+    clock = CollectiveClock()
+    slow = Mark(900.0, passed=False)
+    clock._events = [(Mark(0.0), slow), (Mark(100.0), Mark(150.0))]
+    assert clock.take() == pytest.approx(0.05)
+    assert clock.take() == 0.0
+    slow.passed = True
+    assert clock.take() == pytest.approx(0.9) and clock.take() == 0.0
