@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+
+import pytest
 import torch
+from on_device import compute_there
 from torch.nn import functional as F
 
 from csr.stages.clustering import count_hits, kmeans_prototypes, nearest_prototype, restart_dead
+
+
+@pytest.fixture(autouse=True)
+def _there(device, monkeypatch):
+    compute_there(
+        monkeypatch,
+        sys.modules[__name__],
+        "count_hits",
+        "kmeans_prototypes",
+        "nearest_prototype",
+        "restart_dead",
+        device=device,
+    )
 
 
 def blobs() -> tuple[torch.Tensor, torch.Tensor]:

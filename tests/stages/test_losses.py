@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
+from on_device import compute_there
 
 from csr.stages import losses
 from csr.stages.losses import (
@@ -20,6 +22,22 @@ from csr.stages.losses import (
 
 NAN = float("nan")
 MODES = losses.MARGIN_MODES
+
+
+@pytest.fixture(autouse=True)
+def _there(device, monkeypatch):
+    compute_there(
+        monkeypatch,
+        sys.modules[__name__],
+        "box_attention",
+        "concept_bce",
+        "contrastive",
+        "prototype_similarity",
+        "task_bce",
+        "task_cross_entropy",
+        "task_focal",
+        device=device,
+    )
 
 
 def unit(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
