@@ -49,6 +49,7 @@ class Ran:
     seconds: float
     total_mib: float
     private_mib: float
+    output: str = ""
 
 
 def run(command: list[str], *, every_s: float = 3.0) -> Ran:
@@ -82,7 +83,7 @@ def run(command: list[str], *, every_s: float = 3.0) -> Ran:
     watcher.join()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{output[-3000:]}")
-    return Ran(seconds, *peak)
+    return Ran(seconds, peak[0], peak[1], output)
 
 
 def memory_of_tree(root: int) -> tuple[float, float]:
@@ -110,12 +111,6 @@ def machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    revision = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     script = [os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]
     return {
         "cpu": models[0] if models else platform.machine(),
@@ -123,11 +118,28 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-        "revision": revision.stdout.strip(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "revision": _revision(),
         "command": " ".join(["python", *script]),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a machine that is lent for an hour has what it has
+        return None
+
+
+def _revision() -> str | None:
+    """Return the revision of the code; None without git or its folder."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
 
 
 def median(values: list[float]) -> float:

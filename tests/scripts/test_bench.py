@@ -22,6 +22,7 @@ from csr.stages.losses import contrastive, prototype_similarity
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "scripts" / "bench"
+GIVEN = {"gpu.py": ("--device", "cpu")}
 
 
 @pytest.fixture
@@ -147,10 +148,10 @@ def test_a_command_that_fails_is_an_error_with_its_last_lines(bench):
 
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize("script", ["compare.py", "scaling.py", "startup.py", "tables.py"])
+@pytest.mark.parametrize("script", ["compare.py", "scaling.py", "startup.py", "tables.py", "gpu.py"])
 def test_a_quick_run_writes_its_results(script, tmp_path):
     done = subprocess.run(
-        [sys.executable, str(BENCH / script), "--quick", "--results", str(tmp_path)],
+        [sys.executable, str(BENCH / script), "--quick", "--results", str(tmp_path), *GIVEN.get(script, ())],
         capture_output=True,
         text=True,
         check=False,
@@ -163,6 +164,43 @@ def test_a_quick_run_writes_its_results(script, tmp_path):
         "scaling.py": {"ranks", "growth", "loss"},
         "startup.py": {"imports", "first_step"},
         "tables.py": {"0 and 1", "ids quoted", "0.0 and 1.0"},
+        "gpu.py": {"device", "steps", "overhead", "later_stages", "checkpoints", "compile", "start_up"},
     }
     assert wanted[script] <= set(found)
     assert (tmp_path / script.replace(".py", ".txt")).read_text()
+
+
+def test_the_gpu_benchmark_ends_with_a_line_where_there_is_no_gpu(bench, capsys, monkeypatch):
+    import gpu
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        gpu.resolved([])
+    assert ended.value.code == 2 and "torch finds no GPU" in capsys.readouterr().err
+
+
+def test_a_part_without_time_is_left_out_and_said_so(bench, monkeypatch, tmp_path):
+    import gpu
+
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    done: list[str] = []
+    listed = [
+        ("short", 5.0, lambda *_: done.append("short")),
+        ("long", 500.0, lambda *_: done.append("long")),
+    ]
+    monkeypatch.setattr(gpu, "parts", lambda _: listed)
+    monkeypatch.setattr("csr.engine.process_group.start", lambda _: None)
+    monkeypatch.setattr("csr.runtime.distributed.shut_down", lambda: None)
+    gpu.main(["--device", "cpu", "--seconds", "100", "--results", str(tmp_path)])
+    assert done == ["short"]
+    assert json.loads((tmp_path / "gpu.json").read_text())["left_out"] == ["long"]
+    assert "left out: no time is left" in (tmp_path / "gpu.txt").read_text()
+
+
+def test_rates_of_a_step_are_those_by_hand(bench):
+    import gpu_steps
+
+    row = gpu_steps.Timed(ms=20.0, launch_ms=5.0, stops=1.0, step_mib=64.0).record(
+        images=10, flops_per_image=2e9, peak=4e12
+    )
+    assert row["images_per_s"] == 500.0 and row["mfu_percent"] == pytest.approx(25.0)
