@@ -59,7 +59,7 @@ GAMMA, LAM, DELTA, CLIP, WEIGHT_DECAY, MAX_WEIGHT = 1000.0, 20.0, 0.1, 1.0, 0.01
 def decode(path: Path) -> Image.Image:
     """One file as an 8-bit RGB picture, in full."""
     if path.suffix.lower() in (".dcm", ".dicom"):
-        return Image.fromarray(read_dicom(path, max_pixels=10**9)).convert("RGB")
+        return Image.fromarray(read_dicom(path, max_pixels=10**9)[0]).convert("RGB")
     picture = Image.open(path)
     if picture.mode.startswith("I"):  # 16 bits: convert("RGB") alone would turn it white
         picture = Image.fromarray((np.asarray(picture).astype(np.uint32) // 257).astype(np.uint8))
