@@ -62,7 +62,13 @@ class DataOptions:
         at_least=0,
         at_most=999,
     )
-    image_size: int = option(224, "side of the square model input, pixels", above=0, at_most=4_096)
+    image_size: int = option(
+        224,
+        "side of the square model input, pixels; auto takes what the backbone's weights were trained on",
+        auto=True,
+        above=0,
+        at_most=4_096,
+    )
     augment: str = option(
         "light",
         "training augmentation: light (affine, contrast), flip (light and mirror)",

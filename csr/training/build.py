@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from csr.config.option_field import AUTO
 from csr.config.options import TrainConfig
 from csr.data.dataset import LabelledImages
 from csr.data.image_cache.store import ImageStore
@@ -16,7 +17,7 @@ from csr.data.transforms import EvalTransform, TrainTransform
 from csr.engine.device import local_device
 from csr.model import CSR
 from csr.model.backbones.compiling import check_compiler
-from csr.model.backbones.normalisation import Normalisation, find_normalisation
+from csr.model.backbones.normalisation import Normalisation, find_native_size, find_normalisation
 from csr.model.backbones.weights import fetch_architecture, load_backbone_weights
 from csr.model.layers import sync_norm
 from csr.runtime import distributed
@@ -95,6 +96,18 @@ def speed_up(model: CSR, config: TrainConfig) -> None:
     if config.engine.compile:
         check_compiler(local_device())
         model.backbone.compile_training()
+
+
+def with_native_size(config: TrainConfig) -> TrainConfig:
+    """Return the options with `--image_size auto` replaced by pixels.
+
+    Raises:
+        InputError: nothing tells what the backbone's weights were trained on.
+    """
+    if config.data.image_size != AUTO:
+        return config
+    size = find_native_size(config.model.backbone_type, config.model.model_name)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=size))
 
 
 def normalisation_of(config: TrainConfig, model: CSR, plan: Plan, report: Report) -> Normalisation:

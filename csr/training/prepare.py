@@ -76,6 +76,7 @@ def prepare(given: TrainConfig, stop: StopRequest) -> Prepared:
 
 def check_command_line(given: TrainConfig) -> Request:
     """Check what needs no other rank: contradictions are reported before any rank waits for another."""
+    given = build.with_native_size(given)
     engine = given.engine
     ds_file = None if engine.ds_config is None else load_ds_config(engine.ds_config, engine.precision)
     check_request(engine.precision, ds_file=ds_file, device=device_kind())

@@ -14,7 +14,7 @@ from torch import nn
 
 from csr.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from csr.model import hub_download
-from csr.model.backbones.names import is_weights_file
+from csr.model.backbones.names import is_weights_file, split_name
 from csr.model.backbones.vit_architecture import KNOWN
 from csr.runtime.errors import InputError
 from csr.runtime.json_file import read_json
@@ -76,6 +76,29 @@ def find_normalisation(
         return read_preprocessor(hub_download.fetch(model_name, (FILE_NAME,)))
     except hub_download.Unobtainable:
         return Normalisation(source=f"ImageNet's: no {FILE_NAME} of {model_name} could be had")
+
+
+def find_native_size(backbone_type: str, model_name: str) -> int:
+    """Return the side in pixels of the images that a backbone's weights were trained on.
+
+    Args:
+        backbone_type, model_name: as for `build_backbone`.
+
+    Raises:
+        InputError: nothing tells it.
+    """
+    name, _ = split_name(backbone_type, model_name)
+    if backbone_type in ("medmae", "hf"):
+        found = find_normalisation(backbone_type, name, net=nn.Identity(), is_pretrained=True).native_size
+        size = 224 if found is None and backbone_type == "medmae" and name in KNOWN else found
+    else:
+        import timm
+
+        config = timm.get_pretrained_cfg(name) if timm.is_model(name.split(".")[0]) else None
+        size = None if config is None else config.input_size[-1]
+    if size is None:
+        raise InputError(f"--image_size auto: nothing tells the image size of {model_name}: give pixels")
+    return size
 
 
 def read_preprocessor(path: Path) -> Normalisation:

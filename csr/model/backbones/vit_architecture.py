@@ -103,7 +103,10 @@ def architecture_of_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not readable as JSON ({str(error)[:120]})") from error
     if not isinstance(config, dict) or config.get("model_type") not in ("vit", "vit_mae"):
         kind = config.get("model_type") if isinstance(config, dict) else None
-        raise InputError(f"{path}: model_type {str(kind)[:40]!r} is no vit or vit_mae")
+        raise InputError(
+            f"{path}: model_type {str(kind)[:40]!r} is no vit or vit_mae: --backbone_type hf takes "
+            "encoders of other kinds"
+        )
     known = {**_COMMON, **config}
     missing = [key for key in ARCHITECTURE_KEYS if key not in known]
     if missing:

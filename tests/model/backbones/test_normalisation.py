@@ -6,11 +6,18 @@ import json
 
 import pytest
 
+from csr.config.flags import parse_train_flags
 from csr.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from csr.model import hub_download
 from csr.model.backbones.build import build_backbone
-from csr.model.backbones.normalisation import Normalisation, find_normalisation, read_preprocessor
+from csr.model.backbones.normalisation import (
+    Normalisation,
+    find_native_size,
+    find_normalisation,
+    read_preprocessor,
+)
 from csr.runtime.errors import InputError
+from csr.training.build import with_native_size
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -88,6 +95,25 @@ def test_preprocessor_configs_of_all_versions(tmp_path, content, mean, std, size
     found = read_preprocessor(written(tmp_path, **content))
     assert (found.mean, found.std) == (mean or IMAGENET_MEAN, std or IMAGENET_STD)
     assert found.native_size == size
+
+
+def test_the_size_of_the_weights_images_is_known_by_name_or_folder(tmp_path):
+    written(tmp_path, size={"shortest_edge": 518})
+    assert find_native_size("hf", str(tmp_path)) == 518
+    assert find_native_size("timm", "test_vit") == 160
+    assert find_native_size("timm", "inception_v3") == 299
+    assert find_native_size("medmae", "facebook/vit-mae-base") == 224
+    config = parse_train_flags(
+        ["--backbone_type", "timm", "--model_name", "test_vit", "--image_size", "auto", "--no_pretrained"]
+    )
+    assert with_native_size(config).data.image_size == 160
+
+
+def test_a_size_that_nothing_tells_is_asked_for(tmp_path):
+    with pytest.raises(InputError, match="--image_size auto: nothing tells the image size"):
+        find_native_size("hf", str(tmp_path))
+    with pytest.raises(InputError, match="nothing tells"):
+        find_native_size("medmae", "weights.pth")
 
 
 @pytest.mark.parametrize(
