@@ -34,7 +34,8 @@ LABELER_FLAGS: Flags = {
     "uncertain": {
         "choices": tuple(UNCERTAIN),
         "default": "ignore",
-        "help": "what -1 becomes: 1, 0, or empty, which is left out of losses and metrics (default: ignore)",
+        "help": "what -1 becomes: 1, 0, 2/3 (soft), or empty: left out of losses and metrics (default: "
+        "ignore)",
     },
     "blank": {
         "choices": tuple(BLANK),

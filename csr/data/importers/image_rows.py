@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,8 @@ from csr.data.labels.names import IMAGE_SUFFIXES, show, show_some
 from csr.runtime.errors import InputError
 from csr.runtime.thread_map import mapped
 
+SOFT = "2/3"  # of a cell; a table holds 0 and 1: three readers, two of whom say 1
+READERS = (("R1", "1"), ("R2", "1"), ("R3", "0"))
 ON_BAD_IMAGE = ("error", "omit")
 _SHOWN = 10
 
@@ -26,7 +28,7 @@ class ImageRow(NamedTuple):
         image: file below the image folder, `/` between folders, without its suffix.
         name: what the published table calls the image, without its suffix.
         patient: id, '' where unknown.
-        cells: labels, 0, 1 or '' (not annotated).
+        cells: labels, 0, 1, '' (not annotated) or `SOFT`.
     """
 
     location: str
@@ -95,7 +97,9 @@ class ImageTables:
         found = mapped(
             self._find, kept, workers=self.handling.workers, total=len(kept), title=f"Images, {split}"
         )
-        with self.output.table(f"labels_{split}.csv", ("image_id", "patient_id", *self.labels)) as table:
+        is_soft = self.imported.reader_merge == "soft"
+        columns = ("image_id", *(["rad_id"] if is_soft else []), "patient_id", *self.labels)
+        with self.output.table(f"labels_{split}.csv", columns) as table:
             for row, name in zip(kept, found, strict=True):
                 first = self._seen.setdefault(row.image, row.location)
                 if first != row.location:
@@ -107,7 +111,10 @@ class ImageTables:
                     self._omitted.append((row.image, split, str(name)))
                     continue
                 self.names[split][row.image] = name
-                table.writerow([name, row.patient, *row.cells])
+                if is_soft:
+                    table.writerows([name, *reading] for reading in _readings(row))
+                else:
+                    table.writerow([name, row.patient, *row.cells])
         if rows and not self.names[split] and self.handling.on_bad_image == "error" and self._bad:
             self._refuse()
         if not self.names[split]:
@@ -164,6 +171,12 @@ class ImageTables:
             f"{show_some(self._bad, limit=_SHOWN)}; complete the folder, or give --on_bad_image omit to "
             "leave them out"
         )
+
+
+def _readings(row: ImageRow) -> Iterator[list[str]]:
+    """Yield reader, patient and cells of an image: three readers where a cell is soft, else one."""
+    for reader, soft in READERS if SOFT in row.cells else READERS[:1]:
+        yield [reader, row.patient, *(soft if cell == SOFT else cell for cell in row.cells)]
 
 
 def _read_list(path: Path) -> list[str]:

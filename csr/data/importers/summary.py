@@ -27,12 +27,14 @@ class Imported:
         origin: dataset, source and citation, for the model's card.
         folders: image folder by split.
         target_cols: to name in `csr train`; None: its defaults fit.
+        reader_merge: to name in `csr train`; None: its default fits.
         notices: lines about the data that a user should know.
     """
 
     origin: dict[str, str]
     folders: dict[str, Path] = field(default_factory=dict)
     target_cols: tuple[str, ...] | None = None
+    reader_merge: str | None = None
     notices: list[str] = field(default_factory=list)
 
 
@@ -42,11 +44,12 @@ def summary(imported: Imported, out: Path) -> list[str]:
     Raises:
         InputError: csr cannot read what was written.
     """
-    tables = {"train": read_label_table(out / "labels_train.csv", target_cols=imported.target_cols)}
-    train = tables["train"]
-    tables["test"] = read_label_table(
-        out / "labels_test.csv", target_cols=imported.target_cols, vocabulary=train
+    columns, merge = imported.target_cols, imported.reader_merge or "any"
+    train = read_label_table(out / "labels_train.csv", target_cols=columns, reader_merge=merge)
+    test = read_label_table(
+        out / "labels_test.csv", target_cols=columns, reader_merge=merge, vocabulary=train
     )
+    tables = {"train": train, "test": test}
     check_disjoint(train, tables["test"])
     lines = [f"{imported.origin['dataset']}: {out}"]
     num_boxes = {}
@@ -94,6 +97,8 @@ def _label_lines(tables: dict[str, LabelTable]) -> list[str]:
 
 def _commands(imported: Imported, out: Path, *, drop_rare: bool, train_boxes: bool) -> list[str]:
     columns = ["--target_cols", *imported.target_cols] if imported.target_cols else []
+    if imported.reader_merge:
+        columns += ["--reader_merge", imported.reader_merge]
     check = [
         "csr",
         "data",

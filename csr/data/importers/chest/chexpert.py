@@ -74,6 +74,7 @@ def run(
     raw, imported = open_raw(folder, DATASET), Imported(dict(ORIGIN))
     choice = choose_observations(DATASET, concepts, targets)
     imported.target_cols = choice.target_cols
+    imported.reader_merge = "soft" if uncertain == "soft" else None
     policy = LabelPolicy(uncertain, blank)
     view_filter = ViewFilter(views, frontal=("Frontal",), lateral=("Lateral",))
     root, patients = _patients(raw)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from csr.data.importers.image_rows import SOFT
 from csr.data.importers.summary import Imported
 from csr.data.labels.names import name_key, show, show_some
 from csr.data.labels.vocabulary import DEFAULT_TARGETS
@@ -33,7 +34,7 @@ OBSERVATIONS = (
     "Support Devices",
 )
 DISEASES = (NOTHING, "Pneumonia")
-UNCERTAIN = {"ones": "1", "zeros": "0", "ignore": ""}
+UNCERTAIN = {"ones": "1", "zeros": "0", "ignore": "", "soft": SOFT}
 BLANK = {"zeros": "0", "ignore": ""}
 _CELLS = {"0": "0", "0.0": "0", "1": "1", "1.0": "1"}
 
@@ -141,7 +142,7 @@ class LabelPolicy:
     counts: Counter[str] = field(default_factory=Counter)
 
     def cells(self, row: dict[str, str], names: Sequence[str], *, location: str) -> list[str]:
-        """Return the cells of some labels as csr writes them: 0, 1 or '' (not annotated).
+        """Return the cells of some labels: 0, 1, '' (not annotated), or `SOFT` (two of three readers).
 
         Args:
             row: cells as published, by label.
@@ -171,7 +172,7 @@ class LabelPolicy:
 
     def notices(self) -> list[str]:
         """Return lines on what became of the cells that were neither 0 nor 1."""
-        become = {"1": "1", "0": "0", "": "empty (not annotated)"}
+        become = {"1": "1", "0": "0", "": "empty (not annotated)", SOFT: "2/3, by three readers"}
         uncertain, blank = become[UNCERTAIN[self.uncertain]], become[BLANK[self.blank]]
         lines = []
         if count := self.counts["uncertain"]:

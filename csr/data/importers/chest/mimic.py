@@ -75,6 +75,7 @@ def run(
     raw, imported = open_raw(folder, DATASET), Imported(dict(ORIGIN))
     choice = choose_observations(DATASET, concepts, targets)
     imported.target_cols = choice.target_cols
+    imported.reader_merge = "soft" if uncertain == "soft" else None
     policy, view_filter = LabelPolicy(uncertain, blank), ViewFilter(views, FRONTAL, LATERAL)
     rows = _rows(raw, output, choice, policy, view_filter, imported)
     if with_validation:

@@ -58,6 +58,24 @@ def test_uncertain_cells_become_what_was_asked_for(raw, bring_in, rows_of, polic
     )
 
 
+def test_uncertain_cells_may_be_two_thirds_by_three_readers(raw, bring_in, rows_of, capsys):
+    out = bring_in("chexpert", raw, "--uncertain", "soft")
+    text = capsys.readouterr().out
+    assert "2 cells are -1, uncertain: 2/3, by three readers (--uncertain soft)" in text
+    assert text.count("--reader_merge soft") == 2
+    rows = rows_of(out / "labels_train.csv")
+    assert [row["rad_id"] for row in rows if row["image_id"].startswith(FRONTAL[:-4])] == ["R1", "R2", "R3"]
+    table = read_label_table(out / "labels_train.csv", reader_merge="soft")
+    assert len(table) == 4
+    at = next(n for n, image in enumerate(table.image_ids) if image.startswith(FRONTAL[:-4]))
+    label = {
+        **dict(zip(table.concept_names, table.concept_NK[at], strict=True)),
+        **dict(zip(table.target_names, table.target_NT[at], strict=True)),
+    }
+    assert label["Edema"] == label["Pneumonia"] == pytest.approx(2 / 3)
+    assert (label["Cardiomegaly"], label["No Finding"]) == (1.0, 0.0)
+
+
 def test_without_a_flag_uncertain_is_not_annotated_and_blank_is_zero(raw, bring_in, rows_of):
     row = row_of(rows_of(bring_in("chexpert", raw) / "labels_train.csv"), FRONTAL)
     assert (row["Edema"], row["Fracture"], row["No Finding"]) == ("", "0", "0")
@@ -98,7 +116,7 @@ def test_concepts_and_targets_are_chosen(raw, bring_in, rows_of, capsys):
         (["--concepts", "Edema", "edema"], "--concepts names 'Edema' twice"),
         (["--concepts", "Edema", "--targets", "Edema"], "'Edema' is in --concepts and in --targets"),
         (["--concepts", "No Finding", "Pneumonia"], "no targets are left; name some with --targets"),
-        (["--uncertain", "soft"], "invalid choice: 'soft'"),
+        (["--uncertain", "some"], "invalid choice: 'some'"),
     ],
 )
 def test_senseless_choices_are_one_line(raw, bring_in, flags, message):
