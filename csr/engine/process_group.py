@@ -32,7 +32,7 @@ def start(timeout_min: float) -> None:
     cannot: a rank may wait longer for one that is seen to move on.
 
     Raises:
-        StoppedError: the ranks do not find each other.
+        StoppedError: the ranks do not find each other, or there are fewer GPUs than ranks.
     """
     distributed.adopt_launcher_environment()
     cpu.share_cores(distributed.local_world_size())
@@ -60,9 +60,11 @@ def start(timeout_min: float) -> None:
             raise
         raise StoppedError(_nccl_failed(error) if "NCCL" in str(error) else _not_joined(error)) from error
     distributed.give_up_after(last_min)
+    distributed.make_host_group(timedelta(minutes=last_min))
+    if device_kind() == "cuda":
+        _check_own_gpus(str(torch.cuda.get_device_properties(local_device()).uuid))
     _give_zero_group_a_timeout(last_min)
     collective_time.watch(deepspeed.comm.comm.cdb)
-    distributed.make_host_group(timedelta(minutes=last_min))
     watchdog.start(timeout_min)
 
 
@@ -70,6 +72,19 @@ def _check_gpus(visible: int) -> None:
     """Refuse more ranks than GPUs on a host; with one visible GPU each rank may have another one (SLURM)."""
     if 1 < visible < distributed.local_world_size():
         raise StoppedError(_more_ranks_than_gpus())
+
+
+def _check_own_gpus(uuid: str) -> None:
+    """Refuse ranks that see one GPU each, and the same one. Collective, by way of the hosts."""
+    ranks_of: dict[str, list[int]] = {}
+    for rank, other in enumerate(distributed.all_gather_object(uuid)):
+        ranks_of.setdefault(other, []).append(rank)
+    for shared, ranks in ranks_of.items():
+        if len(ranks) > 1:
+            raise StoppedError(
+                f"ranks {', '.join(map(str, ranks[:8]))} have one GPU together ({shared}): start one rank "
+                "for each GPU, and check CUDA_VISIBLE_DEVICES and srun's --gpus-per-task and --gpu-bind"
+            )
 
 
 def _more_ranks_than_gpus() -> str:

@@ -177,6 +177,16 @@ def test_slices_of_a_gpu_are_named_where_ranks_share_one(monkeypatch):
         process_group._check_gpus(2)
 
 
+@pytest.mark.parametrize("uuids, shared", [("abcd", None), ("abab", "0, 2"), ("abcc", "2, 3")])
+def test_ranks_that_see_one_gpu_each_must_not_see_the_same(monkeypatch, uuids, shared):
+    monkeypatch.setattr(distributed, "all_gather_object", lambda own: list(uuids))
+    if shared is None:
+        process_group._check_own_gpus("a")
+        return
+    with pytest.raises(StoppedError, match=f"^ranks {shared} have one GPU together .*--gpus-per-task"):
+        process_group._check_own_gpus("a")
+
+
 @pytest.fixture
 def failing_start(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that starts this process as a rank with a GPU whose backend raises an error."""
