@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from csr.runtime.progress import PROGRESS
+
 MAX_VECTORS = 256  # per prototype: k-means on more changes the centres little and costs more
 
 
@@ -30,7 +32,8 @@ def kmeans_prototypes(
     proto_KMD = torch.from_numpy(
         generator.normal(size=(num_concepts, num_per_concept, vec_ND.shape[1]))
     ).float()
-    for k in range(num_concepts):
+    # a move for each concept: all ranks compute this at once, and must not look like ranks that stand still
+    for k in PROGRESS.along(range(num_concepts), total=num_concepts, title="k-means of concepts"):
         own_ND = _distinct(vec_ND[concept_N == k].numpy())
         if len(own_ND) <= num_per_concept:
             proto_KMD[k, : len(own_ND)] = torch.from_numpy(own_ND)

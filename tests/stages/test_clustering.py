@@ -9,6 +9,7 @@ import torch
 from on_device import compute_there
 from torch.nn import functional as F
 
+from csr.runtime.progress import PROGRESS
 from csr.stages.clustering import count_hits, kmeans_prototypes, nearest_prototype, restart_dead
 
 
@@ -97,3 +98,10 @@ def test_more_prototypes_than_vectors_leave_the_living_alone():
     fresh, alive, moved = restart_dead(proto, vec, torch.tensor([0]))
     assert (alive, moved) == (1, 0)
     torch.testing.assert_close(fresh, proto)
+
+
+def test_each_concept_of_kmeans_is_a_move_for_the_watchdog():
+    vec, concept = blobs()
+    before = PROGRESS.moves
+    kmeans_prototypes(vec, concept, num_concepts=2, num_per_concept=2, seed=0)
+    assert PROGRESS.moves - before >= 2 and PROGRESS.doing == ""
