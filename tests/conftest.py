@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # "cuda": tests marked gpu find one, and tests with the fixture `device` compute there
 ON_CUDA = os.environ.get("CSR_TEST_DEVICE", "cpu") == "cuda"
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if ON_CUDA else "cpu")
+if ON_CUDA:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # products whose sums have one order
 if os.environ["DS_ACCELERATOR"] == "cpu":
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("CSR_CACHE_DIR", tempfile.mkdtemp(prefix="csr-test-caches-"))
@@ -37,6 +39,9 @@ def device() -> torch.device:
     if not torch.cuda.is_available():
         pytest.skip("CSR_TEST_DEVICE=cuda, and torch finds no GPU")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True  # some of these tests compare bits
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
     return torch.device("cuda", 0)
 
 

@@ -37,6 +37,7 @@ def started(device: torch.device) -> Iterator[None]:
 
         adopt_launcher_environment()
         process_group.start(1.0)
+    torch.backends.cudnn.benchmark = False  # the kernel that wins may be another one each time
     yield
 
 
