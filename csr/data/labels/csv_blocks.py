@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+FEW_CELLS = 100_000  # read without pandas in less time than importing it takes
+
 
 class Column(NamedTuple):
     """Cells of one column, blanks around them stripped.
@@ -63,6 +65,11 @@ class Problem(NamedTuple):
     text: str
 
 
+def are_few(num_cells: int) -> bool:
+    """Return whether so many cells are read sooner without pandas."""
+    return num_cells <= FEW_CELLS
+
+
 def block_of_rows(rows: Sequence[tuple[int, list[str]]]) -> Block:
     """Return `(line, cells)` rows, at least one and all of one width, as a block."""
     lines, cells = zip(*rows)
@@ -72,6 +79,10 @@ def block_of_rows(rows: Sequence[tuple[int, list[str]]]) -> Block:
 
 def column_of(text_R: np.ndarray) -> Column:
     """Return the column of R texts, an array of objects."""
+    if are_few(len(text_R)):
+        code_of: dict[str, int] = {}
+        code_R = np.asarray([code_of.setdefault(text, len(code_of)) for text in text_R], dtype=np.int64)
+        return Column([text.strip() for text in code_of], code_R)
     import pandas as pd
 
     code_R, texts = pd.factorize(text_R)
@@ -98,6 +109,8 @@ def number_texts(column: Column, number_of: dict[str, int]) -> np.ndarray:
 
 def first_rows(value_R: np.ndarray) -> np.ndarray:
     """Return the places at which a value appears for the first time, int64, ascending."""
+    if are_few(len(value_R)):
+        return np.sort(np.unique(value_R, return_index=True)[1])
     import pandas as pd
 
     return np.flatnonzero(~pd.Series(value_R).duplicated().to_numpy())

@@ -1,6 +1,6 @@
-"""The fast parser of a table's rows (pandas), for blocks whose lines are plainly one row each.
+"""The fast parser of a table, for blocks whose lines are plainly one row each; pandas where rows are many.
 
-What is plain is decided here, on the bytes: pandas itself reads files that are not valid without an error.
+What is plain is decided here, on the bytes: pandas reads files that are not valid without an error.
 
 Letters: L lines of the block, R rows, W columns, V edges of cells (W + 1).
 """
@@ -11,7 +11,7 @@ import io
 
 import numpy as np
 
-from csr.data.labels.csv_blocks import Block, Column, column_of
+from csr.data.labels.csv_blocks import Block, Column, are_few, column_of
 
 MAX_LINE_BYTES = 2**20
 BOM = b"\xef\xbb\xbf"
@@ -52,7 +52,11 @@ def parse_plain(chunk: bytes, *, width: int, first_line: int) -> Block | None:
         return None
     # A cell of at most one byte is its own code.
     byte_RW = np.where(size_RW == 1, data[edge_RV[:, :-1] + 1], np.uint8(0))
-    wide = _parse_wide(chunk, np.flatnonzero(size_RW.max(axis=0) > 1).tolist(), width)
+    numbers = np.flatnonzero(size_RW.max(axis=0) > 1).tolist()
+    if are_few(len(numbers) * len(row_R)):
+        wide = {w: _cut_out(chunk, edge_RV[:, w : w + 2]) for w in numbers}
+    else:
+        wide = _parse_wide(chunk, numbers, width)
     columns = [wide.get(w) or Column(_ONE_BYTE_TEXTS, byte_RW[:, w]) for w in range(width)]
     return Block(first_line + row_R, columns)
 
@@ -89,6 +93,13 @@ def _separating_commas(data: np.ndarray, newline_L: np.ndarray) -> np.ndarray | 
         return comma
     opened, closed = (np.bincount(place, minlength=len(comma) + 1) for place in (first, last))
     return comma[np.cumsum(opened - closed)[:-1] == 0]
+
+
+def _cut_out(chunk: bytes, edge_R2: np.ndarray) -> Column:
+    """Return one column of a plain block from the places before and behind its cells."""
+    cells = (chunk[before + 1 : behind] for before, behind in edge_R2.tolist())
+    texts = [(cell[1:-1] if cell.startswith(b'"') else cell).decode() for cell in cells]
+    return column_of(np.asarray(texts, dtype=object))
 
 
 def _parse_wide(chunk: bytes, numbers: list[int], width: int) -> dict[int, Column]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hostile import mutate
 
-from csr.data.labels import csv_file
+from csr.data.labels import csv_blocks, csv_file
 from csr.data.labels.boxes import read_boxes
 from csr.data.labels.csv_blocks import Block
 from csr.data.labels.csv_plain import parse_plain
@@ -34,6 +34,12 @@ ODD_IDS = [
 ]
 
 
+@pytest.fixture(params=["by pandas", "without pandas"])
+def both_ways(request, monkeypatch):
+    """Read as files of many cells are read, and as those of few."""
+    monkeypatch.setattr(csv_blocks, "FEW_CELLS", 0 if request.param == "by pandas" else 10**6)
+
+
 def cells_of(block: Block) -> list[list[str]]:
     return [[column.text(row) for column in block.columns] for row in range(len(block))]
 
@@ -49,6 +55,7 @@ def cells_of(block: Block) -> list[list[str]]:
         (b'"a","0",1\n"bb","","0"\n', [5, 6]),
     ],
 )
+@pytest.mark.usefixtures("both_ways")
 def test_a_plain_block_is_parsed_with_all_cells_as_text(chunk, lines):
     block = parse_plain(chunk, width=3, first_line=5)
     assert block is not None and cells_of(block) == [["a", "0", "1"], ["bb", "", "0"]]
@@ -56,6 +63,7 @@ def test_a_plain_block_is_parsed_with_all_cells_as_text(chunk, lines):
 
 
 @pytest.mark.parametrize("text", [*ODD_IDS, "a,b", "1.0", "00", " "])
+@pytest.mark.usefixtures("both_ways")
 def test_no_text_becomes_a_number_or_a_missing_value(text):
     block = parse_plain(f'"{text}",0,{"1.50"}\nxx,1,NA\n'.encode(), width=3, first_line=2)
     assert block is not None and cells_of(block) == [[text.strip(), "0", "1.50"], ["xx", "1", "NA"]]
@@ -176,6 +184,13 @@ def test_both_parsers_give_the_same_table_or_the_same_error(tmp_path, monkeypatc
         path.write_bytes(mutate(content, number) if draw.random() < 0.3 else content)
         monkeypatch.setattr(csv_file, "BLOCK_BYTES", draw.choice([50, 400, 2**20]))
         monkeypatch.setattr(csv_file, "parse_plain", parse_plain)
+        monkeypatch.setattr(csv_blocks, "FEW_CELLS", 10**6)
+        without_pandas = outcome(lambda: call(path))
+        monkeypatch.setattr(csv_blocks, "FEW_CELLS", 0)
         by_pandas = outcome(lambda: call(path))
         monkeypatch.setattr(csv_file, "parse_plain", lambda chunk, **_: None)
-        assert outcome(lambda: call(path)) == by_pandas, path.read_bytes()
+        assert outcome(lambda: call(path)) == by_pandas == without_pandas, path.read_bytes()
+
+
+def test_first_rows_are_those_of_new_values_in_ascending_order(both_ways):
+    assert csv_blocks.first_rows(np.array([7, 3, 7, 1, 3, 9])).tolist() == [0, 1, 3, 5]
