@@ -7,6 +7,7 @@ from csr.cli.text_encoding import ensure_utf8_names
 from csr.config.flags import parse_train_flags
 from csr.runtime import ranks
 from csr.runtime.progress import PROGRESS
+from csr.runtime.startup import collector
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,19 +26,21 @@ def main(argv: list[str] | None = None) -> int:
     """
     ranks.adopt_launcher_environment()
     given = parse_train_flags(argv)  # before what takes seconds to import: --help answers at once
-    from csr.runtime.signals import StopRequest
-    from csr.training.prepare import prepare
-    from csr.training.run import Run, opened_folder, rehearse
+    with collector.paused():
+        from csr.runtime.signals import StopRequest
+        from csr.training.prepare import prepare
+        from csr.training.run import Run, opened_folder, rehearse
 
     PROGRESS.restart()
     with StopRequest().listening() as stop:
         prepared = prepare(given, stop)  # nothing is written before all checks have passed
-        if given.run.dry_run:
-            return rehearse(prepared, stop)
-        with opened_folder(prepared) as folder:
-            run = Run(prepared, folder, stop=stop)
-            run.train_stages()  # concept, prototype, task; or what is left of them
-            run.finish(run.test())
+        with collector.sparing_present():  # engines are collected as they close
+            if given.run.dry_run:
+                return rehearse(prepared, stop)
+            with opened_folder(prepared) as folder:
+                run = Run(prepared, folder, stop=stop)
+                run.train_stages()  # concept, prototype, task; or what is left of them
+                run.finish(run.test())
     return 0
 
 

@@ -22,6 +22,7 @@ from csr.runtime.errors import (
     line_of,
 )
 from csr.runtime.progress import PROGRESS, described
+from csr.runtime.startup import collector
 from csr.runtime.watchdog import watch, watchdog
 
 Main = Callable[["list[str] | None"], "int | None"]
@@ -104,6 +105,7 @@ def _collectives() -> Any:
 def exit_process(code: int) -> NoReturn:
     """Leave with a code. A failing rank does not wait for the others to tear the group down."""
     distributed = _collectives()
+    collector.leave_all()
     if code == EXIT_DONE:
         if distributed is not None:
             distributed.shut_down()

@@ -17,6 +17,7 @@ from csr.engine.device import device_kind, is_mig, local_device, try_kernels, us
 from csr.runtime import collective_time, distributed
 from csr.runtime.errors import StoppedError
 from csr.runtime.ranks import name_card_to_gloo
+from csr.runtime.startup import collector
 from csr.runtime.watchdog import watchdog
 from csr.runtime.watchdog.heartbeat import last_resort_s
 
@@ -134,10 +135,11 @@ def started() -> bool:
 
 def _import_deepspeed() -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    import deepspeed
-    import deepspeed.ops
-    from deepspeed.accelerator import cuda_accelerator
-    from deepspeed.utils import logger
+    with collector.paused():
+        import deepspeed
+        import deepspeed.ops
+        from deepspeed.accelerator import cuda_accelerator
+        from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
     # it calls torch's collectives by names that newer torch versions call old, at every step

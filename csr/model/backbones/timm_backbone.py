@@ -13,6 +13,7 @@ from torch import nn
 
 from csr.model.backbones.base import Backbone
 from csr.runtime.errors import InputError
+from csr.runtime.startup import collector
 
 
 class TimmBackbone(Backbone):
@@ -80,7 +81,8 @@ def build_timm(backbone_type: str, model_name: str, *, image_size: int) -> TimmB
 
 
 def _check_known(model_name: str) -> None:
-    import timm  # heavy: 2 s
+    with collector.paused():
+        import timm  # heavy: a second and more
 
     base_name = model_name.split(".")[0]
     if not timm.is_model(base_name):
