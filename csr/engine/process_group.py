@@ -26,6 +26,13 @@ SHARED_GPU = ("Duplicate GPU", "invalid device ordinal", "out of range")
 JOINED_WITHIN_MIN = 1.0  # interpreters of ranks start within this, however short the time-out is
 
 
+def load() -> None:
+    """Import DeepSpeed, which `start` does too: to be called while something else goes on."""
+    if device_kind() == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    _import_deepspeed()
+
+
 def start(timeout_min: float) -> None:
     """Join the process group through DeepSpeed. Call once per process, before the first engine. Collective.
 

@@ -16,6 +16,7 @@ import numpy as np
 from csr.config.options import TrainConfig
 from csr.data.check.brightness import brightness_notices, sample
 from csr.data.check.display import window_notices
+from csr.data.image_cache.ahead import DecodingAhead
 from csr.data.image_cache.store import ImageStore, check_images, open_store
 from csr.data.images.find import find_images
 from csr.data.images.links import LINKS_OUT
@@ -198,11 +199,23 @@ def image_cache(config: TrainConfig) -> Path | None:
     return Path(config.run.output_dir) / ".cache" / "images" if chosen == "auto" else Path(chosen)
 
 
+def decoding_ahead(config: TrainConfig, tables: Tables) -> DecodingAhead:
+    """Let a process decode the images that `build_stores` would, on the first rank of each host."""
+    decodes = distributed.local_rank() == 0 and config.data.on_bad_image != "quarantine"
+    return DecodingAhead(
+        (tables.train_paths, tables.test_paths) if decodes else (),
+        size=stored_size(config.data.image_size),
+        cache_dir=image_cache(config),
+        workers=config.data.workers,
+    )
+
+
 def build_stores(
     config: TrainConfig,
     tables: Tables,
     progress: Progress | None = None,
     *,
+    ahead: DecodingAhead | None = None,
     opened_before: Sequence[ImageStore] = (),
 ) -> tuple[ImageStore, ImageStore]:
     """Decode every image once (training, test), which also finds the unreadable ones. Collective.
@@ -210,12 +223,16 @@ def build_stores(
     Args:
         config, tables: of the run.
         progress: see `build_tables`.
+        ahead: of `decoding_ahead`; its process is waited for.
         opened_before: stores that this rank has open; one of the same images is used again.
 
     Returns:
         The stores of the training and the test images.
     """
     opened, problems = [], []
+    if ahead is not None:
+        with distributed.errors_agreed():
+            distributed.in_step(lambda: ahead.finish(progress))
     for table, paths in ((tables.train, tables.train_paths), (tables.test, tables.test_paths)):
         there = next((store for store in opened_before if store.paths == tuple(paths)), None)
         try:

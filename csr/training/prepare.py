@@ -45,14 +45,16 @@ def prepare(given: TrainConfig, stop: StopRequest) -> Prepared:
     start = resume_plan(request, arithmetic, folder, monitor.say)
     progress = decoding(stop)
     labels = read_tables(start, monitor.say, progress)
-    with distributed.errors_agreed():
-        stop.check("before training")
-        model = build.build_model(
-            start.config, labels.tables.train, monitor.say, precision=arithmetic.precision.name
-        )
-        normalisation = build.normalisation_of(start.config, model, start.plan, monitor.say)
-    labels = replace(labels, identity=labels.identity.normalised(normalisation))
-    images = open_stores(start.config, labels, model, normalisation, monitor.say, progress)
+    with inputs.decoding_ahead(start.config, labels.tables) as ahead:  # while packages are imported
+        with distributed.errors_agreed():
+            stop.check("before training")
+            model = build.build_model(
+                start.config, labels.tables.train, monitor.say, precision=arithmetic.precision.name
+            )
+            normalisation = build.normalisation_of(start.config, model, start.plan, monitor.say)
+        labels = replace(labels, identity=labels.identity.normalised(normalisation))
+        process_group.load()
+        images = open_stores(start.config, labels, ahead, model, normalisation, monitor.say, progress)
     fitted = fit_batch(start, labels, images, model, arithmetic.precision, monitor.say)
     ds_config = arithmetic.ds_config(fitted.config)
     if request.ds_file is not None:
@@ -164,6 +166,7 @@ def read_tables(start: Start, report: inputs.Report, progress: inputs.Progress) 
 def open_stores(
     config: TrainConfig,
     labels: Labels,
+    ahead: inputs.DecodingAhead,
     model: CSR,
     normalisation: Normalisation,
     report: inputs.Report,
@@ -171,7 +174,7 @@ def open_stores(
 ) -> Images:
     """Decode every image once; report caches that have become large. Collective."""
     train_store, test_store = inputs.build_stores(
-        config, labels.tables, progress, opened_before=labels.quarantine.stores
+        config, labels.tables, progress, ahead=ahead, opened_before=labels.quarantine.stores
     )
     workers = config.data.workers
     for line in distributed.on_main(lambda: inputs.notices_on(train_store, test_store, workers=workers)):
