@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         "what", choices=("peak",), metavar="peak", help="peak: FLOP/s of matrix products by precision"
     )
     parser.add_argument(
-        "--seconds", type=float, default=1.0, help="spent on each precision and size (default: 1.0)"
+        "--seconds", type=float, default=4.0, help="spent on all precisions together, about (default: 4.0)"
     )
     parser.add_argument("--json", type=Path, help="file for the result (default: none)")
     return parser

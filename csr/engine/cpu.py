@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +35,18 @@ def instruction_sets() -> frozenset[str]:
 def computes_bf16() -> bool:
     """Return whether products of bf16 matrices have instructions of their own; without, fp32's are faster."""
     return bool(instruction_sets() & BF16_INSTRUCTIONS)
+
+
+def seconds_without_core() -> float:
+    """Return seconds that the main thread was ready to run while other threads had the cores.
+
+    NaN where the system does not count them (it is not Linux).
+    """
+    try:
+        waited_ns = Path("/proc/self/schedstat").read_text(encoding="ascii").split()[1]
+        return int(waited_ns) / 1e9
+    except (OSError, IndexError, ValueError):  # a kernel without these statistics
+        return math.nan
 
 
 def share_cores(num_ranks: int) -> None:

@@ -18,8 +18,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-CPU_SIDES = (1024, 2048)
+CPU_SIDES = (256, 512, 1024, 2048)
 GPU_SIDES = (4096, 8192)
+PROBE_SIDE = 64
+WARM_UP, BLOCKS = 3, 5
+FEWEST_PRODUCTS = WARM_UP + BLOCKS
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -58,23 +61,44 @@ def measured_peaks(device: torch.device, *, seconds: float = 1.0) -> dict[str, f
 
     Args:
         device: CPU with this process's threads, or a GPU.
-        seconds: spent on each precision and size.
+        seconds: spent on all of them together, about.
     """
     names = DTYPES if device.type == "cuda" else [name for name in DTYPES if name != "fp16"]
-    return {
-        name: max(matmul_rate(device, DTYPES[name], side=side, seconds=seconds) for side in sides_of(device))
-        for name in names
-    }
+    return {name: fastest_product(device, DTYPES[name], seconds=seconds / len(names)) for name in names}
 
 
 def sides_of(device: torch.device) -> tuple[int, ...]:
-    """Return sides of matrices that keep a device busy."""
+    """Return sides of matrices that keep a device busy, ascending."""
     return GPU_SIDES if device.type == "cuda" else CPU_SIDES
+
+
+def fastest_product(device: torch.device, dtype: torch.dtype, *, seconds: float) -> float:
+    """Return FLOP/s of the fastest square product that can be measured within about `seconds`.
+
+    Sizes are tried from small to large, each only if it can be done in what is left: on a CPU without
+    instructions for a precision one large product takes many seconds.
+    """
+    ends = time.perf_counter() + seconds
+    sides = sides_of(device)
+    best = rate = matmul_rate(device, dtype, side=min(PROBE_SIDE, sides[0]), seconds=seconds / 50)
+    for place, side in enumerate(sides):
+        left = ends - time.perf_counter()
+        product = 2.0 * side**3 / rate  # seconds, at the rate of the size before
+        if FEWEST_PRODUCTS * product > left:
+            break
+        share = left / (len(sides) - place)
+        rate = matmul_rate(device, dtype, side=side, seconds=max(0.0, share - WARM_UP * product))
+        best = max(best, rate)
+    return best
 
 
 @torch.no_grad()
 def matmul_rate(device: torch.device, dtype: torch.dtype, *, side: int, seconds: float) -> float:
-    """Return FLOP/s of products of two square matrices: the median of blocks that take `seconds` together."""
+    """Return FLOP/s of products of two square matrices: the best of blocks that take `seconds` together.
+
+    The best, as a block in which another process had the cores says nothing about the device. At least
+    `FEWEST_PRODUCTS` are done.
+    """
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
 
@@ -86,10 +110,9 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, *, side: int, seconds:
         _wait(device)
         return time.perf_counter() - began
 
-    block(2)  # libraries choose their kernels
-    repeats = max(1, round(seconds / 5 / max(block(1), 1e-6)))
-    times = sorted(block(repeats) for _ in range(5))
-    return 2.0 * side**3 * repeats / times[2]
+    block(WARM_UP - 1)  # libraries choose their kernels
+    repeats = max(1, round(seconds / BLOCKS / max(block(1), 1e-6)))
+    return 2.0 * side**3 * repeats / min(block(repeats) for _ in range(BLOCKS))
 
 
 def _wait(device: torch.device) -> None:

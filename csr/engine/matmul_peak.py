@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from csr.engine.flops import DTYPES, matmul_rate, sides_of
+from csr.engine.flops import DTYPES, fastest_product
 from csr.runtime.files import write_json
 
 _NAME = "matmul-peaks.json"
-QUICK_S = 0.05  # per size: a fraction of a second in all
+QUICK_S = 0.3
 
 
 def file() -> Path | None:
@@ -63,9 +63,15 @@ def peak(device: torch.device, precision: str) -> float:
 
     A moment in which the machine is busy would give too little: the best of all runs counts.
     """
-    # the smallest size alone: one product of a larger one may take a second on a CPU
-    sides = sides_of(device) if device.type == "cuda" else sides_of(device)[:1]
-    rate = max(matmul_rate(device, DTYPES[precision], side=side, seconds=QUICK_S) for side in sides)
+    return measured_again(device, precision)
+
+
+def measured_again(device: torch.device, precision: str, *, seconds: float = QUICK_S) -> float:
+    """Return the peak after another measurement: the best of this one and of those that are kept.
+
+    To be called while this process computes nothing else.
+    """
+    rate = fastest_product(device, DTYPES[precision], seconds=seconds)
     return keep(device, {precision: rate})[precision]
 
 

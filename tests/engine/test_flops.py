@@ -50,6 +50,33 @@ def test_peaks_are_measured_for_every_precision_of_a_cpu(monkeypatch):
     assert set(peaks) == {"fp32", "bf16"} and all(1e6 < rate < 1e16 for rate in peaks.values())
 
 
+@pytest.mark.parametrize("rate", [1e12, 1e9, 1e7], ids=["fast", "slow", "emulated"])
+def test_a_measurement_ends_in_time_however_slow_the_device_is(monkeypatch, rate):
+    """A device of so many FLOP/s, on a clock of its own: one large product would take 17 s on a slow one."""
+    clock = [0.0]
+    monkeypatch.setattr(flops.time, "perf_counter", lambda: clock[0])
+
+    def multiply(a, b, out):
+        clock[0] += 2.0 * a.shape[0] ** 3 / rate
+
+    monkeypatch.setattr(flops.torch, "mm", multiply)
+    assert flops.fastest_product(torch.device("cpu"), torch.float32, seconds=2.0) == pytest.approx(rate)
+    assert clock[0] <= 2.0 * 1.2
+
+
+def test_a_block_that_another_process_slowed_down_does_not_count(monkeypatch):
+    clock, calls = [0.0], [0]
+    monkeypatch.setattr(flops.time, "perf_counter", lambda: clock[0])
+
+    def multiply(a, b, out):
+        calls[0] += 1
+        clock[0] += 0.1 if calls[0] == 5 else 1.0
+
+    monkeypatch.setattr(flops.torch, "mm", multiply)
+    rate = flops.matmul_rate(torch.device("cpu"), torch.float32, side=10, seconds=0.0)
+    assert calls[0] == 8 and rate == pytest.approx(2 * 10**3 / 0.1)
+
+
 def test_the_command_prints_and_writes_the_peaks(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(flops, "CPU_SIDES", (32,))
     assert bench.main(["peak", "--seconds", "0.01", "--json", str(tmp_path / "peak.json")]) == 0

@@ -2,17 +2,20 @@
 
 Seconds of an epoch are split into `compute` (the rest), waiting for `data`, `communication`, `evaluation`,
 `caches` (of what frozen layers compute) and `saving`. MFU is the model FLOPs of the images trained on, per
-second of training, over the measured peak of matrix products in this precision.
+second of training, over the measured peak of matrix products in this precision. The peak is measured between
+epochs, when this process computes nothing else; where training was faster than the peak, it is measured once
+more, and MFU is left out (NaN) if that does not explain it.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from typing import NamedTuple
 
 import torch
 
-from csr.engine import flops, matmul_peak
+from csr.engine import cpu, flops, matmul_peak
 from csr.runtime import distributed
 from csr.stages.base import Stage
 from csr.training.checkpoints.state import TrainState
@@ -21,6 +24,8 @@ from csr.training.feeder import Feeder
 
 PARTS = ("compute", "data", "communication", "evaluation", "caches", "saving")
 SMALL_MFU = 0.01
+AGAIN_S = 1.0
+BUSY_SHARE = 0.1
 SHORT_S = 10.0  # a shorter stage is mostly what happens once: no advice would help a longer one
 HINTS = {
     "data": "more --workers, a faster disk, or --image_cache",
@@ -78,16 +83,33 @@ class Spent(NamedTuple):
         }
 
 
+class DevicePeak:
+    """The peak of a device in a precision, measured when it is asked for."""
+
+    def __init__(self, device: torch.device, precision: str) -> None:
+        self._device, self._precision = device, precision
+
+    def flops_per_s(self) -> float:
+        """Return what is known; the first time in a process it is measured, in a fraction of a second."""
+        return matmul_peak.peak(self._device, self._precision)
+
+    def measured_again(self) -> float:
+        """Return the best of another, longer measurement and all before."""
+        return matmul_peak.measured_again(self._device, self._precision, seconds=AGAIN_S)
+
+
 class StageTelemetry:
     """Keeps account of one stage on this rank.
 
     Args:
         flops_per_image: of forward and backward, of the model's mathematics.
-        peak: FLOP/s of this device in this precision.
+        peak: of this device; it is asked between epochs alone.
     """
 
-    def __init__(self, *, flops_per_image: float, peak: float) -> None:
-        self._flops_per_image, self._peak = flops_per_image, peak
+    def __init__(self, *, flops_per_image: float, peak: DevicePeak) -> None:
+        self._flops_per_image, self._device_peak = flops_per_image, peak
+        self._peak, self._measured_again = math.nan, False
+        self._began = time.perf_counter(), cpu.seconds_without_core()
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._train, self._images = 0.0, 0
 
@@ -104,18 +126,31 @@ class StageTelemetry:
         return {
             **self._rates(self._seconds, train=self._train, images=self._images),
             "seconds": self._total(),
+            "without_core_share": self._without_core_share(),
         }
 
     def _total(self) -> float:
         return sum(self._seconds.values())
+
+    def _without_core_share(self) -> float:
+        began, waited = self._began
+        return (cpu.seconds_without_core() - waited) / max(time.perf_counter() - began, 1e-9)
+
+    def _mfu(self, done: float) -> float:
+        """Return the share of the peak that `done` FLOP/s are; NaN where it would be more than all of it."""
+        if math.isnan(self._peak):
+            self._peak = self._device_peak.flops_per_s()
+        if done > self._peak and not self._measured_again:
+            self._measured_again = True
+            self._peak = self._device_peak.measured_again()
+        return done / self._peak if done <= self._peak and self._peak else math.nan
 
     def _rates(self, parts: dict[str, float], *, train: float, images: int) -> dict[str, float]:
         total = sum(parts.values())
         shares = {f"{name}_share": seconds / total if total else 0.0 for name, seconds in parts.items()}
         rate = images / train if train else 0.0
         done = rate * self._flops_per_image
-        mfu = done / self._peak if self._peak else math.nan
-        return {**shares, "images_per_s": rate, "model_tflops": done / 1e12, "mfu": mfu}
+        return {**shares, "images_per_s": rate, "model_tflops": done / 1e12, "mfu": self._mfu(done)}
 
 
 def over_ranks(rates: dict[str, float]) -> dict[str, float]:
@@ -146,10 +181,17 @@ def line_of(rates: dict[str, float], *, stage_number: int, save_every: int = 0, 
     line = f"Stage {stage_number} took {rates['seconds']:.1f} s: {listed}"
     if not advise or rates["seconds"] < SHORT_S:
         return line
+    if rates["without_core_share"] > BUSY_SHARE:
+        line += f" ({100 * rates['without_core_share']:.0f} % of it waiting for a core that others had)"
     if first in HINTS:
         rarer = "a larger --save_every, or " if first == "saving" and save_every else ""
         return f"{line}; most on {first} (what helps: {rarer}{HINTS[first]})"
     rate = f"{rates['images_per_s']:.1f} images/s per rank"
+    if math.isnan(rates["mfu"]):
+        return (
+            f"{line}; compute binds: {rate}, {rates['model_tflops']:.3g} TFLOP/s each; no MFU, as this is "
+            "more than the fastest matrix product measured here: run `csr bench peak` while nothing else runs"
+        )
     if rates["mfu"] < SMALL_MFU:
         return f"{line}; compute binds: {rate}, in steps too small to keep the device busy"
     return (
@@ -161,7 +203,7 @@ def line_of(rates: dict[str, float], *, stage_number: int, save_every: int = 0, 
 def begin(
     stage: Stage, feeder: Feeder, features: FeatureViews | None, *, precision: str, device: torch.device
 ) -> StageTelemetry:
-    """Count a stage's FLOPs on a few images, and look up the peak of the device.
+    """Count a stage's FLOPs on a few images; nothing is measured yet.
 
     Args:
         stage: on the device, before its engine is built.
@@ -178,4 +220,4 @@ def begin(
     counted = flops.training_flops(stage, feeder.example(stage, features, num_images=num_images))
     if recomputes:
         backbone.recompute_activations()
-    return StageTelemetry(flops_per_image=counted / num_images, peak=matmul_peak.peak(device, precision))
+    return StageTelemetry(flops_per_image=counted / num_images, peak=DevicePeak(device, precision))

@@ -28,8 +28,21 @@ EPOCH = Spent(
 )
 
 
+class Peak:
+    """A device whose peak is measured as the given numbers, one after another."""
+
+    def __init__(self, *rates: float) -> None:
+        self._rates, self.num_measured = list(rates), 0
+
+    def flops_per_s(self) -> float:
+        self.num_measured += 1
+        return self._rates.pop(0)
+
+    measured_again = flops_per_s
+
+
 def test_shares_are_those_of_the_whole_time_and_mfu_is_by_hand():
-    rates = StageTelemetry(flops_per_image=3e9, peak=1e11).epoch(EPOCH)
+    rates = StageTelemetry(flops_per_image=3e9, peak=Peak(1e11)).epoch(EPOCH)
     shares = {name: rates[f"{name}_share"] for name in PARTS}
     expected = {
         "compute": 7 / 16,
@@ -45,8 +58,47 @@ def test_shares_are_those_of_the_whole_time_and_mfu_is_by_hand():
     assert rates["mfu"] == pytest.approx(20 * 3e9 / 1e11)
 
 
+def test_the_peak_is_measured_after_the_first_epoch_and_not_before():
+    peak = Peak(1e11)
+    kept = StageTelemetry(flops_per_image=3e9, peak=peak)
+    assert peak.num_measured == 0
+    kept.epoch(EPOCH)
+    kept.epoch(EPOCH)
+    assert peak.num_measured == 1
+
+
+def test_what_is_faster_than_the_peak_is_measured_once_more():
+    peak = Peak(4e10, 1.2e11)  # 20 images/s of 3 GFLOP are 6e10 FLOP/s
+    kept = StageTelemetry(flops_per_image=3e9, peak=peak)
+    assert kept.epoch(EPOCH)["mfu"] == pytest.approx(0.5) == kept.stage()["mfu"]
+    assert peak.num_measured == 2
+
+
+def test_no_mfu_above_one_is_told():
+    peak = Peak(4e10, 5e10)
+    kept = StageTelemetry(flops_per_image=3e9, peak=peak)
+    assert math.isnan(kept.epoch(EPOCH)["mfu"]) and math.isnan(kept.stage()["mfu"])
+    assert peak.num_measured == 2, "not at every epoch"
+    text = line(compute=0.9, mfu=math.nan)
+    assert "compute binds: 8.0 images/s" in text and "no MFU" in text and "nan" not in text
+    assert "csr bench peak" in text
+
+
+def test_a_stage_beside_other_processes_says_so():
+    assert "40 % of it waiting for a core that others had" in line(compute=0.9, without_core=0.4)
+    assert "waiting" not in line(compute=0.9, without_core=0.05) + line(compute=0.9, without_core=math.nan)
+    assert "waiting" not in line(compute=0.9, without_core=0.4, seconds=5.0)
+
+
+def test_waiting_for_a_core_is_what_the_kernel_counts():
+    kept = StageTelemetry(flops_per_image=3e9, peak=Peak(1e11))
+    kept.epoch(EPOCH)
+    share = kept.stage()["without_core_share"]
+    assert math.isnan(share) or 0.0 <= share <= 1.0
+
+
 def test_a_stage_is_the_sum_of_its_epochs():
-    kept = StageTelemetry(flops_per_image=1e9, peak=1e11)
+    kept = StageTelemetry(flops_per_image=1e9, peak=Peak(1e11))
     kept.epoch(EPOCH)
     kept.epoch(Spent(30.0, 0.0, 0.0, 0.0, data=29.0, communication=0.0, saving_within=0.0, images=200))
     rates = kept.stage()
@@ -62,6 +114,7 @@ def test_overlapping_communication_never_makes_compute_negative():
 def line(*, save_every: int = 0, advise: bool = True, seconds: float = 60.0, **shares: float) -> str:
     rates = {f"{name}_share": shares.get(name, 0.0) for name in PARTS}
     more = {"seconds": seconds, "images_per_s": 8.0, "model_tflops": 0.5, "mfu": shares.get("mfu", 0.5)}
+    more["without_core_share"] = shares.get("without_core", 0.0)
     return throughput.line_of({**rates, **more}, stage_number=2, save_every=save_every, advise=advise)
 
 
@@ -81,7 +134,7 @@ def test_advice_is_given_where_it_can_help():
 
 
 def test_ranks_are_averaged_and_the_slowest_is_told(monkeypatch):
-    rates = StageTelemetry(flops_per_image=1e9, peak=1e11).epoch(EPOCH)
+    rates = StageTelemetry(flops_per_image=1e9, peak=Peak(1e11)).epoch(EPOCH)
     other = {**rates, "images_per_s": 10.0, "data_share": 0.4}
     monkeypatch.setattr(throughput.distributed, "all_gather_object", lambda value: [value, other])
     mean = throughput.over_ranks(rates)
@@ -146,7 +199,7 @@ CPU = torch.device("cpu")
 
 def test_the_best_peak_of_all_runs_counts(cache, monkeypatch):
     rates = iter([5e9, 2e9, 7e9])
-    monkeypatch.setattr(matmul_peak, "matmul_rate", lambda *args, **kwargs: next(rates))
+    monkeypatch.setattr(matmul_peak, "fastest_product", lambda *args, **kwargs: next(rates))
     for expected in (5e9, 5e9, 7e9):
         assert matmul_peak.peak(CPU, "fp32") == expected
         assert matmul_peak.peak(CPU, "fp32") == expected, "measured once in a process"
@@ -160,7 +213,7 @@ def test_the_best_peak_of_all_runs_counts(cache, monkeypatch):
 def test_a_damaged_file_of_peaks_is_no_reason_to_stop(cache, monkeypatch, text):
     cache.mkdir()
     matmul_peak.file().write_text(text.replace("%s", matmul_peak._key(CPU)))
-    monkeypatch.setattr(matmul_peak, "matmul_rate", lambda *args, **kwargs: 5e9)
+    monkeypatch.setattr(matmul_peak, "fastest_product", lambda *args, **kwargs: 5e9)
     assert matmul_peak.peak(CPU, "fp32") == 5e9
 
 
