@@ -22,7 +22,7 @@ from csr.runtime.errors import (
     line_of,
 )
 from csr.runtime.progress import PROGRESS, described
-from csr.runtime.startup import collector
+from csr.runtime.startup import collector, openmp
 from csr.runtime.watchdog import watch, watchdog
 
 Main = Callable[["list[str] | None"], "int | None"]
@@ -38,6 +38,7 @@ def run_command(main: Main, argv: list[str] | None = None) -> int:
     Rank 0 reports what all ranks know; an unforeseen exception is reported by the rank that met it.
     """
     print_any_text()
+    openmp.wait_asleep()
     try:
         return main(argv) or EXIT_DONE
     except InputError as error:

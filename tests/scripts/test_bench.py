@@ -148,7 +148,9 @@ def test_a_command_that_fails_is_an_error_with_its_last_lines(bench):
 
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize("script", ["compare.py", "scaling.py", "startup.py", "tables.py", "gpu.py"])
+@pytest.mark.parametrize(
+    "script", ["beside.py", "compare.py", "scaling.py", "startup.py", "tables.py", "gpu.py"]
+)
 def test_a_quick_run_writes_its_results(script, tmp_path):
     done = subprocess.run(
         [sys.executable, str(BENCH / script), "--quick", "--results", str(tmp_path), *GIVEN.get(script, ())],
@@ -160,6 +162,7 @@ def test_a_quick_run_writes_its_results(script, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / script.replace(".py", ".json")).read_text())
     wanted = {
+        "beside.py": {"steps"},
         "compare.py": {"runs", "loader", "overhead"},
         "scaling.py": {"ranks", "growth", "loss"},
         "startup.py": {"imports", "first_step"},
