@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from csr.config.option_field import AUTO, fields_of, problem_of
 from csr.config.options import DataOptions, OptimOptions, TrainConfig
+from csr.config.progressive import NONE, progressive
 from csr.runtime.errors import InputError
 
 LONGEST_NAME = 200  # bytes; file systems take 255, and files beside the folder have suffixes
@@ -22,6 +23,7 @@ def check_ranges(config: TrainConfig) -> None:
     _check_folds(config.data)
     _check_auto_batch(config.optim)
     _check_train_backbone(config.model.train_backbone)
+    _check_progressive(config)
     _check_name(config.run.exp_name)
 
 
@@ -40,6 +42,14 @@ def _check_train_backbone(words: tuple[str, ...]) -> None:
         raise InputError(f"--train_backbone {' '.join(words)}: give all, none, norms, or last and a number")
 
 
+def _check_progressive(config: TrainConfig) -> None:
+    if progressive(config.optim.progressive) is not None and config.engine.compile:
+        raise InputError(
+            f"--progressive {config.optim.progressive}: --compile would compile every size anew, minutes "
+            "each: omit --compile, or give --progressive none"
+        )
+
+
 def _check_name(name: str) -> None:
     if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
         raise InputError(f"--exp_name {name!r}: give a plain folder name; the place is --output_dir")
@@ -56,6 +66,9 @@ def check_ignored(config: TrainConfig, *, given: set[str]) -> None:
         "delta": config.method.margin_mode == "none" and "does nothing with --margin_mode none",
         "layer_decay": config.model.train_backbone == ("none",) and "does nothing with --train_backbone none",
         "backbone_lr_scale": config.model.train_backbone == ("none",)
+        and "does nothing with --train_backbone none",
+        "progressive": config.model.train_backbone == ("none",)
+        and config.optim.progressive != NONE
         and "does nothing with --train_backbone none",
         "cache_dtype": cache == "off" and "does nothing with --cache off",
         "cache_dir": cache in ("off", "memory") and f"does nothing with --cache {cache}",

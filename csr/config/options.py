@@ -20,9 +20,7 @@ class DataOptions:
     train_dir: str = option("train/", "folder of the training images (png, jpg, dcm)")
     test_dir: str = option("test/", "folder of the test images")
     links_into: tuple[str, ...] | None = option(
-        None,
-        "folders outside of the image folders that links in them may lead into (default: none)",
-        many=True,
+        None, "folders outside of the image folders that links in them may lead to (default: none)", many=True
     )
     boxes_csv: str | None = option(
         None, "boxes on training images (pixels of the original); turns on box supervision in stage 1"
@@ -57,10 +55,7 @@ class DataOptions:
         at_most=1_000,
     )
     fold: int | None = option(
-        None,
-        "the fold that validates, from 0 to --folds - 1; a run trains on all others",
-        at_least=0,
-        at_most=999,
+        None, "the fold that validates, from 0 to --folds - 1; others train", at_least=0, at_most=999
     )
     image_size: int = option(
         224,
@@ -146,8 +141,7 @@ class OptimOptions:
     batch_size: int = option(
         16,
         "images per GPU (per rank) and step; effective = batch_size x ranks x accumulation; auto measures "
-        "how "
-        "many fit, and keeps --effective_batch by accumulation",
+        "how many fit, and keeps --effective_batch by accumulation",
         auto=True,
         above=0,
         at_most=65_536,
@@ -184,6 +178,11 @@ class OptimOptions:
         at_least=0,
         below=1,
         advice="give a share of steps from 0 to below 1",
+    )
+    progressive: str = option(
+        "none",
+        "START:FULL, such as 0.5:0.7: images of stage 1 grow from START of their side to all of it over the "
+        "first FULL of its steps; none: full size throughout",
     )
     schedule: str = option("cosine", "learning rate after the warm-up", choices=("cosine", "constant"))
     clip: float = option(1.0, "gradient norm above which gradients are scaled down; 0 is off", at_least=0)
@@ -239,9 +238,7 @@ class RunOptions:
     """run"""
 
     recipe: str | None = option(
-        None,
-        "a named set of defaults, the paper's or the training guide's; a flag that is given wins over it",
-        choices=tuple(recipes.RECIPES),
+        None, "a named set of defaults; a flag that is given wins over it", choices=tuple(recipes.RECIPES)
     )
     output_dir: str = option("checkpoints", "results go to output_dir/exp_name/")
     exp_name: str = option("csr_exp", "name of this experiment")

@@ -1,4 +1,4 @@
-"""Named sets of `csr train` options: what the paper and the training guide state.
+"""Named sets of `csr train` options: what the paper and the training guide state, and a shorter run.
 
 A recipe replaces defaults; a flag that is given wins over it. What it does not name keeps csr's default.
 """
@@ -39,11 +39,18 @@ RECIPES: dict[str, dict[str, Any]] = {
         "output_dir": "checkpoints",
         "exp_name": "csr_exp",
     },
+    # as `guide`, in less time: scripts/bench/progressive.py compares the two
+    "fast": {
+        "progressive": "0.5:0.7",
+        "precision": "auto",
+    },
 }
 MEANINGS = {
     "paper": "the published setting: ConvNeXt-Tiny, 100 prototypes per concept, Eq. 9 as printed; "
     "cross-entropy where every image has exactly one target, else BCE",
     "guide": "the training guide's defaults",
+    "fast": "images of stage 1 grow from half their side over the first 70 % of its steps; bf16 or fp16 on "
+    "devices that have it",
 }
 
 

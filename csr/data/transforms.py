@@ -61,8 +61,7 @@ class EvalTransform:
         """Return float32 (B, 3, size, size) of uint8 (B, 1 or 3, S, S)."""
         value = image_BCSS.float()
         if image_BCSS.shape[-2:] != (self.size, self.size):
-            shape = (self.size, self.size)
-            value = F.interpolate(value, shape, mode="bilinear", align_corners=False, antialias=True)
+            value = resized(value, self.size)
         return normalise(value / 255, mean=self.mean, std=self.std)
 
 
@@ -92,26 +91,46 @@ class TrainTransform:
         self._plain = EvalTransform(size, mean=mean, std=std)
 
     def __call__(
-        self, image_BCSS: torch.Tensor, *, index_B: torch.Tensor, epoch: int, seed: int
+        self,
+        image_BCSS: torch.Tensor,
+        *,
+        index_B: torch.Tensor,
+        epoch: int,
+        seed: int,
+        side: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return float32 (B, 3, size, size) and float32 `theta_B23`.
+        """Return float32 (B, 3, side, side) and float32 `theta_B23`.
 
         Args:
             image_BCSS: uint8, 1 or 3 channels.
             index_B: int64, rows of the label table.
             epoch, seed: decide the draws together with `index_B`.
+            side: of the output in pixels (default: `size`). For a smaller one stored images are first resized
+                (antialiased) to what would be stored for it; the draws are the same.
         """
+        is_small = side is not None and side != self.size
+        side = side or self.size
         if self.strength == "none":
-            return self._plain(image_BCSS), identity_theta(len(image_BCSS), image_BCSS.device)
+            plain = EvalTransform(side, mean=self.mean, std=self.std) if is_small else self._plain
+            return plain(image_BCSS), identity_theta(len(image_BCSS), image_BCSS.device)
         draw_B7 = uniform_draws(index_B.to(image_BCSS.device), num=7, epoch=epoch, seed=seed)
         # within a pass in half precision too: there the grid's products would shift it by up to half a pixel
         with torch.autocast(image_BCSS.device.type, enabled=False):
             theta_B23 = draw_theta(draw_B7[:, :5], mirror=self.strength == "flip")
-            shape = [len(image_BCSS), image_BCSS.shape[1], self.size, self.size]
+            shape = [len(image_BCSS), image_BCSS.shape[1], side, side]
             grid = F.affine_grid(theta_B23, shape, align_corners=False)
-        value = F.grid_sample(image_BCSS.float() / 255, grid, align_corners=False)
+        value = image_BCSS.float() / 255
+        if is_small:  # the grid reads single pixels: without a resize before it, it would alias
+            value = resized(value, stored_size(side))
+        value = F.grid_sample(value, grid, align_corners=False)
         value = change_contrast(value, draw_B7[:, 5], draw_B7[:, 6])
         return normalise(value, mean=self.mean, std=self.std), theta_B23
+
+
+def resized(value_BCHW: torch.Tensor, side: int) -> torch.Tensor:
+    """Return images of a side in pixels, float (B, C, side, side): bilinear, antialiased."""
+    shape = (side, side)
+    return F.interpolate(value_BCHW, shape, mode="bilinear", align_corners=False, antialias=True)
 
 
 def normalise(value_BCHW: torch.Tensor, *, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

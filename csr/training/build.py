@@ -9,6 +9,7 @@ import torch
 
 from csr.config.option_field import AUTO
 from csr.config.options import TrainConfig
+from csr.config.progressive import progressive
 from csr.data.dataset import LabelledImages
 from csr.data.image_cache.store import ImageStore
 from csr.data.labels.positive import is_positive
@@ -26,12 +27,12 @@ from csr.stages.base import Stage
 from csr.stages.concept import ConceptStage, positive_weights
 from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage, choose_task_loss, task_weights
-from csr.stages.trained_backbone import TrainedBackbone
+from csr.stages.trained_backbone import NONE, TrainedBackbone
 from csr.training.checkpoints.resume_plan import Plan
 from csr.training.data import Splits
 from csr.training.features.cache import FeatureOptions
 from csr.training.inputs import Report, Tables
-from csr.training.schedule import lr_factor
+from csr.training.schedule import SideSchedule, growing_sides, lr_factor
 from csr.training.trainer_options import TrainerOptions
 
 
@@ -45,7 +46,8 @@ def build_model(config: TrainConfig, train: LabelTable, report: Report, *, preci
         precision: fp16 casts weights: there norms get the twin that keeps its statistics in fp32.
 
     Raises:
-        InputError: an unknown backbone, a pooled or 1x1 map, weights that do not match or cannot be had.
+        InputError: an unknown backbone, a pooled or 1x1 map, weights that do not match or cannot be had, or
+            a network that `--progressive` does not suit.
     """
     model_options = config.model
     architecture = fetch_architecture(
@@ -82,6 +84,7 @@ def build_model(config: TrainConfig, train: LabelTable, report: Report, *, preci
         for line in loaded.lines:
             report(line)
     speed_up(model, config)
+    measure_sides(model, config, report)
     return model
 
 
@@ -108,6 +111,36 @@ def with_native_size(config: TrainConfig) -> TrainConfig:
         return config
     size = find_native_size(config.model.backbone_type, config.model.model_name)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=size))
+
+
+def measure_sides(model: CSR, config: TrainConfig, report: Report) -> None:
+    """Let the backbone take the smaller images of `--progressive`; a frozen one passes no image in stage 1.
+
+    Raises:
+        InputError: it takes images of one size only, or has no map of them.
+    """
+    words, backbone = progressive(config.optim.progressive), model.backbone
+    if words is None or trained_backbone(config).part == NONE:
+        return
+    sides = growing_sides(backbone.image_size, start=words.start, stride=backbone.stride)
+    if len(sides) == 1:
+        raise InputError(
+            f"--progressive {config.optim.progressive}: {backbone.label} has cells of {backbone.stride} px, "
+            "no smaller size fits: give a smaller START, larger images, or --progressive none"
+        )
+    backbone.take_sides(sides)
+    report(
+        f"Images of stage 1: {sides[0]} to {sides[-1]} px, {sides[1] - sides[0]} at a time over the first "
+        f"{100 * words.full:g} % of its steps (--progressive)"
+    )
+
+
+def side_schedule(model: CSR, config: TrainConfig) -> SideSchedule | None:
+    """Return the sides of stage 1's images that `measure_sides` has measured; None: full size throughout."""
+    words = progressive(config.optim.progressive)
+    if words is None or len(model.backbone.map_sizes) == 1:
+        return None
+    return SideSchedule(words.full, model.backbone.map_sizes)
 
 
 def normalisation_of(config: TrainConfig, model: CSR, plan: Plan, report: Report) -> Normalisation:
@@ -156,6 +189,7 @@ def build_data(
         eval_transform=EvalTransform(size, mean=normalisation.mean, std=normalisation.std),
         names={"concept": tables.train.concept_names, "target": tables.train.target_names},
         map_size=model.backbone.map_size,
+        sides=side_schedule(model, config),
     )
 
 

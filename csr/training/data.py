@@ -9,6 +9,7 @@ import numpy as np
 from csr.data.dataset import LabelledImages
 from csr.data.labels.positive import is_positive
 from csr.data.transforms import EvalTransform, TrainTransform
+from csr.training.schedule import SideSchedule
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Splits:
         train_transform, eval_transform: stored pixels -> input of the network.
         names: `concept` and `target` -> names of the labels.
         map_size: height and width of the feature map, for masks of boxes.
+        sides: of the images over stage 1; None: full size throughout.
     """
 
     train: LabelledImages
@@ -28,6 +30,7 @@ class Splits:
     eval_transform: EvalTransform
     names: dict[str, tuple[str, ...]]
     map_size: tuple[int, int]
+    sides: SideSchedule | None = None
 
 
 def labels_of(dataset: LabelledImages) -> dict[str, np.ndarray]:

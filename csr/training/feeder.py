@@ -14,7 +14,7 @@ from csr.data.prefetch import Clock, arriving, pinned, to_device
 from csr.data.transforms import box_masks
 from csr.runtime import distributed
 from csr.stages.base import Stage
-from csr.stages.runner import STAGE_NUMBER
+from csr.stages.runner import ORDER, STAGE_NUMBER
 from csr.training.checkpoints.state import TrainState
 from csr.training.data import Splits, labels_of
 from csr.training.features.table import FeatureTable, FeatureViews
@@ -30,6 +30,7 @@ class Feeder:
         seed: of order and augmentation.
         max_windows: a dry run's limit on optimizer steps per epoch.
         device: of the batches.
+        epochs_stage1: over which images grow, where they do.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Feeder:
         seed: int,
         max_windows: int | None,
         device: torch.device,
+        epochs_stage1: int = 1,
     ) -> None:
         self.data, self.batch_size, self.accumulation = data, batch_size, accumulation
-        self.seed, self.device = seed, device
+        self.seed, self.device, self._epochs_stage1 = seed, device, epochs_stage1
         self._sampler = WindowSampler(
             len(data.train),
             micro_batch=batch_size,
@@ -68,9 +70,16 @@ class Feeder:
 
         Yields:
             Images (B,C,S,S) or frozen features (R, ...), labels, `scale`, `position`, `ends_window`.
+            In stage 1 of `--progressive` S is that of the step.
         """
         epoch_key = 10_000 * STAGE_NUMBER[stage.name] + state.epoch  # no order or augmentation comes twice
-        loaded = self._load(stage, self._loader(features, epoch_key), epoch_key, state.windows)
+        loaded = self._load(
+            stage,
+            self._loader(features, epoch_key),
+            epoch_key=epoch_key,
+            first_window=state.windows,
+            side_of=self._side_of(stage, epoch=state.epoch),
+        )
         for batch in arriving(loaded, cached=features is not None, device=self.device, clock=clock):
             yield self.prepare(batch, epoch_key=epoch_key)
 
@@ -87,13 +96,29 @@ class Feeder:
         scale = {name: 1.0 / max(count, 1.0) for name, count in counts.items()}
         return self.prepare({**pinned(loaded, self.device), "scale": scale}, epoch_key=1)
 
+    def _side_of(self, stage: Stage, *, epoch: int) -> Callable[[int], int] | None:
+        """Return a function from an optimizer step of an epoch to the images' side; None: the full one."""
+        sides = self.data.sides
+        if sides is None or stage.name != ORDER[0]:
+            return None
+        begins, total = (n * self.windows_per_epoch for n in (epoch - 1, self._epochs_stage1))
+        return lambda window: sides.at(begins + window, total)
+
     def _loader(self, features: FeatureViews | None, epoch_key: int) -> Load:
         if features is None:
             return self.data.train.load
         view = features.at_epoch(epoch_key)
         return cached_loader(view, self._labels["concept"], self._labels["target"])
 
-    def _load(self, stage: Stage, load: Load, epoch_key: int, first_window: int) -> Iterator[Batch]:
+    def _load(
+        self,
+        stage: Stage,
+        load: Load,
+        *,
+        epoch_key: int,
+        first_window: int,
+        side_of: Callable[[int], int] | None,
+    ) -> Iterator[Batch]:
         share = distributed.world_size() * self.accumulation
         first_step = first_window * self.accumulation
         self._sampler.set_epoch(epoch_key, start_step=first_step)
@@ -108,6 +133,8 @@ class Feeder:
             loaded = load(positions, valid)
             loaded["position"] = torch.from_numpy(positions[valid])
             loaded["scale"], loaded["ends_window"] = scale, j == self.accumulation - 1
+            if side_of is not None:
+                loaded["side"] = side_of(window)
             yield pinned(loaded, self.device)
 
     def prepare(self, batch: Batch, *, epoch_key: int) -> Batch:
@@ -116,10 +143,14 @@ class Feeder:
         if "image" not in batch:
             return batch
         batch["image"], theta_B23 = self.data.train_transform(
-            batch["image"], index_B=batch["index"], epoch=epoch_key, seed=self.seed
+            batch["image"],
+            index_B=batch["index"],
+            epoch=epoch_key,
+            seed=self.seed,
+            side=batch.get("side"),
         )
         if "box" in batch:
-            height, width = self.data.map_size
+            height, width = self._map_size(batch.get("side"))
             batch["box_mask"] = box_masks(
                 batch["box"],
                 class_R=batch["box_class"],
@@ -130,6 +161,12 @@ class Feeder:
                 width=width,
             )
         return batch
+
+    def _map_size(self, side: int | None) -> tuple[int, int]:
+        if side is None:
+            return self.data.map_size
+        assert self.data.sides is not None
+        return self.data.sides.map_sizes[side]
 
 
 Load = Callable[[np.ndarray, np.ndarray], Batch]

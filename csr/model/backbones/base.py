@@ -5,7 +5,7 @@ Letters: B batch, C channels, H W feature map.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ class Backbone(nn.Module):
     Attributes:
         channels: C of the feature map.
         map_size: (H, W) of the feature map at `image_size`.
+        map_sizes: of every side in pixels that the backbone is known to take.
         stride: input pixels per cell.
         backbone_type, model_name, image_size, architecture: what rebuilds it.
         recomputes: whether backward computes activations again instead of reading them.
@@ -30,6 +31,7 @@ class Backbone(nn.Module):
 
     channels: int
     map_size: tuple[int, int]
+    map_sizes: dict[int, tuple[int, int]]
     stride: int
 
     def __init__(
@@ -99,6 +101,48 @@ class Backbone(nn.Module):
     def _set_recomputing(self, enable: bool) -> None:
         raise NotImplementedError
 
+    def take_sides(self, sides: Iterable[int]) -> None:
+        """Take square images of further sides, in pixels, from now on; what full size gives stays the same.
+
+        Raises:
+            InputError: the network takes images of one size only, or gives a 1x1 map.
+        """
+        was_training = self.training
+        self.eval()
+        with torch.no_grad():
+            expected = self.maps(self._noise(self.image_size))
+            self._loosen_size()
+            for side in set(sides) - {self.image_size}:
+                self.map_sizes[side] = self._map_size_at(side)
+            if not torch.equal(self.maps(self._noise(self.image_size)), expected):
+                raise InputError(
+                    f"--progressive: {self.label} is another network after smaller images (windows that "
+                    "shrink): give --progressive none"
+                )
+        self.train(was_training)
+
+    def _loosen_size(self) -> None:
+        """Set what a network needs to take several sizes; most need nothing."""
+
+    def _map_size_at(self, side: int) -> tuple[int, int]:
+        try:
+            height, width = self.maps(self._noise(side)).shape[2:]
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            raise InputError(
+                f"--progressive: {self.label} does not take images of {side} px ({_first_line(error)}): give "
+                "--progressive none"
+            ) from error
+        if height * width == 1:
+            raise InputError(
+                f"--progressive: {self.label} gives a 1x1 map of {side} px: give a larger START, or "
+                "--progressive none"
+            )
+        return height, width
+
+    def _noise(self, side: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(1, 3, side, side, generator=generator).to(next(self.net.parameters()))
+
     @property
     def label(self) -> str:
         return f"{self.backbone_type} {self.model_name!r} with {self.image_size} px images"
@@ -121,6 +165,7 @@ class Backbone(nn.Module):
                 f"{self.label}: the feature map is 1x1, nothing is left to localise; "
                 "use larger images or another backbone"
             )
+        self.map_sizes = {self.image_size: self.map_size}
         self.stride = round(self.image_size / self.map_size[0])
         used = _parameters_behind(feat_1CHW)
         for parameter in self.net.parameters():

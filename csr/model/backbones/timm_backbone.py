@@ -41,6 +41,21 @@ class TimmBackbone(Backbone):
         net: Any = self.net
         net.set_grad_checkpointing(enable)
 
+    def _loosen_size(self) -> None:
+        """Let ViTs interpolate their positions, and Swin mask its windows, as timm builds them for this."""
+        net: Any = self.net
+        patches = getattr(net, "patch_embed", None)
+        if patches is None or not getattr(patches, "strict_img_size", False):
+            return
+        patches.strict_img_size = False
+        if getattr(net, "dynamic_img_size", None) is False:
+            net.dynamic_img_size = True
+            if getattr(patches, "flatten", False):  # the grid of patches tells the positions their new size
+                patches.flatten, patches.output_fmt = False, type(patches.output_fmt)("NHWC")
+        for module in net.modules():
+            if getattr(module, "dynamic_mask", None) is False:
+                module.dynamic_mask = True
+
     def _from_tokens(self, tokens_BNC: torch.Tensor, images_B3HW: torch.Tensor) -> torch.Tensor:
         declared = getattr(self.net, "num_prefix_tokens", None)
         height, width = images_B3HW.shape[-2:]
