@@ -40,6 +40,13 @@ def test_the_papers_recipe_is_what_the_paper_states():
     assert {k: got[k] for k in others} == others, "the rest keeps csr's defaults"
 
 
+def test_the_fast_recipe_changes_the_guides_resolution_alone():
+    fast, guide = flat(parse(["--recipe", "fast"])), flat(parse([]))
+    changed = {name: fast[name] for name in guide if fast[name] != guide[name]}
+    assert changed == {"recipe": "fast", "progressive": "0.5:0.7"} and fast["precision"] == "auto"
+    assert parse(["--recipe", "fast", "--progressive", "none"]).optim.progressive == "none"
+
+
 def test_the_guides_recipe_is_the_training_guides_defaults():
     assert {**flat(parse(["--recipe", "guide"])), "recipe": None} == flat(parse([]))
 

@@ -138,3 +138,16 @@ def test_a_pass_in_half_precision_samples_where_training_does():
         found = transform(image, index_B=torch.arange(4), epoch=1, seed=0)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == torch.float32 and torch.equal(one, other)
+
+
+def test_a_smaller_side_keeps_the_draws_and_is_antialiased():
+    stripes = torch.zeros(1, 1, 72, 72, dtype=torch.uint8)
+    stripes[:, :, ::2] = 255
+    transform, index = TrainTransform(64, mean=(0, 0, 0), std=(1, 1, 1)), torch.tensor([4])
+    whole, theta = transform(stripes, index_B=index, epoch=2, seed=0)
+    small, same = transform(stripes, index_B=index, epoch=2, seed=0, side=32)
+    full, _ = transform(stripes, index_B=index, epoch=2, seed=0, side=64)
+    assert torch.equal(theta, same) and torch.equal(full, whole)
+    assert small.shape == (1, 3, 32, 32)
+    # stripes of one pixel are grey at half the side; read by the grid alone they would stay black and white
+    assert float(small[..., 12:20, 12:20].std()) < 0.05 < float(whole[..., 24:40, 24:40].std())

@@ -146,10 +146,30 @@ def test_a_command_that_fails_is_an_error_with_its_last_lines(bench):
     assert measuring.run([sys.executable, "-c", "pass"]).seconds > 0
 
 
+def test_a_shorter_stage_1_is_compared_round_by_round(bench, tmp_path, capsys):
+    import measuring
+    import progressive
+
+    def ran(seconds: float, auc: float) -> dict:
+        epochs = {"concept": [seconds / 4, seconds / 4], "prototype": [], "task": []}
+        return {"seconds": seconds, "epochs": epochs, "concept_auc": auc, "target_auc": auc}
+
+    plain, growing = (
+        [ran(s, a) for s, a in pairs] for pairs in (((8, 0.9), (9, 0.8)), ((4, 0.85), (6, 0.8)))
+    )
+    progressive.table(measuring.Report("name", tmp_path), {"plain": plain, "progressive": growing})
+    text = capsys.readouterr().out
+    rows = {line[:30].strip(): line.split() for line in text.splitlines()}
+    assert rows["whole run, s"][-1] == rows["training steps of stage 1, s"][-1] == "1.75x"
+    assert rows["training steps of stage 1, s"][6:8] == ["4.2", "(4.0"]
+    assert rows["test concept_auc"][-1] == "-0.0250"
+
+
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize(
-    "script", ["beside.py", "compare.py", "scaling.py", "startup.py", "tables.py", "gpu.py"]
+    "script",
+    ["beside.py", "compare.py", "progressive.py", "scaling.py", "startup.py", "tables.py", "gpu.py"],
 )
 def test_a_quick_run_writes_its_results(script, tmp_path):
     done = subprocess.run(
@@ -164,6 +184,7 @@ def test_a_quick_run_writes_its_results(script, tmp_path):
     wanted = {
         "beside.py": {"steps"},
         "compare.py": {"runs", "loader", "overhead"},
+        "progressive.py": {"machine", "runs"},
         "scaling.py": {"ranks", "growth", "loss"},
         "startup.py": {"imports", "first_step"},
         "tables.py": {"0 and 1", "ids quoted", "0.0 and 1.0"},

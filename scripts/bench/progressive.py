@@ -1,0 +1,100 @@
+"""Whole runs with `--progressive` beside the plain schedule: time, and scores on the test set.
+
+    python scripts/bench/progressive.py [--rounds N] [--progressive START:FULL] [--model_name NAME]
+    python scripts/bench/progressive.py --quick            does it work? numbers mean nothing
+
+Both sides train the same model with `csr` on the same phantom images, round i on seed i, in turning order.
+Every run starts without any cache. A difference of scores that is smaller than their spread over the rounds
+says nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from compare import draw, run_csr, training_flags
+from measuring import RESULTS, Report, median, spread
+
+PLAIN, GROWING = "plain", "progressive"
+
+
+def main() -> None:
+    given = parse()
+    report = Report("progressive", given.results)
+    found: dict[str, list[dict[str, Any]]] = {PLAIN: [], GROWING: []}
+    report.say(
+        f"{given.model_name} at {given.image_size}, --progressive {given.progressive}, "
+        f"{'/'.join(map(str, given.epochs))} epochs, batch {given.batch_size}, {given.precision}, phantom of "
+        f"{given.num_train} + {given.num_test} images of {given.source_size} px"
+    )
+    with tempfile.TemporaryDirectory(prefix="csr-bench-") as name:
+        folder = Path(name)
+        draw(folder / "phantom", num_train=given.num_train, num_test=given.num_test, size=given.source_size)
+        for seed in range(given.rounds):
+            for side in (PLAIN, GROWING) if seed % 2 == 0 else (GROWING, PLAIN):
+                place = folder / f"{side}-{seed}"
+                place.mkdir()
+                flags = training_flags(given, folder / "phantom", seed, precision=given.precision)
+                word = given.progressive if side == GROWING else "none"
+                found[side].append(run_csr([*flags, "--progressive", word], place, 1))
+                report.say(f"round {seed}: {side:<12} {found[side][-1]['seconds']:.1f} s")
+                report.numbers["runs"] = found
+                report.write()
+    table(report, found)
+    report.write()
+
+
+def table(report: Report, found: dict[str, list[dict[str, Any]]]) -> None:
+    """Medians with ranges; the median over rounds of plain / progressive, and of the scores' differences."""
+    times: dict[str, Callable[[dict[str, Any]], float]] = {
+        "whole run, s": lambda r: r["seconds"],
+        "training steps of stage 1, s": lambda r: sum(r["epochs"]["concept"]),
+    }
+    report.say()
+    report.say(f"{'':<30} {PLAIN:>28} {GROWING:>28}")
+    for name, value in times.items():
+        plain, growing = ([value(run) for run in found[side]] for side in (PLAIN, GROWING))
+        ratio = median([a / b for a, b in zip(plain, growing, strict=True)])
+        report.say(f"{name:<30} {spread(plain, 1):>28} {spread(growing, 1):>28} {ratio:>8.2f}x")
+    for name in ("concept_auc", "target_auc"):
+        plain, growing = ([run[name] for run in found[side]] for side in (PLAIN, GROWING))
+        gain = median([b - a for a, b in zip(plain, growing, strict=True)])
+        label = f"test {name}"
+        report.say(f"{label:<30} {spread(plain, 4):>28} {spread(growing, 4):>28} {gain:>+9.4f}")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--progressive", default="0.5:0.7")
+    parser.add_argument("--epochs", type=int, nargs=3, default=[16, 10, 20], help="of the three stages")
+    parser.add_argument("--backbone_type", default="timm")
+    parser.add_argument("--model_name", default="resnet10t")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--lr", type=float, default=3e-3)
+    for name, value in {
+        "image_size": 128,
+        "batch_size": 16,
+        "num_prototypes": 5,
+        "workers": 2,
+        "num_train": 600,
+        "num_test": 200,
+        "source_size": 256,
+    }.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it works")
+    options = parser.parse_args(argv)
+    if options.quick:
+        options.rounds, options.epochs, options.num_train, options.num_test = 1, [2, 1, 1], 32, 16
+        options.model_name, options.image_size, options.batch_size = "test_vit", 64, 8
+        options.source_size, options.workers = 64, 1
+    return options
+
+
+if __name__ == "__main__":
+    main()
