@@ -120,7 +120,10 @@ def measure_sides(model: CSR, config: TrainConfig, report: Report) -> None:
         InputError: it takes images of one size only, or has no map of them.
     """
     words, backbone = progressive(config.optim.progressive), model.backbone
-    if words is None or trained_backbone(config).part == NONE:
+    if words is None:
+        return
+    if trained_backbone(config).part == NONE:
+        report("Images of stage 1: full size (--train_backbone none: its maps are computed once)")
         return
     sides = growing_sides(backbone.image_size, start=words.start, stride=backbone.stride)
     if len(sides) == 1:

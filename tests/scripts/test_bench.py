@@ -152,7 +152,8 @@ def test_a_shorter_stage_1_is_compared_round_by_round(bench, tmp_path, capsys):
 
     def ran(seconds: float, auc: float) -> dict:
         epochs = {"concept": [seconds / 4, seconds / 4], "prototype": [], "task": []}
-        return {"seconds": seconds, "epochs": epochs, "concept_auc": auc, "target_auc": auc}
+        used = {"seconds": seconds, "cpu_seconds": 2 * seconds}
+        return {**used, "epochs": epochs, "concept_auc": auc, "target_auc": auc}
 
     plain, growing = (
         [ran(s, a) for s, a in pairs] for pairs in (((8, 0.9), (9, 0.8)), ((4, 0.85), (6, 0.8)))

@@ -193,7 +193,10 @@ def test_a_network_of_one_size_or_without_a_smaller_one_is_refused_before_traini
 
 
 def test_a_frozen_backbone_passes_no_image_so_that_nothing_grows():
-    stage = concept_stage(train_backbone=("none",))
+    stage, lines = concept_stage(train_backbone=("none",)), []
+    frozen = train_options(progressive="0.5:0.7", train_backbone=("none",))
+    build.measure_sides(stage.model, frozen, lines.append)
+    assert lines == ["Images of stage 1: full size (--train_backbone none: its maps are computed once)"]
     assert build.side_schedule(stage.model, train_options(progressive="0.5:0.7")) is None
     with pytest.raises(InputError, match="--progressive does nothing with --train_backbone none"):
         parse_train_flags([*GROWING, "--train_backbone", "none"])
