@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 from compare import PYTHON
@@ -27,6 +28,8 @@ SETTINGS: dict[str, dict[str, str]] = {
     "csr": WAITING,
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
+# ends with this process, whatever ends that
+BUSY = "import os\nstarter = os.getppid()\nwhile os.getppid() == starter:\n    pass"
 STEPS = """
 import json, sys, time
 import timm, torch
@@ -55,12 +58,10 @@ def steps_of(setting: dict[str, str], target: Path, options: argparse.Namespace)
     return [(wall, cpu) for wall, cpu in json.loads(target.read_text())]
 
 
-def measure(report: Report, options: argparse.Namespace) -> None:
-    options.results.mkdir(parents=True, exist_ok=True)
-    target = options.results / f"{options.name}.part"
+def measure(report: Report, options: argparse.Namespace, target: Path) -> None:
     report.numbers["steps"] = {}
     for num_busy in (0, options.busy):
-        busy = [subprocess.Popen([PYTHON, "-c", "while True: pass"]) for _ in range(num_busy)]
+        busy = [subprocess.Popen([PYTHON, "-c", BUSY]) for _ in range(num_busy)]
         try:
             found: dict[str, list[tuple[float, float]]] = {name: [] for name in SETTINGS}
             for _ in range(options.rounds):
@@ -69,7 +70,6 @@ def measure(report: Report, options: argparse.Namespace) -> None:
         finally:
             for process in busy:
                 process.kill()
-            target.unlink(missing_ok=True)
         report.numbers["steps"][f"{num_busy} busy"] = found
         for name, steps in found.items():
             wall, cpu = (median([step[i] for step in steps]) for i in (0, 1))
@@ -93,7 +93,8 @@ def main() -> None:
     if options.quick:
         options.model, options.image_size, options.steps, options.rounds = "test_resnet", 64, 2, 1
     report = Report(options.name, options.results)
-    measure(report, options)
+    with tempfile.TemporaryDirectory(prefix="csr-bench-") as folder:
+        measure(report, options, Path(folder) / "steps.json")
     report.write()
 
 
