@@ -17,6 +17,7 @@ COMMANDS = {
     "phantom": ("csr.cli.phantom", "draw a synthetic chest radiograph data set"),
     "export": ("csr.cli.export", "turn a run into a folder that anyone can load"),
     "evaluate": ("csr.cli.evaluate", "measure a trained model on labelled images"),
+    "baseline": ("csr.cli.study.baseline", "train a black box or a concept bottleneck to compare with"),
     "sweep": ("csr.cli.study.sweep", "train every combination of listed options, then compare them"),
     "compare": ("csr.cli.study.compare", "compare runs on one test set: intervals, paired tests, tables"),
     "predict": ("csr.cli.predict", "diagnose images with a trained model"),
@@ -54,6 +55,9 @@ def dispatch(argv: list[str] | None) -> int:
         meant = did_you_mean(arguments[0], COMMANDS)
         raise InputError(f"no command {arguments[0]!r}{meant or ':'} there are {', '.join(COMMANDS)}")
     module = importlib.import_module(COMMANDS[arguments[0]][0])
+    if arguments[0] == "baseline":  # csr train under another name
+        words = module.words_of_train(arguments[1:])
+        return 0 if words is None else dispatch(["train", *words])
     return module.main(arguments[1:]) or 0
 
 

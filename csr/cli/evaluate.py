@@ -20,7 +20,7 @@ from csr.runtime.output_paths import check_output_folder
 if TYPE_CHECKING:
     from csr.data.labels.table import LabelTable
     from csr.evaluation.simulated_doctor import Play
-    from csr.model import CSR
+    from csr.model.baselines import Network
     from csr.runtime.monitor import Monitor
 
 EPILOG = """examples:
@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     from csr.engine import device, process_group
     from csr.evaluation.images import image_folder
     from csr.evaluation.output import summary, write_files
-    from csr.model.sharing.loading import load_model
+    from csr.model import CSR
+    from csr.model.sharing.loading import load_to_evaluate
     from csr.runtime import distributed
     from csr.runtime.monitor import Monitor
 
@@ -54,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
         lambda: check_output_folder(options.out, overwrite=options.overwrite, content="an earlier evaluation")
     )
     with distributed.errors_agreed():
-        model = load_model(options.model, checkpoint=options.checkpoint).to(device.local_device())
+        model = load_to_evaluate(options.model, checkpoint=options.checkpoint).to(device.local_device())
+        if not isinstance(model, CSR) and (options.boxes_csv or options.simulate):
+            raise InputError(f"{options.model}: is a baseline: omit --boxes_csv and --simulate")
     with image_folder(options.image_cache) as folder:
         results = evaluate(model, options, image_cache=folder, monitor=monitor)
     distributed.on_main(lambda: write_files(options.out, results))
@@ -65,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def evaluate(
-    model: CSR, options: argparse.Namespace, *, image_cache: Path, monitor: Monitor
+    model: Network, options: argparse.Namespace, *, image_cache: Path, monitor: Monitor
 ) -> dict[str, Any]:
     """Read the tables and images, measure, and put beside it what was measured on what. Collective."""
     from csr.evaluation.bootstrap import Bootstrap
@@ -74,6 +77,8 @@ def evaluate(
     from csr.evaluation.output import write_predictions
     from csr.evaluation.simulated_doctor import plays_of
     from csr.evaluation.subgroups import read_groups
+    from csr.model import CSR
+    from csr.model.baselines import BlackBox
     from csr.runtime import distributed
 
     card = model.card
@@ -94,7 +99,11 @@ def evaluate(
         links_into=options.links_into,
     )
     plays = plays_of(options.simulate, has_medians=card.reference.absent_KM is not None)
-    notices = [*threshold_notices(card), *ignored_lines(boxes), *_notices(plays)]
+    notices = [
+        *threshold_notices(card, has_concepts=not isinstance(model, BlackBox)),
+        *ignored_lines(boxes),
+        *_notices(plays),
+    ]
     for line in notices:
         monitor.say(line)
     rows = predict_all(
@@ -112,7 +121,7 @@ def evaluate(
         rows,
         dataset,
         card,
-        kept_KM=model.prototypes.kept_KM,
+        kept_KM=model.prototypes.kept_KM if isinstance(model, CSR) else None,
         bootstrap=bootstrap,
         groups=groups,
         plays=plays,

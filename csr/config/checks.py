@@ -9,6 +9,17 @@ from csr.runtime.errors import InputError
 
 LONGEST_NAME = 200  # bytes; file systems take 255, and files beside the folder have suffixes
 
+_NO_PROTOTYPES = (
+    *("num_prototypes", "embedding_dim", "projector_blocks", "gamma", "lam", "delta", "margin_mode"),
+    *("all_negatives", "no_restart", "epochs_stage2", "prototype_lr_scale"),
+)
+_ONE_STAGE = (*_NO_PROTOTYPES, "epochs_stage3", "task_lr_scale")
+_UNUSED = {
+    "blackbox": (*_ONE_STAGE, "concept_pool"),
+    "cbm": _NO_PROTOTYPES,
+    "cbm-joint": _ONE_STAGE,
+}
+
 
 def check_ranges(config: TrainConfig) -> None:
     """Raise InputError, naming the flag, for a value that no run could use."""
@@ -21,10 +32,19 @@ def check_ranges(config: TrainConfig) -> None:
     if config.engine.cache_views and (config.engine.cache == "off" or config.data.augment == "none"):
         raise InputError("--cache_views needs a cache and augmentation: omit --cache off or --augment none")
     _check_folds(config.data)
+    _check_baseline(config)
     _check_auto_batch(config.optim)
     _check_train_backbone(config.model.train_backbone)
     _check_progressive(config)
     _check_name(config.run.exp_name)
+
+
+def _check_baseline(config: TrainConfig) -> None:
+    model = config.model
+    if model.stage1_from is not None and model.baseline != "cbm":
+        raise InputError("--stage1_from is for --baseline cbm, the one with a first stage: omit it")
+    if config.data.boxes_csv is not None and model.baseline in ("blackbox", "cbm-joint"):
+        raise InputError(f"--boxes_csv belongs to stage 1, which --baseline {model.baseline} lacks: omit it")
 
 
 def _check_folds(data: DataOptions) -> None:
@@ -73,6 +93,9 @@ def check_ignored(config: TrainConfig, *, given: set[str]) -> None:
         "cache_dtype": cache == "off" and "does nothing with --cache off",
         "cache_dir": cache in ("off", "memory") and f"does nothing with --cache {cache}",
     }
+    baseline = config.model.baseline
+    unused = _UNUSED.get(str(baseline), ())
+    reasons |= {name: f"does nothing with --baseline {baseline}" for name in unused}
     for name, reason in reasons.items():
         if reason and name in given:
             raise InputError(f"--{name} {reason}: omit --{name}, or give what it needs")

@@ -105,6 +105,15 @@ class ModelOptions:
         many=True,
     )
     concept_pool: str = option("avg", "pooling of concept maps into logits", choices=("avg", "max", "lse"))
+    baseline: str | None = option(
+        None,
+        "train what CSR is compared with instead: a black box, or a concept bottleneck, its parts one after "
+        "another or jointly (`csr baseline` sets it)",
+        choices=("blackbox", "cbm", "cbm-joint"),
+    )
+    stage1_from: str | None = option(
+        None, "folder of a finished run whose stage 1 is taken over (with --baseline cbm)"
+    )
 
 
 @dataclass(frozen=True)
@@ -286,12 +295,13 @@ class TrainConfig:
     @property
     def epochs(self) -> dict[str, int]:
         """Epochs by stage name, in order."""
-        optim = self.optim
+        first, second, third = self.optim.epochs_stage1, self.optim.epochs_stage2, self.optim.epochs_stage3
         return {
-            "concept": optim.epochs_stage1,
-            "prototype": optim.epochs_stage2,
-            "task": optim.epochs_stage3,
-        }
+            None: {"concept": first, "prototype": second, "task": third},
+            "blackbox": {"blackbox": first},
+            "cbm": {"concept": first, "bottleneck": third},
+            "cbm-joint": {"joint": first},
+        }[self.model.baseline]
 
     def option_groups(self) -> list[Any]:
         """Return the groups in the order of the help text."""

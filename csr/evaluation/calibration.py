@@ -4,12 +4,13 @@ Ten bins of equal width, closed on the right as those of scikit-learn's `calibra
 weights; a bin's gap is the difference of its mean probability and its mean label. Soft labels count as the
 fractions that they are.
 
-Letters: N entries, R rows of weights, S bins.
+Letters: N entries, L labels, R rows of weights, S bins.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -82,3 +83,42 @@ def calibration_errors(probability_N: np.ndarray, label_N: np.ndarray) -> dict[s
     brier_1, ece_1 = Calibration(probability_N[known_N], label_N[known_N]).scores(np.ones((1, known_N.sum())))
     values = {"ece": float(ece_1[0]), "brier": float(brier_1[0])}
     return {name: None if np.isnan(value) else value for name, value in values.items()}
+
+
+def errors_by_label(
+    raw_NL: np.ndarray, probability_NL: np.ndarray, label_NL: np.ndarray, *, methods: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return `method`, and `calibration_errors` `before` and `after` calibration, of each label.
+
+    Args:
+        raw_NL: probabilities before calibration.
+        probability_NL: after it.
+        label_NL: 0 to 1, NaN where not annotated.
+        methods: label -> how it was calibrated, in order.
+    """
+    return {
+        name: {
+            "method": method,
+            "before": calibration_errors(raw_NL[:, i], label_NL[:, i]),
+            "after": calibration_errors(probability_NL[:, i], label_NL[:, i]),
+        }
+        for i, (name, method) in enumerate(methods.items())
+    }
+
+
+def reliability_by_label(
+    probability_NL: np.ndarray, label_NL: np.ndarray, *, names: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return the bins of all entries (`pooled`) and of each label (`labels`).
+
+    Args:
+        probability_NL: 0 to 1.
+        label_NL: 0 to 1, NaN where not annotated.
+        names: of the labels.
+    """
+    known_NL = ~np.isnan(label_NL)
+    labels = {
+        name: reliability(probability_NL[known_N, i], label_NL[known_N, i])
+        for i, (name, known_N) in enumerate(zip(names, known_NL.T, strict=True))
+    }
+    return {"pooled": reliability(probability_NL[known_NL], label_NL[known_NL]), "labels": labels}

@@ -20,12 +20,13 @@ from csr.data.labels.positive import is_positive
 from csr.data.labels.table import LabelTable
 from csr.evaluation import inference
 from csr.evaluation.bootstrap import Bootstrap
-from csr.evaluation.calibration import calibration_errors, reliability
+from csr.evaluation.calibration import errors_by_label, reliability_by_label
 from csr.evaluation.comparison.predictions import Predictions, Scored
 from csr.evaluation.label_scores import score_labels
 from csr.evaluation.pointing_game import pointing_rows, score_pointing
 from csr.evaluation.simulated_doctor import Play, play_doctor, score_plays
 from csr.model import CSR
+from csr.model.baselines import BaselineOutput, Network
 from csr.model.edit_safety import top_two_gap
 from csr.model.interaction import ALPHA
 from csr.model.layers.prototypes import winners
@@ -37,7 +38,7 @@ Wrap = Callable[[Iterable[Batch], int], Iterator[Batch]]
 
 
 def predict_all(
-    model: CSR,
+    model: Network,
     dataset: LabelledImages,
     *,
     batch_size: int,
@@ -48,7 +49,7 @@ def predict_all(
     """Run the model over all images, sharded over ranks; every rank gets all rows. Collective.
 
     Args:
-        model: in eval mode, with a card, on this rank's device.
+        model: in eval mode, with a card, on this rank's device; a baseline without boxes and plays.
         dataset: the images, with boxes if there are any.
         batch_size: per rank.
         plays: of the simulated doctor.
@@ -58,7 +59,8 @@ def predict_all(
     Returns:
         Rows on the CPU, in the order of the data set: `target` (N, T) and `concept` (N, K) probabilities,
         `target_raw` and `concept_raw` before calibration,
-        `winner` (N, K) the prototype with the highest score (-1 where all were dropped); with boxes
+        `winner` (N, K) the prototype with the highest score (-1 where all were dropped), as far as the model
+        has concepts and prototypes; with boxes
         `pointing` (N, K, S); with plays `after` (N, V, T) and `edited` (N, V).
 
     Raises:
@@ -81,23 +83,29 @@ def predict_all(
     return rows
 
 
-def _predict_batch(model: CSR, card: Card, batch: Batch, *, plays: tuple[Play, ...], alpha: float) -> Rows:
+def _predict_batch(
+    model: Network, card: Card, batch: Batch, *, plays: tuple[Play, ...], alpha: float
+) -> Rows:
     """Return the rows of one batch, on the device; see `predict_all`."""
-    output, kept_KM = model(batch["image"]), model.prototypes.kept_KM
-    concept_BK = card.concept_probability(output.concept_logits)
+    output = model(batch["image"])
     rows = {
         "target": card.probability(output.logits),
-        "concept": concept_BK,
         "target_raw": target_probability(output.logits, task_loss=card.task_loss),
-        "concept_raw": output.concept_logits.sigmoid(),
-        "winner": winners(output.similarity_scores, kept_KM),
     }
+    if output.concept_logits is not None:
+        rows["concept"] = card.concept_probability(output.concept_logits)
+        rows["concept_raw"] = output.concept_logits.sigmoid()
+    if isinstance(output, BaselineOutput):
+        return rows
+    assert isinstance(model, CSR)
+    kept_KM = model.prototypes.kept_KM
+    rows["winner"] = winners(output.similarity_scores, kept_KM)
     if "box" in batch:
         rows["pointing"] = pointing_rows(output.cams, output.similarity_maps, batch, kept_KM=kept_KM)
     if plays:
         rows |= play_doctor(
             output.similarity_maps,
-            card.called_concepts(concept_BK),
+            card.called_concepts(rows["concept"]),
             batch,
             plays=plays,
             card=card,
@@ -113,12 +121,18 @@ def predictions_of(rows: Rows, table: LabelTable) -> Predictions:
         "target": (table.target_names, table.target_NT),
         "concept": (table.concept_names, table.concept_NK),
     }
-    kinds = {kind: Scored(names, rows[kind].numpy(), label) for kind, (names, label) in labels.items()}
+    nothing = np.zeros((len(table), 0), dtype=np.float32)
+    kinds = {
+        kind: Scored(names, rows[kind].numpy(), label) if kind in rows else Scored((), nothing, nothing)
+        for kind, (names, label) in labels.items()
+    }
     return Predictions(tuple(table.image_ids), kinds)
 
 
 def _check_finite(rows: Rows, image_ids: Sequence[str]) -> None:
-    finite_N = rows["target"].isfinite().all(dim=1) & rows["concept"].isfinite().all(dim=1)
+    finite_N = rows["target"].isfinite().all(dim=1)
+    if "concept" in rows:
+        finite_N &= rows["concept"].isfinite().all(dim=1)
     if not finite_N.all():
         first = [image_ids[i] for i in (~finite_N).nonzero()[:4, 0].tolist()]
         count = int((~finite_N).sum())
@@ -130,7 +144,7 @@ def measure(
     dataset: LabelledImages,
     card: Card,
     *,
-    kept_KM: torch.Tensor,
+    kept_KM: torch.Tensor | None,
     bootstrap: Bootstrap,
     groups: dict[str, np.ndarray] | None = None,
     plays: tuple[Play, ...] = (),
@@ -141,7 +155,7 @@ def measure(
         rows: from `predict_all`.
         dataset: the images.
         card: of the model.
-        kept_KM: bool (K, M), the model's prototypes that were not dropped.
+        kept_KM: bool (K, M), the model's prototypes that were not dropped; None: a baseline.
         bootstrap: of all intervals.
         groups: value -> places of its images, from `read_groups`.
         plays: as passed to `predict_all`.
@@ -149,20 +163,19 @@ def measure(
     Returns:
         `targets` and `concepts` (see `score_labels`), `calibration` (label -> method, errors before and
         after it), `reliability`, `prototypes`, and `localisation`,
-        `groups`, `simulation`, each None where not asked for.
+        `groups`, `simulation`, each None where not asked for; what is of concepts or prototypes is None of a
+        model without.
     """
     labels = {"target": dataset.table.target_NT, "concept": dataset.table.concept_NK}
     everyone = np.arange(len(dataset.table))
     scores = _score_both(rows, labels, everyone, card, bootstrap)
     return {
         **scores,
-        "calibration": _calibration(rows, labels, card),
-        "reliability": {
-            "targets": _reliability(rows["target"].numpy(), labels["target"], card.target_names),
-            "concepts": _reliability(rows["concept"].numpy(), labels["concept"], card.concept_names),
-        },
+        **_calibrated(rows, labels, card),
         "localisation": _localisation(rows, dataset, card, bootstrap),
-        "prototypes": count_alive(
+        "prototypes": None
+        if kept_KM is None
+        else count_alive(
             rows["winner"].numpy(), labels["concept"], kept_KM=kept_KM.cpu().numpy(), names=card.concept_names
         ),
         "groups": None
@@ -193,37 +206,28 @@ def _score_both(
             threshold_L=threshold_L,
             bootstrap=bootstrap,
         )
+        if kind in rows
+        else None
         for kind, (names, called, threshold_L) in kinds.items()
     }
 
 
-def _calibration(rows: Rows, labels: dict[str, np.ndarray], card: Card) -> dict[str, Any]:
-    """Return for each label its method, and ECE and Brier score before and after calibration."""
+def _calibrated(rows: Rows, labels: dict[str, np.ndarray], card: Card) -> dict[str, Any]:
+    """Return `calibration` and `reliability`, by kind; None of a kind that the model lacks."""
     kinds = {
-        "target": zip(card.target_names, card.target_calibration_T, strict=True),
-        "concept": zip(card.concept_names, card.concept_calibration_K, strict=True),
+        "target": (card.target_names, card.target_calibration_T),
+        "concept": (card.concept_names, card.concept_calibration_K),
     }
-    return {
-        f"{kind}s": {
-            name: {
-                "method": one.method,
-                "before": calibration_errors(rows[f"{kind}_raw"].numpy()[:, i], labels[kind][:, i]),
-                "after": calibration_errors(rows[kind].numpy()[:, i], labels[kind][:, i]),
-            }
-            for i, (name, one) in enumerate(named)
-        }
-        for kind, named in kinds.items()
-    }
-
-
-def _reliability(probability_NL: np.ndarray, label_NL: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the bins of all entries (`pooled`) and of each label, as [n, mean probability, mean label]."""
-    known_NL = ~np.isnan(label_NL)
-    labels = {
-        name: reliability(probability_NL[known_N, i], label_NL[known_N, i])
-        for i, (name, known_N) in enumerate(zip(names, known_NL.T, strict=True))
-    }
-    return {"pooled": reliability(probability_NL[known_NL], label_NL[known_NL]), "labels": labels}
+    errors: dict[str, Any] = {f"{kind}s": None for kind in kinds}
+    bins: dict[str, Any] = {**errors}
+    for kind, (names, calibration_L) in kinds.items():
+        if kind not in rows:
+            continue
+        raw_NL, found_NL = rows[f"{kind}_raw"].numpy(), rows[kind].numpy()
+        methods = dict(zip(names, (one.method for one in calibration_L), strict=True))
+        errors[f"{kind}s"] = errors_by_label(raw_NL, found_NL, labels[kind], methods=methods)
+        bins[f"{kind}s"] = reliability_by_label(found_NL, labels[kind], names=names)
+    return {"calibration": errors, "reliability": bins}
 
 
 def _localisation(
@@ -281,10 +285,10 @@ def _simulation(
     )
 
 
-def threshold_notices(card: Card) -> list[str]:
+def threshold_notices(card: Card, *, has_concepts: bool = True) -> list[str]:
     """Return lines on how labels are called, for readers of the results; none where nothing is unusual."""
     lines = []
-    missing = ["concept"] if card.reference.concept_threshold_K is None else []
+    missing = ["concept"] if has_concepts and card.reference.concept_threshold_K is None else []
     if card.exactly_one:
         lines.append("Exactly one target holds: the likeliest is the one called, without a threshold.")
     elif card.reference.target_threshold_T is None:
@@ -292,5 +296,5 @@ def threshold_notices(card: Card) -> list[str]:
     if missing:
         kinds = " and ".join(missing)
         lines.append(f"The model has no {kinds} thresholds from validation images: 0.5 is used.")
-    scores = card.scores_notice()
+    scores = card.scores_notice(has_concepts=has_concepts)
     return lines if scores is None else [*lines, scores]

@@ -88,17 +88,18 @@ def lines(results: Results) -> Iterator[Line]:
     yield from _label_lines(results, "")
     for group, scores in (results["groups"] or {}).items():
         yield from _label_lines(scores, group)
-    for part, labels in results["calibration"].items():
-        for label, row in labels.items():
+    for part in _kinds(results):
+        for label, row in results["calibration"][part].items():
             for when in ("before", "after"):
                 for score, value in row[when].items():
                     yield (part, "", label, f"{score} {when} calibration", value, None, None, None, None)
     if results["localisation"] is not None:
         yield from _score_lines("localisation", "", results["localisation"], pointing_game.SCORES)
     alive = results["prototypes"]
-    for label, row in alive["labels"].items():
-        yield ("prototypes", "", label, "alive", row["alive"], None, None, row["total"], None)
-    yield ("prototypes", "", "all", "alive", alive["alive"], None, None, alive["total"], None)
+    if alive is not None:
+        for label, row in alive["labels"].items():
+            yield ("prototypes", "", label, "alive", row["alive"], None, None, row["total"], None)
+        yield ("prototypes", "", "all", "alive", alive["alive"], None, None, alive["total"], None)
     for play, subsets in (results["simulation"] or {}).items():
         for subset, row in subsets.items():
             for count in _COUNTS:
@@ -107,8 +108,13 @@ def lines(results: Results) -> Iterator[Line]:
             yield ("simulation", subset, play, "net", *net, row["decisions"], None)
 
 
+def _kinds(results: Results) -> list[str]:
+    """Return the kinds of labels that were measured; a black box has no concepts."""
+    return [kind for kind in ("targets", "concepts") if results[kind] is not None]
+
+
 def _label_lines(scores: Results, group: str) -> Iterator[Line]:
-    for part in ("targets", "concepts"):
+    for part in _kinds(scores):
         yield from _score_lines(part, group, scores[part], label_scores.SCORES)
 
 
@@ -123,7 +129,7 @@ def _score_lines(part: str, group: str, scores: Results, names: tuple[str, ...])
 def summary(results: Results) -> list[str]:
     """Return the lines that the terminal shows."""
     text = [f"=== {results['data']['images']} images of {results['data']['csv']} ==="]
-    for kind in ("targets", "concepts"):
+    for kind in _kinds(results):
         rows = [
             *results[kind]["labels"].items(),
             *((name, results[kind][name]) for name in ("macro", "micro")),
@@ -144,7 +150,7 @@ def summary(results: Results) -> list[str]:
 def _extra_lines(results: Results) -> list[str]:
     alive = results["prototypes"]
     images = f"(on these {results['data']['images']} images)"
-    text = ["", f"Prototypes alive: {alive['alive']}/{alive['total']} {images}"]
+    text = [] if alive is None else ["", f"Prototypes alive: {alive['alive']}/{alive['total']} {images}"]
     pointing = results["localisation"]
     if pointing is not None:
         all_pairs = pointing["micro"]

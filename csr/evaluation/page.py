@@ -74,16 +74,21 @@ def _tiles(results: Results) -> list[tuple[str, str]]:
     scores = [
         ("AUROC of diagnoses, macro", results["targets"]["macro"]["auroc"]),
         ("F1 of diagnoses, macro", results["targets"]["macro"]["f1"]),
-        ("AUROC of concepts, macro", results["concepts"]["macro"]["auroc"]),
     ]
+    if results["concepts"]:
+        scores.append(("AUROC of concepts, macro", results["concepts"]["macro"]["auroc"]))
     if results["localisation"]:
         scores.append(("pointing game, similarity", results["localisation"]["micro"]["similarity_hit"]))
     tiles = [(number(score["value"]), f"{name} {_interval(score)}".strip()) for name, score in scores]
     alive = results["prototypes"]
+    if alive is None:
+        return tiles
     return [*tiles, (f"{alive['alive']}/{alive['total']}", "prototypes alive")]
 
 
-def _labels(scores: Results, noun: str) -> Results:
+def _labels(scores: Results | None, noun: str) -> Results | None:
+    if scores is None:
+        return None
     marks = [(name, [_mark(row["auroc"], name="AUROC")]) for name, row in scores["labels"].items()]
     marks.append(("macro", [_mark(scores["macro"]["auroc"], name="AUROC")]))
     return {
@@ -98,7 +103,8 @@ def _labels(scores: Results, noun: str) -> Results:
 
 
 def _calibration(results: Results) -> Results:
-    kinds, reliability = (("targets", "diagnoses"), ("concepts", "concepts")), results["reliability"]
+    reliability = results["reliability"]
+    kinds = [(k, n) for k, n in (("targets", "diagnoses"), ("concepts", "concepts")) if reliability[k]]
     errors = [("before", "ece"), ("after", "ece"), ("before", "brier"), ("after", "brier")]
     return {
         "heads": ["label", "calibration", "ECE before", "after", "Brier before", "after"],
@@ -149,7 +155,9 @@ def _localisation(measured: Results | None) -> Results | None:
     }
 
 
-def _prototypes(alive: Results) -> Results:
+def _prototypes(alive: Results | None) -> Results | None:
+    if alive is None:
+        return None
     rows = []
     for name, row in alive["labels"].items():
         share = f"{max(row['wins']) / row['images']:.2f}" if row["images"] else "-"
@@ -164,6 +172,8 @@ def _subgroups(results: Results) -> Results | None:
     everyone = [("all images", {**results, "images": results["data"]["images"]}), *groups.items()]
     kinds = []
     for kind, noun in (("targets", "diagnoses"), ("concepts", "concepts")):
+        if results[kind] is None:
+            continue
         marks = [(name, [_mark(scores[kind]["macro"]["auroc"], name="AUROC")]) for name, scores in everyone]
         chart = charts.dot_plot(marks, title=f"Macro AUROC of {noun} by group", reference=0.5)
         rows = [

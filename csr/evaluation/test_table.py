@@ -10,11 +10,18 @@ from csr.data.labels.names import cut_rows
 from csr.evaluation.metrics import Metrics
 
 
-def table_lines(concepts: Metrics, targets: Metrics) -> list[str]:
-    """Return lines with AUROC, AP and F1 of each concept and target (up to 100 of each), macro, micro."""
-    width = max(len(name) for m in (concepts, targets) for name in m.auc_by_label) + 2
+def table_lines(concepts: Metrics | None, targets: Metrics) -> list[str]:
+    """Return lines with AUROC, AP and F1 of each concept and target (up to 100 of each), macro, micro.
+
+    Args:
+        concepts: None of a model without concepts.
+        targets: the diagnoses.
+    """
+    kinds = [("concept", concepts)] if concepts is not None else []
+    kinds.append(("target", targets))
+    width = max(len(name) for _, metrics in kinds for name in metrics.auc_by_label) + 2
     lines = []
-    for title, metrics in (("concept", concepts), ("target", targets)):
+    for title, metrics in kinds:
         lines.append(f"{title:<{width}} {'AUC':>7} {'AP':>7} {'F1':>7}")
         rows = []
         for name in metrics.auc_by_label:
@@ -28,14 +35,14 @@ def table_lines(concepts: Metrics, targets: Metrics) -> list[str]:
     return lines
 
 
-def results_record(concepts: Metrics, targets: Metrics, *, num_images: int) -> dict[str, Any]:
+def results_record(concepts: Metrics | None, targets: Metrics, *, num_images: int) -> dict[str, Any]:
     """Return the content of results.json; a number that does not exist on these images is null."""
-    summary = {f"concept_{k}": v for k, v in concepts.summary().items()}
+    summary = {} if concepts is None else {f"concept_{k}": v for k, v in concepts.summary().items()}
     summary |= {f"target_{k}": v for k, v in targets.summary().items()}
     return {
         "summary": _known(summary),
         "num_images": num_images,
-        "concepts": _by_label(concepts),
+        "concepts": {} if concepts is None else _by_label(concepts),
         "targets": _by_label(targets),
     }
 

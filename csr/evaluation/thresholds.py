@@ -16,9 +16,9 @@ from csr.model.sharing.reference import DEFAULT_THRESHOLD, Reference
 
 def measure_reference(
     *,
-    score_NKM: torch.Tensor,
+    score_NKM: torch.Tensor | None,
     concept_NK: torch.Tensor,
-    val_concept_logit_NK: torch.Tensor,
+    val_concept_logit_NK: torch.Tensor | None,
     val_concept_NK: np.ndarray,
     val_target_logit_NT: torch.Tensor,
     val_target_NT: np.ndarray,
@@ -29,17 +29,23 @@ def measure_reference(
     """Return the thresholds, calibration and medians of a trained model.
 
     Args:
-        score_NKM, concept_NK: similarity scores and labels of the training images.
-        val_concept_logit_NK, val_concept_NK: logits and labels of the validation images.
+        score_NKM, concept_NK: similarity scores and labels of the training images; None: a model without
+            prototypes.
+        val_concept_logit_NK, val_concept_NK: logits and labels of the validation images; None: a model
+            without concepts.
         val_target_logit_NT, val_target_NT: the same of the diagnoses.
         task_loss: bce, focal or ce, see `target_probability`.
         concept_weight_K, target_weight_T: positive weights of the training losses.
 
     Returns:
-        All values: thresholds (K,) and (T,) and medians (K, M), float32; calibrations.
+        Values of what the model has: thresholds (K,) and (T,) and medians (K, M), float32; calibrations.
     """
-    absent_KM, present_KM = concept_medians(score_NKM, concept_NK)
-    concept = decide_labels(val_concept_logit_NK, val_concept_NK, task_loss="bce", weight_L=concept_weight_K)
+    absent_KM, present_KM = (None, None) if score_NKM is None else concept_medians(score_NKM, concept_NK)
+    concept = (
+        (None, None)
+        if val_concept_logit_NK is None
+        else decide_labels(val_concept_logit_NK, val_concept_NK, task_loss="bce", weight_L=concept_weight_K)
+    )
     target = decide_labels(val_target_logit_NT, val_target_NT, task_loss=task_loss, weight_L=target_weight_T)
     return Reference(concept[0], target[0], absent_KM, present_KM, concept[1], target[1])
 

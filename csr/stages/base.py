@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from csr.data.batch import Batch, Rows
-from csr.model import CSR
+from csr.model.baselines import Network
 
 
 class StageOutput(NamedTuple):
@@ -45,9 +45,9 @@ class Stage(nn.Module):
     needs_features: ClassVar[bool] = True  # whether `begin` and `end_epoch` read what frozen layers give
     input_parts: ClassVar[tuple[str, ...]] = ()  # prefixes of all weights that `inputs` reads
 
-    def __init__(self, model: CSR) -> None:
+    def __init__(self, model: Network) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model  # its subclasses say which of the networks they train
 
     def freeze(self) -> None:
         """Stop gradients of all that this stage does not train."""

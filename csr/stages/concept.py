@@ -5,7 +5,6 @@ Letters: N images, B batch, K concepts, H W feature map.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ import torch
 from csr.data.batch import Batch, Rows
 from csr.data.labels.positive import is_positive
 from csr.model import CSR
-from csr.stages.base import Stage, StageOutput, decayed
+from csr.model.baselines import ConceptBottleneck
+from csr.stages.base import StageOutput, decayed
 from csr.stages.losses import box_attention, concept_bce
-from csr.stages.trained_backbone import ALL, NONE, TrainedBackbone
+from csr.stages.trained_backbone import BackboneStage, TrainedBackbone
 
 
 def positive_weights(label_NK: np.ndarray, *, maximum: float) -> torch.Tensor:
@@ -34,11 +34,11 @@ def positive_weights(label_NK: np.ndarray, *, maximum: float) -> torch.Tensor:
     return torch.from_numpy(np.clip(ratio_K, 1.0 / maximum, maximum)).float()
 
 
-class ConceptStage(Stage):
+class ConceptStage(BackboneStage):
     """BCE with positive weights on concept logits, and attention inside boxes where there are boxes.
 
     Args:
-        model: the CSR model.
+        model: CSR, or a concept bottleneck, which has the same first stage.
         pos_weight_K: of `positive_weights`.
         lr: of the concept head.
         backbone_lr_scale: backbone's lr / lr.
@@ -49,14 +49,11 @@ class ConceptStage(Stage):
 
     name, requires, label = "concept", None, "concept"
     trainable: tuple[str, ...] = ("model.backbone", "model.concept_head")
-    frozen_inputs = False
-    needs_features = False
-    input_parts = ("model.backbone.",)
     pos_weight_K: torch.Tensor
 
     def __init__(
         self,
-        model: CSR,
+        model: CSR | ConceptBottleneck,
         *,
         pos_weight_K: torch.Tensor,
         lr: float,
@@ -66,28 +63,10 @@ class ConceptStage(Stage):
         trained: TrainedBackbone = TrainedBackbone(),
     ) -> None:
         super().__init__(model)
-        self._trained = trained
-        if trained.part == NONE:
-            self.trainable, self.frozen_inputs = ("model.concept_head",), True
+        self.choose(trained)
         self.register_buffer("pos_weight_K", pos_weight_K, persistent=False)
         self.lr, self.backbone_lr_scale, self.weight_decay = lr, backbone_lr_scale, weight_decay
         self.box_weight = box_weight
-
-    def freeze(self) -> None:
-        """Freeze later stages, and of the backbone what is not to be trained."""
-        names = self._trained.names(self.model.backbone.net)
-        for name, parameter in self.model.backbone.net.named_parameters():
-            if name not in names:
-                parameter.requires_grad_(False)
-        super().freeze()
-
-    def train(self, mode: bool = True) -> ConceptStage:
-        """Set the mode; parts of the backbone without a trained parameter stay in eval mode."""
-        super().train(mode)
-        if self._trained.part != ALL:
-            for module in self.model.backbone.modules():
-                module.training = module.training and any(p.requires_grad for p in module.parameters())
-        return self
 
     def param_groups(self) -> list[dict[str, Any]]:
         head = list(self.model.concept_head.named_parameters())
@@ -101,22 +80,13 @@ class ConceptStage(Stage):
         return self.pos_weight_K
 
     def inputs(self, batch: Batch) -> Rows:
-        if not self.frozen_inputs:
-            return {}
-        feat_BCHW = self.maps(batch)
-        rows = {"feat": feat_BCHW.float(), "row": torch.arange(len(feat_BCHW), device=feat_BCHW.device)}
-        return {**rows, "box_mask": batch["box_mask"].byte()} if "box_mask" in batch else rows
-
-    def input_floats(self, concept_NK: np.ndarray) -> int:
-        if not self.frozen_inputs:
-            return 0
-        backbone = self.model.backbone
-        return len(concept_NK) * backbone.channels * math.prod(backbone.map_size)
+        rows = super().inputs(batch)
+        return {**rows, "box_mask": batch["box_mask"].byte()} if rows and "box_mask" in batch else rows
 
     def forward(self, batch: Batch) -> StageOutput:
         cam_BKHW = self.model.cams(self.maps(batch))
         logit_BK = self.model.concept_logits(cam_BKHW)
-        concept_BK = batch["concept"][batch["row"]] if "feat" in batch else batch["concept"]
+        concept_BK = self.labels(batch, "concept")
         loss = concept_bce(logit_BK, concept_BK, self.pos_weight_K) * batch["scale"]["concept"]
         report = {"concept_loss": loss.detach()}
         if "box_mask" in batch and self.box_weight:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
-from csr.model import CSR
+from csr.model.baselines import Network
 from csr.stages.base import Stage
 
 Weights = dict[str, torch.Tensor]
 ORDER = ("concept", "prototype", "task")
-STAGE_NUMBER = {name: number for number, name in enumerate(ORDER, start=1)}
+# the stages of a baseline have the number of the stage whose place they take
+STAGE_NUMBER = {"concept": 1, "prototype": 2, "task": 3, "bottleneck": 3, "joint": 3, "blackbox": 3}
 
 
 class StageRunner:
@@ -20,24 +21,27 @@ class StageRunner:
     Args:
         model: carries the weights from stage to stage.
         build_stage: name -> the stage around the model, built only when its turn comes.
+        order: names of the stages.
     """
 
-    def __init__(self, model: CSR, build_stage: Callable[[str], Stage]) -> None:
-        self.model = model
+    def __init__(
+        self, model: Network, build_stage: Callable[[str], Stage], *, order: Sequence[str] = ORDER
+    ) -> None:
+        self.model, self._order = model, tuple(order)
         self._build_stage = build_stage
         self._done: str | None = None
         # parameters that the backbone's map does not depend on were frozen when it was built, for good
         self._learnable = {name for name, p in model.named_parameters() if p.requires_grad}
 
-    def run(self, train_stage: Callable[[Stage], Weights], *, first: str = ORDER[0]) -> None:
+    def run(self, train_stage: Callable[[Stage], Weights], *, first: str | None = None) -> None:
         """Call `train_stage` on each stage from `first` on; it returns the model weights to hand over.
 
-        The checkpoint of a resumed run holds the weights of all stages before `first`.
+        The model holds the weights of all stages before `first`, by a checkpoint or another run.
         """
-        start = ORDER.index(first)
+        start = 0 if first is None else self._order.index(first)
         if start:
-            self._done = ORDER[start - 1]
-        for name in ORDER[start:]:
+            self._done = self._order[start - 1]
+        for name in self._order[start:]:
             stage = self.open(name)
             self.hand_over(stage, train_stage(stage))
 

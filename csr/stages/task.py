@@ -9,7 +9,7 @@ Letters: N images, B batch, K concepts, M prototypes per concept, T targets, F =
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,10 +17,11 @@ from torch import nn
 
 from csr.data.batch import Batch, Rows
 from csr.model import CSR
+from csr.model.baselines import ConceptBottleneck
 from csr.model.layers.task_head import fold_standardisation
-from csr.stages.base import Features, Stage, StageOutput
+from csr.stages.base import Features, StageOutput
 from csr.stages.concept import positive_weights
-from csr.stages.losses import task_bce, task_cross_entropy, task_focal
+from csr.stages.target import TargetStage
 
 MIN_SD = 1e-2  # a dead prototype's score hardly varies: dividing by less would amplify its noise
 
@@ -34,7 +35,7 @@ def choose_task_loss(requested: str, target_NT: np.ndarray) -> str:
     return "ce" if single else "bce"
 
 
-class TaskStage(Stage):
+class TaskStage(TargetStage):
     """Balanced BCE, focal loss or cross-entropy on a linear head; all else is frozen.
 
     Args:
@@ -45,26 +46,29 @@ class TaskStage(Stage):
         weight_decay: of the head's matrix.
     """
 
-    name, requires, label = "task", "prototype", "target"
+    name, requires = "task", "prototype"
     trainable = ("head",)
     frozen_inputs = True
-    input_parts = ("model.backbone.", "model.projector.", "model.prototypes.")
+    input_parts: ClassVar[tuple[str, ...]] = ("model.backbone.", "model.projector.", "model.prototypes.")
     mean_F: torch.Tensor
     sd_F: torch.Tensor
-    pos_weight_T: torch.Tensor
 
     def __init__(
-        self, model: CSR, *, loss: str, pos_weight_T: torch.Tensor, lr: float, weight_decay: float
+        self,
+        model: CSR | ConceptBottleneck,
+        *,
+        loss: str,
+        pos_weight_T: torch.Tensor,
+        lr: float,
+        weight_decay: float,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, loss=loss, pos_weight_T=pos_weight_T)
         linear = model.task_head.linear
-        self.loss = loss
         self.head = nn.Linear(linear.in_features, linear.out_features)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("mean_F", torch.zeros(linear.in_features))
         self.register_buffer("sd_F", torch.ones(linear.in_features))
-        self.register_buffer("pos_weight_T", pos_weight_T, persistent=False)
         self.lr, self.weight_decay = lr, weight_decay
 
     def param_groups(self) -> list[dict[str, Any]]:
@@ -77,9 +81,6 @@ class TaskStage(Stage):
             },
             {"params": [self.head.bias], "lr": self.lr, "weight_decay": 0.0, "name": "task_head_no_decay"},
         ]
-
-    def label_weights(self) -> torch.Tensor:
-        return self.pos_weight_T
 
     def inputs(self, batch: Batch) -> Rows:
         feat_BCHW = self.maps(batch)
@@ -101,32 +102,15 @@ class TaskStage(Stage):
         standard_BF = (score_BF.float() - self.mean_F.float()) / self.sd_F.float()
         return self.head(standard_BF.to(self.head.weight.dtype)).float()
 
-    def _loss_sum(self, logit_BT: torch.Tensor, label_BT: torch.Tensor) -> torch.Tensor:
-        weight_T = self.pos_weight_T.to(logit_BT.device).float()
-        if self.loss == "ce":
-            return task_cross_entropy(logit_BT, label_BT, weight_T)
-        return (task_focal if self.loss == "focal" else task_bce)(logit_BT, label_BT, weight_T)
-
     def forward(self, batch: Batch) -> StageOutput:
         cached = "score" in batch
         rows = {"score": batch["score"], "row": batch["row"]} if cached else self.inputs(batch)
         label_RT = batch["target"][rows["row"]]  # cached padding has no rows
-        loss = self._loss_sum(self.logits(rows["score"]), label_RT) * batch["scale"]["target"]
+        loss = self.target_loss(self.logits(rows["score"]), label_RT) * batch["scale"]["target"]
         return StageOutput(loss, {"task_loss": loss.detach()})
-
-    def counts(self, labels: dict[str, np.ndarray]) -> dict[str, float]:
-        known_NT = ~np.isnan(labels["target"])
-        return {"target": float(known_NT.all(axis=1).sum() if self.loss == "ce" else known_NT.sum())}
 
     def predict(self, batch: Batch) -> torch.Tensor:
         return self.logits(batch["score"] if "score" in batch else self.inputs(batch)["score"])
-
-    def evaluation_loss(self, logit_NL: torch.Tensor, label_NL: torch.Tensor) -> float:
-        counted = max(1.0, self.counts({"target": label_NL.numpy()})["target"])
-        return float(self._loss_sum(logit_NL, label_NL)) / counted
-
-    def probability(self, logit_NL: torch.Tensor) -> torch.Tensor:
-        return logit_NL.softmax(-1) if self.loss == "ce" else logit_NL.sigmoid()
 
     def model_weights(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the model's weights, its task head being this stage's with the standardisation folded in."""

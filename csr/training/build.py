@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,14 +21,17 @@ from csr.model import CSR
 from csr.model.backbones.compiling import check_compiler
 from csr.model.backbones.normalisation import Normalisation, find_native_size, find_normalisation
 from csr.model.backbones.weights import fetch_architecture, load_backbone_weights
+from csr.model.baselines import Network, build_baseline
 from csr.model.layers import sync_norm
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 from csr.stages.base import Stage
+from csr.stages.baselines import BlackBoxStage, BottleneckStage, JointStage
 from csr.stages.concept import ConceptStage, positive_weights
 from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage, choose_task_loss, task_weights
 from csr.stages.trained_backbone import NONE, TrainedBackbone
+from csr.training.checkpoints.first_stage import take_first_stage
 from csr.training.checkpoints.resume_plan import Plan
 from csr.training.data import Splits
 from csr.training.features.cache import FeatureOptions
@@ -36,7 +40,9 @@ from csr.training.schedule import SideSchedule, growing_sides, lr_factor
 from csr.training.trainer_options import TrainerOptions
 
 
-def build_model(config: TrainConfig, train: LabelTable, report: Report, *, precision: str = "fp32") -> CSR:
+def build_model(
+    config: TrainConfig, train: LabelTable, report: Report, *, precision: str = "fp32"
+) -> Network:
     """Return the network, with pretrained backbone weights unless `--no_pretrained`.
 
     Args:
@@ -54,23 +60,14 @@ def build_model(config: TrainConfig, train: LabelTable, report: Report, *, preci
         model_options.backbone_type, model_options.model_name, weights_file=model_options.backbone_weights
     )
     torch.manual_seed(config.engine.seed)
-    model = CSR(
-        num_concepts=len(train.concept_names),
-        num_classes=len(train.target_names),
-        num_prototypes_per_concept=model_options.num_prototypes,
-        backbone_type=model_options.backbone_type,
-        model_name=model_options.model_name,
-        image_size=config.data.image_size,
-        embedding_dim=model_options.embedding_dim,
-        projector_blocks=model_options.projector_blocks,
-        concept_pool=model_options.concept_pool,
-        architecture=architecture,
-    )
+    model = _random_network(config, train, architecture)
     if distributed.world_size() > 1:
         sync_norm.convert(model)
     elif precision == "fp16":
         sync_norm.convert(model, unknown_stay=True)
-    if model_options.no_pretrained:
+    if model_options.stage1_from is not None:
+        report(take_first_stage(model, config, train))
+    elif model_options.no_pretrained:
         if model_options.backbone_weights:
             raise InputError("--no_pretrained contradicts --backbone_weights: give one of them alone")
         report(f"Backbone {model.backbone.label}: random weights (--no_pretrained)")
@@ -88,7 +85,28 @@ def build_model(config: TrainConfig, train: LabelTable, report: Report, *, preci
     return model
 
 
-def speed_up(model: CSR, config: TrainConfig) -> None:
+def _random_network(config: TrainConfig, train: LabelTable, architecture: dict[str, Any] | None) -> Network:
+    options = config.model
+    arguments: dict[str, Any] = {
+        "num_concepts": len(train.concept_names),
+        "num_classes": len(train.target_names),
+        "backbone_type": options.backbone_type,
+        "model_name": options.model_name,
+        "image_size": config.data.image_size,
+        "concept_pool": options.concept_pool,
+        "architecture": architecture,
+    }
+    if options.baseline is not None:
+        return build_baseline(options.baseline, **arguments)
+    return CSR(
+        **arguments,
+        num_prototypes_per_concept=options.num_prototypes,
+        embedding_dim=options.embedding_dim,
+        projector_blocks=options.projector_blocks,
+    )
+
+
+def speed_up(model: Network, config: TrainConfig) -> None:
     """Apply `--compile` and `--activation_checkpointing`.
 
     Raises:
@@ -113,7 +131,7 @@ def with_native_size(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=size))
 
 
-def measure_sides(model: CSR, config: TrainConfig, report: Report) -> None:
+def measure_sides(model: Network, config: TrainConfig, report: Report) -> None:
     """Let the backbone take the smaller images of `--progressive`; a frozen one passes no image in stage 1.
 
     Raises:
@@ -138,7 +156,7 @@ def measure_sides(model: CSR, config: TrainConfig, report: Report) -> None:
     )
 
 
-def side_schedule(model: CSR, config: TrainConfig) -> SideSchedule | None:
+def side_schedule(model: Network, config: TrainConfig) -> SideSchedule | None:
     """Return the sides of stage 1's images that `measure_sides` has measured; None: full size throughout."""
     words = progressive(config.optim.progressive)
     if words is None or len(model.backbone.map_sizes) == 1:
@@ -146,7 +164,7 @@ def side_schedule(model: CSR, config: TrainConfig) -> SideSchedule | None:
     return SideSchedule(words.full, model.backbone.map_sizes)
 
 
-def normalisation_of(config: TrainConfig, model: CSR, plan: Plan, report: Report) -> Normalisation:
+def normalisation_of(config: TrainConfig, model: Network, plan: Plan, report: Report) -> Normalisation:
     """Return how images are normalised: as the resumed run did, else as the backbone's weights want it.
 
     Raises:
@@ -167,7 +185,7 @@ def build_data(
     config: TrainConfig,
     tables: Tables,
     store: ImageStore,
-    model: CSR,
+    model: Network,
     normalisation: Normalisation = Normalisation(),
 ) -> Splits:
     """Return training and validation images of one store, with their transforms.
@@ -221,11 +239,11 @@ def task_loss_of(config: TrainConfig, train: LabelTable) -> str:
     return loss
 
 
-def build_stage(name: str, *, config: TrainConfig, model: CSR, train: LabelTable, report: Report) -> Stage:
+def build_stage(name: str, *, config: TrainConfig, model: Any, train: LabelTable, report: Report) -> Stage:
     """Return a stage around the model, with its part of the options.
 
     Args:
-        name: concept, prototype or task.
+        name: concept, prototype or task; of a baseline: concept, bottleneck, joint or blackbox.
         config: of the run.
         model: for the stage.
         train: labels of the training images alone.
@@ -260,13 +278,16 @@ def build_stage(name: str, *, config: TrainConfig, model: CSR, train: LabelTable
     loss = task_loss_of(config, train)
     weight_T = task_weights(train.target_NT, loss=loss, maximum=method.max_pos_weight)
     report(f"Task loss: {loss}; class weights {weight_T.min():.2f} to {weight_T.max():.2f}")
-    return TaskStage(
-        model,
-        loss=loss,
-        pos_weight_T=weight_T,
-        lr=optim.lr * optim.task_lr_scale,
-        weight_decay=optim.weight_decay,
-    )
+    target: dict[str, Any] = {"loss": loss, "pos_weight_T": weight_T, "weight_decay": optim.weight_decay}
+    if name in ("task", "bottleneck"):
+        stage = TaskStage if name == "task" else BottleneckStage
+        return stage(model, lr=optim.lr * optim.task_lr_scale, **target)
+    target |= {"lr": optim.lr, "backbone_lr_scale": config.backbone_lr_scale}
+    if name == "blackbox":
+        return BlackBoxStage(model, trained=trained_backbone(config), **target)
+    weight_K = positive_weights(train.concept_NK, maximum=method.max_pos_weight)
+    report(f"Positive weights: {weight_K.min():.2f} to {weight_K.max():.2f}")
+    return JointStage(model, pos_weight_K=weight_K, trained=trained_backbone(config), **target)
 
 
 def trained_backbone(config: TrainConfig) -> TrainedBackbone:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from csr.data.batch import Batch
@@ -15,11 +16,12 @@ from csr.data.dataset import LabelledImages
 from csr.data.transforms import stored_size
 from csr.engine.device import inference_precision, local_device
 from csr.evaluation import inference
-from csr.evaluation.comparison.predictions import Predictions, Scored
+from csr.evaluation.comparison.predictions import KINDS, Predictions, Scored
 from csr.evaluation.metrics import multilabel_metrics
 from csr.evaluation.test_table import results_record, table_lines
 from csr.evaluation.thresholds import measure_reference
 from csr.model import CSR
+from csr.model.baselines import BaselineOutput, Network
 from csr.model.sharing.card import Card, Preprocessing, target_probability
 from csr.model.sharing.reference import Reference
 from csr.stages.concept import positive_weights
@@ -56,7 +58,7 @@ class FinalTest:
         validator: feeds the images of this rank.
     """
 
-    model: CSR
+    model: Network
     splits: Splits
     task_loss: str
     max_pos_weight: float
@@ -64,15 +66,19 @@ class FinalTest:
     validator: Validator
 
     def reference(self) -> Reference:
-        """Return thresholds and calibration (validation images), medians (training images). Collective."""
-        train = self._predict(self.splits.train, "Train", keeps=True)
+        """Return thresholds and calibration (validation images), medians (training images). Collective.
+
+        A baseline has no scores of prototypes, and a black box no concepts: None.
+        """
+        is_csr = isinstance(self.model, CSR)
+        train = self._predict(self.splits.train, "Train", keeps=True) if is_csr else {}
         val = self._predict(self.splits.val, "Val", keeps=True)
         train_labels, val_labels = labels_of(self.splits.train), labels_of(self.splits.val)
         maximum = self.max_pos_weight
         return measure_reference(
-            score_NKM=train["score"],
+            score_NKM=train.get("score"),
             concept_NK=torch.from_numpy(train_labels["concept"]),
-            val_concept_logit_NK=val["concept_logit"],
+            val_concept_logit_NK=val.get("concept_logit"),
             val_concept_NK=val_labels["concept"],
             val_target_NT=val_labels["target"],
             val_target_logit_NT=val["logit"],
@@ -89,37 +95,52 @@ class FinalTest:
         )
         return Card(names["concept"], names["target"], preprocessing, self.task_loss, reference)
 
+    def _probabilities(self, rows: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        """Return probabilities: `target` (N,T), and `concept` (N,K) unless the model is a black box."""
+        found = {"target": target_probability(rows["logit"], task_loss=self.task_loss).numpy()}
+        if "concept_logit" in rows:
+            found["concept"] = rows["concept_logit"].sigmoid().numpy()
+        return found
+
     def test(self, images: LabelledImages) -> Tested:
         """Measure the test images. Collective."""
         rows, labels, names = self._predict(images, "Test"), labels_of(images), self.splits.names
-        probabilities = {
-            "target": target_probability(rows["logit"], task_loss=self.task_loss).numpy(),
-            "concept": rows["concept_logit"].sigmoid().numpy(),
-        }
-        targets, concepts = (
-            multilabel_metrics(probability_NL, labels[kind], names=names[kind])
+        probabilities = self._probabilities(rows)
+        metrics = {
+            kind: multilabel_metrics(probability_NL, labels[kind], names=names[kind])
             for kind, probability_NL in probabilities.items()
-        )
+        }
+        nothing = np.zeros((len(images), 0), dtype=np.float32)
+        kinds = {
+            kind: Scored(names[kind], probabilities[kind], labels[kind])
+            if kind in probabilities
+            else Scored((), nothing, nothing)
+            for kind in KINDS
+        }
         return Tested(
-            results_record(concepts, targets, num_images=len(images)),
-            table_lines(concepts, targets),
-            Predictions(
-                tuple(images.table.image_ids[i] for i in images.indices),
-                {kind: Scored(names[kind], value, labels[kind]) for kind, value in probabilities.items()},
-            ),
+            results_record(metrics.get("concept"), metrics["target"], num_images=len(images)),
+            table_lines(metrics.get("concept"), metrics["target"]),
+            Predictions(tuple(images.table.image_ids[i] for i in images.indices), kinds),
         )
 
     def _predict(
         self, dataset: LabelledImages, title: str, *, keeps: bool = False
     ) -> dict[str, torch.Tensor]:
-        """Return `logit` (N,T), `concept_logit` (N,K) and `score` (N,K,M) of a data set. Collective."""
+        """Return `logit` (N,T), `concept_logit` (N,K) and `score` (N,K,M), as far as the model has them.
+
+        Collective.
+        """
         device = local_device()
         model = self.model.to(device).eval()
 
         def predict(batch: Batch) -> dict[str, torch.Tensor]:
             output = model.from_features(batch["feat"])
-            score_BKM = output.similarity_scores
-            return {"logit": output.logits, "concept_logit": output.concept_logits, "score": score_BKM}
+            rows = {"logit": output.logits}
+            if output.concept_logits is not None:
+                rows["concept_logit"] = output.concept_logits
+            if not isinstance(output, BaselineOutput):
+                rows["score"] = output.similarity_scores
+            return rows
 
         with inference_precision(self.precision, device):
             return inference.predict_rows(

@@ -12,8 +12,8 @@ from csr.engine import config_check, matmul_peak, process_group
 from csr.engine.device import computes_bf16, device_kind, local_device
 from csr.engine.ds_config import load_ds_config
 from csr.engine.precision import Precision, check_request, choose_precision
-from csr.model import CSR
 from csr.model.backbones.normalisation import Normalisation
+from csr.model.baselines import Network
 from csr.runtime import distributed, fingerprint
 from csr.runtime.monitor import Monitor
 from csr.runtime.progress import PROGRESS
@@ -167,7 +167,7 @@ def open_stores(
     config: TrainConfig,
     labels: Labels,
     ahead: inputs.DecodingAhead,
-    model: CSR,
+    model: Network,
     normalisation: Normalisation,
     report: inputs.Report,
     progress: inputs.Progress,
@@ -190,7 +190,7 @@ def open_stores(
 
 
 def fit_batch(
-    start: Start, labels: Labels, images: Images, model: CSR, precision: Precision, report: inputs.Report
+    start: Start, labels: Labels, images: Images, model: Network, precision: Precision, report: inputs.Report
 ) -> Fitted:
     """Measure the micro batch that fits all ranks where `--batch_size auto` leaves it open. Collective."""
     if not process_group.started():  # of a single rank: the trial steps need one too
@@ -209,11 +209,12 @@ def fit_batch(
 
 
 def _measured_batch(
-    config: TrainConfig, labels: Labels, images: Images, model: CSR, precision: Precision
+    config: TrainConfig, labels: Labels, images: Images, model: Network, precision: Precision
 ) -> batch_size_finder.Choice:
     train, device, optim = labels.tables.train, local_device(), config.optim
     own = train.select(labels.tables.train_indices)
-    stage = build.build_stage("concept", config=config, model=model, train=own, report=lambda _: None)
+    first = next(iter(config.epochs))
+    stage = build.build_stage(first, config=config, model=model, train=own, report=lambda _: None)
     return batch_size_finder.find(
         stage.to(device),
         images.splits,

@@ -9,7 +9,7 @@ from csr.config.options import TrainConfig
 from csr.data.image_cache.store import ImageStore
 from csr.engine.ds_config import DsFile, merge_ds_config
 from csr.engine.precision import Precision
-from csr.model import CSR
+from csr.model.baselines import Network
 from csr.runtime import distributed
 from csr.training import inputs
 from csr.training.checkpoints.resume_plan import Identity, Plan
@@ -122,7 +122,7 @@ class Prepared:
     ds_config: dict[str, Any]
     tables: inputs.Tables
     quarantine: Quarantine
-    model: CSR
+    model: Network
     splits: Splits
     test_store: ImageStore
     identity: Identity

@@ -16,6 +16,7 @@ import numpy as np
 from csr.data.dataset import LabelledImages
 from csr.engine.device import local_device
 from csr.evaluation.comparison.predictions import write_predictions
+from csr.model import CSR
 from csr.runtime import distributed
 from csr.runtime.errors import StoppedError
 from csr.runtime.files import write_json
@@ -23,7 +24,7 @@ from csr.runtime.monitor import Monitor
 from csr.runtime.signals import StopRequest
 from csr.runtime.tensor_files import load_tensors
 from csr.stages.base import Stage
-from csr.stages.runner import ORDER, STAGE_NUMBER, StageRunner, Weights
+from csr.stages.runner import STAGE_NUMBER, StageRunner, Weights
 from csr.training import build
 from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
 from csr.training.checkpoints.file_names import CONFIG, RESULTS
@@ -119,9 +120,11 @@ class Run:
         self._prepared.quarantine.write(self.folder)
 
     def train_stages(self) -> None:
-        """Train the three stages, or what is left of them; write the final model. Collective."""
-        runner = StageRunner(self.model, self._build_stage)
-        runner.run(self._train_stage, first=self._saved.state.stage if self._saved else ORDER[0])
+        """Train the stages, or what is left of them; write the final model. Collective."""
+        order = tuple(self.config.epochs)
+        runner = StageRunner(self.model, self._build_stage, order=order)
+        first = order[0] if self.config.model.stage1_from is None else order[1]
+        runner.run(self._train_stage, first=self._saved.state.stage if self._saved else first)
         self.trainer.saver.weights(self.model.state_dict(), "final_model.pth")
         self._check_reload()
 
@@ -179,8 +182,8 @@ class Run:
         )
         self.model.card = final.card(final.reference())
         distributed.on_main(self._write_reference)
-        if distributed.is_main():  # now: contributions are counted from the medians just measured
-            self._draw(similarity_figure, "task")
+        if isinstance(self.model, CSR) and distributed.is_main():
+            self._draw(similarity_figure, "task")  # now: contributions count from the medians just measured
         images = self._test_images()
         tested = final.test(images)
         distributed.on_main(lambda: write_predictions(self.folder, tested.predictions))

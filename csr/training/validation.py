@@ -18,7 +18,7 @@ from csr.engine.device import inference_precision
 from csr.engine.engine import Engine
 from csr.evaluation import inference
 from csr.evaluation.metrics import multilabel_metrics
-from csr.model import CSR
+from csr.model.baselines import Network
 from csr.runtime.monitor import Monitor
 from csr.runtime.progress import PROGRESS
 from csr.runtime.signals import StopRequest
@@ -119,7 +119,7 @@ class Validator:
         return self.shown(batches, inference.num_batches(len(dataset), self.batch_size), title)
 
     def map_batches(
-        self, model: CSR, dataset: LabelledImages, title: str, *, keeps: bool = True
+        self, model: Network, dataset: LabelledImages, title: str, *, keeps: bool = True
     ) -> Iterator[Batch]:
         """Yield this rank's share of a data set with its feature maps, those of an earlier pass if kept.
 

@@ -61,3 +61,20 @@ def test_thresholds_come_from_validation_and_medians_from_training_images():
     assert measured.target_threshold_T.tolist() == pytest.approx([0.7])
     assert {one.method for one in measured.target_calibration_T} == {"score"}, "two images tell nothing"
     assert torch.equal(measured.present_KM, concept_medians(score, concept)[1])
+
+
+def test_a_model_without_concepts_or_prototypes_leaves_those_values_none():
+    measured = measure_reference(
+        score_NKM=None,
+        concept_NK=torch.zeros(6, 2),
+        val_concept_logit_NK=None,
+        val_concept_NK=np.zeros((12, 2)),
+        val_target_logit_NT=torch.tensor([[2.0]] * 6 + [[-2.0]] * 6),
+        val_target_NT=np.array([[1.0]] * 5 + [[0.0]] * 6 + [[1.0]]),
+        task_loss="bce",
+        concept_weight_K=torch.ones(2),
+        target_weight_T=torch.ones(1),
+    )
+    assert (measured.absent_KM, measured.present_KM) == (None, None)
+    assert (measured.concept_threshold_K, measured.concept_calibration_K) == (None, None)
+    assert measured.target_calibration_T[0].is_probability and len(measured.target_threshold_T) == 1

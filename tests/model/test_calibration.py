@@ -177,6 +177,7 @@ def test_a_card_gives_calibrated_probabilities_and_survives_json():
     assert p == pytest.approx([1 / (1 + math.exp(2.0)), 0.5, 0.5])
     notice = card.scores_notice()
     assert TARGETS[1] in notice and CONCEPTS[2] in notice and TARGETS[0] not in notice
+    assert CONCEPTS[2] not in card.scores_notice(has_concepts=False)
     text = json.dumps(reference.to_dict(concept_names=CONCEPTS, target_names=TARGETS))
     back = reference_from_dict(
         json.loads(text), concept_names=CONCEPTS, target_names=TARGETS, num_prototypes=4, where="x"

@@ -18,7 +18,7 @@ NOT_COMPARED = frozenset(
         *("train_dir", "test_dir", "output_dir", "exp_name", "image_cache", "cache_dir", "workers"),
         *("batch_size", "accumulation", "ds_config", "timeout", "max_skipped", "overwrite", "resume"),
         *("save_every", "keep_checkpoints", "log_every", "profile", "dry_run", "recipe", "on_bad_image"),
-        *("compile", "activation_checkpointing", "links_into"),
+        *("compile", "activation_checkpointing", "links_into", "stage1_from"),
     }
 )
 

@@ -120,12 +120,15 @@ class Card:
         """How each concept is calibrated; `score` for all where no validation images showed it."""
         return self.reference.concept_calibration_K or (Calibration(),) * len(self.concept_names)
 
-    def scores_notice(self) -> str | None:
-        """Return a line that names the labels whose numbers are no probabilities; None without any."""
-        pairs = [
-            *zip(self.target_names, self.target_calibration_T, strict=True),
-            *zip(self.concept_names, self.concept_calibration_K, strict=True),
-        ]
+    def scores_notice(self, *, has_concepts: bool = True) -> str | None:
+        """Return a line that names the labels whose numbers are no probabilities; None without any.
+
+        Args:
+            has_concepts: False for a model that sees no concepts, whose names are in its table alone.
+        """
+        pairs = list(zip(self.target_names, self.target_calibration_T, strict=True))
+        if has_concepts:
+            pairs += zip(self.concept_names, self.concept_calibration_K, strict=True)
         scores = [name for name, one in pairs if not one.is_probability]
         if not scores:
             return None

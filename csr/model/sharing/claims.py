@@ -101,6 +101,24 @@ def check_against_tensors(
         InputError: a claim that is not the tensors', or sizes that no ViT has.
     """
     _check_heads(checked, state, where)
+    check_backbone(checked, state, build=build, where=where)
+
+
+def check_backbone(
+    checked: dict[str, Any],
+    state: dict[str, torch.Tensor],
+    *,
+    build: Callable[..., nn.Module],
+    where: tuple[str, str],
+) -> None:
+    """Check the claimed sizes of the backbone, and of the whole model by its number of values.
+
+    Args:
+        checked, state, build, where: see `check_against_tensors`.
+
+    Raises:
+        InputError: a claim that is not the tensors', or sizes that no ViT has.
+    """
     if checked["backbone_type"] == "medmae":
         _check_vit(checked, state, where)
     if checked["backbone_type"] == "hf":

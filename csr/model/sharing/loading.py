@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from csr.model import CSR
+from csr.model.baselines import BASELINES, Network, build_baseline
+from csr.model.sharing.card import card_from_dict, check_counts
+from csr.model.sharing.claims import check_architecture, check_backbone, fill
 from csr.model.sharing.config_file import CONFIG, read_config
 from csr.model.sharing.pretrained import build_trained
 from csr.model.sharing.reference import FILE_NAME as REFERENCE
@@ -75,8 +79,67 @@ def load_run(folder: Path, *, checkpoint: str = BEST_CHECKPOINT) -> CSR:
         checkpoint: name of a .pth in it.
 
     Raises:
-        InputError: no run, no such checkpoint, or one of another model.
+        InputError: no run, no such checkpoint, one of another model, or the run of a baseline.
     """
+    config, state, card, where = _read_run(folder, checkpoint)
+    if baseline_of(config, where=where[0]) is not None:
+        raise InputError(
+            f"{folder}: is a baseline, without prototypes to explain: csr evaluate and csr compare read it"
+        )
+    return build_trained(CSR, config["model"], card=card, state=state, where=where)
+
+
+def load_to_evaluate(source: str | Path, *, checkpoint: str | None = None) -> Network:
+    """Load a model as `load_model` does, or the baseline of a run's folder.
+
+    Args:
+        source, checkpoint: see `load_model`.
+
+    Raises:
+        InputError: see `load_model`.
+    """
+    folder = Path(source)
+    config_file = folder / CONFIG
+    if not is_run(folder) or baseline_of(read_config(config_file), where=str(config_file)) is None:
+        return load_model(source, checkpoint=checkpoint)
+    config, state, card, where = _read_run(folder, checkpoint or BEST_CHECKPOINT)
+    claimed = dict(config["model"])
+    kind = str(claimed.pop("baseline"))
+    unused = ("num_prototypes_per_concept", "embedding_dim", "projector_blocks")
+    given = {**dict.fromkeys(unused, 1), **claimed}
+    if kind == "blackbox":
+        given = {"num_concepts": 1, "concept_pool": "avg", **given}
+    checked = check_architecture(given, where[0])
+    arguments = {name: value for name, value in checked.items() if name not in unused}
+    read = card_from_dict(card, num_prototypes=1, where=where[0])
+    num_concepts = len(read.concept_names) if kind == "blackbox" else checked["num_concepts"]
+    sizes = (num_concepts, checked["num_classes"])
+    check_counts(read, sizes=sizes, image_size=checked["image_size"], where=where[0])
+    build = partial(build_baseline, kind)
+    check_backbone(arguments, state, build=build, where=where)
+    model = build(**arguments)
+    fill(model, state, where=where[1])
+    model.card = read
+    return model.eval()
+
+
+def baseline_of(config: dict[str, Any], *, where: str) -> str | None:
+    """Return the baseline that a run's config.json describes, by its model; None of CSR.
+
+    Raises:
+        InputError: one that csr does not know.
+    """
+    model = config.get("model")
+    kind = model.get("baseline") if isinstance(model, dict) else None
+    if kind is not None and kind not in BASELINES:
+        raise InputError(f"{where}: baseline {str(kind)[:40]!r}: one of {', '.join(BASELINES)}")
+    return kind
+
+
+def _read_run(
+    folder: Path, checkpoint: str
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, Any], tuple[str, str]]:
+    """Return config.json, a state dict, the card's parts, and the names of the two files."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give output_dir/exp_name of a run")
     config_file = folder / CONFIG
@@ -94,10 +157,9 @@ def load_run(folder: Path, *, checkpoint: str = BEST_CHECKPOINT) -> CSR:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"{path}: not a state dict of tensors")
     card = {**config, **_notes(folder, config, options, checkpoint)}
-    where = (str(config_file), str(path))
     if _BEFORE_STAGE_3.match(checkpoint) and distributed.is_main():
         sys.stderr.write(f"csr: notice: {path} is from before stage 3: its diagnoses mean nothing yet\n")
-    return build_trained(CSR, config["model"], card=card, state=state, where=where)
+    return config, state, card, (str(config_file), str(path))
 
 
 def _notes(folder: Path, config: dict[str, Any], options: dict[str, Any], checkpoint: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from csr.data.prefetch import to_device
 from csr.data.transforms import box_masks
 from csr.engine.memory import free_gpu_bytes, free_host_bytes
 from csr.evaluation.inference import stored_batches
-from csr.model import CSR
+from csr.model.baselines import Network
 from csr.runtime import distributed
 from csr.training.features.views import View
 
@@ -74,7 +74,7 @@ class KeptMaps:
 
 
 def map_batches(
-    model: CSR,
+    model: Network,
     dataset: LabelledImages,
     chunks: Iterable[np.ndarray],
     view: View,

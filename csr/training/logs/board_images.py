@@ -5,7 +5,7 @@ Letters: B images, K concepts, M prototypes per concept, H W feature map.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from csr.data.dataset import LabelledImages
 from csr.data.labels.positive import is_positive
 from csr.data.transforms import EvalTransform
 from csr.model import CSR, CSROutput
+from csr.model.baselines import BaselineOutput, ConceptBottleneck
 from csr.model.contributions import model_contributions
 from csr.report.pictures import captioned, column, overlay, row, to_rgb
 
@@ -22,7 +23,7 @@ NUM_IMAGES, NUM_CONCEPTS = 6, 3
 
 @torch.no_grad()
 def cam_figure(
-    model: CSR, dataset: LabelledImages, transform: EvalTransform, device: torch.device
+    model: CSR | ConceptBottleneck, dataset: LabelledImages, transform: EvalTransform, device: torch.device
 ) -> np.ndarray:
     """Return per row an image and the activation maps of its most probable concepts, (H,W,3) uint8."""
     return _figure(model, dataset, transform, device, similarities=False)
@@ -45,7 +46,12 @@ def similarity_figure(
 
 
 def _figure(
-    model: CSR, dataset: LabelledImages, transform: EvalTransform, device: torch.device, *, similarities: bool
+    model: CSR | ConceptBottleneck,
+    dataset: LabelledImages,
+    transform: EvalTransform,
+    device: torch.device,
+    *,
+    similarities: bool,
 ) -> np.ndarray:
     table = dataset.table.select(dataset.indices)
     shown = richest_images(table.concept_NK)
@@ -57,7 +63,7 @@ def _figure(
         image = to_rgb(batch["image"][b])
         present = [table.concept_names[k] for k in np.flatnonzero(is_positive(table.concept_NK[shown[b]]))]
         captions = [table.image_ids[shown[b]][:24], ", ".join(present)[:40] or "no finding"]
-        draw = _similarity_tiles if similarities else _cam_tiles
+        draw: Callable[..., Tiles] = _similarity_tiles if similarities else _cam_tiles
         lines, tiles = draw(model, image, output, b, table.concept_names)
         rows.append(row([captioned(image, [*captions, *lines]), *tiles]))
     return column(rows)
@@ -66,7 +72,14 @@ def _figure(
 Tiles = tuple[list[str], list[np.ndarray]]
 
 
-def _cam_tiles(model: CSR, image: np.ndarray, output: CSROutput, b: int, names: Sequence[str]) -> Tiles:
+def _cam_tiles(
+    model: CSR | ConceptBottleneck,
+    image: np.ndarray,
+    output: CSROutput | BaselineOutput,
+    b: int,
+    names: Sequence[str],
+) -> Tiles:
+    assert output.concept_logits is not None and output.cams is not None
     tiles = []
     for k in output.concept_logits[b].topk(min(NUM_CONCEPTS, len(names))).indices.tolist():
         probability = float(output.concept_logits[b, k].sigmoid())

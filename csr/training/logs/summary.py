@@ -9,7 +9,7 @@ from csr.config.options import TrainConfig
 from csr.engine import device
 from csr.engine.ds_config import zero_stage_of
 from csr.engine.precision import Precision
-from csr.model import CSR
+from csr.model.baselines import Network
 from csr.runtime import distributed
 from csr.runtime.monitor import Monitor
 from csr.training import inputs
@@ -18,7 +18,7 @@ from csr.training import inputs
 def describe(
     config: TrainConfig,
     tables: inputs.Tables,
-    model: CSR,
+    model: Network,
     precision: Precision,
     monitor: Monitor,
     *,
@@ -35,10 +35,11 @@ def describe(
     )
     parameters = sum(p.numel() for p in model.parameters())
     height, width = model.backbone.map_size
+    baseline = config.model.baseline
     monitor.say(
         f"Model: {model.backbone.label}, {parameters / 1e6:.1f} M parameters, "
         f"{model.backbone.channels} x {height} x {width} features, "
-        f"M = {config.model.num_prototypes} prototypes"
+        + (f"M = {config.model.num_prototypes} prototypes" if baseline is None else f"baseline {baseline}")
     )
     monitor.say(f"Precision: {precision.name} ({precision.reason})")
     zero = zero_stage_of(ds_config, world_size=world)
