@@ -148,7 +148,7 @@ def _read_values(path: Path) -> dict[str, list[Any]]:
         if not isinstance(values, list) or not values:
             raise InputError(f"{path}: {name!r}: give a list of values, as {EXAMPLE}")
         for value in values:
-            if value is None or not fits(value, options[name]):
+            if not fits(value, options[name]):
                 raise InputError(f"{path}: {name!r}: {str(value)[:40]!r} is no value of --{name}")
     return content
 
@@ -176,12 +176,16 @@ def _run(path: Path, base: TrainConfig, flags: Sequence[str], chosen: dict[str, 
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "none"
     if isinstance(value, bool):
         return "on" if value else "off"
     return "_".join(value) if isinstance(value, list) else str(value)
 
 
 def _words(name: str, value: Any) -> list[str]:
+    if value is None:  # as without the flag
+        return []
     if isinstance(value, bool):
         return [f"--{name}"] if value else []
     return [f"--{name}", *value] if isinstance(value, list) else [f"--{name}={value}"]

@@ -40,6 +40,14 @@ def test_every_combination_is_a_run_and_the_last_option_changes_fastest(tmp_path
     assert runs[0].name == "e-seed0-lr0.0001-no_restartoff-target_colsA_B-model_namea_b"
 
 
+def test_null_stands_for_an_option_that_is_not_given(tmp_path):
+    runs, _ = grid(tmp_path, {"baseline": [None, "cbm"]})
+    assert [run.config.model.baseline for run in runs] == [None, "cbm"]
+    assert [run.name for run in runs] == ["csr_exp-baselinenone", "csr_exp-baselinecbm"]
+    with pytest.raises(InputError, match="'None' is no value of --seed"):
+        grid(tmp_path, {"seed": [None]})
+
+
 @pytest.mark.parametrize(
     "content, flags, message",
     [
