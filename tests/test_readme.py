@@ -30,7 +30,7 @@ OTHER_FLAGS = {
     *("--standalone", "--nproc_per_node"),  # torchrun
     *("--gpus-per-node", "--ntasks-per-node", "--cpus-per-task", "--signal", "--exclusive"),  # SLURM
     *("--logdir", "--shm-size"),
-    *("--seed", "--short", "--write", "--data"),  # scripts/
+    *("--seed", "--short", "--ranks", "--write", "--data"),  # scripts/
 }
 # what runs write, and names that stand for a reader's own files
 WRITTEN = re.compile(

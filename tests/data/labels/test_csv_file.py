@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,3 +196,18 @@ def test_both_parsers_give_the_same_table_or_the_same_error(tmp_path, monkeypatc
 
 def test_first_rows_are_those_of_new_values_in_ascending_order(both_ways):
     assert csv_blocks.first_rows(np.array([7, 3, 7, 1, 3, 9])).tolist() == [0, 1, 3, 5]
+
+
+READ = """
+import sys
+from csr.data.labels.table import read_label_table
+print(read_label_table(sys.argv[1]).image_ids, "pandas" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("content", ["im0,0,1,0\nim1,1,0,1\n", '"im0",0, 1,0\nim1,1,0,1\n'])
+def test_a_small_table_is_read_without_pandas(tmp_path, content):
+    path = tmp_path / "labels.csv"
+    path.write_text(f"image_id,Mass,Edema,COPD\n{content}")
+    done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "('im0', 'im1') False\n"
