@@ -3,8 +3,8 @@
     python scripts/bench/progressive.py [--rounds N] [--progressive START:FULL] [--model_name NAME]
     python scripts/bench/progressive.py --quick            does it work? numbers mean nothing
 
-Both sides train the same model with `csr` on the same phantom images, round i on seed i, in turning order.
-Every run starts without any cache. A difference of scores that is smaller than their spread over the rounds
+Both sides train the same model with `csr` on the same phantom images, each round on the seed after the
+last one's, in turning order. Every run starts without any cache. A difference of scores that is smaller than their spread over the rounds
 says nothing.
 """
 
@@ -25,7 +25,7 @@ PLAIN, GROWING = "plain", "progressive"
 
 def main() -> None:
     given = parse()
-    report = Report("progressive", given.results)
+    report = Report(given.name, given.results)
     found: dict[str, list[dict[str, Any]]] = {PLAIN: [], GROWING: []}
     report.say(
         f"{given.model_name} at {given.image_size}, --progressive {given.progressive}, "
@@ -35,7 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="csr-bench-") as name:
         folder = Path(name)
         draw(folder / "phantom", num_train=given.num_train, num_test=given.num_test, size=given.source_size)
-        for seed in range(given.rounds):
+        for seed in range(given.seed, given.seed + given.rounds):
             for side in (PLAIN, GROWING) if seed % 2 == 0 else (GROWING, PLAIN):
                 place = folder / f"{side}-{seed}"
                 place.mkdir()
@@ -44,7 +44,7 @@ def main() -> None:
                 before = cpu_seconds()
                 ran = run_csr([*flags, "--progressive", word], place, 1)
                 found[side].append({**ran, "cpu_seconds": cpu_seconds() - before})
-                report.say(f"round {seed}: {side:<12} {found[side][-1]['seconds']:.1f} s")
+                report.say(f"seed {seed}: {side:<12} {found[side][-1]['seconds']:.1f} s")
                 report.numbers["runs"] = found
                 report.write()
     table(report, found)
@@ -80,6 +80,7 @@ def table(report: Report, found: dict[str, list[dict[str, Any]]]) -> None:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0, help="of the first round")
     parser.add_argument("--progressive", default="0.5:0.7")
     parser.add_argument("--epochs", type=int, nargs=3, default=[16, 10, 20], help="of the three stages")
     parser.add_argument("--backbone_type", default="timm")
@@ -96,6 +97,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "source_size": 256,
     }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--name", default="progressive", help="of the result files")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it works")
     options = parser.parse_args(argv)
