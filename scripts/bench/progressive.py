@@ -4,8 +4,8 @@
     python scripts/bench/progressive.py --quick            does it work? numbers mean nothing
 
 Both sides train the same model with `csr` on the same phantom images, each round on the seed after the
-last one's, in turning order. Every run starts without any cache. A difference of scores that is smaller than their spread over the rounds
-says nothing.
+last one's, in turning order. Every run starts without any cache. A difference of scores that is
+smaller than their spread over the rounds says nothing.
 """
 
 from __future__ import annotations
