@@ -102,8 +102,18 @@ class FinalTest:
             found["concept"] = rows["concept_logit"].sigmoid().numpy()
         return found
 
+    def _calibrated(self, rows: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        """Return probabilities as `csr evaluate` gives them and thresholds mean them; {} without a card."""
+        card = self.model.card
+        if card is None:
+            return {}
+        found = {"target": card.probability(rows["logit"]).numpy()}
+        if "concept_logit" in rows:
+            found["concept"] = card.concept_probability(rows["concept_logit"]).numpy()
+        return found
+
     def test(self, images: LabelledImages) -> Tested:
-        """Measure the test images. Collective."""
+        """Measure the test images; predictions are calibrated as far as the model's card is. Collective."""
         rows, labels, names = self._predict(images, "Test"), labels_of(images), self.splits.names
         probabilities = self._probabilities(rows)
         metrics = {
@@ -111,9 +121,10 @@ class FinalTest:
             for kind, probability_NL in probabilities.items()
         }
         nothing = np.zeros((len(images), 0), dtype=np.float32)
+        written = self._calibrated(rows) or probabilities
         kinds = {
-            kind: Scored(names[kind], probabilities[kind], labels[kind])
-            if kind in probabilities
+            kind: Scored(names[kind], written[kind], labels[kind])
+            if kind in written
             else Scored((), nothing, nothing)
             for kind in KINDS
         }
