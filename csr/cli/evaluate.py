@@ -88,20 +88,21 @@ def evaluate(
             options.csv, card, reader_merge=options.reader_merge, boxes_csv=options.boxes_csv
         )
         groups = None if options.group_by is None else read_groups(options.csv, options.group_by, table=table)
-    size = card.preprocessing.stored_size
     dataset = open_images(
         table,
         boxes,
         options.dir,
         cache=image_cache,
-        size=size,
+        preprocessing=card.preprocessing,
         workers=options.workers,
         links_into=options.links_into,
     )
+    cut = [] if dataset.boxes is None else dataset.boxes.square_lines()
     plays = plays_of(options.simulate, has_medians=card.reference.absent_KM is not None)
     notices = [
         *threshold_notices(card, has_concepts=not isinstance(model, BlackBox)),
         *ignored_lines(boxes),
+        *cut,
         *_notices(plays),
     ]
     for line in notices:

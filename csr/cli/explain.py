@@ -45,8 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     neighbours: Neighbours = {}
     if options.atlas is not None:
         neighbours = read_neighbours(options.atlas, model)
-    resized = resize_file(options.image, card.preprocessing.stored_size)
-    explanation = explain(model, torch.from_numpy(resized.pixels_CSS).unsqueeze(0))[0]
+    pre = card.preprocessing
+    resized = resize_file(options.image, pre.stored_size, resize=pre.resize)
+    explanation = explain(model, torch.from_numpy(resized.pixels_CSS).unsqueeze(0), frame=resized.frame)[0]
     target = explanation.chosen if given is None else given
     record = {
         **to_dict(explanation, neighbours=neighbours),
@@ -55,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
             "sha256": hashlib.sha256(options.image.read_bytes()).hexdigest(),
             "height": resized.height,
             "width": resized.width,
+            "frame": list(resized.frame),
         },
         "csr_version": __version__,
     }

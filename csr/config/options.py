@@ -64,6 +64,12 @@ class DataOptions:
         above=0,
         at_most=4_096,
     )
+    resize: str = option(
+        "squash",
+        "how an image becomes square: squash (sides scaled apart), letterbox (aspect kept, black beside it), "
+        "crop (aspect kept, the central square alone)",
+        choices=("squash", "letterbox", "crop"),
+    )
     augment: str = option(
         "light",
         "training augmentation: light (affine, contrast), flip (light and mirror)",

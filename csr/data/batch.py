@@ -26,7 +26,7 @@ class Batch(TypedDict, total=False):
     index: torch.Tensor  # (B,) int64, rows of the label table
     valid: torch.Tensor  # (B,) bool; False: padding
     position: torch.Tensor  # (B,) int64, places in the data set, without padding
-    box: torch.Tensor  # (R,4) float32, x_min y_min x_max y_max as fractions of the image
+    box: torch.Tensor  # (R,4) float32, x_min y_min x_max y_max as fractions of the stored square
     box_class: torch.Tensor  # (R,) int64, concept of each box
     box_row: torch.Tensor  # (R,) int64, image of each box, 0..B-1
     box_mask: torch.Tensor  # (B,K,H,W) bool, cells inside a box

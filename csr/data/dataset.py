@@ -68,8 +68,8 @@ class LabelledImages(Dataset[Batch]):
         Returns:
             `image` uint8 (B,C,S,S); `concept` (B,K) and `target` (B,T) float32, NaN = masked; `index` int64
             (B,), the row in the whole table; `valid` bool (B,). With boxes also `box` float32 (R,4) x_min,
-            y_min, x_max, y_max as fractions of the image, `box_class` int64 (R,) and `box_row` int64 (R,),
-            its place in the batch.
+            y_min, x_max, y_max as fractions of the stored square, `box_class` int64 (R,) and `box_row` int64
+            (R,), its place in the batch.
         """
         index_B = self.indices[np.asarray(positions_B, dtype=np.int64)]
         valid = np.ones(len(index_B), dtype=bool) if valid_B is None else np.asarray(valid_B, bool)

@@ -15,7 +15,7 @@ from csr.data.images.find import find_images
 from csr.data.labels.boxes import BoxTable, read_boxes
 from csr.data.labels.table import LabelTable, read_label_table, without
 from csr.data.labels.vocabulary import Vocabulary
-from csr.model.sharing.card import Card
+from csr.model.sharing.card import Card, Preprocessing
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 
@@ -84,7 +84,7 @@ def open_images(
     folder: str,
     *,
     cache: Path | None,
-    size: int,
+    preprocessing: Preprocessing,
     workers: int,
     links_into: Sequence[str] = (),
 ) -> LabelledImages:
@@ -95,12 +95,12 @@ def open_images(
         boxes: on the images, or None.
         folder: the image files are below it.
         cache: from `image_folder`; None decodes images whenever they are needed.
-        size: side that images are stored at, pixels.
+        preprocessing: of the model, which says how images are stored.
         workers: threads that decode, per rank.
         links_into: folders outside of `folder` that links in it may lead into.
 
     Returns:
-        The labelled images, uint8 (N, C, size, size), with boxes that lie inside of them.
+        The labelled images, uint8 (N, C, S, S) with S the stored size, and their boxes as seen in them.
 
     Raises:
         InputError: one for all missing or unreadable images, boxes beyond an image, or the cache cannot be
@@ -111,13 +111,16 @@ def open_images(
     with distributed.errors_agreed():  # open_store passes its barriers on every rank, whatever happens
         store = open_store(
             paths,
-            size=size,
+            size=preprocessing.stored_size,
             cache_dir=cache,
             workers=workers,
+            resize=preprocessing.resize,
             where=table.where,
             shard=(distributed.local_rank(), distributed.local_world_size()),
             barrier=distributed.barrier,
         )
     with distributed.errors_agreed():
-        inside = None if boxes is None else boxes.check_inside(store.original_sizes_N2)
+        inside = None
+        if boxes is not None:
+            inside = boxes.check_inside(store.original_sizes_N2).in_square(store.frame_N4)
     return LabelledImages(store, table, boxes=inside)

@@ -53,10 +53,11 @@ def predict_files(
         to the logit.
     """
     assert model.card is not None
-    size = model.card.preprocessing.stored_size
+    pre = model.card.preprocessing
     waiting: list[Readable | Unreadable] = []
     num_readable = 0
-    for path, result in zip(paths, resize_files(paths, size=size, workers=workers), strict=True):
+    results = resize_files(paths, size=pre.stored_size, workers=workers, resize=pre.resize)
+    for path, result in zip(paths, results, strict=True):
         if isinstance(result, InputError):
             report(str(result))
             waiting.append((path, str(result)))

@@ -7,12 +7,14 @@ Letters: K concepts, M prototypes per concept, T targets, H W feature map, B bat
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from csr.data.images.square import WHOLE, Frame, point_on_image
 from csr.explain.neighbours import Neighbours
 from csr.model import CSR, CSROutput
 from csr.model.contributions import Contributions, model_contributions
@@ -38,6 +40,7 @@ class Explanation:
         weight_TKM, usual_KM: fp64; share_TKM is weight_TKM x (score_KM - usual_KM).
         map_KHW: similarity map of each concept's best prototype (highest score).
         best_K: which prototype that is; -1 for a concept whose prototypes were all dropped.
+        frame: the square that the maps cover, as fractions of the image (`csr.data.images.square`).
     """
 
     card: Card
@@ -53,6 +56,7 @@ class Explanation:
     usual_KM: torch.Tensor
     map_KHW: torch.Tensor
     best_K: torch.Tensor
+    frame: Frame = WHOLE
 
     @property
     def is_centred(self) -> bool:
@@ -110,39 +114,49 @@ class Explanation:
     def peak(self, k: int) -> tuple[float, float]:
         """Return the highest cell of a concept's best prototype's map.
 
-        X, y of its centre, fractions of the image.
+        X, y of its centre, fractions of the image; below 0 or above 1 in the black of a letterbox.
         """
         height, width = self.map_KHW.shape[1:]
         at = int(self.map_KHW[k].argmax())
-        return (at % width + 0.5) / width, (at // width + 0.5) / height
+        return point_on_image(((at % width + 0.5) / width, (at // width + 0.5) / height), self.frame)
+
+    @property
+    def cell(self) -> tuple[float, float]:
+        """Width and height of a cell of the maps, fractions of the image."""
+        height, width = self.map_KHW.shape[1:]
+        return (self.frame[2] - self.frame[0]) / width, (self.frame[3] - self.frame[1]) / height
 
 
 @torch.no_grad()
-def explain(model: CSR, image_BCSS: torch.Tensor) -> list[Explanation]:
+def explain(model: CSR, image_BCSS: torch.Tensor, *, frame: Frame = WHOLE) -> list[Explanation]:
     """Explain resized images (uint8, 1 or 3 channels).
 
     Args:
         model: in eval mode, with a card.
-        image_BCSS: from `csr.data.images.resize`, at the card's stored size.
+        image_BCSS: from `csr.data.images.resize`, as the card says.
+        frame: of these images (`StoredImage.frame`).
     """
     card = model.card
     assert card is not None
     device = next(model.parameters()).device
-    return explain_output(model, model(card.preprocessing.transform()(image_BCSS.to(device))))
+    output = model(card.preprocessing.transform()(image_BCSS.to(device)))
+    return explain_output(model, output, frame=frame)
 
 
 @torch.no_grad()
-def explain_output(model: CSR, output: CSROutput) -> list[Explanation]:
+def explain_output(model: CSR, output: CSROutput, *, frame: Frame = WHOLE) -> list[Explanation]:
     """Explain what the model computed, or what edits made of it; scores and logits must belong together.
 
     Args:
         model: with a card.
         output: of a batch.
+        frame: of its images, see `explain`.
     """
     card = model.card
     assert card is not None
     parts = model_contributions(model, output.similarity_scores)
-    return [_explain_one(model, card, output, parts, b) for b in range(len(output.logits))]
+    every = (_explain_one(model, card, output, parts, b) for b in range(len(output.logits)))
+    return [dataclasses.replace(one, frame=frame) for one in every]
 
 
 def _explain_one(model: CSR, card: Card, output: CSROutput, parts: Contributions, b: int) -> Explanation:

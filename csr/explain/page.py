@@ -35,9 +35,9 @@ def map_picture(
 ) -> np.ndarray:
     """Return the best prototype's map of a concept over the image, its highest cell framed, (H,W,3) uint8."""
     map_hw = explanation.map_KHW[k].numpy()
-    shown = overlay(image_HW3, map_hw, low=scale[0], high=scale[1])
+    shown = overlay(image_HW3, map_hw, low=scale[0], high=scale[1], frame=explanation.frame)
     x, y = explanation.peak(k)
-    half_x, half_y = 0.5 / map_hw.shape[1], 0.5 / map_hw.shape[0]
+    half_x, half_y = (side / 2 for side in explanation.cell)
     return framed(shown, (x - half_x, y - half_y, x + half_x, y + half_y))
 
 

@@ -166,16 +166,18 @@ def open_images(
     )
     for line in images.ignored_lines(boxes):
         say(line)
-    size = card.preprocessing.stored_size
-    return images.open_images(
+    opened = images.open_images(
         table,
         boxes,
         folder,
         cache=cache,
-        size=size,
+        preprocessing=card.preprocessing,
         workers=workers,
         links_into=source.config.data.links_into or (),
     )
+    for line in [] if opened.boxes is None else opened.boxes.square_lines():
+        say(line)
+    return opened
 
 
 def split(dataset: LabelledImages, config: TrainConfig) -> tuple[LabelledImages, LabelledImages]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 
 import numpy as np
 import torch
@@ -22,18 +23,37 @@ def heat_colours(value_HW: np.ndarray) -> np.ndarray:
     return np.round(_STOPS[low] * (1 - part) + _STOPS[low + 1] * part).astype(np.uint8)
 
 
+Frame = tuple[float, float, float, float]
+_WHOLE: Frame = (0.0, 0.0, 1.0, 1.0)
+
+
 def overlay(
-    image_HW3: np.ndarray, map_hw: np.ndarray, *, low: float, high: float, alpha: float = 0.45
+    image_HW3: np.ndarray,
+    map_hw: np.ndarray,
+    *,
+    low: float,
+    high: float,
+    alpha: float = 0.45,
+    frame: Frame = _WHOLE,
 ) -> np.ndarray:
-    """Lay a map, enlarged to the image, over it: transparent at `low` and below, `alpha` at `high`.
+    """Lay a map, enlarged to its frame, over an image: transparent at `low` and below, `alpha` at `high`.
 
     Args:
         image_HW3: uint8.
         map_hw: any size, any range.
+        low, high: values of the map at the ends of the colour scale.
+        alpha: 0 to 1.
+        frame: x_min, y_min, x_max, y_max of the map as fractions of the image. It may be smaller than the
+            image, which then has no colour beside it, or larger.
     """
     height, width = image_HW3.shape[:2]
-    enlarged = Image.fromarray(map_hw.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
-    value = np.clip((np.asarray(enlarged) - low) / max(high - low, 1e-6), 0, 1)
+    left, right, across = _span(frame[0], frame[2], pixels=width, cells=map_hw.shape[1])
+    top, bottom, down = _span(frame[1], frame[3], pixels=height, cells=map_hw.shape[0])
+    enlarged = Image.fromarray(map_hw.astype(np.float32)).resize(
+        (right - left, bottom - top), Image.Resampling.BILINEAR, (across[0], down[0], across[1], down[1])
+    )
+    value = np.zeros((height, width), dtype=np.float32)
+    value[top:bottom, left:right] = np.clip((np.asarray(enlarged) - low) / max(high - low, 1e-6), 0, 1)
     weight = (alpha * value)[..., None]
     return np.round(image_HW3 * (1 - weight) + heat_colours(value) * weight).astype(np.uint8)
 
@@ -41,6 +61,18 @@ def overlay(
 def colour_ramp(width: int, height: int) -> np.ndarray:
     """Return the colours of maps from clear to brightest, left to right, (height, width, 3) uint8."""
     return heat_colours(np.repeat(np.linspace(0, 1, width)[None], height, axis=0))
+
+
+def _span(low: float, high: float, *, pixels: int, cells: int) -> tuple[int, int, tuple[float, float]]:
+    """Return the pixels whose centres lie between two fractions of a side, and the cells that they show.
+
+    Returns:
+        First pixel, pixel after the last one, and the two ends of the part of the map, in cells.
+    """
+    first = min(pixels - 1, max(0, math.ceil(low * pixels - 0.5)))
+    last = max(first, min(pixels - 1, math.floor(high * pixels - 0.5)))
+    ends = [(end / pixels - low) / (high - low) * cells for end in (first, last + 1)]
+    return first, last + 1, (max(0.0, ends[0]), min(float(cells), ends[1]))
 
 
 def captioned(image_HW3: np.ndarray, lines: list[str]) -> np.ndarray:

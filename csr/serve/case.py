@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from csr.data.images.square import WHOLE, Frame
 from csr.explain.explanation import Explanation, explain_output, map_range
 from csr.model import CSR, CSROutput
 from csr.model.edit_safety import SafetyReport, check_safety
@@ -43,6 +44,7 @@ class Case:
     Args:
         model: in eval mode, with a card; shared by all cases.
         pixels_CSS: uint8 (1 or 3, S, S), from `csr.data.images.resize`.
+        frame: the square that they show, as fractions of the image.
 
     Attributes:
         output: of the network, a batch of one.
@@ -51,13 +53,13 @@ class Case:
     """
 
     @torch.no_grad()
-    def __init__(self, model: CSR, pixels_CSS: np.ndarray) -> None:
+    def __init__(self, model: CSR, pixels_CSS: np.ndarray, *, frame: Frame = WHOLE) -> None:
         assert model.card is not None
-        self.model, self.card = model, model.card
+        self.model, self.card, self.frame = model, model.card, frame
         self.device = next(model.parameters()).device
         image_BCSS = torch.from_numpy(pixels_CSS).unsqueeze(0).to(self.device)
         self.output: CSROutput = model(self.card.preprocessing.transform()(image_BCSS))
-        self.plain: Explanation = explain_output(model, self.output)[0]
+        self.plain: Explanation = explain_output(model, self.output, frame=frame)[0]
         # one scale for the whole session, so that an edit cannot make a weak map look strong
         self.scale = map_range(self.plain, self.plain.shown(model.num_concepts))
 
@@ -77,7 +79,7 @@ class Case:
         Args:
             edits: from `csr.serve.edits.checked_edits`.
         """
-        tensors = as_tensors(edits, self.card.concept_names, self.device)
+        tensors = as_tensors(edits, self.card.concept_names, self.device, frame=self.frame)
         use_medians = edits.replacement == MEDIAN
         absent_KM = self.card.reference.absent_KM if use_medians else None
         present_KM = self.card.reference.present_KM if use_medians else None
@@ -92,7 +94,7 @@ class Case:
         )
         best_K = winners(seen_BKM, self.model.prototypes.kept_KM)[0].cpu()
         map_KHW = sim_BKMHW[0].cpu()[torch.arange(len(best_K)), best_K]
-        explanation = explain_output(self.model, output)[0]
+        explanation = explain_output(self.model, output, frame=self.frame)[0]
         safety = check_safety(
             self.output.similarity_maps,
             tensors,
@@ -110,7 +112,7 @@ class Case:
             edits: in force.
             places: (concept, prototype) of each map.
         """
-        tensors = as_tensors(edits, self.card.concept_names, self.device)
+        tensors = as_tensors(edits, self.card.concept_names, self.device, frame=self.frame)
         concept_N, prototype_N = torch.tensor(places, dtype=torch.int64).view(-1, 2).unbind(1)
         # one prototype each, as if it were a concept of its own: (1, N, 1, H, W)
         sim_BNMHW = self.output.similarity_maps[:, concept_N, prototype_N].unsqueeze(2)

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 import torch
 
+from csr.data.images.square import WHOLE, Frame, boxes_in_square
 from csr.model import interaction
 from csr.runtime.errors import InputError
 from csr.serve.schemas import Decision, Edits, EditsIn, Replacement
@@ -24,16 +26,20 @@ def no_edits(replacement: Replacement) -> Edits:
     return Edits(decisions={}, boxes=[], alpha=interaction.ALPHA, replacement=replacement)
 
 
-def checked_edits(sent: EditsIn, concept_names: Sequence[str], *, default: Replacement) -> Edits:
+def checked_edits(
+    sent: EditsIn, concept_names: Sequence[str], *, default: Replacement, frame: Frame = WHOLE
+) -> Edits:
     """Return the edits that a request puts in force.
 
     Args:
         sent: the request.
         concept_names: of the model, K.
         default: replacement that holds where the request names none.
+        frame: the square that the model sees, as fractions of the image.
 
     Raises:
-        InputError: an unknown concept, medians that were not measured, a box without area.
+        InputError: an unknown concept, medians that were not measured, a box without area or beside what the
+            model sees.
     """
     unknown = [name for name in sent.decisions if name not in concept_names]
     if unknown:
@@ -44,32 +50,44 @@ def checked_edits(sent: EditsIn, concept_names: Sequence[str], *, default: Repla
     decisions = {name: sent.decisions[name] for name in concept_names if name in sent.decisions}
     edits = Edits(decisions=decisions, boxes=sent.boxes, alpha=sent.alpha, replacement=replacement)
     try:
-        as_tensors(edits, concept_names, torch.device("cpu"))
+        as_tensors(edits, concept_names, torch.device("cpu"), frame=frame)
     except ValueError as error:
         raise InputError(str(error)) from None
     return edits
 
 
-def as_tensors(edits: Edits, concept_names: Sequence[str], device: torch.device) -> interaction.Edits:
+def as_tensors(
+    edits: Edits, concept_names: Sequence[str], device: torch.device, *, frame: Frame = WHOLE
+) -> interaction.Edits:
     """Return the edits for `csr.model.interaction`, as those of a batch of one image.
 
     Args:
         edits: in force.
         concept_names: of the model, K.
         device: of the result.
+        frame: the square that the model sees, as fractions of the image, in which boxes are drawn.
 
     Returns:
-        Edits with decision_BK (1, K), box_R4 (R, 4) and positive_R (R,).
+        Edits with decision_BK (1, K), box_R4 (R, 4), fractions of that square and cut at its edge, and
+        positive_R (R,).
 
     Raises:
-        ValueError: a box without area.
+        ValueError: a box without area, or wholly beside the square.
     """
     decided = {name: _CODES[decision] for name, decision in edits.decisions.items()}
     codes = [decided.get(name, interaction.UNTOUCHED) for name in concept_names]
     corners = [(box.x_min, box.y_min, box.x_max, box.y_max) for box in edits.boxes]
+    drawn_R4 = np.asarray(corners, dtype=np.float64).reshape(-1, 4)
+    box_R4 = boxes_in_square(drawn_R4, np.asarray(frame)).clip(0, 1)
+    gone_R = (box_R4[:, 2:] <= box_R4[:, :2]).any(1) & (drawn_R4[:, 2:] > drawn_R4[:, :2]).all(1)
+    if gone_R.any():
+        number = int(gone_R.argmax()) + 1
+        raise ValueError(
+            f"region {number} lies beside the central square of the image, which is all that this model sees"
+        )
     return interaction.make_edits(
         torch.tensor([codes], dtype=torch.int64, device=device),
-        box_R4=torch.tensor(corners).view(-1, 4),
+        box_R4=torch.from_numpy(box_R4).float(),
         positive_R=torch.tensor([box.kind == "positive" for box in edits.boxes], dtype=torch.bool),
         alpha=edits.alpha,
     )

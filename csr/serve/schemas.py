@@ -109,10 +109,14 @@ class ImageFacts(Schema):
 
 
 class MapSize(Schema):
-    """The number of cells of all maps."""
+    """The number of cells of all maps, and the square that they cover."""
 
     height: int
     width: int
+    frame: list[float] = Field(
+        description="x_min, y_min, x_max, y_max of the maps as fractions of the image: 0, 0, 1, 1 where the "
+        "model sees the whole image; beyond it where black was added, within it where it was cropped"
+    )
 
 
 class Before(Schema):
@@ -151,7 +155,10 @@ class Concept(Schema):
     best_prototype: int | None = Field(description="null: all its prototypes were dropped")
     similarity: float | None = Field(description="highest cosine of the best prototype, after the boxes")
     score: float | None = Field(description="what counts for it, after the decision on the concept too")
-    peak: list[float] | None = Field(description="x, y of the highest cell of its map, fractions")
+    peak: list[float] | None = Field(
+        description="x, y of the highest cell of its map, fractions of the image; "
+        "below 0 or above 1 in added black"
+    )
     contribution: list[float]
     contribution_before: list[float] = Field(description="without any edit")
 

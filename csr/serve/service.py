@@ -46,7 +46,7 @@ class Service:
         self.facts = model_facts(
             model, name=name, sha256=self.sha256, limits=limits, has_atlas=neighbours is not None
         )
-        self._size = model.card.preprocessing.stored_size
+        self._preprocessing = model.card.preprocessing
         self._regions = Regions(neighbours or {})
         self._receiving = threading.BoundedSemaphore(limits.uploads)
         self._uploads = Worker("csr-network", places=limits.uploads)
@@ -55,7 +55,8 @@ class Service:
 
     def warm_up(self) -> None:
         """Run the network once: the first run is slow, and a model that cannot run should fail at once."""
-        Case(self.model, np.zeros((1, self._size, self._size), dtype=np.uint8))
+        side = self._preprocessing.stored_size
+        Case(self.model, np.zeros((1, side, side), dtype=np.uint8))
 
     async def close_unused(self) -> None:
         """Close sessions that timed out, for ever: images leave the memory without a request."""
@@ -98,8 +99,14 @@ class Service:
         return session.state()
 
     def _opened(self, data: bytes, name: str) -> Session:
-        upload: Upload = read_upload(data, name=name, size=self._size, max_pixels=self.limits.max_pixels)
-        case = Case(self.model, upload.pixels_CSS)
+        upload: Upload = read_upload(
+            data,
+            name=name,
+            size=self._preprocessing.stored_size,
+            max_pixels=self.limits.max_pixels,
+            resize=self._preprocessing.resize,
+        )
+        case = Case(self.model, upload.pixels_CSS, frame=upload.frame)
         first = case.diagnose(case.unedited)
         return Session(image_facts(upload), view=upload.view, case=case, first=first)
 
@@ -111,7 +118,12 @@ class Service:
             GoneError, FullError, BusyError: no such session, its record is full, too many wait.
         """
         session = self.sessions.get(session_id)
-        edits = checked_edits(sent, self.card.concept_names, default=default_replacement(self.model))
+        edits = checked_edits(
+            sent,
+            self.card.concept_names,
+            default=default_replacement(self.model),
+            frame=session.case.frame,
+        )
         return await self._apply(session, edits, action="edit")
 
     async def reset(self, session_id: str) -> State:

@@ -74,7 +74,7 @@ class Session:
             can_undo=self._at > 0,
             can_redo=self._at + 1 < len(self._history),
             image=self.image,
-            map=MapSize(height=height, width=width),
+            map=MapSize(height=height, width=width, frame=list(self.case.frame)),
             edits=self.edits,
             **dict(self._history[self._at].result),
         )

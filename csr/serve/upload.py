@@ -19,6 +19,7 @@ from PIL import Image
 
 from csr.data.images.decode import decode_image
 from csr.data.images.resize import resize_file
+from csr.data.images.square import SQUASH, WHOLE, Frame
 from csr.report.pictures import png_bytes
 from csr.runtime.errors import InputError, TooLargeError
 from csr.serve.limits import MAX_NAME
@@ -36,6 +37,7 @@ class Upload:
         num_bytes: of the file.
         height, width: of the image as displayed, pixels.
         pixels_CSS: uint8 (C, S, S), resized as for `csr explain`.
+        frame: the square that they show, as fractions of the image (`csr.data.images.square`).
         view: PNG of at most `VIEW_PX` pixels a side.
     """
 
@@ -46,9 +48,10 @@ class Upload:
     width: int
     pixels_CSS: np.ndarray
     view: bytes
+    frame: Frame = WHOLE
 
 
-def read_upload(data: bytes, *, name: str, size: int, max_pixels: int) -> Upload:
+def read_upload(data: bytes, *, name: str, size: int, max_pixels: int, resize: str = SQUASH) -> Upload:
     """Decode an image.
 
     Args:
@@ -56,6 +59,7 @@ def read_upload(data: bytes, *, name: str, size: int, max_pixels: int) -> Upload
         name: see `Upload`.
         size: side S to resize to, the model's `stored_size`.
         max_pixels: larger images are refused before they are decoded.
+        resize: how the image becomes square, the model's.
 
     Returns:
         The image, as shown and as the network takes it.
@@ -67,7 +71,7 @@ def read_upload(data: bytes, *, name: str, size: int, max_pixels: int) -> Upload
     with in_memory(data) as path:
         try:
             shown = decode_image(path, min_size=VIEW_PX, max_pixels=max_pixels)
-            resized = resize_file(path, size)
+            resized = resize_file(path, size, resize=resize)
         except TooLargeError:
             raise TooLargeError(f"the image has more than {max_pixels} pixels; scale it down") from None
         except InputError as error:
@@ -81,6 +85,7 @@ def read_upload(data: bytes, *, name: str, size: int, max_pixels: int) -> Upload
         width=resized.width,
         pixels_CSS=resized.pixels_CSS,
         view=view_png(shown.pixels),
+        frame=resized.frame,
     )
 
 

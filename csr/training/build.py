@@ -191,14 +191,21 @@ def build_data(
     """Return training and validation images of one store, with their transforms.
 
     Raises:
-        InputError: a box outside its image, or no box on a concept that its image has.
+        InputError: a box outside its image, or no box on a concept that its image has and that is seen.
     """
     size = config.data.image_size
     boxes = None
     if tables.boxes is not None:
-        boxes = tables.boxes.check_inside(store.original_sizes_N2)
-        if not is_positive(tables.train.concept_NK[boxes.image_R, boxes.class_R]).any():
+        inside = tables.boxes.check_inside(store.original_sizes_N2)
+        boxes = inside.in_square(store.frame_N4)
+        present = [is_positive(tables.train.concept_NK[b.image_R, b.class_R]).any() for b in (inside, boxes)]
+        if not present[0]:
             raise InputError(f"{boxes.path}: no box is on a concept that its image has: check the file")
+        if not present[1]:
+            raise InputError(
+                f"{boxes.path}: no box lies in the central square of its image, which is all that --resize "
+                "crop shows: give --resize letterbox"
+            )
     train = LabelledImages(store, tables.train, indices=tables.train_indices, boxes=boxes)
     val = LabelledImages(store, tables.train, indices=tables.val_indices)
     return Splits(

@@ -14,7 +14,7 @@ from csr.data.prefetch import Clock, arriving, pinned, to_device
 from csr.data.transforms import box_masks
 from csr.runtime import distributed
 from csr.stages.base import Stage
-from csr.stages.runner import ORDER, STAGE_NUMBER
+from csr.stages.runner import STAGE_NUMBER
 from csr.training.checkpoints.state import TrainState
 from csr.training.data import Splits, labels_of
 from csr.training.features.table import FeatureTable, FeatureViews
@@ -99,7 +99,7 @@ class Feeder:
     def _side_of(self, stage: Stage, *, epoch: int) -> Callable[[int], int] | None:
         """Return a function from an optimizer step of an epoch to the images' side; None: the full one."""
         sides = self.data.sides
-        if sides is None or stage.name != ORDER[0]:
+        if sides is None or stage.frozen_inputs:
             return None
         begins, total = (n * self.windows_per_epoch for n in (epoch - 1, self._epochs_stage1))
         return lambda window: sides.at(begins + window, total)

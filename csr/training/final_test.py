@@ -13,7 +13,6 @@ import torch
 
 from csr.data.batch import Batch
 from csr.data.dataset import LabelledImages
-from csr.data.transforms import stored_size
 from csr.engine.device import inference_precision, local_device
 from csr.evaluation import inference
 from csr.evaluation.comparison.predictions import KINDS, Predictions, Scored
@@ -90,9 +89,9 @@ class FinalTest:
     def card(self, reference: Reference) -> Card:
         """Return what later commands know of the model, as far as the run's pictures need it."""
         names, transform = self.splits.names, self.splits.eval_transform
-        preprocessing = Preprocessing(
-            transform.size, stored_size(transform.size), tuple(transform.mean), tuple(transform.std)
-        )
+        store = self.splits.train.store
+        mean, std = tuple(transform.mean), tuple(transform.std)
+        preprocessing = Preprocessing(transform.size, store.size, mean, std, store.resize)
         return Card(names["concept"], names["target"], preprocessing, self.task_loss, reference)
 
     def _probabilities(self, rows: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

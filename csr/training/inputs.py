@@ -242,6 +242,7 @@ def build_stores(
                 size=stored_size(config.data.image_size),
                 cache_dir=image_cache(config),
                 workers=config.data.workers,
+                resize=config.data.resize,
                 where=table.where,
                 progress=progress,
             )

@@ -186,6 +186,8 @@ def open_stores(
         report(notice)
     with distributed.errors_agreed():
         splits = build.build_data(config, labels.tables, train_store, model, normalisation)
+    for line in [] if splits.train.boxes is None else splits.train.boxes.square_lines():
+        report(f"Notice: {line}")
     return Images(splits, test_store)
 
 

@@ -153,6 +153,7 @@ def _decode_all(
                 size=stored_size(config.data.image_size),
                 cache_dir=inputs.image_cache(config),
                 workers=config.data.workers,
+                resize=config.data.resize,
                 progress=progress,
                 most=most,
             )

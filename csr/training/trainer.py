@@ -21,7 +21,7 @@ from csr.runtime.monitor import Monitor
 from csr.runtime.progress import PROGRESS
 from csr.runtime.signals import StopRequest
 from csr.stages.base import Stage
-from csr.stages.runner import ORDER, STAGE_NUMBER, Weights
+from csr.stages.runner import STAGE_NUMBER, Weights
 from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
 from csr.training.checkpoints.open_engine import open_engine
 from csr.training.checkpoints.saver import Saver
@@ -83,7 +83,7 @@ class Trainer:
             seed=options.seed,
             max_windows=options.max_windows,
             device=self.device,
-            epochs_stage1=options.epochs[ORDER[0]],
+            epochs_stage1=next(iter(options.epochs.values())),
         )
         self.validator = Validator(
             data,

@@ -63,9 +63,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     original = resize.resize_file
 
-    def counted(path: Path, size: int) -> Any:
+    def counted(path: Path, size: int, **options: Any) -> Any:
         seen.append(path.name)
-        return original(path, size)
+        return original(path, size, **options)
 
     monkeypatch.setattr(resize, "resize_file", counted)
     return seen

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from csr.data.image_cache.parts import PartIndex, read_index, read_planes, write_part
+from csr.data.images.square import SQUASH
 from csr.runtime.errors import InputError
 from csr.runtime.files import replaced_file
 
@@ -43,10 +44,14 @@ class CacheBuild:
         paths: all N images.
         size: S.
         shard: this rank and how many ranks share the folder.
+        resize: see `csr.data.images.square`.
     """
 
-    def __init__(self, file: Path, paths: list[Path], size: int, shard: tuple[int, int]) -> None:
-        self.file, self.paths, self.size, (self.rank, self.world) = file, paths, size, shard
+    def __init__(
+        self, file: Path, paths: list[Path], size: int, shard: tuple[int, int], *, resize: str = SQUASH
+    ) -> None:
+        self.file, self.paths, self.size, self.resize = file, paths, size, resize
+        self.rank, self.world = shard
 
     def _part(self, rank: int) -> Path:
         return self.file.with_name(f"{self.file.stem}.{rank}of{self.world}.part")
@@ -65,7 +70,7 @@ class CacheBuild:
             if index is not None:  # with damaged images; it must not be joined if writing fails
                 own.unlink(missing_ok=True)
             paths = self.paths[self.rank :: self.world]
-            write_part(own, paths, size=self.size, workers=workers, progress=progress)
+            write_part(own, paths, size=self.size, workers=workers, resize=self.resize, progress=progress)
         except OSError as error:
             return error.strerror or str(error)
         return None
@@ -135,14 +140,21 @@ def _modified(file: Path) -> float:
         return time.time()
 
 
-def cache_key(paths: Sequence[Path], size: int) -> str:
+def cache_key(paths: Sequence[Path], size: int, *, resize: str = SQUASH) -> str:
     """Return a hash of all that decides the file's content, 32 hexadecimal digits.
+
+    Args:
+        paths: N images.
+        size: S.
+        resize: see `csr.data.images.square`.
 
     Raises:
         InputError: an image cannot be read.
     """
     decoders = " ".join(metadata.version(name) for name in DECODERS)
-    digest = hashlib.sha256(f"{DECODER_VERSION} {decoders} {size} {len(paths)}\n".encode())
+    # Squashed images keep the name that they had when there was no other way.
+    way = "" if resize == SQUASH else f" {resize}"
+    digest = hashlib.sha256(f"{DECODER_VERSION} {decoders} {size}{way} {len(paths)}\n".encode())
     for path in paths:
         try:
             status = os.stat(path)

@@ -21,6 +21,7 @@ from typing import BinaryIO
 import numpy as np
 
 from csr.data.images.resize import resize_files
+from csr.data.images.square import SQUASH
 from csr.runtime.errors import InputError
 from csr.runtime.files import replaced_file
 
@@ -49,6 +50,7 @@ def write_part(
     *,
     size: int,
     workers: int,
+    resize: str = SQUASH,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Decode images into a part; unreadable ones are noted in it and do not stop the others.
@@ -58,13 +60,14 @@ def write_part(
         paths: its images, in order.
         size: S.
         workers: threads that decode.
+        resize: see `csr.data.images.square`.
         progress: called as `progress(done, of)`.
 
     Raises:
         OSError: the file cannot be written.
     """
     index = PartIndex([], [], {})
-    results = resize_files(paths, size=size, workers=workers, progress=progress)
+    results = resize_files(paths, size=size, workers=workers, resize=resize, progress=progress)
     with replaced_file(file) as stream:
         for place, result in enumerate(results):
             if isinstance(result, InputError):

@@ -2,8 +2,8 @@
 
 Letters: N images, B batch, C channels (1 if all images are grey, else 3), S stored side.
 
-The file's name is a hash of the images' paths, sizes and times, of S and of the decoders' versions, so a file
-that exists under the name is right, whoever wrote it.
+The file's name is a hash of the images' paths, sizes and times, of S, of the way to a square and of the
+decoders' versions, so a file that exists under the name is right, whoever wrote it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from csr.data.images.resize import (
     resize_file,
     survey_images,
 )
+from csr.data.images.square import SQUASH, frames_of
 from csr.runtime.errors import InputError
 
 __all__ = ["ImageStore", "check_images", "list_unreadable", "open_readable", "open_store"]
@@ -38,6 +40,7 @@ class ImageStore:
     Attributes:
         paths: the N image files.
         channels, size: C and S.
+        resize: how images become square, see `csr.data.images.square`.
         original_sizes_N2: int64, height and width of each original as displayed, in pixels.
 
     Args:
@@ -54,9 +57,10 @@ class ImageStore:
         original_sizes_N2: np.ndarray,
         file: Path | None,
         workers: int = 1,
+        resize: str = SQUASH,
     ) -> None:
         self.paths, self.channels, self.size, self._file = tuple(paths), channels, size, file
-        self.original_sizes_N2, self._workers = original_sizes_N2, workers
+        self.original_sizes_N2, self._workers, self.resize = original_sizes_N2, workers, resize
         self._pool: ThreadPoolExecutor | None = None
         self._pixels: np.ndarray | None = None
         self._map()
@@ -93,17 +97,23 @@ class ImageStore:
         image_BCSS = np.empty(shape, dtype=np.uint8)
 
         def decode(place: int) -> None:
-            image_BCSS[place] = resize_file(self.paths[index_B[place]], self.size).pixels_CSS
+            path = self.paths[index_B[place]]
+            image_BCSS[place] = resize_file(path, self.size, resize=self.resize).pixels_CSS
 
         # The list makes the error of an unreadable file be raised here.
         list(self._pool.map(decode, range(len(index_B))))
         return torch.from_numpy(image_BCSS)
 
     @property
+    def frame_N4(self) -> np.ndarray:
+        """Return the stored squares in fractions of the originals, float64 (N, 4)."""
+        return frames_of(self.original_sizes_N2, resize=self.resize, side=self.size)
+
+    @property
     def identity(self) -> str:
         """Return a hash of paths, sizes and times of the files, which changes with their pixels."""
         # Cached pixels stay as they were when the cache was opened, files read on demand may change.
-        return cache_key(self.paths, self.size) if self._file is None else self._file.stem
+        return self._file.stem if self._file else cache_key(self.paths, self.size, resize=self.resize)
 
 
 def open_store(
@@ -112,6 +122,7 @@ def open_store(
     size: int,
     cache_dir: str | os.PathLike[str] | None,
     workers: int = 4,
+    resize: str = SQUASH,
     progress: Callable[[int, int], None] | None = None,
     shard: tuple[int, int] = (0, 1),
     barrier: Callable[[], None] = lambda: None,
@@ -124,10 +135,11 @@ def open_store(
 
     Args:
         paths: N image files, in the order of the label table.
-        size: S in pixels; images are resized (bilinear, antialiased) to S x S without keeping their aspect.
+        size: S in pixels; images are resized (bilinear, antialiased) to S x S.
         cache_dir: folder for the file, made if missing; None: every rank checks all images now, and decodes
             on demand.
         workers: threads that decode.
+        resize: how they become square, see `csr.data.images.square`.
         progress: called as `progress(done, of)` while this rank decodes.
         shard: this rank and how many share the folder.
         barrier: waits until all ranks have called it.
@@ -139,17 +151,14 @@ def open_store(
     """
     paths = [Path(path) for path in paths]
     assert size >= 1 and workers >= 1 and 0 <= shard[0] < shard[1]
+    store_of = partial(ImageStore, paths, size=size, resize=resize)
     if cache_dir is None:
-        sizes_N2, channels = check_images(paths, size=size, workers=workers, progress=progress, where=where)
-        return ImageStore(
-            paths,
-            channels=channels,
-            size=size,
-            original_sizes_N2=sizes_N2,
-            file=None,
-            workers=workers,
+        sizes_N2, channels = check_images(
+            paths, size=size, workers=workers, resize=resize, progress=progress, where=where
         )
-    build = CacheBuild(Path(cache_dir) / f"images-{cache_key(paths, size)}.bin", paths, size, shard)
+        return store_of(channels=channels, original_sizes_N2=sizes_N2, file=None, workers=workers)
+    file = Path(cache_dir) / f"images-{cache_key(paths, size, resize=resize)}.bin"
+    build = CacheBuild(file, paths, size, shard, resize=resize)
     # Every rank passes both barriers whatever happens to it, or the others would wait forever.
     failure = build.write_own_part(workers, progress)
     barrier()
@@ -161,7 +170,7 @@ def open_store(
         reason = failure or join_failure or "another rank could not write, or does not see this folder"
         raise _unwritable(cache_dir, reason)
     channels, size_N2 = read_sizes(build.file, len(paths))
-    return ImageStore(paths, channels=channels, size=size, original_sizes_N2=size_N2, file=build.file)
+    return store_of(channels=channels, original_sizes_N2=size_N2, file=build.file)
 
 
 def _unwritable(cache_dir: str | os.PathLike[str], reason: str) -> InputError:
@@ -178,6 +187,7 @@ def open_readable(
     cache_dir: str | os.PathLike[str] | None,
     most: int,
     workers: int = 4,
+    resize: str = SQUASH,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[ImageStore | None, dict[int, str]]:
     """Open a store of the readable images; one process does so, the others then `open_store` it.
@@ -186,7 +196,7 @@ def open_readable(
     decodes those alone, which a newly installed decoder may have made readable.
 
     Args:
-        paths, size, cache_dir, workers, progress: as for `open_store`.
+        paths, size, cache_dir, workers, resize, progress: as for `open_store`.
         most: number of images that may be omitted.
 
     Returns:
@@ -198,35 +208,35 @@ def open_readable(
     """
     paths = [Path(path) for path in paths]
     if cache_dir is None:
-        size_N2, channels, problems = survey_images(paths, size=size, workers=workers, progress=progress)
+        size_N2, channels, problems = survey_images(
+            paths, size=size, workers=workers, resize=resize, progress=progress
+        )
         good = [index for index in range(len(paths)) if index not in problems]
         if len(problems) > most or not good:
             return None, problems
-        return (
-            ImageStore(
-                [paths[index] for index in good],
-                channels=channels,
-                size=size,
-                original_sizes_N2=size_N2[good],
-                file=None,
-                workers=workers,
-            ),
-            problems,
+        store = ImageStore(
+            [paths[index] for index in good],
+            channels=channels,
+            size=size,
+            original_sizes_N2=size_N2[good],
+            file=None,
+            workers=workers,
+            resize=resize,
         )
-    file = Path(cache_dir) / f"images-{cache_key(paths, size)}.bin"
+        return store, problems
+    file = Path(cache_dir) / f"images-{cache_key(paths, size, resize=resize)}.bin"
     noted = read_noted(file, len(paths))
     if noted is None:
-        problems = _fill_cache(CacheBuild(file, paths, size, (0, 1)), workers, progress, most=most)
+        build = CacheBuild(file, paths, size, (0, 1), resize=resize)
+        problems = _fill_cache(build, workers, progress, most=most)
     else:
         some = survey_images([paths[index] for index in noted], size=1, workers=workers)[2]
         problems = {noted[place]: text for place, text in some.items()}
     good_paths = [path for index, path in enumerate(paths) if index not in problems]
     if len(problems) > most or not good_paths:
         return None, problems
-    return (
-        open_store(good_paths, size=size, cache_dir=cache_dir, workers=workers, progress=progress),
-        problems,
-    )
+    open_it = partial(open_store, size=size, cache_dir=cache_dir, workers=workers, resize=resize)
+    return open_it(good_paths, progress=progress), problems
 
 
 def _fill_cache(
@@ -237,7 +247,7 @@ def _fill_cache(
     problems, join_failure = build.join()
     if not failure and not join_failure and 0 < len(problems) <= most < len(build.paths):
         good_paths = [path for index, path in enumerate(build.paths) if index not in problems]
-        key = cache_key(good_paths, build.size)
+        key = cache_key(good_paths, build.size, resize=build.resize)
         join_failure = build.join_others(build.file.with_name(f"images-{key}.bin"))
         write_noted(build.file, list(problems))
     build.clean_up()

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from csr.data.images.decode import decode_image
 from csr.data.images.dicom_grey import Note
+from csr.data.images.square import SQUASH, WHOLE, Frame, frame_of, to_square
 from csr.data.labels.names import show_some
 from csr.runtime.errors import InputError
 from csr.runtime.thread_map import in_threads
@@ -28,23 +28,36 @@ class StoredImage:
         pixels_CSS: uint8, one channel if the image has no colour.
         height, width: of the original as displayed, in pixels.
         notes: on the window of a DICOM file.
+        frame: the stored square in fractions of the original, see `csr.data.images.square`.
     """
 
     pixels_CSS: np.ndarray
     height: int
     width: int
     notes: tuple[Note, ...] = ()
+    frame: Frame = WHOLE
 
 
-def resize_file(path: Path, size: int) -> StoredImage:
-    """Decode an image and resize it to size x size pixels: bilinear, antialiased, aspect not kept."""
+def resize_file(path: Path, size: int, *, resize: str = SQUASH) -> StoredImage:
+    """Decode an image and resize it to size x size pixels: bilinear, antialiased.
+
+    Args:
+        path: the image.
+        size: S, pixels.
+        resize: how it becomes square, see `csr.data.images.square`; a model's is
+            `model.card.preprocessing.resize`.
+
+    Raises:
+        InputError: see `decode_image`.
+    """
     # Twice the size: details that a reduced JPEG lacks are finer than those that survive the resize.
     image = decode_image(path, min_size=2 * size)
-    small = np.array(Image.fromarray(image.pixels).resize((size, size), Image.Resampling.BILINEAR))
+    small = to_square(image.pixels, height=image.height, width=image.width, resize=resize, side=size)
     if small.ndim == 3 and (small == small[:, :, :1]).all():
         small = small[:, :, 0]
     pixels_CSS = small[None] if small.ndim == 2 else np.ascontiguousarray(small.transpose(2, 0, 1))
-    return StoredImage(pixels_CSS, image.height, image.width, image.notes)
+    frame = frame_of(image.height, image.width, resize=resize, side=size)
+    return StoredImage(pixels_CSS, image.height, image.width, image.notes, frame)
 
 
 def resize_files(
@@ -52,6 +65,7 @@ def resize_files(
     *,
     size: int,
     workers: int,
+    resize: str = SQUASH,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[StoredImage | InputError]:
     """Yield each image resized, or its error, in order; memory does not grow with N.
@@ -60,12 +74,13 @@ def resize_files(
         paths: N files.
         size: S, side of the resized images in pixels.
         workers: threads that decode.
+        resize: see `resize_file`.
         progress: called as `progress(done, of)`.
     """
 
     def attempt(path: Path) -> StoredImage | InputError:
         try:
-            return resize_file(path, size)
+            return resize_file(path, size, resize=resize)
         except InputError as error:
             return error
 
@@ -84,6 +99,7 @@ def check_images(
     *,
     size: int = 32,
     workers: int = 4,
+    resize: str = SQUASH,
     progress: Callable[[int, int], None] | None = None,
     where: Callable[[int], str] | None = None,
 ) -> tuple[np.ndarray, int]:
@@ -93,6 +109,7 @@ def check_images(
         paths: N files.
         size: side in pixels at which an image is searched for colour.
         workers: threads that decode.
+        resize: what is searched of it, see `resize_file`.
         progress: called as `progress(done, of)`.
         where: returns the location of an image, by its place in `paths`, for messages.
 
@@ -102,7 +119,9 @@ def check_images(
     Raises:
         InputError: one for all unreadable images, up to 20 named.
     """
-    size_N2, channels, problems = survey_images(paths, size=size, workers=workers, progress=progress)
+    size_N2, channels, problems = survey_images(
+        paths, size=size, workers=workers, resize=resize, progress=progress
+    )
     raise_unreadable(problems, where=where)
     return size_N2, channels
 
@@ -112,6 +131,7 @@ def survey_images(
     *,
     size: int,
     workers: int,
+    resize: str = SQUASH,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, int, dict[int, str]]:
     """Decode every image once, as `check_images`, but return problems instead of raising them.
@@ -123,7 +143,7 @@ def survey_images(
     size_N2 = np.zeros((len(paths), 2), dtype=np.int64)
     channels = 1
     problems: dict[int, str] = {}
-    results = resize_files(paths, size=size, workers=workers, progress=progress)
+    results = resize_files(paths, size=size, workers=workers, resize=resize, progress=progress)
     for index, result in enumerate(results):
         if isinstance(result, InputError):
             problems[index] = str(result)

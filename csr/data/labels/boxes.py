@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from csr.data.images.square import boxes_in_square
 from csr.data.labels.box_rows import SIDES, BoxRows
 from csr.data.labels.csv_file import CsvFile
 from csr.data.labels.csv_header import read_header
@@ -19,6 +20,7 @@ from csr.data.labels.names import show, show_some
 from csr.data.labels.table import LabelTable
 from csr.runtime.errors import InputError
 
+KEPT_SHARE = 0.25  # of a box's area: with less in the square it is left out, with more it is cut at the edge
 EDGE_TOLERANCE_PX = 1.0  # annotation tools round: what reaches less than a pixel over the edge is cut off
 
 
@@ -36,6 +38,9 @@ class BoxTable:
         ignored: number of boxes by class, of classes that are no concept of the table.
         num_unknown: boxes on images that are not in the table (with `allow_unknown`).
         size_N2: (N, 2) int64, height and width of each original image in pixels; None before `check_inside`.
+        frame_N4: (N, 4) float64, the square that is seen of each image, see `csr.data.images.square`; None:
+            the whole image.
+        num_cut, num_outside: boxes that were cut at the edge of the square, and that were left out.
     """
 
     path: str
@@ -47,6 +52,9 @@ class BoxTable:
     ignored: dict[str, int]
     num_unknown: int = 0
     size_N2: np.ndarray | None = None
+    frame_N4: np.ndarray | None = None
+    num_cut: int = 0
+    num_outside: int = 0
 
     def __len__(self) -> int:
         return len(self.image_R)
@@ -69,6 +77,44 @@ class BoxTable:
             self._report_outside(np.flatnonzero(bad_R), limit_R4)
         return dataclasses.replace(self, pixel_R4=np.minimum(self.pixel_R4, limit_R4), size_N2=size_N2)
 
+    def in_square(self, frame_N4: np.ndarray) -> BoxTable:
+        """Return the boxes as seen in a square part of their images; `check_inside` comes first.
+
+        A box is cut at the edge of the square. One of which less than `KEPT_SHARE` of its area is left is
+        left out: too little of the finding is seen there to say where it is.
+
+        Args:
+            frame_N4: float64, the square of each image of the label table, as fractions of the image.
+        """
+        assert self.size_N2 is not None, "check_inside comes first"
+        size_R4 = self.size_N2[self.image_R][:, [1, 0, 1, 0]]
+        edge_R4 = frame_N4[self.image_R] * size_R4
+        low_R2 = np.maximum(self.pixel_R4[:, :2], edge_R4[:, :2])
+        high_R2 = np.minimum(self.pixel_R4[:, 2:], edge_R4[:, 2:])
+        whole_R = np.prod(self.pixel_R4[:, 2:] - self.pixel_R4[:, :2], axis=1)
+        left_R = np.prod((high_R2 - low_R2).clip(min=0), axis=1)
+        kept_R = left_R >= KEPT_SHARE * whole_R
+        return dataclasses.replace(
+            self,
+            image_R=self.image_R[kept_R],
+            class_R=self.class_R[kept_R],
+            pixel_R4=np.concatenate([low_R2, high_R2], axis=1)[kept_R],
+            line_R=self.line_R[kept_R],
+            frame_N4=frame_N4,
+            num_cut=int((kept_R & (left_R < whole_R)).sum()),
+            num_outside=int((~kept_R).sum()),
+        )
+
+    def square_lines(self) -> list[str]:
+        """Return a line on boxes that the square cuts or leaves out, if there are any."""
+        if not self.num_cut and not self.num_outside:
+            return []
+        return [
+            f"{self.path}: of {len(self) + self.num_outside} boxes {self.num_cut} are cut at the edge of the "
+            f"central square, and {self.num_outside} are not used, of which less than {KEPT_SHARE:.0%} lies "
+            "in it (--resize letterbox shows the whole image)"
+        ]
+
     def _report_outside(self, rows: np.ndarray, limit_R4: np.ndarray) -> None:
         problems = [
             f"line {self.line_R[r]}: {self.pixel_R4[r].round(1).tolist()} on image "
@@ -90,7 +136,7 @@ class BoxTable:
 
         Returns:
             `row_R` (R,) int64, each box's place in `index_B`; `class_R` (R,) int64; `box_R4` (R, 4) float32,
-            x_min, y_min, x_max, y_max as fractions of the image in [0, 1].
+            x_min, y_min, x_max, y_max as fractions of the square that is seen, in [0, 1].
         """
         assert self.size_N2 is not None, "check_inside comes first"
         index = np.asarray(index_B, dtype=np.int64)
@@ -99,8 +145,10 @@ class BoxTable:
         row_R = np.repeat(np.arange(len(index)), count_B)
         at_R = np.repeat(first_B - (np.cumsum(count_B) - count_B), count_B) + np.arange(len(row_R))
         size_R4 = self.size_N2[self.image_R[at_R]][:, [1, 0, 1, 0]]
-        box_R4 = (self.pixel_R4[at_R] / size_R4).astype(np.float32)
-        return row_R, self.class_R[at_R], box_R4
+        box_R4 = self.pixel_R4[at_R] / size_R4
+        if self.frame_N4 is not None:
+            box_R4 = boxes_in_square(box_R4, self.frame_N4[self.image_R[at_R]]).clip(0, 1)
+        return row_R, self.class_R[at_R], box_R4.astype(np.float32)
 
     def for_image(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return `class_R` (R,) and `box_R4` (R, 4) of one image, see `for_batch`."""

@@ -152,9 +152,15 @@ def _scale(sights: Sequence[Sight]) -> tuple[float, float]:
 
 
 def _figure(one: Record, map_source: str, size: tuple[int, int]) -> Record:
-    left, top, right, bottom = (100 * value for value in one["box"])
-    frame = f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
-    return {**one, "map": map_source, "size": size, "frame": frame, "inside": _INSIDE[one["in_box"]]}
+    inside = _INSIDE[one["in_box"]] + (", in the black beside the image" if one["in_black"] else "")
+    places = {"frame": _place(one["box"]), "map_place": _place(one["frame"])}
+    return {**one, "map": map_source, "size": size, **places, "inside": inside}
+
+
+def _place(box: Sequence[float]) -> str:
+    """Return where a box, fractions of a picture, lies on it, as a style."""
+    left, top, right, bottom = (100 * value for value in box)
+    return f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
 
 
 def _similar(atlas: Record, record: Record) -> tuple[list[str], list[list[str]], str]:

@@ -14,10 +14,11 @@ import torch
 
 from csr import __version__
 from csr.data.dataset import LabelledImages
+from csr.data.images.square import point_on_image
 from csr.data.labels.positive import is_negative, is_positive
 from csr.explain.atlas.hints import hints
 from csr.explain.atlas.layout import FORMAT, FORMAT_VERSION, crop_name, image_name
-from csr.explain.atlas.regions import Box, Place, Sight, centre, is_in
+from csr.explain.atlas.regions import Box, Place, Sight, centre, is_in, region_on_image
 from csr.explain.atlas.scan import NONE, Scan
 from csr.explain.neighbours import FORMAT as NEAREST_FORMAT
 from csr.explain.neighbours import FORMAT_VERSION as NEAREST_VERSION
@@ -57,6 +58,7 @@ class Recorder:
         usual_KM = parts.usual_KM if self.is_centred else scan.mean_absent_KM.double()
         self.rise_KM = scan.mean_present_KM.double() - usual_KM
         self.vector_KM = vector_names(model)
+        self.frame_N4 = images.store.frame_N4
         self.given_2KT = shares_given(self.concept_NK, self.target_NT)
 
     def concept(self, k: int) -> Record:
@@ -117,6 +119,9 @@ class Recorder:
             if position == NONE:
                 continue
             sight, row = self.sights[k, m, position], int(self.images.indices[position])
+            x_min, y_min, x_max, y_max = self.frame_N4[row].tolist()
+            frame = (x_min, y_min, x_max, y_max)
+            box, in_black = region_on_image(sight.box, frame)
             found.append(
                 {
                     "image_id": table.image_ids[row],
@@ -124,9 +129,11 @@ class Recorder:
                     "row": row,
                     "similarity": min(1.0, cosine),
                     "score": sight.score,
-                    "box": list(sight.box),
-                    "peak": list(sight.peak),
-                    "cam_peak": list(sight.cam_peak),
+                    "frame": list(frame),
+                    "box": list(box),
+                    "in_black": in_black,
+                    "peak": list(point_on_image(sight.peak, frame)),
+                    "cam_peak": list(point_on_image(sight.cam_peak, frame)),
                     "cam_share": sight.cam_share,
                     "in_box": self._in_box(position, k, sight.cell),
                     "targets": [

@@ -22,6 +22,7 @@ import torch
 from scipy import ndimage
 
 from csr.data.batch import Batch
+from csr.data.images.square import Frame, box_on_image
 from csr.explain.atlas.scan import NONE, Scan
 from csr.model import CSR
 
@@ -32,6 +33,7 @@ Place = tuple[int, int, int]  # concept, prototype, position of the image
 
 # half-way, as the overlap with boxes is measured, a region on a coarse map spills over half of the image
 REACH = 0.75
+STRIP = 0.02
 _ROUNDING = 1e-6  # of boxes, which are fp32
 
 
@@ -40,7 +42,7 @@ class Sight:
     """The view of a prototype on an image: its map and what it is highest at.
 
     Attributes:
-        cell: the highest one, fractions of the image.
+        cell: the highest one, fractions of the square that the network sees, as all places here.
         score: the value there.
         box: around the region, fractions.
         map_HW: the similarity map, float16.
@@ -117,6 +119,25 @@ def is_in(cell: Box, box_R4: np.ndarray) -> np.ndarray:
         shorter_R = np.minimum(cell[high] - cell[low], box_R4[:, high] - box_R4[:, low])
         inside_R &= shared_R >= shorter_R / 2 - _ROUNDING
     return inside_R
+
+
+def region_on_image(box: Box, frame: Frame) -> tuple[Box, bool]:
+    """Return a region of the square as fractions of the image, and whether it lies in added black.
+
+    It is cut at the image's edge. A region wholly in the black of a letterbox becomes the strip of the image
+    beside it, `STRIP` wide, so that it has a picture.
+
+    Args:
+        box: fractions of the square.
+        frame: the square as fractions of the image.
+    """
+    whole = box_on_image(box, frame)
+    ends = [(max(0.0, whole[at]), min(1.0, whole[at + 2])) for at in (0, 1)]
+    in_black = any(low >= high for low, high in ends)
+    shown = [
+        (low, high) if low < high else ((1 - STRIP, 1.0) if low >= 1 else (0.0, STRIP)) for low, high in ends
+    ]
+    return (shown[0][0], shown[1][0], shown[0][1], shown[1][1]), in_black
 
 
 def sight_of(map_HW: np.ndarray, attention_HW: np.ndarray) -> Sight:

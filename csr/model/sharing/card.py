@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from csr.data.images.square import RESIZES, SQUASH
 from csr.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, stored_size
 from csr.model.calibration import MIN_POSITIVES, Calibration, calibrated_logits
 from csr.model.sharing.reference import DEFAULT_THRESHOLD, Reference, reference_from_dict
@@ -39,23 +40,27 @@ def target_probability(logit_BT: torch.Tensor, *, task_loss: str) -> torch.Tenso
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The way from an image file to model input: resized to `stored_size`, resized, normalised.
+    """The way from an image file to model input: made square at `stored_size`, resized, normalised.
 
     Attributes:
         image_size: side of the square that the network takes, pixels.
         stored_size: side of the square that images are kept at, pixels.
         mean, std: of the three channels, on the scale 0 to 1.
+        resize: how an image becomes square, see `csr.data.images.square`.
     """
 
     image_size: int
     stored_size: int
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    resize: str = SQUASH
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON."""
+        """Return plain JSON; without `resize` where it is squash, as older cards are."""
         sizes = {"image_size": self.image_size, "stored_size": self.stored_size}
-        return {**sizes, "mean": list(self.mean), "std": list(self.std)}
+        # The hash by which records name a model covers this: that of a squashing model must not change.
+        way = {} if self.resize == SQUASH else {"resize": self.resize}
+        return {**sizes, "mean": list(self.mean), "std": list(self.std), **way}
 
     def transform(self) -> EvalTransform:
         """Return the step after `csr.data.images.resize`: uint8 (B, 1 or 3, S, S) -> float (B, 3, H, W)."""
@@ -239,8 +244,8 @@ def _has_control(name: str) -> bool:
 
 
 def _preprocessing(value: Any, where: str) -> Preprocessing:
-    keys = [f.name for f in dataclasses.fields(Preprocessing)]
-    if not isinstance(value, dict) or sorted(value) != sorted(keys):
+    keys = [f.name for f in dataclasses.fields(Preprocessing) if f.name != "resize"]
+    if not isinstance(value, dict) or sorted({*value} - {"resize"}) != sorted(keys):
         raise InputError(f"{where}: preprocessing must hold {', '.join(keys)}")
     for key in ("image_size", "stored_size"):
         if not is_count(value[key], MAX_SIDE_PX + MAX_SIDE_PX // 8):
@@ -250,7 +255,11 @@ def _preprocessing(value: Any, where: str) -> Preprocessing:
             raise InputError(f"{where}: preprocessing {key} must be three numbers")
     if min(value["std"]) <= 0:
         raise InputError(f"{where}: preprocessing std must be above 0")
-    return Preprocessing(value["image_size"], value["stored_size"], tuple(value["mean"]), tuple(value["std"]))
+    resize = value.get("resize", SQUASH)
+    if resize not in RESIZES:
+        raise InputError(f"{where}: preprocessing resize {str(resize)[:40]!r}: one of {', '.join(RESIZES)}")
+    sizes = (value["image_size"], value["stored_size"])
+    return Preprocessing(*sizes, tuple(value["mean"]), tuple(value["std"]), resize)
 
 
 def _is_finite(value: Any) -> bool:

@@ -163,14 +163,22 @@ def _labels(card: Card) -> str:
     return f"{said} {_text(notice)}\n\n" + _table(["label", "kind", "threshold", "calibration"], rows)
 
 
+_AS_SQUARE = {
+    "squash": "aspect not kept",
+    "letterbox": "aspect kept, the rest of the square black",
+    "crop": "aspect kept, the central square alone",
+}
+
+
 def _input(card: Card) -> str:
     pre = card.preprocessing
     return (
         f"Decoded to what a viewer shows, resized to {pre.stored_size} x {pre.stored_size} pixels "
-        "(bilinear, antialiased, aspect not kept), "
+        f"(bilinear, antialiased, {_AS_SQUARE[pre.resize]}), "
         f"resized to {pre.image_size} x {pre.image_size}, scaled to 0..1, "
         f"minus {list(pre.mean)}, divided by {list(pre.std)}; grey images have three equal channels. "
-        "`csr.data.images.resize.resize_file` and `model.card.preprocessing.transform()` do just this."
+        f"`csr.data.images.resize.resize_file(path, {pre.stored_size}, resize={pre.resize!r})` and "
+        "`model.card.preprocessing.transform()` do just this."
     )
 
 

@@ -1,7 +1,7 @@
 // Evidence for the picked concept: its map on the image, the training regions behind it, and two tables.
 
 import { getBlob, getJson } from "./api.js";
-import { drawOverlay, drawPicture, framePeak } from "./heat.js";
+import { cellSize, drawOverlay, drawPicture, framePeak } from "./heat.js";
 import { attempt } from "./messages.js";
 import { fillTable, make, percentText, probabilityText, signed } from "./panels.js";
 import { at, indices, mapShown, model, path, picked, place, prototype, shownPrototype, state, target } from "./view.js";
@@ -60,7 +60,7 @@ export class Evidence {
       drawPicture(at("evidence"), at("image"), state.map, { ...colours, opacity: OPACITY });
       const peak = prototype === null && concept.peak ? concept.peak : centreOfHighest(values);
       framePeak(at("evidence"), state.map, peak);
-      this.stage.show({ peak: mapShown ? peak : null, cell: [1 / state.map.width, 1 / state.map.height] });
+      this.stage.show({ peak: mapShown ? peak : null, cell: cellSize(state.map) });
       showScale(low, high);
     } else {
       clearHeat();
@@ -199,9 +199,10 @@ function missingMaps(known) {
 }
 
 function centreOfHighest(values) {
-  const { width, height } = state.map;
+  const { width, frame } = state.map;
+  const [across, down] = cellSize(state.map);
   const highest = values.indexOf(Math.max(...values));
-  return [((highest % width) + 0.5) / width, (Math.floor(highest / width) + 0.5) / height];
+  return [frame[0] + ((highest % width) + 0.5) * across, frame[1] + (Math.floor(highest / width) + 0.5) * down];
 }
 
 function showShares() {

@@ -1,15 +1,21 @@
-// Similarity maps as colours over an image, enlarged bilinearly between the centres of cells.
+// Similarity maps as colours over an image, enlarged bilinearly between the centres of cells. A map lies on its
+// frame: x_min, y_min, x_max, y_max as fractions of the image, which it may leave uncovered or reach beyond.
 
 export function paintHeat(canvas, map, { values, low, high, palette, opacity }) {
   const { width, height } = canvas;
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(width, height);
-  const across = positions(width, map.width);
-  const down = positions(height, map.height);
+  const [left0, top0, right0, bottom0] = map.frame;
+  const across = positions(width, map.width, left0, right0);
+  const down = positions(height, map.height, top0, bottom0);
   const span = Math.max(high - low, 1e-6);
   let at = 0;
   for (const [top, bottom, dy] of down) {
     for (const [left, right, dx] of across) {
+      if (top === null || left === null) {
+        at += 4;
+        continue;
+      }
       const upper = values[top * map.width + left] * (1 - dx) + values[top * map.width + right] * dx;
       const lower = values[bottom * map.width + left] * (1 - dx) + values[bottom * map.width + right] * dx;
       const share = Math.min(1, Math.max(0, (upper * (1 - dy) + lower * dy - low) / span));
@@ -24,9 +30,11 @@ export function paintHeat(canvas, map, { values, low, high, palette, opacity }) 
   return { context, pixels };
 }
 
-function positions(pixels, cells) {
+function positions(pixels, cells, low, high) {
   return Array.from({ length: pixels }, (_, i) => {
-    const place = Math.min(cells - 1, Math.max(0, ((i + 0.5) * cells) / pixels - 0.5));
+    const inside = ((i + 0.5) / pixels - low) / (high - low);
+    if (inside < 0 || inside > 1) return [null, null, 0];
+    const place = Math.min(cells - 1, Math.max(0, inside * cells - 0.5));
     const first = Math.floor(place);
     return [first, Math.min(cells - 1, first + 1), place - first];
   });
@@ -48,9 +56,15 @@ export function drawPicture(canvas, image, map, options) {
   target.drawImage(layer, 0, 0);
 }
 
+// width and height of a cell as fractions of the image
+export function cellSize({ width, height, frame }) {
+  return [(frame[2] - frame[0]) / width, (frame[3] - frame[1]) / height];
+}
+
 export function framePeak(canvas, map, peak) {
   const context = canvas.getContext("2d");
-  const cell = [canvas.width / map.width, canvas.height / map.height];
+  const [width, height] = cellSize(map);
+  const cell = [canvas.width * width, canvas.height * height];
   context.strokeStyle = "#00c8ff";
   context.lineWidth = Math.max(2, canvas.width / 128);
   context.strokeRect(peak[0] * canvas.width - cell[0] / 2, peak[1] * canvas.height - cell[1] / 2, ...cell);

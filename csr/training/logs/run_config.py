@@ -7,6 +7,7 @@ from typing import Any
 from csr.data.labels.summary import data_facts
 from csr.data.transforms import stored_size
 from csr.engine.ds_config import zero_stage_of
+from csr.model.sharing.card import Preprocessing
 from csr.runtime import distributed
 from csr.runtime.fingerprint import git_revision, versions
 from csr.training.build import task_loss_of
@@ -17,6 +18,13 @@ def run_config(prepared: Prepared) -> dict[str, Any]:
     """Return options, vocabulary, architecture, preprocessing and versions as plain JSON."""
     tables, identity, world = prepared.tables, prepared.identity, distributed.world_size()
     table, transform = tables.train, prepared.splits.eval_transform
+    preprocessing = Preprocessing(
+        transform.size,
+        stored_size(transform.size),
+        transform.mean,
+        transform.std,
+        prepared.config.data.resize,
+    )
     return {
         "options": identity.options,
         "effective_batch": identity.effective_batch,
@@ -27,12 +35,7 @@ def run_config(prepared: Prepared) -> dict[str, Any]:
             table, tables.test, train_indices=tables.train_indices, val_indices=tables.val_indices
         ),
         "model": prepared.model.description(),
-        "preprocessing": {
-            "image_size": transform.size,
-            "stored_size": stored_size(transform.size),
-            "mean": list(transform.mean),
-            "std": list(transform.std),
-        },
+        "preprocessing": preprocessing.to_dict(),
         "task_loss": task_loss_of(prepared.config, table),
         "precision": prepared.precision._asdict(),
         "zero_stage": zero_stage_of(prepared.ds_config, world_size=world),
