@@ -16,6 +16,7 @@ from csr.model.backbones.normalisation import Normalisation
 from csr.runtime.errors import InputError
 from csr.runtime.json_file import read_json
 from csr.training.checkpoints import checkpoint_folder
+from csr.training.checkpoints.compared_options import option_differences
 from csr.training.checkpoints.file_names import CONFIG, RESULTS
 from csr.training.checkpoints.run_folder import RunFolder
 
@@ -240,7 +241,7 @@ class Planner:
             is_over = epoch > self.config.epochs[stage]
             plan = Plan(checkpoint, manifest, batch_size, accumulation)
             _ = plan.normalisation  # readable
-        except InputError:  # a ValueError too, with a better line
+        except InputError:  # a ValueError too, and it says what differs
             raise
         except (LookupError, TypeError, AttributeError, ValueError):
             raise InputError(f"{checkpoint}: was written by another version of csr") from None
@@ -254,12 +255,7 @@ class Planner:
 
     def compare(self, earlier: dict[str, Any]) -> None:
         """Raise an InputError that lists every option that differs from an earlier run's and matters."""
-        old, new = _flat(earlier["options"]), _flat(self.own.options)
-        differences = [
-            f"--{name} was {_shown(old[name])}, now {_shown(new[name])}"
-            for name in new
-            if name in old and name not in MAY_DIFFER and old[name] != new[name]
-        ]
+        differences = option_differences(earlier["options"], self.own.options, may_differ=MAY_DIFFER)
         if earlier["precision"] != self.own.precision:
             differences.append(f"--precision was {earlier['precision']}, now {self.own.precision}")
         for key in sorted(set(earlier["engine"]) | set(self.own.engine)):
@@ -298,14 +294,3 @@ class Planner:
             f"and {accumulation} accumulation keep the effective batch of {effective}"
         )
         return share // accumulation, accumulation
-
-
-def _flat(options: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    plain = json.loads(json.dumps(options))  # tuples become lists, as in a file
-    return {name: value for group in plain.values() for name, value in group.items()}
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return "not given" if value is None or value is False else str(value)

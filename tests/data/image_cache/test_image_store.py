@@ -12,6 +12,7 @@ from PIL import Image
 from csr.data.image_cache import cache_file
 from csr.data.image_cache.store import check_images, list_unreadable, open_store
 from csr.data.images.find import find_images
+from csr.data.images.resize import resize_file
 from csr.runtime.errors import InputError
 
 SIZE = 6
@@ -269,3 +270,19 @@ def test_pixels_of_an_older_reading_are_not_used_again(paths, tmp_path, monkeypa
     older = cache_file.cache_key(paths, SIZE)
     monkeypatch.setattr(cache_file, "DECODER_VERSION", cache_file.DECODER_VERSION + 1)
     assert cache_file.cache_key(paths, SIZE) != older
+
+
+def test_each_way_to_a_square_has_a_file_of_its_own(paths, tmp_path):
+    keys = {cache_file.cache_key(paths, SIZE, resize=way) for way in ("squash", "letterbox", "crop")}
+    assert len(keys) == 3
+    assert cache_file.cache_key(paths, SIZE) in keys
+    for way in ("letterbox", "crop", "squash", "letterbox"):
+        kept = open_store(paths, size=SIZE, cache_dir=tmp_path / "c", resize=way)
+        fresh = open_store(paths, size=SIZE, cache_dir=None, resize=way)
+        for index, path in enumerate(paths):
+            wanted = resize_file(path, SIZE, resize=way)
+            np.testing.assert_array_equal(kept[index], wanted.pixels_CSS)
+            np.testing.assert_array_equal(fresh[index], wanted.pixels_CSS)
+            assert tuple(kept.frame_N4[index]) == wanted.frame
+        assert kept.identity == f"images-{fresh.identity}"
+    assert len(list((tmp_path / "c").glob("images-*.bin"))) == 3

@@ -99,3 +99,43 @@ def test_the_real_boxes_lie_in_their_images(real_images):
     sizes[:8] = [(image.height, image.width) for image in map(decode_image, paths)]
     row_R, _, box_R4 = boxes.check_inside(sizes).for_batch(range(8))
     assert len(row_R) and (box_R4 >= 0).all() and (box_R4 <= 1).all()
+
+
+def test_a_crop_cuts_boxes_and_leaves_out_what_is_nearly_gone(boxes_of):
+    # image a is 20 high and 10 wide: the central square is y 5..15
+    rows = "".join(
+        f"a,R,Mass,{row}\n"
+        for row in (
+            "0,5,10,15",  # the whole square
+            "2,0,4,10",  # half of it is seen
+            "2,0,4,6.5",  # 1.5 of 6.5: less than a quarter
+            "2,0,4,5",  # ends where the square begins
+            "2,1,4,6.6666667",  # 1.667 of 5.667: more than a quarter
+            "1,16,3,19",  # below
+        )
+    )
+    boxes = boxes_of(rows).check_inside(SIZES)
+    frame_N4 = np.array([[0, 0.25, 1, 0.75], [0, 0, 1, 1], [0, 0, 1, 1]])
+    seen = boxes.in_square(frame_N4)
+    _, _, box_R4 = seen.for_batch([0])
+    expected = [[0, 0, 1, 1], [0.2, 0, 0.4, 0.5], [0.2, 0, 0.4, 0.16666667]]
+    np.testing.assert_allclose(box_R4, expected, atol=1e-6)
+    assert (seen.num_cut, seen.num_outside) == (2, 3)
+    (line,) = seen.square_lines()
+    assert "of 6 boxes 2 are cut" in line and "3 are not used" in line and "less than 25%" in line
+    assert len(boxes) == 6, "the table before is as it was"
+
+
+def test_a_letterbox_cuts_no_box(boxes_of):
+    boxes = boxes_of("a,R,Mass,0,5,10,20\n").check_inside(SIZES)
+    frame_N4 = np.array([[-0.5, 0, 1.5, 1], [0, 0, 1, 1], [0, 0, 1, 1]])
+    seen = boxes.in_square(frame_N4)
+    np.testing.assert_allclose(seen.for_image(0)[1], [[0.25, 0.25, 0.75, 1]])
+    assert seen.square_lines() == []
+
+
+def test_the_whole_image_as_its_square_changes_no_bit(boxes_of):
+    boxes = boxes_of("b,R,Mass,1.1,2.3,17.7,39.9\na,R,Edema,0.3,0.7,9.1,11\n").check_inside(SIZES)
+    seen = boxes.in_square(np.tile([0.0, 0, 1, 1], (3, 1)))
+    for before, after in zip(boxes.for_batch([0, 1]), seen.for_batch([0, 1]), strict=True):
+        np.testing.assert_array_equal(before, after)

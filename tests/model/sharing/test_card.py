@@ -1,14 +1,17 @@
-"""The decision rule of a card: probabilities, and the labels that are called."""
+"""A card: probabilities, the labels that are called, and the way from a file to model input."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 
+import pytest
 import torch
-from tiny_model import tiny_card
+from tiny_model import M, tiny_card
 
-from csr.model.sharing.card import target_probability
+from csr.model.sharing.card import Card, card_from_dict, target_probability
 from csr.model.sharing.reference import Reference
+from csr.runtime.errors import InputError
 
 PROBABILITY_BT = torch.tensor([[0.2, 0.1], [0.3, 0.7], [0.4, 0.6]])
 
@@ -53,3 +56,26 @@ def test_probabilities_sum_to_one_only_where_exactly_one_diagnosis_holds():
         assert torch.equal(
             dataclasses.replace(tiny_card(), task_loss=loss).probability(logit_BT), expected_BT
         )
+
+
+def read_back(preprocessing: object) -> Card:
+    value = {**tiny_card().to_dict(), "preprocessing": preprocessing}
+    return card_from_dict(json.loads(json.dumps(value)), num_prototypes=M, where="config.json")
+
+
+@pytest.mark.parametrize("resize", ["squash", "letterbox", "crop"])
+def test_the_way_to_a_square_comes_back(resize):
+    saved = dataclasses.replace(tiny_card().preprocessing, resize=resize)
+    assert read_back(saved.to_dict()).preprocessing == saved
+
+
+def test_a_card_without_a_way_squashes_and_one_that_squashes_is_written_as_it_was():
+    before = {"image_size": 64, "stored_size": 72, "mean": [0.5] * 3, "std": [0.25] * 3}
+    assert read_back(before).preprocessing.resize == "squash"
+    assert read_back(before).preprocessing.to_dict() == before
+
+
+@pytest.mark.parametrize("wrong", ["Crop", "", None, 1, ["crop"], {}])
+def test_an_unknown_way_is_refused(wrong):
+    with pytest.raises(InputError, match="config.json: preprocessing resize .*squash, letterbox, crop"):
+        read_back({**tiny_card().preprocessing.to_dict(), "resize": wrong})
