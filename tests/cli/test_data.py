@@ -304,3 +304,47 @@ def test_senseless_commands_are_input_errors(argv, message, tmp_path, monkeypatc
     with pytest.raises(InputError, match=message):
         main(argv)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_text_tells_what_columns_cells_groups_greys_and_links_are(data, capsys):
+    path = data / "labels_test.csv"
+    table = pd.read_csv(path, dtype=object)
+    table.loc[:2, "Cardiomegaly"] = ""
+    table["patient_id"] = [str(n // 2) for n in range(len(table))]
+    table.to_csv(path, index=False)
+    train = pd.read_csv(data / "labels_train.csv", dtype=object)
+    train["patient_id"] = train["image_id"]
+    train.to_csv(data / "labels_train.csv", index=False)
+    first, second = images(data, "test")[:2]
+    second.unlink()
+    second.symlink_to(first.name)
+    assert main(words(data)) == 0
+    printed = capsys.readouterr().out
+    for line in (
+        "  group: 'patient_id'",
+        "  reader: 'rad_id'",
+        "  diagnoses (6): 'COPD'",
+        "  3 of 384 cells (0.8%) are empty in 1 columns",
+        "12 groups, 12 of several images, the largest of 2",
+        "  1 images are symbolic links; 23 files in all",
+        "24 test images are links to 23 files",
+        "every train image has a patient of its own",
+        "mean grey ",
+        "'Emphysema' = 'COPD' in ",
+    ):
+        assert line in printed, line
+
+
+def test_json_has_the_columns_and_the_twins(data, check):
+    train = pd.read_csv(data / "labels_train.csv", dtype=object)
+    test = pd.read_csv(data / "labels_test.csv", dtype=object)
+    concepts = read_label_table(data / "labels_train.csv").concept_names
+    common = str(train[list(concepts)].astype(int).sum().idxmax())
+    for name, table in (("train", train), ("test", test)):
+        table.assign(Caverne=table[common]).to_csv(data / f"labels_{name}.csv", index=False)
+    _, found = check()
+    assert "Caverne" in found["columns"]["concept"] and found["columns"]["group"] == []
+    twin = next(one for one in found["twins"] if one["other"] == "Caverne")
+    assert (twin["concept"], twin["kind"], twin["share"]) == (common, "concept", 1.0)
+    assert any(f"'{common}' = 'Caverne' in 100%" in line for line in found["warnings"])
+    assert found["splits"]["train"]["links"] == {"images": 48, "symbolic": 0, "files": 48}

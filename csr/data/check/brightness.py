@@ -43,13 +43,19 @@ def sample(name: str, store: ImageStore) -> Brightness:
     return Brightness(name, means, flat_BP.amax(dim=1).numpy(), flat_BP.amin(dim=1).numpy())
 
 
-def brightness_notices(splits: list[Brightness]) -> list[str]:
-    """Return lines on splits of at least one image each."""
-    lines = []
+def brightness_notices(splits: list[Brightness], *, in_check: bool = False) -> list[str]:
+    """Return lines on splits of at least one image each.
+
+    Args:
+        splits: one or two.
+        in_check: they are of `csr data check`, which lists images of one grey by name and needs no hint at
+            itself.
+    """
+    lines, hint = [], "" if in_check else ": `csr data check` counts them"
     for split in splits:
         highest, number = int(split.high_B.max()), len(split.high_B)
         blank = int((split.high_B == split.low_B).sum())
-        if blank:
+        if blank and not in_check:
             lines.append(
                 f"{blank} of {number} {split.name} images that were looked at show one grey alone (a window "
                 "beside the pixels?): `csr data check` lists them"
@@ -57,7 +63,7 @@ def brightness_notices(splits: list[Brightness]) -> list[str]:
         if blank < number and highest <= DARK:
             lines.append(
                 f"the {split.name} images are nearly black, the brightest grey of {number} is {highest} of "
-                "255 (12-bit values in 16-bit files?): `csr data check` counts them"
+                f"255 (12-bit values in 16-bit files?){hint}"
             )
     if len(splits) == 2:
         darker, brighter = sorted(splits, key=lambda split: float(np.median(split.mean_B)))

@@ -10,18 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from csr.data.check.box_facts import box_facts, box_warnings
+from csr.data.check.columns import column_roles, empty_cells, group_facts, group_warnings
 from csr.data.check.display import display_warnings
-from csr.data.check.facts import (
-    Found,
-    Split,
-    box_facts,
-    cooccurrence,
-    copies,
-    label_facts,
-    labels_of,
-    split_facts,
-)
-from csr.data.check.image_scan import MIN_CONTRAST, Scanned, scan
+from csr.data.check.facts import Found, Split, copies, label_facts, labels_of, split_facts
+from csr.data.check.file_facts import file_warnings, grey_facts, link_facts
+from csr.data.check.image_scan import Scanned, scan
+from csr.data.check.label_pairs import cooccurrence, pair_counts, twin_warnings, twins
+from csr.data.check.near_copies import has_contrast
 from csr.data.check.reader_agreement import agreement, read_reads
 from csr.data.images.find import find_present
 from csr.data.labels.names import show, show_some
@@ -80,22 +76,43 @@ def check_data(files: DataFiles, *, rare: int, workers: int) -> Found:
     if files.boxes_csv is not None:
         try:
             boxes = box_facts(files.boxes_csv, splits[0])
+            warnings += box_warnings(boxes)
         except InputError as error:
             problems.append(str(error))
-    reads = read_reads(splits[0].table)
     train = splits[0].table
+    reads = read_reads(train)
+    both_LL, either_LL = pair_counts(train)
+    alike = twins(train, both_LL, either_LL)
+    warnings += twin_warnings(alike)
+    facts = {split.name: _facts_of(split) for split in splits}
+    for name, one in facts.items():
+        warnings += group_warnings(name, one["groups"], one["images"])
+    warnings += file_warnings(splits, {name: one["links"] for name, one in facts.items()})
     return {
         "format": "csr-data-check",
         "format_version": 1,
         "problems": problems,
         "warnings": warnings,
         "options": {"reader_merge": files.reader_merge, "rare": rare},
-        "splits": {split.name: split_facts(split) for split in splits},
+        "columns": column_roles(train, group_col=files.group_col),
+        "splits": facts,
         "labels": label_facts(splits),
-        "cooccurrence": cooccurrence(train),
+        "cooccurrence": cooccurrence(train, both_LL),
+        "twins": alike,
         "agreement": None if reads is None else agreement(reads),
         **copied,
         "boxes": boxes,
+    }
+
+
+def _facts_of(split: Split) -> Found:
+    """Return everything that is counted in one split."""
+    return {
+        **split_facts(split),
+        "cells": empty_cells(split.table),
+        "groups": group_facts(split.table),
+        "greys": grey_facts(split),
+        "links": link_facts([*split.paths.values()]),
     }
 
 
@@ -170,7 +187,8 @@ def _label_warnings(splits: list[Split], rare: int, problems: list[str]) -> list
 def _judge_splits(splits: list[Split], problems: list[str], warnings: list[str]) -> None:
     """Add images without contrast, and images (problems) and patients (warnings) that are in both tables."""
     for split in splits:
-        blank = [row for row, one in split.scanned.items() if one.thumbnail_SS.std() < MIN_CONTRAST]
+        has_some = has_contrast(split.thumbnails).tolist()
+        blank = [row for row, some in zip(split.scanned, has_some, strict=True) if not some]
         if blank:
             some = show_some([show(split.table.image_ids[row]) for row in blank], limit=5)
             warnings.append(f"{split.name} images of one grey alone: {len(blank)}: {some}")

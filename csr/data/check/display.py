@@ -1,7 +1,4 @@
-"""Warnings on how images are shown: windows that do not fit, borders that are white in some images only.
-
-Letters: S side of the thumbnail.
-"""
+"""Warnings on how images are shown: windows that do not fit, borders that are white in some images only."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from csr.data.check.facts import Split
+from csr.data.check.file_facts import BLACK_BORDER, WHITE_BORDER, border_greys
 from csr.data.images.decode import decode_image
 from csr.data.images.dicom_file import is_dicom
 from csr.data.images.dicom_grey import BESIDE, CLIPPED, CLIPPING, UNUSABLE, Note
@@ -20,7 +18,6 @@ from csr.data.labels.names import show, show_some
 from csr.runtime.thread_map import in_threads
 
 LOOKED_AT, DECODED = 64, 32  # files of a split before training, evenly spaced, and DICOM files among them
-WHITE_BORDER, BLACK_BORDER = 240, 15  # of 255: median grey of an image's border
 FEW = 0.01  # share of the images: borders of fewer are no pattern
 MEANINGS = {
     UNUSABLE: "a window that is none, and are shown from their darkest to their brightest pixel",
@@ -53,9 +50,8 @@ def _window_warnings(split: Split) -> list[str]:
 
 
 def _border_warnings(split: Split) -> list[str]:
-    greys = [border_grey(one.thumbnail_SS) for one in split.scanned.values()]
-    white = sum(grey >= WHITE_BORDER for grey in greys)
-    black = sum(grey <= BLACK_BORDER for grey in greys)
+    greys = border_greys(split.thumbnails)
+    white, black = int((greys >= WHITE_BORDER).sum()), int((greys <= BLACK_BORDER).sum())
     if not white or (2 * white < len(greys) and min(white, black) < FEW * len(greys)):
         return []
     rows = [row for row, grey in zip(split.scanned, greys, strict=True) if grey >= WHITE_BORDER]
@@ -64,13 +60,6 @@ def _border_warnings(split: Split) -> list[str]:
         f"the border is white in {white} and black in {black} of {len(greys)} {split.name} images: air may "
         f"be shown as white there, which a network can learn; white: {some}"
     ]
-
-
-def border_grey(thumbnail_SS: np.ndarray) -> float:
-    """Return the median grey of the outermost pixels of an image."""
-    inner_SS = np.zeros(thumbnail_SS.shape, dtype=bool)
-    inner_SS[1:-1, 1:-1] = True
-    return float(np.median(thumbnail_SS[~inner_SS]))
 
 
 def window_notices(splits: dict[str, Sequence[Path]], *, workers: int) -> list[str]:

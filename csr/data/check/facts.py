@@ -1,21 +1,21 @@
 """Facts about label tables and their images, as plain JSON; `csr.data.check.check` judges them.
 
-Letters: N images, L labels, R boxes.
+Letters: N images, L labels, S side of the thumbnails.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from csr.data.check.image_scan import Scanned, groups_of, near_duplicates
-from csr.data.labels.boxes import read_boxes
+from csr.data.check.image_scan import Scanned
+from csr.data.check.near_copies import THUMBNAIL_PX, groups_of, near_duplicates
 from csr.data.labels.names import image_key
-from csr.data.labels.positive import is_positive
 from csr.data.labels.table import LabelTable, count_positives
 
 Found = dict[str, Any]
@@ -43,6 +43,12 @@ class Split:
     def label(self, row: int) -> str:
         """Return the name of an image in reports, `split:image_id`."""
         return f"{self.name}:{self.table.image_ids[row]}"
+
+    @cached_property
+    def thumbnails(self) -> np.ndarray:
+        """Return the thumbnails of the readable images in their order, uint8 (N, S, S); once all are read."""
+        thumbnails = [one.thumbnail_SS for one in self.scanned.values()]
+        return np.stack(thumbnails) if thumbnails else np.zeros((0, THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
 
 
 def labels_of(table: LabelTable) -> tuple[tuple[tuple[str, ...], np.ndarray], ...]:
@@ -90,13 +96,6 @@ def label_facts(splits: list[Split]) -> Found:
     return facts
 
 
-def cooccurrence(table: LabelTable) -> Found:
-    """Return the numbers of images with both of two labels, `counts[i][j]`; on the diagonal of each label."""
-    positive_NL = is_positive(np.concatenate([table.concept_NK, table.target_NT], axis=1))
-    count_LL = positive_NL.T.astype(np.int64) @ positive_NL.astype(np.int64)
-    return {"names": [*table.concept_names, *table.target_names], "counts": count_LL.tolist()}
-
-
 def copies(splits: list[Split]) -> Found:
     """Return groups of images with the same bytes, and groups of images that look the same."""
     places = [(split, row) for split in splits for row in split.scanned]
@@ -124,39 +123,4 @@ def _group(group: list[int], places: list[tuple[Split, int]]) -> Found:
         "leak": len({split.name for split, _ in members}) > 1,
         "same_id": len({image_key(split.table.image_ids[row]) for split, row in members}) == 1,
         "labels_agree": all(np.array_equal(one, labels[0], equal_nan=True) for one in labels),
-    }
-
-
-def box_facts(path: str, split: Split) -> Found:
-    """Return counts of boxes by class, and of those on images without the finding.
-
-    Raises:
-        InputError: the file cannot be read, or boxes lie outside of their images.
-    """
-    boxes = read_boxes(path, table=split.table)
-    size_N2 = np.full((len(split.table), 2), 2**31, dtype=np.int64)  # of images that cannot be read
-    for row, one in split.scanned.items():
-        size_N2[row] = one.height, one.width
-    boxes = boxes.check_inside(size_N2)
-    present_R = is_positive(split.table.concept_NK[boxes.image_R, boxes.class_R])
-    area_R = np.prod(
-        (boxes.pixel_R4[:, 2:] - boxes.pixel_R4[:, :2]) / size_N2[boxes.image_R][:, ::-1], axis=1
-    )
-    classes = {}
-    for place, name in enumerate(split.table.concept_names):
-        own_R = boxes.class_R == place
-        positive_N = is_positive(split.table.concept_NK[:, place])
-        classes[name] = {
-            "boxes": int(own_R.sum()),
-            "images": int(len(np.unique(boxes.image_R[own_R]))),
-            "positive_without": int(np.setdiff1d(np.flatnonzero(positive_N), boxes.image_R[own_R]).size),
-            "on_absent": int((own_R & ~present_R).sum()),
-            "median_area": float(np.median(area_R[own_R])) if own_R.any() else None,
-        }
-    return {
-        "csv": Path(path).name,
-        "boxes": len(boxes),
-        "images": int(len(np.unique(boxes.image_R))),
-        "classes": classes,
-        "ignored": boxes.ignored,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from csr.data.check.columns import column_lines
 from csr.data.check.facts import Found
 from csr.data.labels.names import cut_rows
 
@@ -14,6 +15,8 @@ def text_lines(found: Found) -> list[str]:
     """Return lines for a terminal: counts, labels, readers, boxes, copies, then warnings and problems."""
     lines = [line for name, split in found["splits"].items() for line in _split_lines(name, split)]
     lines += [
+        "Columns:",
+        *column_lines(found["columns"]),
         "",
         *_label_lines(found),
         *_agreement_lines(found),
@@ -53,6 +56,28 @@ def _split_lines(name: str, split: Found) -> Iterator[str]:
             f"  width {width['min']} to {width['max']} (median {width['median']:g}), "
             f"height {height['min']} to {height['max']} (median {height['median']:g}) pixels"
         )
+
+    cells, groups, greys, links = (split[key] for key in ("cells", "groups", "greys", "links"))
+    share = cells["empty"] / max(1, cells["of"])
+    yield (
+        f"  {cells['empty']} of {cells['of']} cells ({share:.1%}) are empty in {len(cells['by_label'])} "
+        "columns; an empty cell counts as not annotated, neither positive nor negative"
+    )
+    if groups is not None:
+        unknown = f", {groups['unknown']} images without" if groups["unknown"] else ""
+        yield (
+            f"  {groups['groups']} groups, {groups['several']} of several images, the largest of "
+            f"{groups['largest_images']}{unknown}; a group stays on one side of the validation split"
+        )
+    if greys is not None:
+        grey = greys["mean_grey"]
+        yield (
+            f"  mean grey {grey['low']:.0f} to {grey['high']:.0f} (10 to 90 % of the images, median "
+            f"{grey['median']:.0f}) of 255; borders: {greys['white_borders']} white, "
+            f"{greys['black_borders']} black"
+        )
+    if links["symbolic"] or links["files"] < links["images"]:
+        yield f"  {links['symbolic']} images are symbolic links; {links['files']} files in all"
 
 
 def _label_lines(found: Found) -> Iterator[str]:
@@ -106,6 +131,10 @@ def _box_lines(boxes: Found | None) -> Iterator[str]:
     yield (
         f"Boxes: {boxes['boxes']} on {boxes['images']} images; "
         f"{absent} on images without that finding are not used"
+    )
+    yield (
+        f"  {boxes['large']} nearly as large as their image, {boxes['small']} tiny, {boxes['repeated']} "
+        f"there twice; --resize crop cuts {boxes['crop']['cut']} and leaves {boxes['crop']['left_out']} out"
     )
     for name, count in boxes["ignored"].items():
         yield f"  {count} of {name!r}, which is no concept, are not used"

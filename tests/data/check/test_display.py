@@ -11,7 +11,8 @@ from hostile_pictures import dicom
 from PIL import Image
 
 from csr.data.check.check import DataFiles, check_data
-from csr.data.check.display import border_grey, window_notices
+from csr.data.check.display import window_notices
+from csr.data.check.file_facts import border_greys
 
 NOISE = np.random.default_rng(0).integers(12_000, 16_000, (24, 64, 64)).astype(np.uint16)
 DEEP = {"BitsStored": 16, "HighBit": 15}
@@ -103,4 +104,4 @@ def test_images_of_grey_borders_get_no_warning(tmp_path):
 def test_the_border_is_the_outermost_ring():
     thumbnail = np.zeros((32, 32), np.uint8)
     thumbnail[0], thumbnail[-1], thumbnail[:, 0], thumbnail[:, -1] = 200, 200, 200, 200
-    assert border_grey(thumbnail) == 200 and border_grey(thumbnail[1:-1, 1:-1]) == 0
+    assert border_greys(thumbnail[None]) == [200] and border_greys(thumbnail[None, 1:-1, 1:-1]) == [0]
