@@ -1,7 +1,7 @@
-"""Seconds and memory of `csr data check` and `csr train --dry_run` as tables grow.
+"""Seconds, CPU time and memory of `csr data check` and `csr train --dry_run` as tables grow.
 
     python scripts/bench/data_scale.py                          20,000 to 160,000 rows x 200 labels
-    python scripts/bench/data_scale.py --rows 2000 --labels 20  does it work? numbers mean nothing
+    python scripts/bench/data_scale.py --quick                  does it work? numbers mean nothing
 
 Rows are drawn on the fly, a tenth of them for the test, four rows to a patient. Image files are tiny and
 linked: `--distinct` of them exist, so decoding stays out of the way and what is measured are tables, labels
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import tempfile
 from pathlib import Path
@@ -68,18 +69,27 @@ def commands(folder: Path, labels: int) -> dict[str, list[str]]:
     return {"csr data check": check, "csr train --dry_run": train}
 
 
+def cpu_seconds() -> float:
+    """Return the CPU time of all commands that have ended: other work on the machine does not count."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
 def measure(report: Report, options: argparse.Namespace, scratch: Path) -> None:
-    report.numbers["seconds"], report.numbers["peak_mib"] = {}, {}
+    report.numbers |= {"seconds": {}, "cpu_seconds": {}, "peak_mib": {}}
     for rows in options.rows:
         folder = scratch / f"{rows}"
         draw(folder, rows=rows, labels=options.labels, distinct=min(rows, options.distinct))
         for name, command in commands(folder, options.labels).items():
             if options.only not in name:
                 continue
+            before = cpu_seconds()
             done = run(command)
+            cpu = cpu_seconds() - before
             key = f"{name}, {rows} rows"
             report.numbers["seconds"][key], report.numbers["peak_mib"][key] = done.seconds, done.private_mib
-            report.say(f"{key:<36} {done.seconds:8.1f} s  {done.private_mib:8.0f} MiB")
+            report.numbers["cpu_seconds"][key] = cpu
+            report.say(f"{key:<36} {done.seconds:8.1f} s  {cpu:8.1f} s of CPU  {done.private_mib:8.0f} MiB")
             report.write()
         shutil.rmtree(folder)
 
@@ -92,7 +102,10 @@ def main() -> None:
     parser.add_argument("--only", default="", help="words of the command to measure, such as check")
     parser.add_argument("--name", default="data_scale", help="of the result files")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it works")
     options = parser.parse_args()
+    if options.quick:
+        options.rows, options.labels, options.distinct = [400], 20, 100
     report = Report(options.name, options.results)
     with tempfile.TemporaryDirectory(prefix="csr-bench-") as folder:
         measure(report, options, Path(folder))

@@ -170,7 +170,16 @@ def test_a_shorter_stage_1_is_compared_round_by_round(bench, tmp_path, capsys):
 @pytest.mark.dist
 @pytest.mark.parametrize(
     "script",
-    ["beside.py", "compare.py", "progressive.py", "scaling.py", "startup.py", "tables.py", "gpu.py"],
+    [
+        "beside.py",
+        "compare.py",
+        "data_scale.py",
+        "progressive.py",
+        "scaling.py",
+        "startup.py",
+        "tables.py",
+        "gpu.py",
+    ],
 )
 def test_a_quick_run_writes_its_results(script, tmp_path):
     done = subprocess.run(
@@ -185,6 +194,7 @@ def test_a_quick_run_writes_its_results(script, tmp_path):
     wanted = {
         "beside.py": {"steps"},
         "compare.py": {"runs", "loader", "overhead"},
+        "data_scale.py": {"seconds", "cpu_seconds", "peak_mib"},
         "progressive.py": {"machine", "runs"},
         "scaling.py": {"ranks", "growth", "loss"},
         "startup.py": {"imports", "first_step"},
