@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +19,12 @@ from csr.data.labels.table import read_label_table
 from csr.data.labels.vocabulary import Vocabulary
 from csr.data.transforms import EvalTransform, TrainTransform
 from csr.evaluation import inference
+from csr.model import CSR
 from csr.model.calibration import PLATT, SCORE, UNWEIGHTED, fit_platt
+from csr.model.sharing.reference import Reference
 from csr.training.data import Splits
+from csr.training.features.maps import map_batches
+from csr.training.features.views import PlainView
 from csr.training.final_test import FinalTest
 
 NUM, NUM_TRAIN = 90, 40
@@ -53,12 +58,11 @@ def splits(tmp_path) -> Splits:
 
 
 def final_test(splits: Splits) -> FinalTest:
-    def batches(dataset: LabelledImages, title: str) -> Any:
-        return inference.image_batches(
-            dataset, transform=splits.eval_transform, batch_size=7, device=torch.device("cpu")
-        )
+    def batches(model: CSR, dataset: LabelledImages, title: str, *, keeps: bool = True) -> Any:
+        chunks, view = inference.eval_chunks(len(dataset), 7), PlainView(splits.eval_transform)
+        return map_batches(model, dataset, chunks, view, device=torch.device("cpu"), kept=None)
 
-    validator: Any = SimpleNamespace(batches=batches)
+    validator: Any = SimpleNamespace(map_batches=batches)
     return FinalTest(tiny_model(), splits, "bce", 20.0, "fp32", validator)
 
 
@@ -103,3 +107,13 @@ def test_calibration_takes_the_weights_of_the_training_labels_off_the_logits_of_
             scale, offset = fit_platt(logit[:, t] - log_weight, label.astype(np.float64))
             assert one.scale == pytest.approx(scale, rel=1e-3)
             assert one.offset == pytest.approx(offset - scale * log_weight, abs=1e-2)
+
+
+@pytest.mark.parametrize("resize", ["squash", "letterbox", "crop"])
+def test_the_card_says_how_the_images_of_the_run_became_square(splits, resize):
+    store = open_store(splits.train.store.paths, size=72, cache_dir=None, workers=1, resize=resize)
+    train = LabelledImages(store, splits.train.table, indices=splits.train.indices)
+    card = final_test(replace(splits, train=train)).card(Reference())
+    pre = card.preprocessing
+    assert (pre.resize, pre.stored_size, pre.image_size) == (resize, 72, SIZE)
+    assert (pre.mean, pre.std) == (splits.eval_transform.mean, splits.eval_transform.std)
