@@ -207,6 +207,7 @@ def decoding_ahead(config: TrainConfig, tables: Tables) -> DecodingAhead:
         size=stored_size(config.data.image_size),
         cache_dir=image_cache(config),
         workers=config.data.workers,
+        resize=config.data.resize,
     )
 
 

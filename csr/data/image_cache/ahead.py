@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from csr.data.image_cache.cache_file import CacheBuild, cache_key, is_complete
+from csr.data.images.square import SQUASH
 from csr.runtime.errors import InputError
 
 FEWEST = 100  # images that are worth a process: it needs a third of a second to begin
@@ -34,16 +35,23 @@ class DecodingAhead:
         size: side of the stored images in pixels.
         cache_dir: folder of the cache files; None: nothing is cached and no process started.
         workers: threads that decode.
+        resize: see `csr.data.images.square`.
     """
 
     def __init__(
-        self, sets: Sequence[Sequence[Path]], *, size: int, cache_dir: Path | None, workers: int
+        self,
+        sets: Sequence[Sequence[Path]],
+        *,
+        size: int,
+        cache_dir: Path | None,
+        workers: int,
+        resize: str = SQUASH,
     ) -> None:
         self._process: subprocess.Popen[str] | None = None
-        missing = [] if cache_dir is None else _missing(sets, size, cache_dir)
+        missing = [] if cache_dir is None else _missing(sets, size, cache_dir, resize)
         if sum(len(paths) for _, paths in missing) < FEWEST:
             return
-        job = json.dumps({"sets": missing, "size": size, "workers": workers})
+        job = json.dumps({"sets": missing, "size": size, "workers": workers, "resize": resize})
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__],
@@ -86,10 +94,12 @@ class DecodingAhead:
         self._process.wait()
 
 
-def _missing(sets: Sequence[Sequence[Path]], size: int, cache_dir: Path) -> list[tuple[str, list[str]]]:
+def _missing(
+    sets: Sequence[Sequence[Path]], size: int, cache_dir: Path, resize: str
+) -> list[tuple[str, list[str]]]:
     """Return cache files that are not there, each with its images."""
     try:
-        files = [cache_dir / f"images-{cache_key(paths, size)}.bin" for paths in sets]
+        files = [cache_dir / f"images-{cache_key(paths, size, resize=resize)}.bin" for paths in sets]
     except InputError:  # a file vanished: `open_store` reports it
         return []
     return [
@@ -136,7 +146,8 @@ def main() -> None:
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_starter, daemon=True).start()
     for file, names in job["sets"]:
-        build = CacheBuild(Path(file), [Path(name) for name in names], job["size"], (0, 1))
+        paths = [Path(name) for name in names]
+        build = CacheBuild(Path(file), paths, job["size"], (0, 1), resize=job["resize"])
         build.write_own_part(job["workers"], _Reports())
         build.join()
         build.clean_up()

@@ -53,6 +53,25 @@ def test_the_files_are_there_when_the_store_is_opened(tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
+def test_images_become_square_as_the_store_wants_them(tmp_path, monkeypatch):
+    paths = draw(tmp_path / "train", 3)
+    for n, path in enumerate(paths):
+        wide = np.full((12, 24), 200, np.uint8)
+        wide[:, 6:18] = n  # the central square
+        Image.fromarray(wide).save(path)
+    cache = tmp_path / "cache"
+    with DecodingAhead([paths], size=SIZE, cache_dir=cache, workers=2, resize="crop") as decoding:
+        decoding.finish()
+
+    def decoded_again(*args, **options):
+        raise AssertionError("this process decoded")
+
+    monkeypatch.setattr("csr.data.image_cache.cache_file.write_part", decoded_again)
+    store = open_store(paths, size=SIZE, cache_dir=cache, resize="crop")
+    # the filter of the outermost columns reaches a little beyond the square
+    assert [store[n][..., 1:-1].unique().tolist() for n in range(3)] == [[0], [1], [2]]
+
+
 def test_an_unreadable_image_is_left_to_the_store_which_names_it(tmp_path, capfd):
     paths = draw(tmp_path / "train", 4)
     paths[2].write_bytes(b"this is no image")
