@@ -39,7 +39,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "output_dir": "checkpoints",
         "exp_name": "csr_exp",
     },
-    # as `guide`, in less time: scripts/bench/progressive.py compares the two
+    # csr's defaults in less time; scripts/bench/README.md has what a short run lost by it
     "fast": {
         "progressive": "0.5:0.7",
         "precision": "auto",
