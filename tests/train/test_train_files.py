@@ -21,6 +21,7 @@ from csr.data.images.find import find_images
 from csr.data.labels.table import read_label_table
 from csr.data.transforms import EvalTransform, stored_size
 from csr.model import CSR
+from csr.model.sharing.loading import load_run
 
 pytestmark = pytest.mark.dist
 EPOCHS = {"concept": 2, "prototype": 5, "task": 2}
@@ -121,7 +122,7 @@ def test_test_results_equal_scikit_learn_on_a_fresh_pass_of_the_saved_model(run,
     store = open_store(
         find_images(phantom_folder / "test", table), size=stored_size(64), cache_dir=None, workers=1
     )
-    model = load_model(run)
+    model = load_run(run)
     assert model.card is not None
     calibrated = {"concept": model.card.concept_probability, "target": model.card.probability}
     with torch.no_grad():
