@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,10 +33,8 @@ from csr.stages.trained_backbone import NONE, TrainedBackbone
 from csr.training.checkpoints.first_stage import take_first_stage
 from csr.training.checkpoints.resume_plan import Plan
 from csr.training.data import Splits
-from csr.training.features.cache import FeatureOptions
 from csr.training.inputs import Report, Tables
-from csr.training.schedule import SideSchedule, growing_sides, lr_factor
-from csr.training.trainer_options import TrainerOptions
+from csr.training.schedule import SideSchedule, growing_sides
 
 
 def build_model(
@@ -221,17 +218,6 @@ def build_data(
     )
 
 
-def one_step_of(data: Splits, config: TrainConfig) -> Splits:
-    """Return as many training and validation images as one optimizer step takes, for a dry run."""
-    step = config.optim.batch_size * config.optim.accumulation * distributed.world_size()
-    train, val = data.train, data.val
-    return dataclasses.replace(
-        data,
-        train=LabelledImages(train.store, train.table, boxes=train.boxes, indices=train.indices[:step]),
-        val=LabelledImages(val.store, val.table, indices=val.indices[:step]),
-    )
-
-
 def task_loss_of(config: TrainConfig, train: LabelTable) -> str:
     """Return the stage-3 loss of this run: bce, focal or ce.
 
@@ -301,39 +287,3 @@ def trained_backbone(config: TrainConfig) -> TrainedBackbone:
     """Return what stage 1 trains of the backbone, as checked options say."""
     part, *rest = config.model.train_backbone
     return TrainedBackbone(part, int(rest[0]) if rest else 0, config.optim.layer_decay)
-
-
-def trainer_options(config: TrainConfig, precision: str) -> TrainerOptions:
-    """Return the options of the loop."""
-    optim = config.optim
-    dry = config.run.dry_run
-    return TrainerOptions(
-        batch_size=optim.batch_size,
-        accumulation=optim.accumulation,
-        epochs=dict.fromkeys(config.epochs, 1) if dry else config.epochs,
-        lr_factor=lambda step, total: lr_factor(step, total, warmup=optim.warmup, schedule=optim.schedule),
-        precision=precision,
-        seed=config.engine.seed,
-        caching=feature_options(config, precision),
-        log_every=config.run.log_every,
-        save_every=config.run.save_every,
-        max_skipped=config.engine.max_skipped,
-        max_windows=1 if dry else None,
-        profile=config.run.profile,
-    )
-
-
-def feature_options(config: TrainConfig, precision: str) -> FeatureOptions:
-    """Return how the outputs of frozen layers are cached."""
-    folder = config.engine.cache_dir or Path(config.run.output_dir) / ".cache" / "features"
-    keeps_files = config.engine.cache in ("auto", "disk") and not config.run.dry_run
-    mode = config.engine.cache if keeps_files or config.engine.cache == "off" else "memory"
-    return FeatureOptions(
-        mode=mode,
-        folder=Path(folder),
-        dtype=config.engine.cache_dtype,
-        views=config.engine.cache_views,
-        batch_size=2 * config.optim.batch_size,
-        precision=precision,
-        seed=config.engine.seed,
-    )

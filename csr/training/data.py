@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
+from csr.config.options import TrainConfig
 from csr.data.dataset import LabelledImages
 from csr.data.labels.positive import is_positive
 from csr.data.transforms import EvalTransform, TrainTransform
+from csr.runtime import distributed
 from csr.training.schedule import SideSchedule
 
 
@@ -50,3 +53,14 @@ def labels_of(dataset: LabelledImages) -> dict[str, np.ndarray]:
         pairs = np.unique(np.stack([row_R[used_R], class_R[used_R]], axis=1), axis=0)
         labels["num_boxes"] = np.bincount(pairs[:, 0], minlength=len(dataset))
     return labels
+
+
+def one_step_of(data: Splits, config: TrainConfig) -> Splits:
+    """Return as many training and validation images as one optimizer step takes, for a dry run."""
+    step = config.optim.batch_size * config.optim.accumulation * distributed.world_size()
+    train, val = data.train, data.val
+    return dataclasses.replace(
+        data,
+        train=LabelledImages(train.store, train.table, boxes=train.boxes, indices=train.indices[:step]),
+        val=LabelledImages(val.store, val.table, indices=val.indices[:step]),
+    )

@@ -28,12 +28,14 @@ from csr.stages.runner import STAGE_NUMBER, StageRunner, Weights
 from csr.training import build
 from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
 from csr.training.checkpoints.file_names import CONFIG, RESULTS
+from csr.training.data import one_step_of
 from csr.training.final_test import FinalTest
 from csr.training.logs.board_images import cam_figure, similarity_figure
 from csr.training.logs.epoch_report import by_label
 from csr.training.logs.run_config import run_config
 from csr.training.prepared import Prepared
 from csr.training.trainer import Trainer
+from csr.training.trainer_options import trainer_options
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 REHEARSED_TEST_IMAGES = 8
@@ -63,7 +65,7 @@ def opened_folder(prepared: Prepared) -> Iterator[Path]:
 
 def rehearse(prepared: Prepared, stop: StopRequest) -> int:
     """Run one step of every stage, the test, saving and loading in a temporary folder. Collective."""
-    few = dataclasses.replace(prepared, splits=build.one_step_of(prepared.splits, prepared.config))
+    few = dataclasses.replace(prepared, splits=one_step_of(prepared.splits, prepared.config))
     with _temporary_folder() as folder:
         run = Run(few, folder, stop=stop)
         run.train_stages()
@@ -102,7 +104,7 @@ class Run:
         distributed.on_main(self._write_setup)
         self.monitor = Monitor(folder, first_step=saved.state.global_step + 1 if saved else None)
         self.trainer = Trainer(
-            build.trainer_options(self.config, prepared.precision.name),
+            trainer_options(self.config, prepared.precision.name),
             data=self.splits,
             ds_config=prepared.ds_config,
             monitor=self.monitor,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from csr.config.options import TrainConfig
 from csr.training.features.cache import FeatureOptions
+from csr.training.schedule import lr_factor
 
 
 @dataclass(frozen=True)
@@ -39,3 +42,39 @@ class TrainerOptions:
     save_every: int = 0
     profile: int = 0
     max_windows: int | None = None
+
+
+def trainer_options(config: TrainConfig, precision: str) -> TrainerOptions:
+    """Return the options of the loop."""
+    optim = config.optim
+    dry = config.run.dry_run
+    return TrainerOptions(
+        batch_size=optim.batch_size,
+        accumulation=optim.accumulation,
+        epochs=dict.fromkeys(config.epochs, 1) if dry else config.epochs,
+        lr_factor=lambda step, total: lr_factor(step, total, warmup=optim.warmup, schedule=optim.schedule),
+        precision=precision,
+        seed=config.engine.seed,
+        caching=feature_options(config, precision),
+        log_every=config.run.log_every,
+        save_every=config.run.save_every,
+        max_skipped=config.engine.max_skipped,
+        max_windows=1 if dry else None,
+        profile=config.run.profile,
+    )
+
+
+def feature_options(config: TrainConfig, precision: str) -> FeatureOptions:
+    """Return how the outputs of frozen layers are cached."""
+    folder = config.engine.cache_dir or Path(config.run.output_dir) / ".cache" / "features"
+    keeps_files = config.engine.cache in ("auto", "disk") and not config.run.dry_run
+    mode = config.engine.cache if keeps_files or config.engine.cache == "off" else "memory"
+    return FeatureOptions(
+        mode=mode,
+        folder=Path(folder),
+        dtype=config.engine.cache_dtype,
+        views=config.engine.cache_views,
+        batch_size=2 * config.optim.batch_size,
+        precision=precision,
+        seed=config.engine.seed,
+    )
