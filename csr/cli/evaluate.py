@@ -100,7 +100,9 @@ def evaluate(
     cut = [] if dataset.boxes is None else dataset.boxes.square_lines()
     plays = plays_of(options.simulate, has_medians=card.reference.absent_KM is not None)
     notices = [
-        *threshold_notices(card, has_concepts=not isinstance(model, BlackBox)),
+        *threshold_notices(
+            card, has_concepts=not isinstance(model, BlackBox), has_prototypes=isinstance(model, CSR)
+        ),
         *ignored_lines(boxes),
         *cut,
         *_notices(plays),

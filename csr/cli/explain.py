@@ -115,7 +115,9 @@ def write_files(
 def _print_summary(explanation: Explanation, out: Path, maximum: int, target: int) -> None:
     from csr.model.contributions import NO_MEDIANS
 
-    card = explanation.card
+    card, seen = explanation.card, explanation.seen
+    if seen is not None and seen.note is not None:
+        print(seen.note)
     for t in explanation.probability_T.argsort(descending=True).tolist():
         mark = "*" if bool(explanation.present_T[t]) else " "
         print(f"{mark} {float(explanation.probability_T[t]):.3f}  {card.target_names[t]}")
@@ -130,9 +132,8 @@ def _print_summary(explanation: Explanation, out: Path, maximum: int, target: in
     num = len(card.concept_names) - len(shown)
     if num:
         print(f"  {explanation.rest(shown, target=target):+.2f}  {num} other concepts together")
-    notice = card.scores_notice()
-    if notice is not None:
-        print(notice)
+    for line in card.notices():
+        print(line)
     if not explanation.is_centred:
         print(NO_MEDIANS)
     print(f"{out}: {JSON}, {PICTURE}, {PAGE}")

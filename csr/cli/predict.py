@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from csr.cli.shared_flags import add_links_flag
 from csr.config.parser import Parser, Whole
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from csr.model.sharing.card import Card
 
 SUFFIXES = (".jsonl", ".csv")
+_NOVELTY = ("novelty", "unlike_training", "novelty_note")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,9 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         remark=_notice,
     )
     assert model.card is not None
-    notice = model.card.scores_notice()
-    if notice is not None:
-        _notice(notice)
+    for line in model.card.notices():
+        _notice(line)
     if options.contributions and model.card.reference.absent_KM is None:
         _notice(NO_MEDIANS)
     write_rows(options.out, rows, card=model.card, with_contributions=options.contributions)
@@ -77,7 +77,8 @@ def _printable(line: str) -> str:
 def write_rows(path: Path, rows: Iterable[Row], *, card: Card, with_contributions: bool = False) -> None:
     """Write JSON lines or CSV, by the suffix, as the rows come; the file appears when all are written.
 
-    A CSV has the columns image, error, present (joined with ';'), gap, needs_doctor, then
+    A CSV has the columns image, error, present (joined with ';'), gap, needs_doctor, novelty (the score),
+    unlike_training (1 or 0; both empty where the model cannot tell), novelty_note, then
     `diagnosis NAME` and `concept NAME` with probabilities; of rows with contributions also, for each
     diagnosis, `logit NAME`, `base NAME` and `contribution CONCEPT to NAME`.
 
@@ -106,18 +107,29 @@ def _write_csv(file: IO[bytes], rows: Iterable[Row], card: Card, *, with_contrib
         for name in card.target_names:
             added = [f"contribution {n} to {name}" for n in card.concept_names]
             names += [f"logit {name}", f"base {name}", *added]
-    table.writerow(["image", "error", "present", "gap", "needs_doctor", *names])
+    table.writerow(["image", "error", "present", "gap", "needs_doctor", *_NOVELTY, *names])
     for row in rows:
         if "error" in row:
-            table.writerow([row["image"], row["error"], *[""] * (3 + len(names))])
+            table.writerow([row["image"], row["error"], *[""] * (3 + len(_NOVELTY) + len(names))])
             continue
-        decisions = [";".join(row["present"]), row["gap"], int(row["needs_doctor"])]
+        decisions = [
+            ";".join(row["present"]),
+            row["gap"],
+            int(row["needs_doctor"]),
+            *_novelty(row["novelty"]),
+        ]
         values = [*row["diagnoses"].values(), *row["concepts"].values()]
         for one in row["contributions"].values() if with_contributions else ():
             values += [one["logit"], one["base"], *one["concepts"].values()]
         table.writerow([row["image"], "", *decisions, *values])
     text.flush()
     text.detach()  # the file stays open: it is synced and renamed by who opened it
+
+
+def _novelty(seen: dict[str, Any] | None) -> list[Any]:
+    return (
+        [""] * len(_NOVELTY) if seen is None else [seen["score"], int(seen["is_novel"]), seen["note"] or ""]
+    )
 
 
 def _build_parser() -> argparse.ArgumentParser:

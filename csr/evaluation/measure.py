@@ -22,6 +22,7 @@ from csr.evaluation import inference
 from csr.evaluation.bootstrap import Bootstrap
 from csr.evaluation.calibration import errors_by_label, reliability_by_label
 from csr.evaluation.comparison.predictions import Predictions, Scored
+from csr.evaluation.flags.flagged import measure_novelty
 from csr.evaluation.label_scores import score_labels
 from csr.evaluation.pointing_game import pointing_rows, score_pointing
 from csr.evaluation.simulated_doctor import Play, play_doctor, score_plays
@@ -30,6 +31,7 @@ from csr.model.baselines import BaselineOutput, Network
 from csr.model.edit_safety import top_two_gap
 from csr.model.interaction import ALPHA
 from csr.model.layers.prototypes import winners
+from csr.model.novelty import novelty_rows
 from csr.model.sharing.card import Card, target_probability
 from csr.runtime.errors import StoppedError
 
@@ -58,10 +60,10 @@ def predict_all(
 
     Returns:
         Rows on the CPU, in the order of the data set: `target` (N, T) and `concept` (N, K) probabilities,
-        `target_raw` and `concept_raw` before calibration,
-        `winner` (N, K) the prototype with the highest score (-1 where all were dropped), as far as the model
-        has concepts and prototypes; with boxes
-        `pointing` (N, K, S); with plays `after` (N, V, T) and `edited` (N, V).
+        `target_raw` and `concept_raw` before calibration, `winner` (N, K) the prototype with the highest
+        score (-1 where all were dropped), as far as the model has concepts and prototypes; `novelty` (N, S)
+        where the card has it; with boxes `pointing` (N, K, S); with plays `after` (N, V, T) and `edited`
+        (N, V).
 
     Raises:
         StoppedError: the model gives numbers that are not finite.
@@ -87,7 +89,8 @@ def _predict_batch(
     model: Network, card: Card, batch: Batch, *, plays: tuple[Play, ...], alpha: float
 ) -> Rows:
     """Return the rows of one batch, on the device; see `predict_all`."""
-    output = model(batch["image"])
+    feat_BCHW = model.features(batch["image"])
+    output = model.from_features(feat_BCHW)
     rows = {
         "target": card.probability(output.logits),
         "target_raw": target_probability(output.logits, task_loss=card.task_loss),
@@ -100,6 +103,7 @@ def _predict_batch(
     assert isinstance(model, CSR)
     kept_KM = model.prototypes.kept_KM
     rows["winner"] = winners(output.similarity_scores, kept_KM)
+    rows |= novelty_rows(model, batch["image"], feat_BCHW, output.similarity_scores)
     if "box" in batch:
         rows["pointing"] = pointing_rows(output.cams, output.similarity_maps, batch, kept_KM=kept_KM)
     if plays:
@@ -163,8 +167,8 @@ def measure(
     Returns:
         `targets` and `concepts` (see `score_labels`), `calibration` (label -> method, errors before and
         after it), `reliability`, `prototypes`, and `localisation`,
-        `groups`, `simulation`, each None where not asked for; what is of concepts or prototypes is None of a
-        model without.
+        `groups`, `simulation`, each None where not asked for; `novelty` (see `measure_novelty`); what is of
+        concepts or prototypes is None of a model without.
     """
     labels = {"target": dataset.table.target_NT, "concept": dataset.table.concept_NK}
     everyone = np.arange(len(dataset.table))
@@ -184,6 +188,7 @@ def measure(
             value: {"images": len(some_N), **_score_both(rows, labels, some_N, card, bootstrap)}
             for value, some_N in groups.items()
         },
+        "novelty": measure_novelty(rows, card),
         "simulation": _simulation(rows, labels["target"], card, plays, bootstrap) if plays else None,
     }
 
@@ -285,7 +290,7 @@ def _simulation(
     )
 
 
-def threshold_notices(card: Card, *, has_concepts: bool = True) -> list[str]:
+def threshold_notices(card: Card, *, has_concepts: bool = True, has_prototypes: bool = True) -> list[str]:
     """Return lines on how labels are called, for readers of the results; none where nothing is unusual."""
     lines = []
     missing = ["concept"] if has_concepts and card.reference.concept_threshold_K is None else []
@@ -296,5 +301,4 @@ def threshold_notices(card: Card, *, has_concepts: bool = True) -> list[str]:
     if missing:
         kinds = " and ".join(missing)
         lines.append(f"The model has no {kinds} thresholds from validation images: 0.5 is used.")
-    scores = card.scores_notice(has_concepts=has_concepts)
-    return lines if scores is None else [*lines, scores]
+    return [*lines, *card.notices(has_concepts=has_concepts, has_prototypes=has_prototypes)]

@@ -71,8 +71,8 @@ def write_predictions(folder: Path, predicted: predictions.Predictions) -> None:
 def write_table(results: Results) -> str:
     """Return CSV text with `COLUMNS`, one number a line.
 
-    `part` is targets, concepts, localisation, prototypes or simulation; `group` a value of the column of
-    --group_by (empty: all images) or, in a simulation, `all` or `doubtful`; `label` a name, `macro` or
+    `part` is targets, concepts, localisation, prototypes, flags or simulation; `group` a value of the column
+    of --group_by (empty: all images) or, in a simulation, `all` or `doubtful`; `label` a name, `macro` or
     `micro`, or the simulated play.
     """
     text = io.StringIO()
@@ -100,6 +100,10 @@ def lines(results: Results) -> Iterator[Line]:
         for label, row in alive["labels"].items():
             yield ("prototypes", "", label, "alive", row["alive"], None, None, row["total"], None)
         yield ("prototypes", "", "all", "alive", alive["alive"], None, None, alive["total"], None)
+    novelty = results["novelty"]
+    if novelty is not None:
+        interval = (novelty[key] for key in ("value", "low", "high"))
+        yield ("flags", "", "unlike the training images", "rate", *interval, novelty["n"], novelty["hits"])
     for play, subsets in (results["simulation"] or {}).items():
         for subset, row in subsets.items():
             for count in _COUNTS:
@@ -151,6 +155,11 @@ def _extra_lines(results: Results) -> list[str]:
     alive = results["prototypes"]
     images = f"(on these {results['data']['images']} images)"
     text = [] if alive is None else ["", f"Prototypes alive: {alive['alive']}/{alive['total']} {images}"]
+    novelty = results["novelty"]
+    if novelty is not None:
+        text.append(
+            f"Unlike the training images: {novelty['hits']} of {novelty['n']} images, {_interval(novelty)}"
+        )
     pointing = results["localisation"]
     if pointing is not None:
         all_pairs = pointing["micro"]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from csr.model.edit_defaults import DOCTOR_GAP
+from csr.model.image_statistics import STATISTICS
 from csr.report import charts
 from csr.report.charts import Mark
 from csr.report.page import number, render
@@ -40,6 +41,7 @@ def write_report(results: Results) -> str:
         "Calibration": _section("calibration", _calibration(results)),
         "Where it looks": _section("localisation", _localisation(results["localisation"])),
         "Prototypes": _section("prototypes", _prototypes(results["prototypes"])),
+        "Flags": _section("flags", _flags(results)),
         "Subgroups": _section("subgroups", _subgroups(results)),
         "Simulated doctor": _section("simulation", _simulation(results["simulation"])),
         "How this was measured": _section("method", results["options"]),
@@ -163,6 +165,13 @@ def _prototypes(alive: Results | None) -> Results | None:
         share = f"{max(row['wins']) / row['images']:.2f}" if row["images"] else "-"
         rows.append([name, row["images"], f"{row['alive']} of {row['total']}", share])
     return {"rows": rows, "ends": [["all", "", f"{alive['alive']} of {alive['total']}", ""]]}
+
+
+def _flags(results: Results) -> Results | None:
+    novelty = results["novelty"]
+    if novelty is None:
+        return None
+    return {"novelty": novelty, "by": [(STATISTICS[name][0], n) for name, n in novelty["by"].items() if n]}
 
 
 def _subgroups(results: Results) -> Results | None:

@@ -15,6 +15,7 @@ from csr.data.images.resize import resize_files
 from csr.model import CSR, CSROutput
 from csr.model.contributions import model_contributions
 from csr.model.edit_safety import DOCTOR_GAP, top_two_gap
+from csr.model.novelty import compare
 from csr.model.sharing.card import Card
 from csr.runtime.errors import InputError
 
@@ -48,9 +49,10 @@ def predict_files(
     Yields:
         `image`, then either `error`, or `diagnoses` and `concepts` (name -> probability), `present` (names of
         the diagnoses that are called, see `Card.called`), `gap` of the two most likely ones, and
-        `needs_doctor`, whether it is under 0.3; on demand `contributions`, diagnosis -> `base` (the logit of
-        an image without findings), `logit`, and `concepts` (name -> contribution): base and contributions sum
-        to the logit.
+        `needs_doctor`, whether it is under 0.3; `novelty`, how the image compares with the training images
+        (`csr.model.novelty.Seen`; null where the model cannot tell); on demand `contributions`, diagnosis ->
+        `base` (the logit of an image without findings), `logit`, and `concepts` (name -> contribution): base
+        and contributions sum to the logit.
     """
     assert model.card is not None
     pre = model.card.preprocessing
@@ -96,7 +98,10 @@ def diagnose(model: CSR, image_BCSS: torch.Tensor, *, with_contributions: bool =
     card = model.card
     assert card is not None
     device = next(model.parameters()).device
-    output = model(card.preprocessing.transform()(image_BCSS.to(device)))
+    image_B3HW = card.preprocessing.transform()(image_BCSS.to(device))
+    feat_BCHW = model.features(image_B3HW)
+    output = model.from_features(feat_BCHW)
+    seen_B = compare(model, image_B3HW, feat_BCHW, output.similarity_scores)
     target_BT = card.probability(output.logits).cpu()
     concept_BK = card.concept_probability(output.concept_logits).cpu()
     added = _contributions(model, card, output) if with_contributions else [{}] * len(target_BT)
@@ -107,10 +112,17 @@ def diagnose(model: CSR, image_BCSS: torch.Tensor, *, with_contributions: bool =
             "present": [name for name, called in zip(card.target_names, called_T, strict=True) if called],
             "gap": float(gap),
             "needs_doctor": bool(gap < DOCTOR_GAP),
+            "novelty": None if seen is None else seen.to_dict(),
             **more,
         }
-        for target_T, concept_K, called_T, gap, more in zip(
-            target_BT, concept_BK, card.called(target_BT).tolist(), top_two_gap(target_BT), added, strict=True
+        for target_T, concept_K, called_T, gap, seen, more in zip(
+            target_BT,
+            concept_BK,
+            card.called(target_BT).tolist(),
+            top_two_gap(target_BT),
+            seen_B,
+            added,
+            strict=True,
         )
     ]
 

@@ -10,6 +10,7 @@ import torch
 
 from csr.data.labels.positive import is_positive
 from csr.model.calibration import Calibration, calibrate, calibrate_softmax, calibrated_thresholds
+from csr.model.novelty import Novelty
 from csr.model.sharing.card import target_probability
 from csr.model.sharing.reference import DEFAULT_THRESHOLD, Reference
 
@@ -25,6 +26,7 @@ def measure_reference(
     task_loss: str,
     concept_weight_K: torch.Tensor,
     target_weight_T: torch.Tensor,
+    novelty: Novelty | None = None,
 ) -> Reference:
     """Return the thresholds, calibration and medians of a trained model.
 
@@ -36,6 +38,7 @@ def measure_reference(
         val_target_logit_NT, val_target_NT: the same of the diagnoses.
         task_loss: bce, focal or ce, see `target_probability`.
         concept_weight_K, target_weight_T: positive weights of the training losses.
+        novelty: from `csr.model.novelty.fit_novelty`.
 
     Returns:
         Values of what the model has: thresholds (K,) and (T,) and medians (K, M), float32; calibrations.
@@ -47,7 +50,7 @@ def measure_reference(
         else decide_labels(val_concept_logit_NK, val_concept_NK, task_loss="bce", weight_L=concept_weight_K)
     )
     target = decide_labels(val_target_logit_NT, val_target_NT, task_loss=task_loss, weight_L=target_weight_T)
-    return Reference(concept[0], target[0], absent_KM, present_KM, concept[1], target[1])
+    return Reference(concept[0], target[0], absent_KM, present_KM, concept[1], target[1], novelty)
 
 
 def decide_labels(

@@ -20,6 +20,7 @@ from csr.model import CSR, CSROutput
 from csr.model.contributions import Contributions, model_contributions
 from csr.model.edit_safety import DOCTOR_GAP, top_two_gap
 from csr.model.layers.prototypes import winners
+from csr.model.novelty import Seen, compare
 from csr.model.sharing.card import Card
 
 FORMAT, FORMAT_VERSION = "csr-explanation", 2
@@ -41,6 +42,7 @@ class Explanation:
         map_KHW: similarity map of each concept's best prototype (highest score).
         best_K: which prototype that is; -1 for a concept whose prototypes were all dropped.
         frame: the square that the maps cover, as fractions of the image (`csr.data.images.square`).
+        seen: how the image compares with the training images; None where the model cannot tell.
     """
 
     card: Card
@@ -57,6 +59,7 @@ class Explanation:
     map_KHW: torch.Tensor
     best_K: torch.Tensor
     frame: Frame = WHOLE
+    seen: Seen | None = None
 
     @property
     def is_centred(self) -> bool:
@@ -139,8 +142,12 @@ def explain(model: CSR, image_BCSS: torch.Tensor, *, frame: Frame = WHOLE) -> li
     card = model.card
     assert card is not None
     device = next(model.parameters()).device
-    output = model(card.preprocessing.transform()(image_BCSS.to(device)))
-    return explain_output(model, output, frame=frame)
+    image_B3HW = card.preprocessing.transform()(image_BCSS.to(device))
+    feat_BCHW = model.features(image_B3HW)
+    output = model.from_features(feat_BCHW)
+    seen_B = compare(model, image_B3HW, feat_BCHW, output.similarity_scores)
+    explained_B = explain_output(model, output, frame=frame)
+    return [dataclasses.replace(e, seen=seen) for e, seen in zip(explained_B, seen_B, strict=True)]
 
 
 @torch.no_grad()
@@ -207,6 +214,7 @@ def to_dict(explanation: Explanation, *, neighbours: Neighbours) -> dict[str, An
         "diagnoses": diagnoses,
         "gap": e.gap,
         "needs_doctor": e.gap < DOCTOR_GAP,
+        "novelty": None if e.seen is None else e.seen.to_dict(),
         "concepts": [_concept(e, k, neighbours) for k in range(len(card.concept_names))],
     }
 

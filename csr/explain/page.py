@@ -130,7 +130,8 @@ def write_page(
     return render(
         "explanation.html",
         title=title,
-        scores_notice=e.card.scores_notice(),
+        novelty_note=None if e.seen is None else e.seen.note,
+        notices=e.card.notices(),
         image=data_address(image_HW3),
         rule="the likeliest" if e.card.exactly_one else "called",
         diagnoses=_diagnoses(e),

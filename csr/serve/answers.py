@@ -38,7 +38,7 @@ def model_facts(model: CSR, *, name: str, sha256: str, limits: Limits, has_atlas
         replacements=[MEDIAN, ZERO] if has_medians else [ZERO],
         default_replacement=default_replacement(model),
         contributions_from="absent medians" if has_medians else "zero",
-        scores_notice=card.scores_notice(),
+        notices=card.notices(),
         default_alpha=ALPHA,
         doctor_gap=DOCTOR_GAP,
         has_atlas=has_atlas,
@@ -67,6 +67,7 @@ def result_of(case: Case, outcome: Outcome) -> schemas.Result:
         diagnoses=_diagnoses(case, e),
         gap=e.gap,
         needs_doctor=e.gap < DOCTOR_GAP,
+        novelty_note=None if case.seen is None else case.seen.note,
         concepts=[_concept(case, e, k) for k in range(len(case.card.concept_names))],
         safety=_safety(outcome.safety, case.card.concept_names),
     )

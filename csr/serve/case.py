@@ -18,6 +18,7 @@ from csr.model import CSR, CSROutput
 from csr.model.edit_safety import SafetyReport, check_safety
 from csr.model.interaction import decide, edited_maps
 from csr.model.layers.prototypes import winners
+from csr.model.novelty import compare
 from csr.serve.edits import MEDIAN, ZERO, as_tensors, no_edits
 from csr.serve.schemas import Edits, Replacement
 
@@ -48,6 +49,7 @@ class Case:
 
     Attributes:
         output: of the network, a batch of one.
+        seen: how the image compares with the training images; None where the model cannot tell.
         plain: explanation without edits.
         scale: similarities at the ends of the colour scale of maps without one of their own.
     """
@@ -58,7 +60,10 @@ class Case:
         self.model, self.card, self.frame = model, model.card, frame
         self.device = next(model.parameters()).device
         image_BCSS = torch.from_numpy(pixels_CSS).unsqueeze(0).to(self.device)
-        self.output: CSROutput = model(self.card.preprocessing.transform()(image_BCSS))
+        image_B3HW = self.card.preprocessing.transform()(image_BCSS)
+        feat_BCHW = model.features(image_B3HW)
+        self.output: CSROutput = model.from_features(feat_BCHW)
+        self.seen = compare(model, image_B3HW, feat_BCHW, self.output.similarity_scores)[0]
         self.plain: Explanation = explain_output(model, self.output, frame=frame)[0]
         # one scale for the whole session, so that an edit cannot make a weak map look strong
         self.scale = map_range(self.plain, self.plain.shown(model.num_concepts))

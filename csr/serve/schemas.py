@@ -88,7 +88,9 @@ class ModelFacts(Schema):
     contributions_from: Literal["absent medians", "zero"] = Field(
         description="scores that contributions are counted from: of images without the concept, or 0"
     )
-    scores_notice: str | None = Field(description="a line on labels whose numbers are no probabilities")
+    notices: list[str] = Field(
+        description="on labels whose numbers are no probabilities, on what the model cannot notice"
+    )
     default_alpha: float
     doctor_gap: float = Field(description="two likeliest diagnoses closer than this: ask a doctor")
     has_atlas: bool
@@ -188,6 +190,7 @@ class Result(Schema):
     diagnoses: list[Diagnosis]
     gap: float = Field(description="between the two likeliest diagnoses")
     needs_doctor: bool
+    novelty_note: str | None = Field(description="the image is unlike the training images, and in what")
     concepts: list[Concept]
     safety: Safety
 

@@ -5,6 +5,7 @@ Letters: N images, B batch, K concepts, M prototypes per concept, T targets.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,14 @@ from csr.engine.device import inference_precision, local_device
 from csr.evaluation import inference
 from csr.evaluation.comparison.predictions import KINDS, Predictions, Scored
 from csr.evaluation.metrics import multilabel_metrics
+from csr.evaluation.row_accumulator import RowAccumulator
 from csr.evaluation.test_table import results_record, table_lines
 from csr.evaluation.thresholds import measure_reference
 from csr.model import CSR
 from csr.model.baselines import BaselineOutput, Network
+from csr.model.image_statistics import displayed, network_statistics, pixel_statistics
+from csr.model.novelty import MAX_IMAGES, Novelty
+from csr.model.novelty_fit import fit_novelty
 from csr.model.sharing.card import Card, Preprocessing, target_probability
 from csr.model.sharing.reference import Reference
 from csr.stages.concept import positive_weights
@@ -65,13 +70,15 @@ class FinalTest:
     validator: Validator
 
     def reference(self) -> Reference:
-        """Return thresholds and calibration (validation images), medians (training images). Collective.
+        """Return thresholds and calibration (validation images), medians (training images), and what images
+        of both look like. Collective.
 
-        A baseline has no scores of prototypes, and a black box no concepts: None.
+        A baseline has no scores of prototypes and no novelty, and a black box no concepts: None.
         """
         is_csr = isinstance(self.model, CSR)
-        train = self._predict(self.splits.train, "Train", keeps=True) if is_csr else {}
-        val = self._predict(self.splits.val, "Val", keeps=True)
+        train_seen, val_seen = RowAccumulator(), RowAccumulator()
+        train = self._predict(self.splits.train, "Train", keeps=True, seen=train_seen) if is_csr else {}
+        val = self._predict(self.splits.val, "Val", keeps=True, seen=val_seen)
         train_labels, val_labels = labels_of(self.splits.train), labels_of(self.splits.val)
         maximum = self.max_pos_weight
         return measure_reference(
@@ -84,15 +91,19 @@ class FinalTest:
             task_loss=self.task_loss,
             concept_weight_K=positive_weights(train_labels["concept"], maximum=maximum),
             target_weight_T=task_weights(train_labels["target"], loss=self.task_loss, maximum=maximum),
+            novelty=self._novelty(train_seen, val_seen) if is_csr else None,
         )
 
     def card(self, reference: Reference) -> Card:
         """Return what later commands know of the model, as far as the run's pictures need it."""
-        names, transform = self.splits.names, self.splits.eval_transform
-        store = self.splits.train.store
+        names = self.splits.names
+        return Card(names["concept"], names["target"], self._preprocessing, self.task_loss, reference)
+
+    @property
+    def _preprocessing(self) -> Preprocessing:
+        transform, store = self.splits.eval_transform, self.splits.train.store
         mean, std = tuple(transform.mean), tuple(transform.std)
-        preprocessing = Preprocessing(transform.size, store.size, mean, std, store.resize)
-        return Card(names["concept"], names["target"], preprocessing, self.task_loss, reference)
+        return Preprocessing(transform.size, store.size, mean, std, store.resize)
 
     def _probabilities(self, rows: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
         """Return probabilities: `target` (N,T), and `concept` (N,K) unless the model is a black box."""
@@ -133,12 +144,40 @@ class FinalTest:
             Predictions(tuple(images.table.image_ids[i] for i in images.indices), kinds),
         )
 
+    def _novelty(self, train: RowAccumulator, val: RowAccumulator) -> Novelty | None:
+        """Return what the images of both splits look like, from what `_predict` put aside. Collective."""
+        return fit_novelty(
+            self._statistics(self.splits.train, train, "train"), self._statistics(self.splits.val, val, "val")
+        )
+
+    def _statistics(
+        self, dataset: LabelledImages, seen: RowAccumulator, title: str
+    ) -> dict[str, torch.Tensor]:
+        """Return `image_statistics` of the images of `_every`. Collective.
+
+        Maps that are kept have no pixels, so that pixels have a pass of their own; no image passes the
+        backbone for it.
+        """
+        chosen = LabelledImages(dataset.store, dataset.table, indices=dataset.indices[:: _every(dataset)])
+        preprocessing = self._preprocessing
+
+        def predict(batch: Batch) -> dict[str, torch.Tensor]:
+            return pixel_statistics(displayed(batch["image"], preprocessing))
+
+        pixels = inference.predict_rows(predict, self.validator.batches(chosen, f"Statistics ({title})"))
+        return {**seen.gather(), **pixels}
+
     def _predict(
-        self, dataset: LabelledImages, title: str, *, keeps: bool = False
+        self,
+        dataset: LabelledImages,
+        title: str,
+        *,
+        keeps: bool = False,
+        seen: RowAccumulator | None = None,
     ) -> dict[str, torch.Tensor]:
         """Return `logit` (N,T), `concept_logit` (N,K) and `score` (N,K,M), as far as the model has them.
 
-        Collective.
+        Collective. `seen` gets `network_statistics` of the images of `_every`, of a CSR.
         """
         device = local_device()
         model = self.model.to(device).eval()
@@ -150,9 +189,20 @@ class FinalTest:
                 rows["concept_logit"] = output.concept_logits
             if not isinstance(output, BaselineOutput):
                 rows["score"] = output.similarity_scores
+                if seen is not None:
+                    assert isinstance(model, CSR)
+                    is_chosen_B = batch["position"] % _every(dataset) == 0
+                    found = network_statistics(model, batch["feat"], output.similarity_scores)
+                    some = {name: value[is_chosen_B] for name, value in found.items()}
+                    seen.add({**some, "position": batch["position"][is_chosen_B]})
             return rows
 
         with inference_precision(self.precision, device):
             return inference.predict_rows(
                 predict, self.validator.map_batches(model, dataset, title, keeps=keeps)
             )
+
+
+def _every(dataset: LabelledImages) -> int:
+    """Return how far apart the images are whose statistics are looked at: at most `MAX_IMAGES`, evenly."""
+    return max(1, math.ceil(len(dataset) / MAX_IMAGES))

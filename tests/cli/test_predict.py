@@ -13,7 +13,7 @@ import pytest
 import torch
 from hostile_pictures import dicom
 from PIL import Image
-from tiny_model import CONCEPTS, TARGETS, tiny_model
+from tiny_model import CONCEPTS, TARGETS, tiny_model, with_novelty
 
 from csr.cli.predict import main
 from csr.data.image_cache.store import open_store
@@ -90,7 +90,7 @@ def test_unreadable_images_are_listed_in_place_and_the_rest_is_predicted(
     assert [Path(row["image"]).name for row in rows] == names
     assert [bool(row["error"]) for row in rows] == [True, False, False, True, False, False]
     assert rows[0][f"diagnosis {TARGETS[0]}"] == "" and float(rows[1][f"diagnosis {TARGETS[0]}"]) > 0
-    assert list(rows[0])[5:] == [f"diagnosis {n}" for n in TARGETS] + [f"concept {n}" for n in CONCEPTS]
+    assert list(rows[0])[8:] == [f"diagnosis {n}" for n in TARGETS] + [f"concept {n}" for n in CONCEPTS]
     printed = capsys.readouterr().out
     assert "4 images predicted" in printed and "2 could not be read" in printed and str(gone) in printed
 
@@ -231,3 +231,30 @@ def test_dicom_files_without_a_preamble_are_predicted_and_odd_windows_named(mode
     said = capsys.readouterr().err
     assert "whole.dcm: its window lies beside its pixels (100.0% black by window 9000/10" in said
     assert "bare:" not in said
+
+
+def test_images_unlike_the_training_images_are_marked_in_both_formats(images, tmp_path, capsys):
+    """The limit is below every score, then above: the model knows no image, then all of them."""
+    paths = [images / name for name in ("a.png", "b.png", "below/c.JPG", "d.png")]
+    for limit, marked in ((-1e9, 1), (1e9, 0)):
+        folder = str(with_novelty(limit).save_pretrained(tmp_path / f"model{marked}"))
+        for kind in ("jsonl", "csv"):
+            assert main([folder, str(images), "--out", str(tmp_path / f"{marked}.{kind}")]) == 0
+        rows = lines(tmp_path / f"{marked}.jsonl")
+        table = list(csv.DictReader((tmp_path / f"{marked}.csv").read_text().splitlines()))
+        assert len(rows) == len(table) == len(paths)
+        for row, cells in zip(rows, table, strict=True):
+            seen = row["novelty"]
+            assert seen["is_novel"] == bool(marked) and cells["unlike_training"] == str(marked)
+            assert float(cells["novelty"]) == seen["score"] == max(seen["by"].values())
+            assert cells["novelty_note"] == (seen["note"] or "")
+            assert ("has not seen such an image" in cells["novelty_note"]) == bool(marked)
+        assert "holds no statistics of its training images" not in capsys.readouterr().err
+
+
+def test_a_model_without_statistics_of_its_training_images_says_so(model_folder, images, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    assert main([model_folder, str(images), "--out", str(out)]) == 0
+    assert "holds no statistics of its training images" in capsys.readouterr().err
+    for row in csv.DictReader(out.read_text().splitlines()):
+        assert (row["novelty"], row["unlike_training"], row["novelty_note"]) == ("", "", "")

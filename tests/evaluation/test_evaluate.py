@@ -16,7 +16,7 @@ import torch
 from forked_ranks import on_ranks
 from PIL import Image
 from sklearn.metrics import roc_auc_score
-from tiny_model import CONCEPTS, TARGETS, K, M, tiny_card, tiny_model, write_run
+from tiny_model import CONCEPTS, TARGETS, K, M, tiny_card, tiny_model, with_novelty, write_run
 from train_command import start
 
 import csr.cli.evaluate
@@ -31,6 +31,7 @@ from csr.evaluation.measure import count_alive, predict_all, threshold_notices
 from csr.evaluation.metrics import multilabel_metrics
 from csr.evaluation.output import COLUMNS, summary
 from csr.model.calibration import Calibration
+from csr.model.novelty import NO_NOVELTY
 from csr.model.sharing.reference import Reference
 
 NUM = 18
@@ -124,6 +125,7 @@ def test_everything_asked_for_is_there(results):
     assert sorted(p.name for p in results.iterdir()) == FILES
     assert record["notices"] == [
         "The model was not calibrated on validation images: its numbers are scores, no probabilities.",
+        NO_NOVELTY,
         "Boxes of 'Rib', which is no concept, are not used: 1",
     ]
     assert record["data"]["images"] == NUM and record["model"] == "model"
@@ -203,7 +205,7 @@ def test_a_run_without_thresholds_is_measured_at_one_half_with_a_notice(data, tm
     assert "no concept and target thresholds from validation images: 0.5 is used" in record["notices"][0]
     assert record["notices"][0] in capsys.readouterr().out
     assert {row["threshold"] for row in record["targets"]["labels"].values()} == {0.5}
-    assert list(record["simulation"]) == ["concepts, zero"] and "zeros only" in record["notices"][2]
+    assert list(record["simulation"]) == ["concepts, zero"] and "zeros only" in record["notices"][3]
     assert record["localisation"] is None and record["groups"] is None
 
 
@@ -223,7 +225,8 @@ def test_the_batch_size_changes_nothing_and_the_seed_moves_intervals_only(data, 
 
 def test_notices_name_the_thresholds_that_were_not_measured():
     card = dataclasses.replace(tiny_card(), task_loss="ce", reference=Reference())
-    first, second, third = threshold_notices(card)
+    first, second, third, fourth = threshold_notices(card)
+    assert "holds no statistics of its training images" in fourth
     assert "likeliest" in first and "no concept thresholds" in second and "no probabilities" in third
     assert threshold_notices(tiny_card()) == [third]
 
@@ -381,3 +384,12 @@ def test_the_command_under_torchrun_measures_what_one_process_measures(data, res
             assert both[kind]["labels"][name]["auroc"]["value"] == pytest.approx(
                 row["auroc"]["value"], abs=1e-6
             )
+
+
+def test_images_unlike_the_training_images_are_counted(data, tmp_path, capsys):
+    with_novelty(-1e9).save_pretrained(tmp_path / "model")
+    main([str(tmp_path / "model"), *flags(data, tmp_path / "out", "--overwrite")[1:]])
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())["novelty"]
+    assert record["value"] == 1.0 and record["hits"] == record["n"] == NUM
+    assert f"Unlike the training images: {NUM} of {NUM} images, 1.000" in capsys.readouterr().out
+    assert "takes for unlike its training images" in (tmp_path / "out" / "report.html").read_text()

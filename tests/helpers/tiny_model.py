@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 
 from csr.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from csr.model import CSR
+from csr.model.image_statistics import image_statistics
+from csr.model.novelty_fit import fit_novelty
 from csr.model.sharing.card import Card, Preprocessing
 from csr.model.sharing.reference import Reference
 
@@ -43,6 +46,26 @@ def tiny_card() -> Card:
         torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.3, 0.7]), absent_KM, absent_KM + 0.25
     )
     return Card(CONCEPTS, TARGETS, Preprocessing(SIZE, SIZE + SIZE // 8), "bce", reference)
+
+
+def with_novelty(limit: float) -> CSR:
+    """Return the tiny model with statistics of random grey images, and a limit of one's choice."""
+    model, draw = tiny_model(), torch.Generator().manual_seed(2)
+    card = model.card
+    assert card is not None
+    with torch.no_grad():
+        side = card.preprocessing.stored_size
+        pixels = torch.randint(0, 256, (60, 1, side, side), generator=draw, dtype=torch.uint8)
+        image = card.preprocessing.transform()(pixels)
+        feat = model.features(image)
+        score = model.similarity_scores(feat)
+        rows = image_statistics(model, image, feat, score, preprocessing=card.preprocessing)
+    train, val = ({name: value[part] for name, value in rows.items()} for part in (slice(30), slice(30, 60)))
+    fitted = fit_novelty(train, val)
+    assert fitted is not None
+    novelty = dataclasses.replace(fitted, limit=limit)
+    model.card = dataclasses.replace(card, reference=dataclasses.replace(card.reference, novelty=novelty))
+    return model
 
 
 def write_run(folder: Path, model: CSR, *, with_reference: bool = True) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from serving import box, opened, png, put
-from tiny_model import CONCEPTS, TARGETS, K, M, tiny_model
+from tiny_model import CONCEPTS, TARGETS, K, M, tiny_model, with_novelty
 
 from csr.data.images.resize import resize_file
 from csr.explain.explanation import explain, to_dict
@@ -208,3 +208,17 @@ def test_a_model_without_medians_starts_with_zero_and_refuses_medians(stored):
     assert case.scale_of(0, 1) == (pytest.approx(float(np.median(shown))), pytest.approx(float(shown.max())))
     with pytest.raises(InputError, match="medians"):
         checked_edits(EditsIn(replacement="median"), CONCEPTS, default="zero")
+
+
+@pytest.mark.parametrize(("limit", "noted"), [(-1e9, True), (1e9, False)])
+def test_an_image_unlike_the_training_images_has_the_note_of_csr_explain(stored, limit, noted):
+    model = with_novelty(limit)
+    case, explained = Case(model, stored[0].numpy()), explain(model, stored)[0]
+    note = result_of(case, case.diagnose(case.unedited)).novelty_note
+    assert (note is not None) == noted
+    assert explained.seen is not None and note == explained.seen.note
+    assert to_dict(explained, neighbours={})["novelty"]["note"] == note
+
+
+def test_a_model_without_statistics_of_its_training_images_says_so(client):
+    assert any("holds no statistics" in line for line in client.get("/api/model").json()["notices"])

@@ -62,7 +62,12 @@ def final_test(splits: Splits) -> FinalTest:
         chunks, view = inference.eval_chunks(len(dataset), 7), PlainView(splits.eval_transform)
         return map_batches(model, dataset, chunks, view, device=torch.device("cpu"), kept=None)
 
-    validator: Any = SimpleNamespace(map_batches=batches)
+    def images(dataset: LabelledImages, title: str) -> Any:
+        return inference.image_batches(
+            dataset, transform=splits.eval_transform, batch_size=7, device=torch.device("cpu")
+        )
+
+    validator: Any = SimpleNamespace(map_batches=batches, batches=images)
     return FinalTest(tiny_model(), splits, "bce", 20.0, "fp32", validator)
 
 
@@ -88,6 +93,8 @@ def test_the_reference_of_two_ranks_is_that_of_one(splits):
                 assert other["method"] == one["method"]
                 line = [one["scale"], one["offset"]]
                 assert [other["scale"], other["offset"]] == pytest.approx(line, abs=1e-3)
+        assert reference["novelty"]["limit"] == pytest.approx(alone["novelty"]["limit"], rel=1e-3)
+        assert reference["novelty"]["num_validation"] == NUM - NUM_TRAIN
 
 
 def test_calibration_takes_the_weights_of_the_training_labels_off_the_logits_of_validation_images(splits):
@@ -117,3 +124,14 @@ def test_the_card_says_how_the_images_of_the_run_became_square(splits, resize):
     pre = card.preprocessing
     assert (pre.resize, pre.stored_size, pre.image_size) == (resize, 72, SIZE)
     assert (pre.mean, pre.std) == (splits.eval_transform.mean, splits.eval_transform.std)
+
+
+def test_the_novelty_of_a_run_is_of_training_images_and_its_limit_of_validation_images(splits):
+    novelty = final_test(splits).reference().novelty
+    assert novelty is not None and novelty.num_validation == NUM - NUM_TRAIN
+    with torch.no_grad():
+        pixels = EvalTransform(SIZE)(splits.train.store.batch(splits.train.indices))
+        pooled = tiny_model().features(pixels).mean(dim=(2, 3))
+    np.testing.assert_allclose(
+        novelty.spaces["features"].mean_D, pooled.double().mean(0), rtol=1e-3, atol=1e-5
+    )

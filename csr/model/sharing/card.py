@@ -16,6 +16,7 @@ import torch
 from csr.data.images.square import RESIZES, SQUASH
 from csr.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, stored_size
 from csr.model.calibration import MIN_POSITIVES, Calibration, calibrated_logits
+from csr.model.novelty import NO_NOVELTY
 from csr.model.sharing.reference import DEFAULT_THRESHOLD, Reference, reference_from_dict
 from csr.runtime.errors import InputError
 
@@ -145,6 +146,18 @@ class Card:
             f"Scores, no probabilities (fewer than {MIN_POSITIVES} positive or negative validation images): "
             f"{', '.join(scores)}."
         )
+
+    def notices(self, *, has_concepts: bool = True, has_prototypes: bool = True) -> list[str]:
+        """Return the lines that readers of its numbers need: on scores, and on what it cannot notice.
+
+        Args:
+            has_concepts: see `scores_notice`.
+            has_prototypes: False for a baseline, which never notices images unlike its training images.
+        """
+        lines = [self.scores_notice(has_concepts=has_concepts)]
+        if has_prototypes and self.reference.novelty is None:
+            lines.append(NO_NOVELTY)
+        return [line for line in lines if line is not None]
 
     def called(self, probability_BT: torch.Tensor) -> torch.Tensor:
         """Return which diagnoses the model calls.
@@ -283,4 +296,13 @@ def check_counts(card: Card, *, sizes: Sequence[int], image_size: int, where: st
         raise InputError(
             f"{where}: preprocessing makes {card.preprocessing.image_size} px images, "
             f"the model takes {image_size} px"
+        )
+
+
+def check_novelty(card: Card, *, channels: Any, where: str) -> None:
+    """Raise InputError unless the statistics of training images are of a backbone with as many channels."""
+    novelty = card.reference.novelty
+    if novelty is not None and novelty.num_channels != channels:
+        raise InputError(
+            f"{where}: novelty is of {novelty.num_channels} channels, the backbone has {channels}"
         )

@@ -11,15 +11,16 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
 from csr.model import hub_download
+from csr.model.backbones.base import Backbone
 from csr.model.backbones.names import FILE_SUFFIXES
 from csr.model.sharing import not_found
-from csr.model.sharing.card import Card, card_from_dict, check_counts, plain_card
+from csr.model.sharing.card import Card, card_from_dict, check_counts, check_novelty, plain_card
 from csr.model.sharing.claims import check_against_tensors, check_architecture, fill
 from csr.model.sharing.config_file import CONFIG, read_config
 from csr.model.sharing.readme import write_readme
@@ -156,6 +157,7 @@ def build_trained(
     check_against_tensors(checked, state, build=cls, where=where)
     model = cls(**checked)
     fill(model, state, where=weights_name)
+    check_novelty(read, channels=cast(Backbone, model.backbone).channels, where=config_name)
     model.card = read
     return model.eval()
 

@@ -1,7 +1,7 @@
 """Values that a run measures once for later use: thresholds, calibration, scores with and without a concept.
 
-Thresholds and calibration come from validation images, medians from training images; neither ever from test
-images.
+Thresholds and calibration come from validation images, medians from training images, what images look like
+from both; nothing ever from test images.
 
 Letters: N images, K concepts, M prototypes per concept, T targets, L labels (K or T).
 """
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from csr.model.calibration import Calibration, calibration_from_dict
+from csr.model.novelty import Novelty, novelty_from_dict
 from csr.runtime.errors import InputError
 
 FILE_NAME = "reference.json"
@@ -30,6 +31,7 @@ class Reference:
         absent_KM, present_KM: median scores over training images without and with the concept.
         concept_calibration_K, target_calibration_T: the way from logits to probabilities. Thresholds are on
             the calibrated scale.
+        novelty: statistics of training images, for images that are unlike them.
     """
 
     concept_threshold_K: torch.Tensor | None = None
@@ -38,6 +40,7 @@ class Reference:
     present_KM: torch.Tensor | None = None
     concept_calibration_K: tuple[Calibration, ...] | None = None
     target_calibration_T: tuple[Calibration, ...] | None = None
+    novelty: Novelty | None = None
 
     def map_scale(self, k: int, m: int) -> tuple[float, float] | None:
         """Return the cosines between which a prototype's map is coloured, (clear, brightest).
@@ -71,6 +74,7 @@ class Reference:
                 key: None if value is None else {n: c.to_dict() for n, c in zip(names, value, strict=True)}
                 for key, (names, value) in lines.items()
             },
+            "novelty": None if self.novelty is None else self.novelty.to_dict(),
         }
 
 
@@ -104,7 +108,7 @@ def reference_from_dict(
         "present_medians": (concept_names, num_prototypes, -1.0),
     }
     lines = {"concept_calibration": concept_names, "target_calibration": target_names}
-    unknown = sorted(str(key) for key in value if key not in wanted and key not in lines)
+    unknown = sorted(str(key) for key in value if key not in (*wanted, *lines, "novelty"))
     if unknown:
         raise InputError(f"{where}: 'reference' has unknown keys: {', '.join(unknown)[:120]}")
     tensors = [
@@ -115,8 +119,15 @@ def reference_from_dict(
         None if value.get(key) is None else _calibrations(value[key], names, f"{where}: {key}")
         for key, names in lines.items()
     ]
+    novelty = None
+    if value.get("novelty") is not None:
+        num_scores = len(concept_names) * num_prototypes
+        novelty = novelty_from_dict(value["novelty"], num_scores=num_scores, where=f"{where}: novelty")
     concept_threshold_K, target_threshold_T, absent_KM, present_KM = tensors
-    return Reference(concept_threshold_K, target_threshold_T, absent_KM, present_KM, *calibrations)
+    concept_K, target_T = calibrations
+    return Reference(
+        concept_threshold_K, target_threshold_T, absent_KM, present_KM, concept_K, target_T, novelty
+    )
 
 
 def _calibrations(value: Any, names: tuple[str, ...], where: str) -> tuple[Calibration, ...]:

@@ -32,7 +32,7 @@ async function connect() {
   at("version").textContent = `Model ${model.sha256.slice(0, 12)}.`;
   at("limits").textContent = `up to ${maxMib()} MiB and ${+(model.max_pixels / 1e6).toFixed(1)} million pixels`;
   at("replacements").hidden = model.replacements.length < 2;
-  at("scores-notice").textContent = model.scores_notice ?? "";
+  at("scores-notice").textContent = model.notices.join(" ");
   at("no-medians").hidden = model.contributions_from !== "zero";
   drawRamp(at("ramp"), model.palette);
   diagnoses = new DiagnosisList(at("diagnoses"), { onPick: pickTarget });

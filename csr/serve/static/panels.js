@@ -185,6 +185,9 @@ function boxRow(box, evidence, i, { onRemove, onPoint }) {
 
 export function fillNotes(area, state, model) {
   const notes = [];
+  if (state.novelty_note) {
+    notes.push(make("p", { cls: "note bad", role: "alert", text: state.novelty_note }));
+  }
   const contradictions = state.safety.boxes.flatMap((evidence, i) => (
     evidence.contradicts ? [contradiction(state.edits.boxes[i].kind, evidence, i + 1)] : [])).join("; ");
   if (state.safety.warn) {

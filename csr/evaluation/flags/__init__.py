@@ -1,0 +1,1 @@
+"""Flags that warn a reader of a result: how they are chosen, and how often they are right."""
