@@ -22,7 +22,7 @@ from csr.evaluation import inference
 from csr.evaluation.bootstrap import Bootstrap
 from csr.evaluation.calibration import errors_by_label, reliability_by_label
 from csr.evaluation.comparison.predictions import Predictions, Scored
-from csr.evaluation.flags.flagged import measure_novelty
+from csr.evaluation.flags.flagged import measure_doubt, measure_novelty
 from csr.evaluation.label_scores import score_labels
 from csr.evaluation.pointing_game import pointing_rows, score_pointing
 from csr.evaluation.simulated_doctor import Play, play_doctor, score_plays
@@ -59,7 +59,7 @@ def predict_all(
         wrap: shows progress over (batches, how many).
 
     Returns:
-        Rows on the CPU, in the order of the data set: `target` (N, T) and `concept` (N, K) probabilities,
+        Rows on the CPU, in the order of the data set: probabilities `target` (N, T) and `concept` (N, K),
         `target_raw` and `concept_raw` before calibration, `winner` (N, K) the prototype with the highest
         score (-1 where all were dropped), as far as the model has concepts and prototypes; `novelty` (N, S)
         where the card has it; with boxes `pointing` (N, K, S); with plays `after` (N, V, T) and `edited`
@@ -165,10 +165,9 @@ def measure(
         plays: as passed to `predict_all`.
 
     Returns:
-        `targets` and `concepts` (see `score_labels`), `calibration` (label -> method, errors before and
-        after it), `reliability`, `prototypes`, and `localisation`,
-        `groups`, `simulation`, each None where not asked for; `novelty` (see `measure_novelty`); what is of
-        concepts or prototypes is None of a model without.
+        `targets` and `concepts` (see `score_labels`), `calibration` (label -> method, errors before and after
+        it), `reliability`, `prototypes`, `doubt`; `novelty`, `localisation`, `groups` and `simulation`, each
+        None where not asked for or not known; what is of concepts or prototypes is None of a model without.
     """
     labels = {"target": dataset.table.target_NT, "concept": dataset.table.concept_NK}
     everyone = np.arange(len(dataset.table))
@@ -189,6 +188,7 @@ def measure(
             for value, some_N in groups.items()
         },
         "novelty": measure_novelty(rows, card),
+        "doubt": measure_doubt(rows, labels["target"], card),
         "simulation": _simulation(rows, labels["target"], card, plays, bootstrap) if plays else None,
     }
 

@@ -100,6 +100,9 @@ def lines(results: Results) -> Iterator[Line]:
         for label, row in alive["labels"].items():
             yield ("prototypes", "", label, "alive", row["alive"], None, None, row["total"], None)
         yield ("prototypes", "", "all", "alive", alive["alive"], None, None, alive["total"], None)
+    for score, found in _doubt(results):
+        interval = (found[key] for key in ("value", "low", "high"))
+        yield ("flags", "", "needs a doctor", score, *interval, found["n"], found["hits"])
     novelty = results["novelty"]
     if novelty is not None:
         interval = (novelty[key] for key in ("value", "low", "high"))
@@ -154,7 +157,12 @@ def summary(results: Results) -> list[str]:
 def _extra_lines(results: Results) -> list[str]:
     alive = results["prototypes"]
     images = f"(on these {results['data']['images']} images)"
-    text = [] if alive is None else ["", f"Prototypes alive: {alive['alive']}/{alive['total']} {images}"]
+    text = [""]
+    if alive is not None:
+        text.append(f"Prototypes alive: {alive['alive']}/{alive['total']} {images}")
+    for (score, found), of in zip(_doubt(results), ("wrong flagged", "right left alone"), strict=True):
+        counted = f"{found['hits']} of {found['n']} {of}"
+        text.append(f"Images for a doctor, {score}: {counted}, {_interval(found)}")
     novelty = results["novelty"]
     if novelty is not None:
         text.append(
@@ -176,6 +184,10 @@ def _extra_lines(results: Results) -> list[str]:
         ]
         text.append(f"Simulated doctor ({play}): {'; '.join(parts)}")
     return text
+
+
+def _doubt(results: Results) -> list[tuple[str, Results]]:
+    return [(score, results["doubt"][score]) for score in ("sensitivity", "specificity")]
 
 
 def _number(value: float | None) -> str:

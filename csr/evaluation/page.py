@@ -167,11 +167,11 @@ def _prototypes(alive: Results | None) -> Results | None:
     return {"rows": rows, "ends": [["all", "", f"{alive['alive']} of {alive['total']}", ""]]}
 
 
-def _flags(results: Results) -> Results | None:
+def _flags(results: Results) -> Results:
     novelty = results["novelty"]
-    if novelty is None:
-        return None
-    return {"novelty": novelty, "by": [(STATISTICS[name][0], n) for name, n in novelty["by"].items() if n]}
+    counted = {} if novelty is None else novelty["by"]
+    by = [(STATISTICS[name][0], n) for name, n in counted.items() if n]
+    return {"novelty": novelty, "by": by, "doubt": results["doubt"]}
 
 
 def _subgroups(results: Results) -> Results | None:

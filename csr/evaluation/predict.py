@@ -14,7 +14,7 @@ import torch
 from csr.data.images.resize import resize_files
 from csr.model import CSR, CSROutput
 from csr.model.contributions import model_contributions
-from csr.model.edit_safety import DOCTOR_GAP, top_two_gap
+from csr.model.doubt import doubts, top_two_gap
 from csr.model.novelty import compare
 from csr.model.sharing.card import Card
 from csr.runtime.errors import InputError
@@ -49,10 +49,10 @@ def predict_files(
     Yields:
         `image`, then either `error`, or `diagnoses` and `concepts` (name -> probability), `present` (names of
         the diagnoses that are called, see `Card.called`), `gap` of the two most likely ones, and
-        `needs_doctor`, whether it is under 0.3; `novelty`, how the image compares with the training images
-        (`csr.model.novelty.Seen`; null where the model cannot tell); on demand `contributions`, diagnosis ->
-        `base` (the logit of an image without findings), `logit`, and `concepts` (name -> contribution): base
-        and contributions sum to the logit.
+        `needs_doctor`, for the reason `doubt` (`csr.model.doubt`); `novelty`, how the image compares with the
+        training images (`csr.model.novelty.Seen`; null where the model cannot tell); on demand
+        `contributions`, diagnosis -> `base` (the logit of an image without findings), `logit`, and `concepts`
+        (name -> contribution): base and contributions sum to the logit.
     """
     assert model.card is not None
     pre = model.card.preprocessing
@@ -111,15 +111,17 @@ def diagnose(model: CSR, image_BCSS: torch.Tensor, *, with_contributions: bool =
             "concepts": dict(zip(card.concept_names, concept_K.tolist(), strict=True)),
             "present": [name for name, called in zip(card.target_names, called_T, strict=True) if called],
             "gap": float(gap),
-            "needs_doctor": bool(gap < DOCTOR_GAP),
+            "needs_doctor": doubt is not None,
+            "doubt": doubt,
             "novelty": None if seen is None else seen.to_dict(),
             **more,
         }
-        for target_T, concept_K, called_T, gap, seen, more in zip(
+        for target_T, concept_K, called_T, gap, doubt, seen, more in zip(
             target_BT,
             concept_BK,
             card.called(target_BT).tolist(),
             top_two_gap(target_BT),
+            doubts(card, target_BT),
             seen_B,
             added,
             strict=True,

@@ -18,7 +18,7 @@ from csr.data.images.square import WHOLE, Frame, point_on_image
 from csr.explain.neighbours import Neighbours
 from csr.model import CSR, CSROutput
 from csr.model.contributions import Contributions, model_contributions
-from csr.model.edit_safety import DOCTOR_GAP, top_two_gap
+from csr.model.doubt import doubts, top_two_gap
 from csr.model.layers.prototypes import winners
 from csr.model.novelty import Seen, compare
 from csr.model.sharing.card import Card
@@ -83,6 +83,11 @@ class Explanation:
     def gap(self) -> float:
         """Difference between the two most likely diagnoses."""
         return float(top_two_gap(self.probability_T.unsqueeze(0))[0])
+
+    @property
+    def doubt(self) -> str | None:
+        """Why a doctor should decide, a line; None where there is no doubt."""
+        return doubts(self.card, self.probability_T.unsqueeze(0))[0]
 
     @property
     def present_T(self) -> torch.Tensor:
@@ -213,7 +218,8 @@ def to_dict(explanation: Explanation, *, neighbours: Neighbours) -> dict[str, An
         "chosen_diagnosis": card.target_names[e.chosen],
         "diagnoses": diagnoses,
         "gap": e.gap,
-        "needs_doctor": e.gap < DOCTOR_GAP,
+        "needs_doctor": e.doubt is not None,
+        "doubt": e.doubt,
         "novelty": None if e.seen is None else e.seen.to_dict(),
         "concepts": [_concept(e, k, neighbours) for k in range(len(card.concept_names))],
     }

@@ -14,7 +14,6 @@ from csr.data.images.decode import decode_image
 from csr.explain.explanation import Explanation, map_scales
 from csr.explain.neighbours import Neighbour, Neighbours
 from csr.model.contributions import NO_MEDIANS
-from csr.model.edit_defaults import DOCTOR_GAP
 from csr.report.page import render
 from csr.report.pictures import (
     TILE_PX,
@@ -135,8 +134,7 @@ def write_page(
         image=data_address(image_HW3),
         rule="the likeliest" if e.card.exactly_one else "called",
         diagnoses=_diagnoses(e),
-        gap=e.gap,
-        doctor_gap=DOCTOR_GAP,
+        doubt=e.doubt,
         ramp=data_address(colour_ramp(TILE_PX // 2, 16)),
         cells=cells_text(e),
         chosen={

@@ -10,19 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
+from csr.model.doubt import top_two_gap as top_two_gap
 from csr.model.edit_defaults import DOCTOR_GAP as DOCTOR_GAP
 from csr.model.interaction import Edits, box_cells, edited_scores
 from csr.model.sharing.reference import DEFAULT_THRESHOLD
 
 HIGH_SHARE = 0.8  # of an image's highest similarity: above, a map counts as high
-
-
-def top_two_gap(probability_BT: torch.Tensor) -> torch.Tensor:
-    """Return the gap of the two most likely diagnoses, (B,); of a single one |2p - 1|, from its absence."""
-    if probability_BT.shape[1] == 1:
-        return (2 * probability_BT[:, 0] - 1).abs()
-    first_BT = probability_BT.topk(2, dim=1).values
-    return first_BT[:, 0] - first_BT[:, 1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import numpy as np
 
 from csr.explain.explanation import Explanation
 from csr.model import CSR
-from csr.model.edit_safety import DOCTOR_GAP, SafetyReport
+from csr.model.edit_safety import SafetyReport
 from csr.model.interaction import ALPHA
 from csr.report.pictures import heat_colours
 from csr.serve import schemas
@@ -40,7 +40,6 @@ def model_facts(model: CSR, *, name: str, sha256: str, limits: Limits, has_atlas
         contributions_from="absent medians" if has_medians else "zero",
         notices=card.notices(),
         default_alpha=ALPHA,
-        doctor_gap=DOCTOR_GAP,
         has_atlas=has_atlas,
         max_bytes=limits.max_bytes,
         max_pixels=limits.max_pixels,
@@ -66,7 +65,8 @@ def result_of(case: Case, outcome: Outcome) -> schemas.Result:
     return schemas.Result(
         diagnoses=_diagnoses(case, e),
         gap=e.gap,
-        needs_doctor=e.gap < DOCTOR_GAP,
+        needs_doctor=e.doubt is not None,
+        doubt=e.doubt,
         novelty_note=None if case.seen is None else case.seen.note,
         concepts=[_concept(case, e, k) for k in range(len(case.card.concept_names))],
         safety=_safety(outcome.safety, case.card.concept_names),

@@ -92,7 +92,6 @@ class ModelFacts(Schema):
         description="on labels whose numbers are no probabilities, on what the model cannot notice"
     )
     default_alpha: float
-    doctor_gap: float = Field(description="two likeliest diagnoses closer than this: ask a doctor")
     has_atlas: bool
     max_bytes: int
     max_pixels: int
@@ -190,6 +189,7 @@ class Result(Schema):
     diagnoses: list[Diagnosis]
     gap: float = Field(description="between the two likeliest diagnoses")
     needs_doctor: bool
+    doubt: str | None = Field(description="why a doctor should decide")
     novelty_note: str | None = Field(description="the image is unlike the training images, and in what")
     concepts: list[Concept]
     safety: Safety

@@ -5,6 +5,7 @@ Letters: N images, B batch, K concepts, M prototypes per concept, T targets.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from csr.data.dataset import LabelledImages
 from csr.engine.device import inference_precision, local_device
 from csr.evaluation import inference
 from csr.evaluation.comparison.predictions import KINDS, Predictions, Scored
+from csr.evaluation.flags.flagged import choose_doubt
 from csr.evaluation.metrics import multilabel_metrics
 from csr.evaluation.row_accumulator import RowAccumulator
 from csr.evaluation.test_table import results_record, table_lines
@@ -81,7 +83,7 @@ class FinalTest:
         val = self._predict(self.splits.val, "Val", keeps=True, seen=val_seen)
         train_labels, val_labels = labels_of(self.splits.train), labels_of(self.splits.val)
         maximum = self.max_pos_weight
-        return measure_reference(
+        reference = measure_reference(
             score_NKM=train.get("score"),
             concept_NK=torch.from_numpy(train_labels["concept"]),
             val_concept_logit_NK=val.get("concept_logit"),
@@ -93,6 +95,8 @@ class FinalTest:
             target_weight_T=task_weights(train_labels["target"], loss=self.task_loss, maximum=maximum),
             novelty=self._novelty(train_seen, val_seen) if is_csr else None,
         )
+        doubt = choose_doubt(self.card(reference), val["logit"], val_labels["target"], train_labels)
+        return dataclasses.replace(reference, doubt=doubt)
 
     def card(self, reference: Reference) -> Card:
         """Return what later commands know of the model, as far as the run's pictures need it."""

@@ -31,6 +31,7 @@ from csr.evaluation.measure import count_alive, predict_all, threshold_notices
 from csr.evaluation.metrics import multilabel_metrics
 from csr.evaluation.output import COLUMNS, summary
 from csr.model.calibration import Calibration
+from csr.model.doubt import NO_DOUBT_RULE
 from csr.model.novelty import NO_NOVELTY
 from csr.model.sharing.reference import Reference
 
@@ -126,6 +127,7 @@ def test_everything_asked_for_is_there(results):
     assert record["notices"] == [
         "The model was not calibrated on validation images: its numbers are scores, no probabilities.",
         NO_NOVELTY,
+        NO_DOUBT_RULE,
         "Boxes of 'Rib', which is no concept, are not used: 1",
     ]
     assert record["data"]["images"] == NUM and record["model"] == "model"
@@ -205,7 +207,7 @@ def test_a_run_without_thresholds_is_measured_at_one_half_with_a_notice(data, tm
     assert "no concept and target thresholds from validation images: 0.5 is used" in record["notices"][0]
     assert record["notices"][0] in capsys.readouterr().out
     assert {row["threshold"] for row in record["targets"]["labels"].values()} == {0.5}
-    assert list(record["simulation"]) == ["concepts, zero"] and "zeros only" in record["notices"][3]
+    assert list(record["simulation"]) == ["concepts, zero"] and "zeros only" in record["notices"][4]
     assert record["localisation"] is None and record["groups"] is None
 
 
@@ -225,10 +227,10 @@ def test_the_batch_size_changes_nothing_and_the_seed_moves_intervals_only(data, 
 
 def test_notices_name_the_thresholds_that_were_not_measured():
     card = dataclasses.replace(tiny_card(), task_loss="ce", reference=Reference())
-    first, second, third, fourth = threshold_notices(card)
+    first, second, third, fourth, fifth = threshold_notices(card)
     assert "holds no statistics of its training images" in fourth
     assert "likeliest" in first and "no concept thresholds" in second and "no probabilities" in third
-    assert threshold_notices(tiny_card()) == [third]
+    assert threshold_notices(tiny_card()) == [third, fourth, fifth] and fifth == NO_DOUBT_RULE
 
 
 def test_errors_before_and_after_calibration_are_those_of_a_loop(data, tmp_path):

@@ -16,6 +16,7 @@ import torch
 from csr.data.images.square import RESIZES, SQUASH
 from csr.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, stored_size
 from csr.model.calibration import MIN_POSITIVES, Calibration, calibrated_logits
+from csr.model.doubt import NO_DOUBT_RULE
 from csr.model.novelty import NO_NOVELTY
 from csr.model.sharing.reference import DEFAULT_THRESHOLD, Reference, reference_from_dict
 from csr.runtime.errors import InputError
@@ -157,6 +158,8 @@ class Card:
         lines = [self.scores_notice(has_concepts=has_concepts)]
         if has_prototypes and self.reference.novelty is None:
             lines.append(NO_NOVELTY)
+        if self.reference.doubt is None:
+            lines.append(NO_DOUBT_RULE)
         return [line for line in lines if line is not None]
 
     def called(self, probability_BT: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from csr.model.calibration import Calibration, calibration_from_dict
+from csr.model.doubt import DoubtRule, doubt_from_dict
 from csr.model.novelty import Novelty, novelty_from_dict
 from csr.runtime.errors import InputError
 
@@ -31,6 +32,7 @@ class Reference:
         absent_KM, present_KM: median scores over training images without and with the concept.
         concept_calibration_K, target_calibration_T: the way from logits to probabilities. Thresholds are on
             the calibrated scale.
+        doubt: when a doctor should decide.
         novelty: statistics of training images, for images that are unlike them.
     """
 
@@ -41,6 +43,7 @@ class Reference:
     concept_calibration_K: tuple[Calibration, ...] | None = None
     target_calibration_T: tuple[Calibration, ...] | None = None
     novelty: Novelty | None = None
+    doubt: DoubtRule | None = None
 
     def map_scale(self, k: int, m: int) -> tuple[float, float] | None:
         """Return the cosines between which a prototype's map is coloured, (clear, brightest).
@@ -75,6 +78,7 @@ class Reference:
                 for key, (names, value) in lines.items()
             },
             "novelty": None if self.novelty is None else self.novelty.to_dict(),
+            "doubt": None if self.doubt is None else self.doubt.to_dict(),
         }
 
 
@@ -108,7 +112,7 @@ def reference_from_dict(
         "present_medians": (concept_names, num_prototypes, -1.0),
     }
     lines = {"concept_calibration": concept_names, "target_calibration": target_names}
-    unknown = sorted(str(key) for key in value if key not in (*wanted, *lines, "novelty"))
+    unknown = sorted(str(key) for key in value if key not in (*wanted, *lines, "novelty", "doubt"))
     if unknown:
         raise InputError(f"{where}: 'reference' has unknown keys: {', '.join(unknown)[:120]}")
     tensors = [
@@ -119,14 +123,16 @@ def reference_from_dict(
         None if value.get(key) is None else _calibrations(value[key], names, f"{where}: {key}")
         for key, names in lines.items()
     ]
-    novelty = None
+    novelty = doubt = None
+    if value.get("doubt") is not None:
+        doubt = doubt_from_dict(value["doubt"], target_names=target_names, where=f"{where}: doubt")
     if value.get("novelty") is not None:
         num_scores = len(concept_names) * num_prototypes
         novelty = novelty_from_dict(value["novelty"], num_scores=num_scores, where=f"{where}: novelty")
     concept_threshold_K, target_threshold_T, absent_KM, present_KM = tensors
     concept_K, target_T = calibrations
     return Reference(
-        concept_threshold_K, target_threshold_T, absent_KM, present_KM, concept_K, target_T, novelty
+        concept_threshold_K, target_threshold_T, absent_KM, present_KM, concept_K, target_T, novelty, doubt
     )
 
 

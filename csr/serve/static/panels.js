@@ -201,10 +201,7 @@ export function fillNotes(area, state, model) {
     notes.push(make("p", { cls: "note" }, "Your edits change the most likely diagnosis."));
   }
   if (state.needs_doctor) {
-    const [gap, least] = [state.gap, model.doctor_gap].map((value) => (100 * value).toFixed(0));
-    const reason = state.diagnoses.length === 1 ? "The probability is close to even"
-      : `The two most likely diagnoses differ by ${gap} percentage points, less than ${least}`;
-    notes.push(make("p", { cls: "note info", text: `${reason}: a doctor should decide.` }));
+    notes.push(make("p", { cls: "note info", text: `${state.doubt}: a doctor should decide.` }));
   }
   area.replaceChildren(...notes);
 }

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from tiny_model import tiny_card
 
-from csr.evaluation.flags.flagged import measure_novelty, rate
+from csr.evaluation.flags.flagged import measure_doubt, measure_novelty, rate, wrong_images
+from csr.model.doubt import DoubtRule
 from csr.model.novelty import STATISTICS, Novelty
 from csr.model.sharing.card import Card
 
@@ -37,3 +39,16 @@ def test_a_rate_has_wilsons_interval():
     limits = [(centre + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
     assert [found["low"], found["high"]] == pytest.approx(limits, abs=1e-5)
     assert rate(0, 0)["value"] is None
+
+
+def test_wrong_and_right_images_are_counted_by_hand():
+    card = tiny_card()  # called from 0.3 and from 0.7
+    reference = dataclasses.replace(card.reference, doubt=DoubtRule(0.5, 0.8, 20))
+    card = dataclasses.replace(card, reference=reference)
+    probability = torch.tensor([[0.9, 0.1], [0.4, 0.1], [0.1, 0.1], [0.9, 0.1], [0.4, 0.1]])
+    label = np.array([[1, 0], [0, 0], [0, 0], [1, 1], [np.nan, 0.0]])
+    assert wrong_images(card.called(probability).numpy(), label).tolist() == [False, True, False, True, False]
+    found = measure_doubt({"target": probability}, label, card)
+    assert (found["sensitivity"]["hits"], found["sensitivity"]["n"]) == (1, 2), "the second, not the fourth"
+    assert (found["specificity"]["hits"], found["specificity"]["n"]) == (1, 3), "the first; none is called"
+    assert found["measured_rule"]
