@@ -5,6 +5,7 @@ Letters: B batch, K concepts, M prototypes per concept, T targets, H W feature m
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import torch
 
 from csr.model.doubt import top_two_gap as top_two_gap
 from csr.model.edit_defaults import DOCTOR_GAP as DOCTOR_GAP
-from csr.model.interaction import Edits, box_cells, edited_scores
+from csr.model.interaction import CONFIRMED, REJECTED, Edits, box_cells, edited_scores
 from csr.model.sharing.reference import DEFAULT_THRESHOLD
 
 HIGH_SHARE = 0.8  # of an image's highest similarity: above, a map counts as high
@@ -26,17 +27,21 @@ class SafetyReport:
         before_BT, after_BT: probabilities of the diagnoses.
         moved_B: the largest change of a probability, 0 to 1.
         flips_B: whether another diagnosis is the most likely one now (with T = 1: crosses 0.5).
-        peak_R: highest unedited similarity in each box, over all prototypes.
+        regions_B: the largest change by the regions alone, beside the same decisions without regions.
+        box_moved_R: the largest change if a box alone is left out.
+        peak_R: highest unedited similarity in each box, over the maps that count.
         concept_R, prototype_R: whose map that is.
-        is_high_R: whether any map is high in the box.
+        is_high_R: whether any map that counts is high in the box.
         contradicts_R: a positive box in which no map is high, or a negative box in which one is.
-        warn_B: whether the diagnosis moves far on the strength of a box that contradicts the maps.
+        warn_B: whether the regions move a probability far.
     """
 
     before_BT: torch.Tensor
     after_BT: torch.Tensor
     moved_B: torch.Tensor
     flips_B: torch.Tensor
+    regions_B: torch.Tensor
+    box_moved_R: torch.Tensor
     peak_R: torch.Tensor
     concept_R: torch.Tensor
     prototype_R: torch.Tensor
@@ -53,6 +58,7 @@ def check_safety(
     absent_KM: torch.Tensor | None = None,
     present_KM: torch.Tensor | None = None,
     high_KM: torch.Tensor | None = None,
+    called_BK: torch.Tensor | None = None,
     max_move: float = DOCTOR_GAP,
 ) -> SafetyReport:
     """Report how far edits would move the diagnosis, and whether the boxes agree with the evidence.
@@ -64,34 +70,66 @@ def check_safety(
         absent_KM, present_KM: see `edited_scores`.
         high_KM: similarity from which a prototype's map is high; None: `HIGH_SHARE` of the highest
             similarity anywhere in the image.
+        called_BK: bool, concepts that the model calls. Their maps count and those of confirmed concepts, but
+            none of a rejected one: a region that leaves out what was rejected agrees. None: all count.
         max_move: change of a probability that counts as far.
     """
-    before_BT = diagnose(sim_BKMHW.amax(dim=(3, 4)))
-    after_BT = diagnose(edited_scores(sim_BKMHW, edits, absent_KM=absent_KM, present_KM=present_KM))
-    moved_B = (after_BT - before_BT).abs().amax(dim=1)
-    peak_RKM = _peaks(sim_BKMHW, edits)
-    peak_R, at_R = peak_RKM.flatten(1).max(dim=1)
-    if high_KM is None:
-        high_B = HIGH_SHARE * sim_BKMHW.flatten(1).amax(dim=1)
-        is_high_R = (peak_R >= high_B[edits.row_R]) & (peak_R > 0)
-    else:
-        # a dropped prototype is 0 all over: that is not high, whatever its threshold
-        is_high_R = ((peak_RKM >= high_KM.to(peak_RKM)) & (peak_RKM > 0)).flatten(1).any(dim=1)
-    contradicts_R = is_high_R != edits.positive_R
-    contradicted_B = torch.zeros_like(moved_B).index_add_(0, edits.row_R, contradicts_R.to(moved_B)) > 0
+
+    def after(some: Edits) -> torch.Tensor:
+        return diagnose(edited_scores(sim_BKMHW, some, absent_KM=absent_KM, present_KM=present_KM))
+
+    before_BT, after_BT = diagnose(sim_BKMHW.amax(dim=(3, 4))), after(edits)
+    everything_R = torch.ones_like(edits.positive_R)
+    regions_B = (after_BT - after(_without(edits, everything_R))).abs().amax(dim=1)
+    box_moved_R = regions_B.new_zeros(len(edits.row_R))
+    for r, row in enumerate(edits.row_R.tolist()):
+        only_R = torch.zeros_like(everything_R)
+        only_R[r] = True
+        box_moved_R[r] = (after_BT - after(_without(edits, only_R)))[row].abs().max()
+    peak_R, at_R, is_high_R = _evidence(sim_BKMHW, edits, high_KM=high_KM, called_BK=called_BK)
     num_per_concept = sim_BKMHW.shape[2]
     return SafetyReport(
         before_BT=before_BT,
         after_BT=after_BT,
-        moved_B=moved_B,
+        moved_B=(after_BT - before_BT).abs().amax(dim=1),
         flips_B=_verdict(before_BT) != _verdict(after_BT),
+        regions_B=regions_B,
+        box_moved_R=box_moved_R,
         peak_R=peak_R,
         concept_R=at_R // num_per_concept,
         prototype_R=at_R % num_per_concept,
         is_high_R=is_high_R,
-        contradicts_R=contradicts_R,
-        warn_B=(moved_B > max_move) & contradicted_B,
+        contradicts_R=is_high_R != edits.positive_R,
+        warn_B=regions_B > max_move,
     )
+
+
+def _without(edits: Edits, left_out_R: torch.Tensor) -> Edits:
+    keep_R = ~left_out_R
+    boxes = {name: getattr(edits, name)[keep_R] for name in ("box_R4", "row_R", "positive_R")}
+    return dataclasses.replace(edits, **boxes)
+
+
+def _evidence(
+    sim_BKMHW: torch.Tensor, edits: Edits, *, high_KM: torch.Tensor | None, called_BK: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return peak_R, its flat place among (K, M), and is_high_R; of the maps that count."""
+    decision_BK = edits.decision_BK
+    called_BK = torch.ones_like(decision_BK) > 0 if called_BK is None else called_BK.to(decision_BK.device)
+    counts_BK = (called_BK | (decision_BK == CONFIRMED)) & (decision_BK != REJECTED)
+    has_any_R = counts_BK.any(dim=1)[edits.row_R]
+    # where no map counts the highest of all is named, and none is high
+    shown_BK = counts_BK | ~counts_BK.any(dim=1, keepdim=True)
+    peak_RKM = _peaks(sim_BKMHW, edits).masked_fill(~shown_BK[edits.row_R].unsqueeze(2), -torch.inf)
+    peak_R, at_R = peak_RKM.flatten(1).max(dim=1)
+    if high_KM is None:
+        top_BK = sim_BKMHW.flatten(2).amax(dim=2).masked_fill(~shown_BK, -torch.inf)
+        high_B = HIGH_SHARE * top_BK.amax(dim=1)
+        is_high_R = (peak_R >= high_B[edits.row_R]) & (peak_R > 0)
+    else:
+        # a dropped prototype is 0 all over: that is not high, whatever its threshold
+        is_high_R = ((peak_RKM >= high_KM.to(peak_RKM)) & (peak_RKM > 0)).flatten(1).any(dim=1)
+    return peak_R, at_R, is_high_R & has_any_R
 
 
 def _peaks(sim_BKMHW: torch.Tensor, edits: Edits) -> torch.Tensor:

@@ -121,12 +121,14 @@ def _safety(safety: SafetyReport, concept_names: Sequence[str]) -> schemas.Safet
             concept=concept_names[int(safety.concept_R[r])],
             prototype=int(safety.prototype_R[r]),
             is_high=bool(safety.is_high_R[r]),
+            moved=float(safety.box_moved_R[r]),
             contradicts=bool(safety.contradicts_R[r]),
         )
         for r in range(len(safety.peak_R))
     ]
     return schemas.Safety(
         moved=float(safety.moved_B[0]),
+        regions_moved=float(safety.regions_B[0]),
         flips=bool(safety.flips_B[0]),
         warn=bool(safety.warn_B[0]),
         boxes=boxes,

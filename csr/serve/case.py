@@ -106,6 +106,7 @@ class Case:
             diagnose=lambda score_BKM: self.card.probability(self.model.task_head(score_BKM)),
             absent_KM=absent_KM,
             present_KM=present_KM,
+            called_BK=self.plain.active_K.unsqueeze(0),
         )
         return Outcome(edits, dataclasses.replace(explanation, best_K=best_K, map_KHW=map_KHW), safety)
 

@@ -165,12 +165,13 @@ class Concept(Schema):
 
 
 class BoxEvidence(Schema):
-    """The highest similarity that the unedited maps have in a box."""
+    """The highest similarity in a box, of unedited maps of concepts called or confirmed and not rejected."""
 
     peak: float
     concept: str
     prototype: int
     is_high: bool
+    moved: float = Field(description="largest change of a probability if this box alone is left out")
     contradicts: bool = Field(description="look here, but no map is high; or not here, but one is")
 
 
@@ -178,8 +179,9 @@ class Safety(Schema):
     """The largest change of a probability by the edits, and whether boxes contradict the maps."""
 
     moved: float
+    regions_moved: float = Field(description="by the regions alone, beside the same decisions")
     flips: bool = Field(description="another diagnosis is the likeliest one")
-    warn: bool
+    warn: bool = Field(description="the regions move a probability by more than 30 points")
     boxes: list[BoxEvidence]
 
 

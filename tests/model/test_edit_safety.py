@@ -55,7 +55,7 @@ def diagnose(score: torch.Tensor) -> torch.Tensor:
         ([0.0, 0.0, 0.25, 0.25], True, True, False, False),  # where the map is: nothing moves
         ([0.5, 0.5, 1.0, 1.0], True, False, True, True),  # where nothing is: the diagnosis turns
         ([0.0, 0.0, 0.25, 0.25], False, True, True, True),  # takes the evidence away
-        ([0.5, 0.5, 1.0, 1.0], False, False, False, False),  # agrees, though alpha weakens the rest
+        ([0.5, 0.5, 1.0, 1.0], False, False, False, True),  # agrees, but alpha weakens the rest
     ],
 )
 def test_a_box_against_the_evidence_is_told(box, positive, is_high, contradicts, warns):
@@ -83,3 +83,44 @@ def test_the_peak_in_each_box_and_its_map_equal_a_loop(sim, edits):
 def test_without_boxes_the_safety_check_has_nothing_to_say_about_them(sim):
     report = check_safety(sim, no_edits(B, K), diagnose=lambda s: s[:, :, 0].sigmoid())
     assert len(report.peak_R) == 0 and float(report.moved_B.max()) == 0 and not report.warn_B.any()
+
+
+BOX = torch.tensor([[0.0, 0.0, 0.25, 0.25], [0.5, 0.5, 1.0, 1.0]])  # where the map is, and elsewhere
+
+
+def reported(decision: list[int], called: list[bool], *, positive: bool):
+    edits = make_edits(torch.tensor([decision]), box_R4=BOX[:1], positive_R=torch.tensor([positive]))
+    return check_safety(lit_map(), edits, diagnose=diagnose, called_BK=torch.tensor([called]))
+
+
+@pytest.mark.parametrize(
+    "decision, called, is_high",
+    [
+        ([0, 0], [True, False], True),
+        ([0, 0], [False, False], False),  # what lights up is not called
+        ([1, 0], [False, False], True),  # but confirmed
+        ([-1, 0], [True, False], False),  # rejected: leaving it out agrees
+    ],
+)
+def test_maps_of_called_or_confirmed_concepts_count_and_rejections_are_agreed_with(decision, called, is_high):
+    assert bool(reported(decision, called, positive=False).contradicts_R[0]) == is_high
+    assert bool(reported(decision, called, positive=True).contradicts_R[0]) == (not is_high)
+
+
+def test_each_box_moves_what_its_absence_would():
+    """Alone the second box takes 0.9 to 0.18; beside the first, which keeps the map, it moves nothing."""
+    both = make_edits(torch.zeros(1, 2, dtype=torch.int64), box_R4=BOX)
+    report = check_safety(lit_map(), both, diagnose=diagnose)
+    assert report.box_moved_R.tolist() == pytest.approx([0.72, 0.0])
+    assert not report.warn_B.any() and float(report.regions_B[0]) == 0
+    second = make_edits(torch.zeros(1, 2, dtype=torch.int64), box_R4=BOX[1:])
+    report = check_safety(lit_map(), second, diagnose=diagnose)
+    assert report.regions_B.tolist() == report.box_moved_R.tolist() == pytest.approx([0.72])
+    assert report.warn_B.all()
+
+
+def test_decisions_that_move_a_diagnosis_far_are_no_matter_of_regions():
+    edits = make_edits(torch.tensor([[-1, 0]]), box_R4=BOX[:1])
+    report = check_safety(lit_map(), edits, diagnose=diagnose)
+    assert float(report.moved_B[0]) == pytest.approx(0.9) and float(report.regions_B[0]) == 0
+    assert not report.warn_B.any()

@@ -87,8 +87,11 @@ def test_edits_have_the_numbers_of_the_interaction(client, model, output, decisi
             output.similarity_maps,
             edits,
             diagnose=lambda s: model.card.probability(model.task_head(s)),
+            called_BK=model.card.called_concepts(model.card.concept_probability(output.concept_logits)),
             **medians,
         )
+    assert state["safety"]["regions_moved"] == float(safety.regions_B[0])
+    assert [b["moved"] for b in state["safety"]["boxes"]] == safety.box_moved_R.tolist()
     assert [d["logit"] for d in state["diagnoses"]] == logit[0].tolist()
     assert [d["probability"] for d in state["diagnoses"]] == probability[0].tolist()
     weight_TKM = model.task_head.linear.weight.detach().double().unflatten(1, (K, M))

@@ -191,9 +191,10 @@ export function fillNotes(area, state, model) {
   const contradictions = state.safety.boxes.flatMap((evidence, i) => (
     evidence.contradicts ? [contradiction(state.edits.boxes[i].kind, evidence, i + 1)] : [])).join("; ");
   if (state.safety.warn) {
-    const moved = (100 * state.safety.moved).toFixed(0);
+    const moved = (100 * state.safety.regions_moved).toFixed(0);
+    const against = contradictions ? `, and contradict the other evidence: ${contradictions}` : "";
     notes.push(make("p", { cls: "note bad", role: "alert" }, make("b", { text: "Check the regions. " }),
-      `Your edits change a probability by ${moved} percentage points, and regions contradict the other evidence: ${contradictions}.`));
+      `Your regions change a probability by ${moved} percentage points${against}.`));
   } else if (contradictions) {
     notes.push(make("p", { cls: "note" }, `Regions contradict the maps: ${contradictions}.`));
   }
