@@ -5,7 +5,7 @@ import { download } from "./download.js";
 import { Evidence } from "./evidence.js";
 import { wireFiles } from "./files.js";
 import { drawRamp } from "./heat.js";
-import { announce, attempt, hideProblem, onGone, showProblem } from "./messages.js";
+import { announce, attempt, hideProblem, onGone, refuse, showProblem } from "./messages.js";
 import { ConceptList, DiagnosisList, fillBoxes, fillNotes, probabilityText, signed } from "./panels.js";
 import { Stage } from "./stage.js";
 import { wireTheme } from "./theme.js";
@@ -63,13 +63,13 @@ async function open(file) {
   if (!model) return; // the page shows why
   hideProblem();
   if (file.size > model.max_bytes) {
-    showProblem(new Error(`${file.name} is larger than ${maxMib()} MiB.`));
+    refuse(file.name, new Error(`is larger than ${maxMib()} MiB.`), state?.image.name);
     return;
   }
   document.body.classList.add("busy");
   announce("Reading the image");
   const old = state?.session;
-  const opened = await attempt(() => upload(file));
+  const opened = await attempt(() => upload(file), (error) => refuse(file.name, error, state?.image.name));
   document.body.classList.remove("busy");
   if (!opened) {
     announce("");
@@ -161,7 +161,7 @@ function summary() {
   const first = indices(state.diagnoses, (d) => d.probability)[0];
   const d = state.diagnoses[first];
   const moved = d.probability - d.before.probability;
-  const warning = state.safety.warn ? " Warning: the regions contradict the maps." : "";
+  const warning = state.safety.warn ? " Warning: the regions change it far." : "";
   const change = Math.abs(moved) < 0.0005 ? "" : `, ${signed(100 * moved, 1)} points`;
   return `${d.name} ${probabilityText(d)}${change}.${warning}`;
 }

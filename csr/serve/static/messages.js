@@ -20,16 +20,25 @@ export function showProblem(error) {
 
 export function hideProblem() {
   at("problem").hidden = true;
+  document.body.classList.remove("stale");
+}
+
+// a file that failed, by name; what is on the page is another image: dimmed, so that it is not taken for that file
+export function refuse(name, error, shown) {
+  const other = shown ? ` The image on the page is still ${shown}.` : "";
+  const text = error.message.startsWith(name) ? error.message : `${name}: ${error.message}`;
+  showProblem(new Error(`${text}${other}`));
+  document.body.classList.toggle("stale", Boolean(shown));
 }
 
 // the call's result, or null where the server refused it: then the page shows why
-export async function attempt(call) {
+export async function attempt(call, otherwise = showProblem) {
   try {
     return await call();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     if (error.status === 401) askForToken();
-    else showProblem(error);
+    else otherwise(error);
     if (error.status === 404) forget();
     return null;
   }
