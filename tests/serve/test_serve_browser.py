@@ -151,6 +151,9 @@ def test_a_dropped_file_is_opened_and_a_bad_one_is_reported(page, image):
         page.wait_for_selector("#work:not([hidden])" if name == "good.png" else "#problem:not([hidden])")
         if name == "bad.png":
             assert "no image that can be read" in page.inner_text("#problem")
+            assert page.inner_text("#problem").startswith(name)
+            dimmed = page.evaluate("document.body.classList.contains('stale')")
+            assert dimmed == page.is_visible("#work"), "another image on the page is dimmed"
             page.problems.clear()  # the browser logs the refused request
     assert not page.is_visible("#problem")
 
