@@ -73,10 +73,11 @@ def evaluate(
     """Read the tables and images, measure, and put beside it what was measured on what. Collective."""
     from csr.evaluation.bootstrap import Bootstrap
     from csr.evaluation.images import ignored_lines, open_images, read_tables
-    from csr.evaluation.measure import measure, predict_all, predictions_of, threshold_notices
+    from csr.evaluation.measure import measure, predict_all, predictions_of
     from csr.evaluation.output import write_predictions
     from csr.evaluation.simulated_doctor import plays_of
     from csr.evaluation.subgroups import read_groups
+    from csr.evaluation.thresholds import threshold_notices
     from csr.model import CSR
     from csr.model.baselines import BlackBox
     from csr.runtime import distributed

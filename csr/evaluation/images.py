@@ -15,7 +15,8 @@ from csr.data.images.find import find_images
 from csr.data.labels.boxes import BoxTable, read_boxes
 from csr.data.labels.table import LabelTable, read_label_table, without
 from csr.data.labels.vocabulary import Vocabulary
-from csr.model.sharing.card import Card, Preprocessing
+from csr.model.sharing.card import Card
+from csr.model.sharing.preprocessing import Preprocessing
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 

@@ -288,17 +288,3 @@ def _simulation(
         plays=plays,
         bootstrap=bootstrap,
     )
-
-
-def threshold_notices(card: Card, *, has_concepts: bool = True, has_prototypes: bool = True) -> list[str]:
-    """Return lines on how labels are called, for readers of the results; none where nothing is unusual."""
-    lines = []
-    missing = ["concept"] if has_concepts and card.reference.concept_threshold_K is None else []
-    if card.exactly_one:
-        lines.append("Exactly one target holds: the likeliest is the one called, without a threshold.")
-    elif card.reference.target_threshold_T is None:
-        missing.append("target")
-    if missing:
-        kinds = " and ".join(missing)
-        lines.append(f"The model has no {kinds} thresholds from validation images: 0.5 is used.")
-    return [*lines, *card.notices(has_concepts=has_concepts, has_prototypes=has_prototypes)]

@@ -11,7 +11,7 @@ import torch
 from csr.data.labels.positive import is_positive
 from csr.model.calibration import Calibration, calibrate, calibrate_softmax, calibrated_thresholds
 from csr.model.novelty import Novelty
-from csr.model.sharing.card import target_probability
+from csr.model.sharing.card import Card, target_probability
 from csr.model.sharing.reference import DEFAULT_THRESHOLD, Reference
 
 
@@ -126,3 +126,17 @@ def _best_f1(probability_N: np.ndarray, positive_N: np.ndarray) -> float:
     best = int(np.argmax(f1_N))
     below = value_N[best + 1] if best + 1 < len(value_N) else 0.0
     return float((value_N[best] + below) / 2)
+
+
+def threshold_notices(card: Card, *, has_concepts: bool = True, has_prototypes: bool = True) -> list[str]:
+    """Return lines on how labels are called, for readers of the results; none where nothing is unusual."""
+    lines = []
+    missing = ["concept"] if has_concepts and card.reference.concept_threshold_K is None else []
+    if card.exactly_one:
+        lines.append("Exactly one target holds: the likeliest is the one called, without a threshold.")
+    elif card.reference.target_threshold_T is None:
+        missing.append("target")
+    if missing:
+        kinds = " and ".join(missing)
+        lines.append(f"The model has no {kinds} thresholds from validation images: 0.5 is used.")
+    return [*lines, *card.notices(has_concepts=has_concepts, has_prototypes=has_prototypes)]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from csr.model.csr import CSR
-    from csr.model.sharing.card import Preprocessing
+    from csr.model.sharing.preprocessing import Preprocessing
 
 Statistics = dict[str, torch.Tensor]
 # what a note calls each statistic, and the standard deviation below which a number of it is noise

@@ -28,7 +28,8 @@ from csr.model.baselines import BaselineOutput, Network
 from csr.model.image_statistics import displayed, network_statistics, pixel_statistics
 from csr.model.novelty import MAX_IMAGES, Novelty
 from csr.model.novelty_fit import fit_novelty
-from csr.model.sharing.card import Card, Preprocessing, target_probability
+from csr.model.sharing.card import Card, target_probability
+from csr.model.sharing.preprocessing import Preprocessing
 from csr.model.sharing.reference import Reference
 from csr.stages.concept import positive_weights
 from csr.stages.task import task_weights

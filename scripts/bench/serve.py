@@ -29,7 +29,8 @@ from PIL import Image
 
 from csr.cli.serve import listen
 from csr.model import CSR
-from csr.model.sharing.card import Card, Preprocessing
+from csr.model.sharing.card import Card
+from csr.model.sharing.preprocessing import Preprocessing
 from csr.model.sharing.reference import Reference
 from csr.serve.access import Access
 from csr.serve.app import create_app

@@ -27,9 +27,10 @@ from csr.data.image_cache.store import open_store
 from csr.data.labels.table import read_label_table
 from csr.data.labels.vocabulary import Vocabulary
 from csr.evaluation.comparison.predictions import read_predictions
-from csr.evaluation.measure import count_alive, predict_all, threshold_notices
+from csr.evaluation.measure import count_alive, predict_all
 from csr.evaluation.metrics import multilabel_metrics
 from csr.evaluation.output import COLUMNS, summary
+from csr.evaluation.thresholds import threshold_notices
 from csr.model.calibration import Calibration
 from csr.model.doubt import NO_DOUBT_RULE
 from csr.model.novelty import NO_NOVELTY

@@ -14,7 +14,7 @@ from tiny_model import SIZE, K, M, tiny_model
 from torch.nn import functional as F
 
 from csr.model import CSR
-from csr.model.sharing.card import Preprocessing
+from csr.model.sharing.preprocessing import Preprocessing
 
 CELLS = 16
 # height and width of an image, and x_min, y_min, x_max, y_max of its block in pixels, in the central square

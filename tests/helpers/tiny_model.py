@@ -13,7 +13,8 @@ from csr.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from csr.model import CSR
 from csr.model.image_statistics import image_statistics
 from csr.model.novelty_fit import fit_novelty
-from csr.model.sharing.card import Card, Preprocessing
+from csr.model.sharing.card import Card
+from csr.model.sharing.preprocessing import Preprocessing
 from csr.model.sharing.reference import Reference
 
 K, T, M, SIZE = 3, 2, 4, 64

@@ -5,7 +5,6 @@ Letters: B batch, K concepts, M prototypes per concept, T targets.
 
 from __future__ import annotations
 
-import dataclasses
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,18 +12,16 @@ from typing import Any
 
 import torch
 
-from csr.data.images.square import RESIZES, SQUASH
-from csr.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, stored_size
+from csr.data.transforms import stored_size
 from csr.model.calibration import MIN_POSITIVES, Calibration, calibrated_logits
 from csr.model.doubt import NO_DOUBT_RULE
 from csr.model.novelty import NO_NOVELTY
+from csr.model.sharing.preprocessing import Preprocessing, read_preprocessing
 from csr.model.sharing.reference import DEFAULT_THRESHOLD, Reference, reference_from_dict
 from csr.runtime.errors import InputError
 
 TASK_LOSSES = ("bce", "focal", "ce")
-MAX_SIDE_PX = 4096
 MAX_NAME = 200
-_LARGEST = 1e30  # of a number that is computed with in float32
 
 
 def target_probability(logit_BT: torch.Tensor, *, task_loss: str) -> torch.Tensor:
@@ -38,35 +35,6 @@ def target_probability(logit_BT: torch.Tensor, *, task_loss: str) -> torch.Tenso
         probability_BT, 0 to 1, of the same shape.
     """
     return logit_BT.softmax(dim=-1) if task_loss == "ce" else logit_BT.sigmoid()
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """The way from an image file to model input: made square at `stored_size`, resized, normalised.
-
-    Attributes:
-        image_size: side of the square that the network takes, pixels.
-        stored_size: side of the square that images are kept at, pixels.
-        mean, std: of the three channels, on the scale 0 to 1.
-        resize: how an image becomes square, see `csr.data.images.square`.
-    """
-
-    image_size: int
-    stored_size: int
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    resize: str = SQUASH
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON; without `resize` where it is squash, as older cards are."""
-        sizes = {"image_size": self.image_size, "stored_size": self.stored_size}
-        # The hash by which records name a model covers this: that of a squashing model must not change.
-        way = {} if self.resize == SQUASH else {"resize": self.resize}
-        return {**sizes, "mean": list(self.mean), "std": list(self.std), **way}
-
-    def transform(self) -> EvalTransform:
-        """Return the step after `csr.data.images.resize`: uint8 (B, 1 or 3, S, S) -> float (B, 3, H, W)."""
-        return EvalTransform(self.image_size, mean=self.mean, std=self.std)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +207,7 @@ def card_from_dict(value: dict[str, Any], *, num_prototypes: int, where: str) ->
         num_prototypes=num_prototypes,
         where=where,
     )
-    preprocessing = _preprocessing(value["preprocessing"], where)
+    preprocessing = read_preprocessing(value["preprocessing"], where)
     return Card(concepts, targets, preprocessing, value["task_loss"], reference, **notes)
 
 
@@ -257,34 +225,6 @@ def _names(value: Any, where: str) -> tuple[str, ...]:
 
 def _has_control(name: str) -> bool:
     return any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in name)
-
-
-def _preprocessing(value: Any, where: str) -> Preprocessing:
-    keys = [f.name for f in dataclasses.fields(Preprocessing) if f.name != "resize"]
-    if not isinstance(value, dict) or sorted({*value} - {"resize"}) != sorted(keys):
-        raise InputError(f"{where}: preprocessing must hold {', '.join(keys)}")
-    for key in ("image_size", "stored_size"):
-        if not is_count(value[key], MAX_SIDE_PX + MAX_SIDE_PX // 8):
-            raise InputError(f"{where}: preprocessing {key} {str(value[key])[:40]}: give pixels")
-    for key in ("mean", "std"):
-        if not (isinstance(value[key], list) and len(value[key]) == 3 and all(map(_is_finite, value[key]))):
-            raise InputError(f"{where}: preprocessing {key} must be three numbers")
-    if min(value["std"]) <= 0:
-        raise InputError(f"{where}: preprocessing std must be above 0")
-    resize = value.get("resize", SQUASH)
-    if resize not in RESIZES:
-        raise InputError(f"{where}: preprocessing resize {str(resize)[:40]!r}: one of {', '.join(RESIZES)}")
-    sizes = (value["image_size"], value["stored_size"])
-    return Preprocessing(*sizes, tuple(value["mean"]), tuple(value["std"]), resize)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
-
-
-def is_count(value: Any, maximum: int, *, minimum: int = 1) -> bool:
-    """Return True for a JSON value that is a whole number in the range (True itself is none)."""
-    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
 
 
 def check_counts(card: Card, *, sizes: Sequence[int], image_size: int, where: str) -> None:

@@ -23,7 +23,8 @@ from csr.model.backbones.vit_architecture import (
     architecture_problem,
 )
 from csr.model.layers.concept_head import POOLS
-from csr.model.sharing.card import MAX_NAME, MAX_SIDE_PX, is_count
+from csr.model.sharing.card import MAX_NAME
+from csr.model.sharing.preprocessing import MAX_SIDE_PX, is_count
 from csr.runtime.errors import InputError
 from csr.runtime.torch_file import not_finite, of_another_type
 

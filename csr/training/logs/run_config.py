@@ -7,7 +7,7 @@ from typing import Any
 from csr.data.labels.summary import data_facts
 from csr.data.transforms import stored_size
 from csr.engine.ds_config import zero_stage_of
-from csr.model.sharing.card import Preprocessing
+from csr.model.sharing.preprocessing import Preprocessing
 from csr.runtime import distributed
 from csr.runtime.fingerprint import git_revision, versions
 from csr.training.build import task_loss_of
