@@ -204,7 +204,12 @@ def test_a_run_leaves_what_comparisons_and_evaluations_read(
             found = record["targets"]["labels"][name]["auroc"]["value"]
             assert found == pytest.approx(roc_auc_score(truth, target_NT[:, i]), abs=1e-5)
     assert (record["concepts"] is None) == (kind == "blackbox") and record["prototypes"] is None
-    assert "Prototypes alive" not in capsys.readouterr().out
+    counted = [record["doubt"][score]["n"] for score in ("sensitivity", "specificity")]
+    assert record["novelty"] is None and sum(counted) == len(data.test)
+    said = capsys.readouterr()
+    assert (
+        "Prototypes alive" not in said.out and "statistics of its training images" not in said.out + said.err
+    )
     page = (tmp_path / "out" / "report.html").read_text()
     assert ('id="concepts"' in page) == (kind != "blackbox") and 'id="prototypes"' not in page
     again = read_predictions(tmp_path / "out" / "test_predictions.csv")
@@ -212,7 +217,7 @@ def test_a_run_leaves_what_comparisons_and_evaluations_read(
         expected_NL = again.kinds[part].probability_NL
         np.testing.assert_allclose(read.kinds[part].probability_NL, expected_NL, atol=1e-5)
     reference = json.loads((run / "reference.json").read_text())
-    assert reference["absent_medians"] is None and reference["present_medians"] is None
+    assert all(reference[name] is None for name in ("absent_medians", "present_medians", "novelty"))
     for part in ("target", "concept"):
         lines = reference[f"{part}_calibration"]
         if part == "concept" and kind == "blackbox":

@@ -135,3 +135,30 @@ def test_the_novelty_of_a_run_is_of_training_images_and_its_limit_of_validation_
     np.testing.assert_allclose(
         novelty.spaces["features"].mean_D, pooled.double().mean(0), rtol=1e-3, atol=1e-5
     )
+
+
+def test_statistics_are_of_every_nth_image_and_need_no_pass_of_their_own(splits, monkeypatch):
+    run, rows, passed, features = final_test(splits), [], [], CSR.features
+
+    def counted(model: CSR, images: torch.Tensor) -> torch.Tensor:
+        passed.append(len(images))
+        return features(model, images)
+
+    monkeypatch.setattr("csr.training.final_test.MAX_IMAGES", 25)  # 40 images: every 2nd; 50: every 2nd
+    monkeypatch.setattr("csr.training.final_test.fit_novelty", lambda *both: rows.extend(both))
+    monkeypatch.setattr(CSR, "features", counted)
+    assert run.reference().novelty is None
+    assert sum(passed) == NUM, "each image passes the backbone once"
+    mean, std = (
+        np.array(v).reshape(3, 1, 1) for v in (splits.eval_transform.mean, splits.eval_transform.std)
+    )
+    for found, part in zip(rows, (splits.train, splits.val), strict=True):
+        with torch.no_grad():
+            pixels = EvalTransform(SIZE)(part.store.batch(part.indices[::2]))
+            feat = features(tiny_model(), pixels)
+            score = tiny_model()(pixels).similarity_scores
+        np.testing.assert_allclose(found["features"], feat.numpy().mean(axis=(2, 3)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found["similarity"], score.reshape(len(pixels), K * M), atol=1e-5)
+        grey = (pixels.numpy() * std + mean).clip(0, 1).mean(axis=1)
+        cells = grey.reshape(len(grey), 8, SIZE // 8, 8, SIZE // 8).mean(axis=(2, 4))
+        np.testing.assert_allclose(found["layout"], cells.reshape(len(grey), 64), atol=1e-5)
