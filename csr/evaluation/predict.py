@@ -84,6 +84,7 @@ def _rows(model: CSR, waiting: list[Readable | Unreadable], with_contributions: 
         yield {"image": str(path), **({"error": pixels} if isinstance(pixels, str) else next(diagnosed))}
 
 
+@torch.no_grad()
 def diagnose(model: CSR, image_BCSS: torch.Tensor, *, with_contributions: bool = False) -> list[Row]:
     """Return the diagnoses and concepts of resized images.
 

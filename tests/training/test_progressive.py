@@ -170,7 +170,7 @@ def test_only_stage_1_grows_and_examples_have_the_full_size():
     stage = concept_stage()
     given = feeder(stage, strength="light")
     for name in ("prototype", "task"):
-        other: Any = SimpleNamespace(name=name, counts=stage.counts)
+        other: Any = SimpleNamespace(name=name, counts=stage.counts, frozen_inputs=True)
         batch = step_of(other, given, epoch=1)
         assert "side" not in batch and batch["image"].shape[-1] == 64 and batch["box_mask"].shape[-1] == 4
     assert given.example(stage, None, num_images=4)["image"].shape[-1] == 64
