@@ -118,7 +118,8 @@ def measure(folder: Path, kind: str, side: int, sizes: Sizes) -> dict[str, float
 
     def epoch(images: LabelledImages, number: int) -> Iterable[torch.Tensor]:
         sampler.set_epoch(number)
-        for batch in ahead(images.load(*positions) for positions in sampler):
+        loaded = (images.load(*positions) for positions in sampler)
+        for batch in ahead(loaded, device=torch.device("cpu")):
             yield transform(batch["image"], index_B=batch["index"], epoch=number, seed=0)[0]
 
     began = time.perf_counter()

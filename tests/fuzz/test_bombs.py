@@ -133,7 +133,8 @@ def bombs() -> dict[str, bytes]:
     }
 
 
-READ = {"image-png rows behind", "image-dicom nested"}  # what is behind the pixels is left there
+# what is behind the pixels is left there, and long texts and profiles are passed over
+READ = {"image-png rows behind", "image-png text", "image-png profile", "image-dicom nested"}
 GIANT = {
     "num_concepts": 2,
     "num_classes": 2,

@@ -519,7 +519,8 @@ def test_a_long_phase_of_one_rank_that_gets_on_trips_nothing(phantom_folder, tmp
     slow = tmp_path / "slow.py"
     slow.write_text(
         "import time\nfrom csr.data.images import resize\ntook = resize.resize_file\n"
-        "def slowly(*args):\n    time.sleep(0.3)\n    return took(*args)\nresize.resize_file = slowly\n"
+        "def slowly(*args, **more):\n    time.sleep(0.3)\n    return took(*args, **more)\n"
+        "resize.resize_file = slowly\n"
         "from csr import train\nfrom csr.cli.exit_codes import exit_process, run_command\n"
         "exit_process(run_command(train.main))\n"
     )
