@@ -42,6 +42,7 @@ class Stage(nn.Module):
     trainable: tuple[str, ...]
     label: ClassVar[str | None]  # which labels validate it: "concept", "target" or None
     frozen_inputs: bool  # whether frozen layers stand between the images and what is trained
+    reads_boxes: ClassVar[bool] = False  # whether `inputs` gives masks of boxes
     needs_features: ClassVar[bool] = True  # whether `begin` and `end_epoch` read what frozen layers give
     input_parts: ClassVar[tuple[str, ...]] = ()  # prefixes of all weights that `inputs` reads
 

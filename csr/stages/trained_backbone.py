@@ -70,6 +70,7 @@ class BackboneStage(Stage):
     """A stage that trains the backbone, a part of it, or heads on its maps; a subclass calls `choose`."""
 
     frozen_inputs = False
+    reads_boxes: ClassVar[bool] = True
     needs_features: ClassVar[bool] = False
     input_parts: ClassVar[tuple[str, ...]] = ("model.backbone.",)
     _trained: TrainedBackbone

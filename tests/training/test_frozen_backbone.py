@@ -78,6 +78,25 @@ def test_boxes_count_in_cached_maps_and_augmented_views(phantom_folder, out):
     assert first[0] > first[1] + 0.1
 
 
+def test_another_box_makes_other_masks_in_a_cache_on_disk(phantom_folder, out, tmp_path):
+    """Same images, labels and weights: what was cached for other boxes is not served."""
+    boxes = (phantom_folder / "boxes_train.csv").read_text().splitlines()
+    head = boxes[0].split(",")
+    whole = [line.split(",") for line in boxes[1:]]
+    for cells in whole:
+        for name in ("x_min", "y_min"):
+            cells[head.index(name)] = "0"
+    moved = tmp_path / "boxes.csv"
+    moved.write_text("\n".join([boxes[0], *(",".join(cells) for cells in whole)]) + "\n")
+    kept = ("--cache", "disk", "--cache_dir", str(tmp_path / "features"), "--box_weight", "5")
+    _, first = run(phantom_folder, out, "boxes-first", *kept)
+    done, second = run(phantom_folder, out, "boxes-moved", *kept, "--boxes_csv", str(moved))
+    _, anew = run(phantom_folder, out, "boxes-anew", "--cache", "off", *kept[4:], "--boxes_csv", str(moved))
+    assert "Features (train): computed" in done.stdout.split("Stage 2/3")[0]
+    assert_near(losses(second), losses(anew))
+    assert abs(losses(first)[0][1] - losses(second)[0][1]) > 0.01
+
+
 @pytest.mark.parametrize("words", [["last"], ["last", "0"], ["last", "x"], ["all", "none"], ["some"]])
 def test_a_part_that_there_is_not_is_refused(words):
     with pytest.raises(InputError, match="--train_backbone"):

@@ -98,10 +98,10 @@ def other_names(own: State, state: State) -> str | None:
         state: tensors of a file, in its order.
     """
     ours, theirs = ([key for key in one if not key.endswith(COUNTER)] for one in (own, state))
-    pairs = [(a, b) for a, b in zip(theirs, ours, strict=False) if a != b]
-    if len(ours) != len(theirs) or not pairs:
+    if len(ours) != len(theirs):
         return None
-    if any(state[a].shape != own[b].shape for a, b in zip(theirs, ours, strict=True)):
+    pairs = [(a, b) for a, b in zip(theirs, ours, strict=True) if a != b]
+    if not pairs or any(state[a].shape != own[b].shape for a, b in zip(theirs, ours, strict=True)):
         return None
     return (
         f"all {len(ours)} shapes match in order; the names differ: {_differing(*pairs[0])}; if it is this "

@@ -20,6 +20,7 @@ from csr.data.transforms import EvalTransform, TrainTransform
 from csr.engine.memory import free_gpu_bytes, free_host_bytes
 from csr.evaluation.inference import eval_chunks
 from csr.runtime import distributed
+from csr.runtime.fingerprint import hash_of
 from csr.stages.base import Stage
 from csr.training.features.arrays import Arrays
 from csr.training.features.key import feature_key
@@ -205,6 +206,8 @@ def key_of(
         "dtype": options.dtype,
         "device": device.type,
     }
+    if stage.reads_boxes and dataset.boxes is not None:  # other keys stay what they were
+        settings["boxes"] = hash_of(*dataset.boxes.for_batch(dataset.indices))
     labels_NK = dataset.table.concept_NK[dataset.indices]
     return feature_key(weights=weights, settings=settings, labels_NK=labels_NK, index_N=dataset.indices)
 
