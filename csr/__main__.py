@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": ("csr.cli.evaluate", "measure a trained model on labelled images"),
     "baseline": ("csr.cli.study.baseline", "train a black box or a concept bottleneck to compare with"),
     "sweep": ("csr.cli.study.sweep", "train every combination of listed options, then compare them"),
+    "reproduce": ("csr.cli.study.reproduce", "a published data set to its table: CSR, baselines, seeds"),
     "compare": ("csr.cli.study.compare", "compare runs on one test set: intervals, paired tests, tables"),
     "predict": ("csr.cli.predict", "diagnose images with a trained model"),
     "explain": ("csr.cli.explain", "show what a diagnosis rests on"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from csr.cli.exit_codes import exit_process, run_command
 from csr.cli.text_encoding import ensure_utf8_names
 from csr.config.flags import parse_train_flags
@@ -24,7 +26,9 @@ def main(argv: list[str] | None = None) -> int:
         StoppedError: training could not continue.
         PreemptedError: a signal; the same command resumes.
     """
-    ranks.adopt_launcher_environment()
+    notice = ranks.adopt_launcher_environment()
+    if notice:
+        print(notice, file=sys.stderr, flush=True)
     given = parse_train_flags(argv)  # before what takes seconds to import: --help answers at once
     with collector.paused():
         from csr.runtime.signals import StopRequest
@@ -38,9 +42,9 @@ def main(argv: list[str] | None = None) -> int:
             if given.run.dry_run:
                 return rehearse(prepared, stop)
             with opened_folder(prepared) as folder:
-                run = Run(prepared, folder, stop=stop)
-                run.train_stages()  # concept, prototype, task; or what is left of them
-                run.finish(run.test())
+                with Run(prepared, folder, stop=stop) as run:
+                    run.train_stages()  # concept, prototype, task; or what is left of them
+                    run.finish(run.test())
     return 0
 
 

@@ -60,5 +60,6 @@ name="demo-seed$seed${short:+-short}"
     --epochs_stage1 "$e1" --epochs_stage2 "$e2" --epochs_stage3 "$e3" \
     --seed "$seed" --output_dir "$out" --exp_name "$name" --overwrite
 echo
-echo "Results:     $PWD/$out/$name (results.json, best_model_stage3.pth, ...)"
-echo "TensorBoard: tensorboard --logdir $PWD/$out/$name/tensorboard"
+results="$(cd "$out" && pwd)/$name"
+echo "Results:     $results (results.json, best_model_stage3.pth, ...)"
+echo "TensorBoard: tensorboard --logdir $results/tensorboard"

@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
 # Tests and benchmark of csr on this machine's GPU, with the card and versions, in one new folder.
 # Usage: scripts/gpu_check.sh [FOLDER]          default: gpu-check-HOST-DATE
-#   WHEELS=DIR  without network: install what lies there beside this Python's own packages. Made elsewhere,
-#               for the same Python: pip wheel --no-deps -w DIR deepspeed (its ops are not built), and
-#               pip download --no-deps -d DIR hjson pydicom ... for what else is missing
+#        scripts/gpu_check.sh --needs           what this Python lacks for it, one line, for pip
+#        scripts/gpu_check.sh --help
+#   WHEELS=DIR  without network: install what lies there beside this Python's own packages
 #   PYTHON=...  another Python; BENCH=no  tests alone; BENCH_ARGS="--sizes 16"  flags of scripts/bench/gpu.py
+# A machine with torch, torchvision, timm, transformers and pandas usually lacks deepspeed, hjson and pydicom,
+# and pydantic with its pydantic-core, annotated-types and typing-inspection; a barer one also einops, msgpack,
+# ninja, py-cpuinfo, psutil, scikit-learn, scipy, tensorboard, threadpoolctl, jinja2 or pytest. The wheels are
+# made where there is a network, for the same Python (here 3.12; deepspeed has no wheel, its ops are not built):
+#   pip wheel --no-deps --no-build-isolation -w DIR deepspeed
+#   pip download --no-deps --only-binary=:all: --python-version 3.12 -d DIR hjson pydicom pydantic ...
 # Exit code: 0 all passed, 1 a test or the benchmark failed, 2 nothing could be run.
 set -euo pipefail
 fail() {
@@ -15,6 +21,18 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 folder="${1:-gpu-check-$(uname -n)-$(date +%Y%m%d-%H%M%S)}"
 python="${PYTHON:-python3}"
 
+case "${1:-}" in
+    -h | --help)
+        sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+    --needs)
+        exec "$python" "$here/scripts/gpu_versions.py" --needs
+        ;;
+    -*)
+        fail "$1: give a folder, --needs or --help"
+        ;;
+esac
 if ! cards="$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null)" ||
     [ -z "$cards" ]; then
     fail "no GPU: nvidia-smi is not there or lists none; run this where there is an NVIDIA card and driver"
@@ -49,7 +67,7 @@ export HF_HUB_OFFLINE=1 CSR_TEST_DEVICE=cuda DS_ACCELERATOR=cuda OMP_NUM_THREADS
     echo "revision  $(git -C "$here" describe --always --dirty --abbrev=12 2> /dev/null || echo unknown)"
     echo "$cards" | sed 's/^/card      /'
     "$python" scripts/gpu_versions.py
-} | tee "$folder/machine.txt" || fail "torch cannot use the GPU: see the end of $folder/machine.txt"
+} 2>&1 | tee "$folder/machine.txt" || fail "csr cannot use the GPU here: see the end of $folder/machine.txt"
 
 code=0
 echo "tests: $folder/tests.txt"

@@ -28,13 +28,13 @@ LONGEST = 250
 OTHER_FLAGS = {
     *("--num_gpus", "--module"),  # deepspeed
     *("--standalone", "--nproc_per_node"),  # torchrun
-    *("--gpus-per-node", "--ntasks-per-node", "--cpus-per-task", "--signal", "--exclusive"),  # SLURM
-    *("--logdir", "--shm-size"),
+    *("--gpus-per-node", "--ntasks-per-node", "--cpus-per-task", "--signal", "--exclusive", "--pty"),  # SLURM
+    *("--logdir", "--shm-size", "--backend-store-uri"),
     *("--seed", "--short", "--ranks", "--write", "--data"),  # scripts/
 }
 # what runs write, and names that stand for a reader's own files
 WRITTEN = re.compile(
-    r"^(train|test|checkpoints|logs|tensorboard|profile|atlas|evaluation|explanation)/|output_dir/|[*{]|\.\."
+    r"^(train|test|checkpoints|logs|tensorboard|profile|mlflow|wandb|atlas|evaluation|explanation)/|output_dir/|[*{]|\.\."
 )
 
 

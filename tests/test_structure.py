@@ -16,6 +16,7 @@ from csr.config import options
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "csr").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 SCRIPTS = [*sorted((ROOT / "scripts").glob("*.s*h")), ROOT / ".ci" / "run"]
 ROOT_FILES = {"__init__.py", "__main__.py", "train.py", "README.md"}
 LARGEST_ROOM = 17
@@ -36,8 +37,13 @@ ROWS = (
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 # the files that may import a delicate package, wherever in them
 ONLY_IN = {
-    "deepspeed": {"csr/engine/engine.py", "csr/engine/process_group.py", "csr/engine/config_check.py"},
+    "deepspeed": {
+        *("csr/engine/engine.py", "csr/engine/process_group.py", "csr/engine/config_check.py"),
+        "csr/engine/loss_scale.py",
+    },
     "torch.distributed": {"csr/runtime/distributed.py"},
+    "mlflow": {"csr/training/trackers/mlflow_tracker.py"},
+    "wandb": {"csr/training/trackers/wandb_tracker.py"},
 }
 # the one file that may import a heavy package at module level; others may inside functions
 HEAD_ONLY_IN = {
@@ -140,6 +146,12 @@ def test_heavy_packages_have_one_file_that_imports_them_at_module_level(package)
         assert not heads or short(path) == HEAD_ONLY_IN[package], short(path)
 
 
+@pytest.mark.parametrize("package", ["mlflow", "wandb"])
+def test_trackers_are_imported_inside_functions_alone(package):
+    for path in SOURCES:
+        assert package not in {n.split(".")[0] for n in module_level_imports(path)}, short(path)
+
+
 def module_level_imports(path: Path) -> Iterator[str]:
     for node in tree(path).body:
         if isinstance(node, ast.Import):
@@ -175,6 +187,13 @@ def test_every_module_imports_without_side_effects(tmp_path):
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("path", TESTS, ids=short)
+def test_tests_share_by_way_of_helpers_and_never_import_each_other(path):
+    modules = {p.stem for p in TESTS if p.name.startswith("test_")} | {"tests", "conftest"}
+    wrong = sorted(name for name in imported(path) if name.split(".")[0] in modules)
+    assert not wrong, f"{short(path)} imports {wrong}: move what they share into tests/helpers"
 
 
 # what code must not do

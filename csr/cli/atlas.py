@@ -11,6 +11,7 @@ from csr.cli.shared_flags import add_source_flags
 from csr.config.parser import Parser, Whole
 from csr.data.labels.names import cut_rows
 from csr.explain.atlas.layout import INDEX, KEEP, NEAREST
+from csr.explain.run_data import check_data
 from csr.runtime.output_paths import check_output_folder
 
 EPILOG = """examples:
@@ -27,13 +28,14 @@ def main(argv: list[str] | None = None) -> int:
         InputError: the model or its data cannot be used, DIR is in use or cannot be written.
     """
     options = _build_parser().parse_args(argv)
+    check_output_folder(options.out, overwrite=options.overwrite, content="an atlas", marks=(NEAREST, KEEP))
+    _check_data(options)
     from csr.engine.device import pick_device
     from csr.evaluation.images import image_folder
     from csr.explain.atlas.build import AtlasOptions, build, training_images
     from csr.explain.source import open_source, with_links
     from csr.runtime.monitor import Monitor
 
-    check_output_folder(options.out, overwrite=options.overwrite, content="an atlas", marks=(NEAREST, KEEP))
     asked = AtlasOptions(**{f.name: getattr(options, f.name) for f in dataclasses.fields(AtlasOptions)})
     monitor = Monitor(None)
     source = with_links(open_source(options.source, checkpoint=options.checkpoint), options.links_into)
@@ -43,6 +45,15 @@ def main(argv: list[str] | None = None) -> int:
         atlas = build(source, images, asked, monitor=monitor)
     _print_counts(atlas, options.out)
     return 0
+
+
+def _check_data(options: argparse.Namespace) -> None:
+    """Raise InputError for data of the run that is not there."""
+    given = {"train_csv": ("--csv", options.csv), "train_dir": ("--dir", options.dir)}
+    needed = {name: flag for name, (flag, value) in given.items() if value is None}
+    if options.csv is None and options.boxes_csv is None:
+        needed["boxes_csv"] = "--boxes_csv"
+    check_data(options.source, needed)
 
 
 def _print_counts(atlas: dict[str, Any], out: Path) -> None:

@@ -179,7 +179,8 @@ def bring_in(importer: ModuleType, options: argparse.Namespace) -> int:
     output = Output(options.out, raw=options.raw, overwrite=options.overwrite, images=options.images)
     with output.open():
         own = {flag: getattr(options, flag) for flag in IMPORTER_FLAGS[importer.NAME]}
-        imported = importer.run(options.raw, output, **own)
+        imported = importer.run(options.raw, output, links_into=options.links_into, **own)
+        imported.links_into = () if options.images == "copy" else tuple(options.links_into)
         output.finish(imported.origin)
     for line in summary.summary(imported, options.out):
         print(line)
@@ -218,6 +219,7 @@ def _build_parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--overwrite", action="store_true", help="replace the tables and links of an earlier import"
         )
+        add_links_flag(one)
         for flag, keywords in IMPORTER_FLAGS[name].items():
             one.add_argument(f"--{flag}", **keywords)
     return parser

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csr import __version__
 from csr.config.parser import Parser, Whole
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic, write_json
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from csr.explain.explanation import Explanation
     from csr.explain.neighbours import Neighbours
     from csr.model.sharing.card import Card
+    from csr.model.sharing.origin import Origin
 
 JSON, PICTURE, PAGE = "explanation.json", "explanation.png", "index.html"
 
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     from csr.explain.explanation import explain, to_dict
     from csr.explain.neighbours import read_neighbours
     from csr.model.sharing.loading import load_model
+    from csr.model.sharing.origin import origin_of
 
     check_output_folder(options.out, overwrite=options.overwrite, content="its files")
     model = load_model(options.model, checkpoint=options.checkpoint).to(pick_device(options.device))
@@ -49,8 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     resized = resize_file(options.image, pre.stored_size, resize=pre.resize)
     explanation = explain(model, torch.from_numpy(resized.pixels_CSS).unsqueeze(0), frame=resized.frame)[0]
     target = explanation.chosen if given is None else given
+    origin = origin_of(model, options.model)
     record = {
-        **to_dict(explanation, neighbours=neighbours),
+        **to_dict(explanation, neighbours=neighbours, show_ids=options.show_ids),
         "image": {
             "name": options.image.name,
             "sha256": hashlib.sha256(options.image.read_bytes()).hexdigest(),
@@ -58,9 +61,9 @@ def main(argv: list[str] | None = None) -> int:
             "width": resized.width,
             "frame": list(resized.frame),
         },
-        "csr_version": __version__,
+        **dataclasses.asdict(origin),
     }
-    write_files(options, explanation, record, neighbours, target=target)
+    write_files(options, explanation, record, neighbours, target=target, origin=origin)
     for note in resized.notes:
         print(f"Notice: {options.image.name}: {note.line}", file=sys.stderr)
     _print_summary(explanation, options.out, options.max_concepts, target)
@@ -80,6 +83,7 @@ def write_files(
     neighbours: Neighbours,
     *,
     target: int,
+    origin: Origin,
 ) -> None:
     """Write JSON, picture and page, each atomically; `target` is the diagnosis whose concepts are shown.
 
@@ -92,7 +96,15 @@ def write_files(
 
     concepts = explanation.shown(options.max_concepts, target=target)
     image_HW3 = picture_of(decode_image(options.image, min_size=2 * TILE_PX).pixels)
-    sheet = draw_sheet(image_HW3, explanation, concepts=concepts, target=target, neighbours=neighbours)
+    sheet = draw_sheet(
+        image_HW3,
+        explanation,
+        concepts=concepts,
+        target=target,
+        neighbours=neighbours,
+        show_ids=options.show_ids,
+        origin=origin,
+    )
     page = write_page(
         image_HW3,
         explanation,
@@ -101,6 +113,8 @@ def write_files(
         neighbours=neighbours,
         title=options.image.name,
         has_atlas=options.atlas is not None,
+        show_ids=options.show_ids,
+        origin=origin,
     ).encode()
     out: Path = options.out
     try:
@@ -157,6 +171,9 @@ def _build_parser() -> argparse.ArgumentParser:
         help="concepts with a picture, the largest contributions",
     )
     parser.add_argument("--diagnosis", metavar="NAME", help="to explain; None: the likeliest of those called")
+    parser.add_argument(
+        "--show_ids", action="store_true", help="name training images, whose ids are often patients'"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier explanation in DIR")
     parser.add_argument("--checkpoint", help="name of a .pth, where MODEL is a run; None: best of stage 3")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")

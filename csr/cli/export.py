@@ -25,23 +25,25 @@ def main(argv: list[str] | None = None) -> int:
     """
     options = _build_parser().parse_args(argv)
     from csr.model.sharing.config_file import CONFIG
-    from csr.model.sharing.onnx import FILE_NAME as ONNX
     from csr.model.sharing.onnx import check_onnx, export_onnx
-    from csr.model.sharing.pretrained import README, WEIGHTS
+    from csr.model.sharing.pretrained import GRAPH, README, WEIGHTS
 
     check_output_folder(options.out, overwrite=options.overwrite, content="its files", flag="")
+    _check_no_run(options.out)
     if options.onnx:
         check_onnx()
     model, weights = _load(options.run, options.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
-        graph = Path(folder) / ONNX
+        graph = Path(folder) / GRAPH
         if options.onnx:  # first: a backbone that cannot be exported leaves no half of a folder
             export_onnx(model, graph)
         model.save_pretrained(options.out)
+        if options.out.resolve() not in (options.run.resolve(), options.run.resolve().parent):
+            _forget_refinement(options.out)
         if options.onnx:
-            _copy(graph, options.out / ONNX)
+            _copy(graph, options.out / GRAPH)
     assert model.card is not None
-    written = [CONFIG, WEIGHTS, README, *([ONNX] if options.onnx else [])]
+    written = [CONFIG, WEIGHTS, README, *([GRAPH] if options.onnx else [])]
     print(f"{options.out}: {', '.join(written)}")
     sizes = f"{len(model.card.concept_names)} concepts, {len(model.card.target_names)} diagnoses"
     print(f"Weights: {weights} of {options.run}; {sizes}")
@@ -49,6 +51,23 @@ def main(argv: list[str] | None = None) -> int:
         print("No thresholds are stored with this checkpoint: 0.5 is used.")
     print(f"Load it with: CSR.from_pretrained({str(options.out)!r})")
     return 0
+
+
+def _check_no_run(out: Path) -> None:
+    """Raise InputError for a run's folder: its config.json would become that of the export."""
+    from csr.model.sharing.loading import is_run
+
+    if is_run(out):
+        raise InputError(f"{out}: is the folder of a run, which stays as it is: give another folder")
+
+
+def _forget_refinement(out: Path) -> None:
+    """Remove what `csr refine` wrote beside the weights that were here before."""
+    from csr.explain.refine.options import KEEP, RESULTS, WEIGHTS
+
+    if (out / RESULTS).is_file():
+        for name in (RESULTS, KEEP, WEIGHTS):
+            (out / name).unlink(missing_ok=True)
 
 
 def _copy(graph: Path, path: Path) -> None:

@@ -10,14 +10,12 @@ import tempfile
 from pathlib import Path
 
 from csr.cli.exit_codes import exit_process, run_command
-from csr.cli.shared_flags import add_network_arguments
+from csr.cli.shared_flags import add_network_arguments, parser_before_train
 from csr.cluster.environment import check_plain, environment_for_hosts
 from csr.cluster.hostfile import read_hostfile
 from csr.cluster.launch import launch
 from csr.cluster.preflight import check_hosts, paths_of
-from csr.config import flags
 from csr.config.flags import parse_train_flags
-from csr.config.parser import Parser
 from csr.runtime.errors import InputError
 
 EPILOG = """examples:
@@ -75,15 +73,12 @@ INSTALL = {"deepspeed": "pip install deepspeed, or activate its environment", "p
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return this command's own flags, and those after `--`."""
     middle = argv.index("--") if "--" in argv else len(argv)
-    parser = Parser(
-        prog="csr launch",
+    parser = parser_before_train(
+        "csr launch",
         epilog=EPILOG,
-        allow_abbrev=False,
         usage="csr launch HOSTFILE [options] -- TRAIN FLAGS",
         description="Train on several hosts over ssh, checked beforehand and cleaned up afterwards.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.after_dashes, parser.after_whom = flags.flags(), "csr train"
     parser.add_argument("hostfile", type=Path, help="`host slots=N` lines; the first host is the master")
     add_network_arguments(parser)
     return parser.parse_args(argv[:middle]), argv[middle + 1 :]

@@ -15,11 +15,13 @@ from csr.config.checks import check_ranges
 from csr.config.options import TrainConfig
 from csr.config.parser import Parser, Whole
 from csr.explain.refine.options import HEADS, RESULTS, WEIGHTS, RefineOptions
+from csr.explain.run_data import check_data
 from csr.runtime.errors import InputError
 from csr.runtime.output_paths import check_output_folder
 
 if TYPE_CHECKING:
     from csr.explain.refine.beside import Refined
+    from csr.explain.source import Source
     from csr.runtime.monitor import Monitor
 
 HEAD_NOTES = {
@@ -44,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     options = _build_parser().parse_args(argv)
     check_head(options)
     out = check_out(options)
+    _check_data(options)
     from csr.engine.device import pick_device
     from csr.evaluation.images import image_folder
     from csr.explain.refine.beside import read_decisions, refined_beside_old, write
@@ -52,7 +55,14 @@ def main(argv: list[str] | None = None) -> int:
 
     monitor = Monitor(None)
     source = with_links(open_source(options.source, checkpoint=options.checkpoint), options.links_into)
-    source = dataclasses.replace(source, config=_with_flags(source.config, options))
+    if source.seed_known:
+        _check_seed(options)
+    source = dataclasses.replace(source, config=_with_flags(source, options))
+    if not source.seed_known and options.seed is None:
+        monitor.say(
+            f"Notice: {options.source} does not say what seed its training images were split by; 0 is taken. "
+            "With another one, images that trained it validate here: give --seed"
+        )
     asked = RefineOptions(**{f.name: getattr(options, f.name) for f in dataclasses.fields(RefineOptions)})
     keep_KM = read_decisions(source, asked, monitor)
     source.model.to(pick_device(options.device))
@@ -66,14 +76,17 @@ def main(argv: list[str] | None = None) -> int:
 def _report(refined: Refined, options: argparse.Namespace, out: Path, monitor: Monitor) -> None:
     """Print scores before and after, what the kept scores still know, and where the model is."""
     from csr.explain.refine.reliance import reliance_lines
-    from csr.explain.refine.report import table_lines
+    from csr.explain.refine.report import change_lines, table_lines
+    from csr.explain.refine.validation_loss import loss_lines
 
     for line in ["", f"Head: {HEAD_NOTES[options.head]}", *table_lines(*refined.results), ""]:
         monitor.say(line)
     for line in reliance_lines(refined.reliance, head=options.head):
         monitor.say(line)
-    changed = refined.record["changed_decisions"]
-    monitor.say(f"{changed} of {refined.num_decisions} decisions on test images changed.")
+    for line in change_lines(refined.record["changes"]):
+        monitor.say(line)
+    for line in loss_lines(refined.record, head=options.head):
+        monitor.say(line)
     monitor.say(f"Refined model: {out} ({WEIGHTS}, {RESULTS}, ..); {options.source} is as it was.")
 
 
@@ -93,6 +106,15 @@ def check_out(options: argparse.Namespace) -> Path:
     return out
 
 
+def _check_data(options: argparse.Namespace) -> None:
+    """Raise InputError for data of the run that is not there."""
+    flags = {"train_csv": "csv", "train_dir": "dir", "test_csv": "test_csv", "test_dir": "test_dir"}
+    check_data(
+        options.source,
+        {name: f"--{flag}" for name, flag in flags.items() if getattr(options, flag) is None},
+    )
+
+
 def check_head(options: argparse.Namespace) -> None:
     """Raise InputError for a flag of the fit where no head is fitted."""
     given = [
@@ -102,11 +124,25 @@ def check_head(options: argparse.Namespace) -> None:
         raise InputError(f"{', '.join(given)}: with --head keep no head is fitted: omit it, or --head refit")
 
 
-def _with_flags(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
-    """Return the run's options with those that the user gave here."""
+def _check_seed(options: argparse.Namespace) -> None:
+    """Raise InputError for a seed that decides nothing: the split is known, and no head is fitted."""
+    if options.head == "keep" and options.seed is not None:
+        raise InputError(
+            f"--seed {options.seed}: {options.source} says how its images were split, and with --head keep "
+            "no head is fitted: omit it"
+        )
+
+
+def _with_flags(source: Source, options: argparse.Namespace) -> TrainConfig:
+    """Return the run's options with those that the user gave here.
+
+    The seed among them is that of the split: of images that trained the model none may validate it, so a seed
+    that is given here counts only where the model does not know its own.
+    """
+    config = source.config
     given = {"lr": options.lr, "epochs_stage3": options.epochs}
     optim = dataclasses.replace(config.optim, **{k: v for k, v in given.items() if v is not None})
-    seed = config.engine.seed if options.seed is None else options.seed
+    seed = config.engine.seed if source.seed_known or options.seed is None else options.seed
     config = dataclasses.replace(config, optim=optim, engine=dataclasses.replace(config.engine, seed=seed))
     check_ranges(config)
     return config
@@ -143,7 +179,12 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--epochs", type=Whole(1, 100_000), help="of the new head (default: the run's --epochs_stage3)")
     add("--lr", type=float, help="base learning rate (default: the run's)")
     add("--effective_batch", type=Whole(1, 2**24), help="images per step (default: the run's)")
-    add("--seed", type=Whole(0, 2**32 - 1), help="of validation split and order (default: the run's)")
+    add(
+        "--seed",
+        type=Whole(0, 2**32 - 1),
+        help="of order and draws of the fit, and of the validation split where the model does not say with "
+        "which one it was trained (default: the run's)",
+    )
     add("--cache_dir", metavar="DIR", type=Path, help="where scores are kept (default: the run's cache)")
     add(
         "--bootstrap", type=Whole(0, 100_000), default=1000, help="resamples of the intervals (default: 1000)"

@@ -21,6 +21,7 @@ from csr.serve.limits import Limits
 if TYPE_CHECKING:
     from csr.explain.neighbours import Neighbours
     from csr.model import CSR
+    from csr.serve.edit_warnings import EditWarnings
 
 TOKEN_VARIABLE = "CSR_SERVE_TOKEN"
 SHORT_TOKEN = 16
@@ -63,7 +64,14 @@ def _serve(options: argparse.Namespace, listener: socket.socket, token: str | No
     model = load_model(options.model, checkpoint=options.checkpoint).to(pick_device(options.device))
     neighbours = None if options.atlas is None else _read_atlas(options.atlas, model)
     name = Path(options.model).resolve().name if Path(options.model).exists() else str(options.model)
-    service = Service(model, name=name, limits=limits, neighbours=neighbours)
+    service = Service(
+        model,
+        name=name,
+        limits=limits,
+        neighbours=neighbours,
+        show_ids=options.show_ids,
+        warnings=_edit_warnings(options.evaluation, model),
+    )
     service.warm_up()
     local = is_loopback(listener)
     access = Access(
@@ -163,6 +171,13 @@ def _read_atlas(folder: Path, model: CSR) -> Neighbours:
     return read_neighbours(folder, model)
 
 
+def _edit_warnings(folder: Path | None, model: CSR) -> EditWarnings:
+    from csr.model.sharing.origin import model_sha256
+    from csr.serve.edit_warnings import NOT_MEASURED, read_edit_warnings
+
+    return NOT_MEASURED if folder is None else read_edit_warnings(folder, model_sha256=model_sha256(model))
+
+
 def _print_address(
     options: argparse.Namespace, listener: socket.socket, *, token: str | None, sha256: str
 ) -> None:
@@ -196,6 +211,10 @@ def _build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", metavar="MODEL", help="folder of `csr export`, folder of a run, or hub id")
     add("--atlas", metavar="DIR", type=Path, help="atlas of this model: training regions")
+    add(
+        "--evaluation", metavar="DIR", type=Path, help="of `csr evaluate --simulate`: what edits do, measured"
+    )
+    add("--show_ids", action="store_true", help="show names of training files, often ids of patients")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine")
     add("--port", type=Whole(0, 65535), default=8000, help="0: any free one")
     add("--token", help=f"asked of everyone; others see it in ps, so rather set {TOKEN_VARIABLE}")

@@ -6,7 +6,22 @@ import argparse
 from pathlib import Path
 
 from csr.cluster.hostfile import NAME
-from csr.config.parser import Whole
+from csr.config import flags
+from csr.config.parser import Parser, Whole
+
+
+def parser_before_train(prog: str, *, usage: str, description: str, epilog: str) -> Parser:
+    """Return the parser of a command whose words after `--` are flags of csr train."""
+    parser = Parser(
+        prog=prog,
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage=usage,
+        description=description,
+    )
+    parser.after_dashes, parser.after_whom = flags.flags(), "csr train"
+    return parser
 
 
 def add_source_flags(parser: argparse.ArgumentParser) -> None:

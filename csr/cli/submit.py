@@ -11,12 +11,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from csr.cli.shared_flags import parser_before_train
 from csr.cluster.experiments import Experiments, experiments_of, lines_text
 from csr.cluster.slurm_job import Job, Site, job_text, plain_name
-from csr.config import flags
 from csr.config.flags import parse_train_flags
 from csr.config.options import TrainConfig
-from csr.config.parser import Parser, Whole
+from csr.config.parser import Whole
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
 
@@ -37,7 +37,19 @@ def main(argv: list[str] | None = None) -> int:
         InputError: a flag of either kind that cannot be used, no sbatch, or sbatch refuses the file.
     """
     given, flags = split(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(given)
+    return hand_over(_parser().parse_args(given), flags)
+
+
+def hand_over(options: argparse.Namespace, flags: list[str]) -> int:
+    """Write the job file, print it or submit it; return the exit code.
+
+    Args:
+        options: those of `add_arguments`, and `experiments`.
+        flags: of csr train, common to all runs.
+
+    Raises:
+        InputError: see `main`.
+    """
     site = site_of(options)
     base = parse_train_flags(flags)
     experiments = experiments_of(flags, base, file=options.experiments, array=options.array)
@@ -156,15 +168,21 @@ def submitted(sbatch: str, path: Path) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="csr submit",
+    parser = parser_before_train(
+        "csr submit",
         epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="csr submit [options] -- [flags of csr train]",
         description="Write a SLURM job file for csr train beside the run, and print or submit it.",
     )
-    parser.after_dashes, parser.after_whom = flags.flags(), "csr train"
+    parser.add_argument(
+        "--experiments", type=Path, help="a file with the flags of one run on each line, for an array"
+    )
+    add_arguments(parser)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what csr sweep --slurm shares: what the site needs, and whether to submit."""
     add = parser.add_argument
     add("--submit", action="store_true", help="hand it to sbatch (default: print it)")
     add("--partition", help="partition (default: the cluster's)")
@@ -195,7 +213,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     where.add_argument("--container", metavar="IMAGE", help="Apptainer image with csr in it")
     add("--array", help="task numbers, as 1-8 or 1-8%%2: --exp_name gets _NUMBER at its end")
-    add("--experiments", type=Path, help="a file with the flags of one run on each line, for an array")
     add(
         "--signal_before",
         type=Whole(1, 99_999_999),
@@ -203,7 +220,6 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds before the time limit at which the run saves and requeues (default: 120)",
     )
     add("--output", metavar="FILE", help="log file, with SLURM's patterns (default: beside the run)")
-    return parser
 
 
 if __name__ == "__main__":

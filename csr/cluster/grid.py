@@ -9,34 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from csr.cluster.slurm_job import plain_name
+from csr.config.compared_options import OF_NO_MATTER, difference, option_differences
 from csr.config.flags import parse_train_flags
 from csr.config.from_json import config_of
 from csr.config.option_field import AUTO, fields_of, fits
 from csr.config.options import TrainConfig, groups
 from csr.config.parser import did_you_mean
+from csr.config.typed_paths import PATHS, leading_elsewhere
 from csr.runtime.errors import InputError
 from csr.runtime.json_file import parse_json, read_json, read_text
 
 MOST_RUNS = 10_000
 SET_BY_THE_SWEEP = ("exp_name", "output_dir", "overwrite", "resume", "dry_run")
 CONFIG, RESULTS = "config.json", "results.json"
-# options that move no weight and name no data: a finished run that differs in them alone is done
-_OF_NO_MATTER = frozenset(
-    {
-        *(
-            "workers",
-            "image_cache",
-            "cache_dir",
-            "links_into",
-            "timeout",
-            "max_skipped",
-            "overwrite",
-            "resume",
-        ),
-        *("log_every", "save_every", "keep_checkpoints", "compile", "activation_checkpointing", "profile"),
-        *("dry_run", "recipe"),
-    }
-)
 _MEASURED = {"batch_size", "accumulation", "effective_batch"}  # a run records what --batch_size auto found
 
 
@@ -71,20 +56,30 @@ class SweepRun:
             raise
         except (OSError, ValueError, LookupError, TypeError):
             raise InputError(f"{folder}: holds results without a {CONFIG}: move it away") from None
-        old, new = _flat(earlier), _flat(self.config)
-        of_no_matter = _OF_NO_MATTER | (_MEASURED if new["batch_size"] == AUTO else set())
-        differing = [name for name in new if name not in of_no_matter and old[name] != new[name]]
+        differing = _differences(folder, earlier, self.config)
         if differing:
-            listed = "; ".join(f"--{name} was {old[name]}, now {new[name]}" for name in differing)
             raise InputError(
-                f"{folder}: holds results of other options: {listed}: move it away, or give "
+                f"{folder}: holds results of other options: {'; '.join(differing)}: move it away, or give "
                 "another --exp_name"
             )
         return "done"
 
 
-def _flat(config: TrainConfig) -> dict[str, Any]:
-    return {name: value for group in config.to_dict().values() for name, value in group.items()}
+def _differences(folder: Path, earlier: TrainConfig, now: TrainConfig) -> list[str]:
+    """Return a text for each option that decides a run's results and was another one."""
+    may_differ = {*OF_NO_MATTER, *PATHS, *(_MEASURED if now.optim.batch_size == AUTO else ())}
+    if now.data.image_size == AUTO:
+        try:
+            from csr.training.build import with_native_size  # takes a second to import
+
+            now = with_native_size(now)
+        except InputError:  # the weights are not here, where the results are
+            may_differ.add("image_size")
+    places = leading_elsewhere(folder, earlier, now)
+    return [
+        *(difference(name, was, given) for name, (was, given) in places.items()),
+        *option_differences(earlier.to_dict(), now.to_dict(), may_differ=may_differ),
+    ]
 
 
 def read_grid(path: Path, flags: Sequence[str]) -> tuple[list[SweepRun], tuple[str, ...]]:
@@ -166,7 +161,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _run(path: Path, base: TrainConfig, flags: Sequence[str], chosen: dict[str, Any]) -> SweepRun:
     parts = [f"{name}{plain_name(_text(value))}" for name, value in chosen.items()]
-    words = [word for name, value in chosen.items() for word in _words(name, value)]
+    words = [word for name, value in chosen.items() for word in words_of(name, value)]
     words += ["--exp_name", "-".join([base.run.exp_name, *parts])]
     try:
         return SweepRun(tuple(words), parse_train_flags([*flags, *words]))
@@ -183,9 +178,12 @@ def _text(value: Any) -> str:
     return "_".join(value) if isinstance(value, list) else str(value)
 
 
-def _words(name: str, value: Any) -> list[str]:
+def words_of(name: str, value: Any) -> list[str]:
+    """Return the words of a command line that give an option its value; none for None and False."""
     if value is None:  # as without the flag
         return []
     if isinstance(value, bool):
         return [f"--{name}"] if value else []
-    return [f"--{name}", *value] if isinstance(value, list) else [f"--{name}={value}"]
+    if value == AUTO:
+        return [f"--{name}=auto"]
+    return [f"--{name}", *value] if isinstance(value, list | tuple) else [f"--{name}={value}"]

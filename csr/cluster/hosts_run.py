@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
+from csr.cluster.handled_signals import handled
 from csr.cluster.hostfile import Host
 from csr.cluster.ssh import Conversation, UnreachableError
 from csr.runtime.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED
@@ -86,8 +87,7 @@ class HostsRun:
         Returns:
             0 done, 1 failed, 2 bad input, 75 stopped by a signal on all hosts, 130 interrupted twice.
         """
-        before = {number: signal.signal(number, self._note) for number in FORWARDED}
-        try:
+        with handled(FORWARDED, self._note):
             # a session of its own: Ctrl-C reaches the ranks through us, and DeepSpeed does not answer it
             process = subprocess.Popen(
                 self._command, env=dict(self._environment), stderr=subprocess.PIPE, start_new_session=True
@@ -101,9 +101,6 @@ class HostsRun:
                 self._end_launcher(process)
             pump.join(timeout=5.0)
             return self._clean_up(code)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
         self._signals.append(number)

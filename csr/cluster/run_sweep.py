@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from csr.cluster.grid import SweepRun
+from csr.cluster.handled_signals import handled
 from csr.runtime.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED, InputError, PreemptedError, StoppedError
 
 PASSED_ON = tuple(
@@ -38,7 +38,8 @@ def run_all(
         PreemptedError: a signal; the same command goes on with the run that it stopped.
         StoppedError: a run failed.
     """
-    with _passing_on() as current:
+    current = _Current()
+    with handled(PASSED_ON, current.pass_on):
         for number, run in enumerate(runs, start=1):
             if run.state() == "done":
                 report(f"=== Run {number} of {len(runs)}: {run.name} is done ===")
@@ -88,14 +89,3 @@ class _Current:
         if self._process is not None:
             is_hang_up = signal.Signals(number).name == "SIGHUP"
             self._process.send_signal(signal.SIGTERM if is_hang_up else number)
-
-
-@contextlib.contextmanager
-def _passing_on() -> Iterator[_Current]:
-    current = _Current()
-    before = {number: signal.signal(number, current.pass_on) for number in PASSED_ON}
-    try:
-        yield current
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from csr.config.option_field import AUTO, fields_of, problem_of
 from csr.config.options import DataOptions, OptimOptions, TrainConfig
 from csr.config.progressive import NONE, progressive
+from csr.config.trackers import tracked
 from csr.runtime.errors import InputError
 
 LONGEST_NAME = 200  # bytes; file systems take 255, and files beside the folder have suffixes
@@ -15,10 +16,15 @@ _NO_PROTOTYPES = (
 )
 _ONE_STAGE = (*_NO_PROTOTYPES, "epochs_stage3", "task_lr_scale")
 _UNUSED = {
-    "blackbox": (*_ONE_STAGE, "concept_pool"),
+    "blackbox": (*_ONE_STAGE, "concept_pool", "picture_every"),
     "cbm": _NO_PROTOTYPES,
     "cbm-joint": _ONE_STAGE,
 }
+
+
+def unused_options(baseline: str | None) -> tuple[str, ...]:
+    """Return the options that do nothing with a baseline; none of csr itself."""
+    return _UNUSED.get(str(baseline), ())
 
 
 def check_ranges(config: TrainConfig) -> None:
@@ -33,10 +39,16 @@ def check_ranges(config: TrainConfig) -> None:
         raise InputError("--cache_views needs a cache and augmentation: omit --cache off or --augment none")
     _check_folds(config.data)
     _check_baseline(config)
+    if config.engine.deterministic and config.engine.compile:
+        raise InputError(
+            "--deterministic contradicts --compile, which times kernels and may choose others the next time: "
+            "omit one of them"
+        )
     _check_auto_batch(config.optim)
     _check_train_backbone(config.model.train_backbone)
     _check_progressive(config)
     _check_name(config.run.exp_name)
+    tracked(config.run.track)
 
 
 def _check_baseline(config: TrainConfig) -> None:
@@ -94,8 +106,7 @@ def check_ignored(config: TrainConfig, *, given: set[str]) -> None:
         "cache_dir": cache in ("off", "memory") and f"does nothing with --cache {cache}",
     }
     baseline = config.model.baseline
-    unused = _UNUSED.get(str(baseline), ())
-    reasons |= {name: f"does nothing with --baseline {baseline}" for name in unused}
+    reasons |= {name: f"does nothing with --baseline {baseline}" for name in unused_options(baseline)}
     for name, reason in reasons.items():
         if reason and name in given:
             raise InputError(f"--{name} {reason}: omit --{name}, or give what it needs")

@@ -53,6 +53,13 @@ class DataOptions:
     fold: int | None = option(
         None, "the fold that validates, from 0 to --folds - 1; others train", at_least=0, at_most=999
     )
+    num_images: int = option(
+        0,
+        "train on the first so many training images of a fixed, stratified order, for learning curves: the "
+        "first 100 are among the first 200, patients stay together, validation images stay (0: all)",
+        at_least=0,
+        at_most=2**31 - 1,
+    )
     image_size: int = option(
         224,
         "side of the square model input, pixels; auto takes what the backbone's weights were trained on",
@@ -68,8 +75,9 @@ class DataOptions:
     )
     augment: str = option(
         "light",
-        "training augmentation: light (affine, contrast), flip (light and mirror)",
-        choices=("none", "light", "flip"),
+        "training augmentation: light (small rotations, zooms and shifts), strong (larger ones, and "
+        "contrast), flip (light and mirror)",
+        choices=("none", "light", "strong", "flip"),
     )
     workers: int = option(4, "threads that decode images", above=0, at_most=1_024)
     image_cache: str = option("auto", "decoded images: auto (under output_dir/.cache), off, or a folder")

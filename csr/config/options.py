@@ -10,6 +10,7 @@ from typing import Any
 from csr.config import recipes
 from csr.config.data_options import DataOptions
 from csr.config.option_field import option
+from csr.config.trackers import TENSORBOARD
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,11 @@ class EngineOptions:
         choices=("auto", "fp16", "bf16", "fp32"),
     )
     compile: bool = option(False, "compile the backbone's training step with torch.compile")
+    deterministic: bool = option(
+        False,
+        "kernels whose sums have one order: on a GPU a resumed run then ends with the bits of one that was "
+        "never stopped; slower, and refused where an operation has none",
+    )
     activation_checkpointing: bool = option(
         False,
         "keep few activations of the backbone and compute them again in backward: less memory, more time",
@@ -195,6 +201,15 @@ class RunOptions:
     )
     keep_checkpoints: int = option(2, "how many of the last training checkpoints stay", above=0)
     log_every: int = option(10, "optimizer steps between TensorBoard points", above=0)
+    track: str = option(
+        TENSORBOARD,
+        "where the run is written down: one or several of tensorboard,mlflow,wandb",
+    )
+    picture_every: int = option(
+        0,
+        "epochs between pictures of validation images on the board (0: only at the end of stages)",
+        at_least=0,
+    )
     profile: int = option(
         0,
         "optimizer steps of each stage in a torch profiler trace of rank 0 (0: none; without a number: 5)",

@@ -17,7 +17,7 @@ class Batch(TypedDict, total=False):
     """Named tensors of one micro batch; a batch has the keys of its source.
 
     Images: `csr.data.dataset.LabelledImages`. Frozen features: `csr.training.features.table.FeatureTable`.
-    The training loop adds `scale`, `position`, `ends_window`, and `side` where images grow.
+    The training loop adds `scale`, `window_share`, `position`, `ends_window`, and `side` where images grow.
     """
 
     image: torch.Tensor  # (B,C,S,S) uint8 as stored, float32 after a transform
@@ -36,5 +36,6 @@ class Batch(TypedDict, total=False):
     concept_row: torch.Tensor  # (R,) int64, concept of each local vector
     score: torch.Tensor  # (R,K*M) float32, similarity scores (stage 3)
     scale: dict[str, float]  # factor of each sum of the loss: 1 / its number of entries in the global window
+    window_share: float  # images of the global window / those of a whole one: 1 but for an epoch's last one
     side: int  # of the model input, pixels, where it is not the full one for the whole run
     ends_window: bool  # whether the optimizer steps after this micro batch

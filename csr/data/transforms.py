@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -18,7 +19,9 @@ from csr.data.box_masks import box_masks, transform_boxes
 from csr.data.random_draws import uniform_draws
 
 __all__ = [
+    "STRENGTHS",
     "EvalTransform",
+    "Strength",
     "TrainTransform",
     "box_masks",
     "identity_theta",
@@ -28,16 +31,44 @@ __all__ = [
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MAX_ROTATION_DEG = 10.0
-SCALE_RANGE = (0.85, 1.1)
-MAX_SHIFT = 0.05  # of the image's side
-MAX_CONTRAST = 0.15
-STRENGTHS = ("none", "light", "flip")
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How far the augmentation changes an image at most; all draws are even, on both sides of no change.
+
+    Attributes:
+        rotation_deg: degrees.
+        zoom: 0.1 is a scale of 0.9 to 1.1.
+        shift: in x and in y, of the image's side.
+        contrast: of contrast, and of brightness; 0.15 is 15 %.
+        mirror: a mirror image half of the time, for organs without a left and a right.
+    """
+
+    rotation_deg: float = 0.0
+    zoom: float = 0.0
+    shift: float = 0.0
+    contrast: float = 0.0
+    mirror: bool = False
+
+
+# scripts/bench/defaults.py compares them
+LIGHT = Strength(rotation_deg=5, zoom=0.1, shift=0.03)
+STRENGTHS = {
+    "none": Strength(),
+    "light": LIGHT,
+    "strong": Strength(rotation_deg=10, zoom=0.15, shift=0.05, contrast=0.15),
+    "flip": replace(LIGHT, mirror=True),
+}
 
 
 def stored_size(size: int) -> int:
-    """Return the side in pixels of stored images for model input of side `size`: an eighth more."""
-    return size + size // 8
+    """Return the side in pixels of stored images for model input of side `size`: the same.
+
+    A larger one would be resized once more for each use, and every resize blurs: on the way from 256 over 144
+    to 128 pixels a dot of 2 x 2 pixels keeps 0.73 of the energy that it has after one resize.
+    """
+    return size
 
 
 class EvalTransform:
@@ -59,9 +90,7 @@ class EvalTransform:
 
     def __call__(self, image_BCSS: torch.Tensor) -> torch.Tensor:
         """Return float32 (B, 3, size, size) of uint8 (B, 1 or 3, S, S)."""
-        value = image_BCSS.float()
-        if image_BCSS.shape[-2:] != (self.size, self.size):
-            value = resized(value, self.size)
+        value = resized(image_BCSS.float(), self.size)
         return normalise(value / 255, mean=self.mean, std=self.std)
 
 
@@ -69,13 +98,15 @@ class TrainTransform:
     """Random rotation, zoom, shift, brightness and contrast; every image of the batch its own.
 
     The transform of an image depends on (seed, epoch, index) only: not on the rank, the batch or the order.
-    One `grid_sample` does all of the geometry; what comes from outside the image is black.
+    The plain pixels of `EvalTransform` are moved by one cubic interpolation, which keeps fine detail as sharp
+    as evaluation shows it (a bilinear one takes a third of a small dot's energy). What comes from outside the
+    image repeats its edge: black wedges, which evaluation never shows, cost more accuracy than the rest of
+    `light` (scripts/bench/README.md), and a mirrored edge would show findings that no box names.
 
     Args:
         size: side of the model input in pixels.
         mean, std: see `EvalTransform`.
-        strength: `light`; `flip` (light, and a mirror image half of the time, for organs without a left and
-            a right); `none` (as `EvalTransform`).
+        strength: a name in `STRENGTHS`; with `none` the output is that of `EvalTransform`.
     """
 
     def __init__(
@@ -86,9 +117,8 @@ class TrainTransform:
         std: Sequence[float] = IMAGENET_STD,
         strength: str = "light",
     ) -> None:
-        assert strength in STRENGTHS, strength
         self.size, self.mean, self.std, self.strength = size, tuple(mean), tuple(std), strength
-        self._plain = EvalTransform(size, mean=mean, std=std)
+        self._most = STRENGTHS[strength]
 
     def __call__(
         self,
@@ -105,31 +135,28 @@ class TrainTransform:
             image_BCSS: uint8, 1 or 3 channels.
             index_B: int64, rows of the label table.
             epoch, seed: decide the draws together with `index_B`.
-            side: of the output in pixels (default: `size`). For a smaller one stored images are first resized
-                (antialiased) to what would be stored for it; the draws are the same.
+            side: of the output in pixels (default: `size`); the draws are the same for every side.
         """
-        is_small = side is not None and side != self.size
         side = side or self.size
         if self.strength == "none":
-            plain = EvalTransform(side, mean=self.mean, std=self.std) if is_small else self._plain
+            plain = EvalTransform(side, mean=self.mean, std=self.std)
             return plain(image_BCSS), identity_theta(len(image_BCSS), image_BCSS.device)
         draw_B7 = uniform_draws(index_B.to(image_BCSS.device), num=7, epoch=epoch, seed=seed)
+        value = resized(image_BCSS.float(), side) / 255
         # within a pass in half precision too: there the grid's products would shift it by up to half a pixel
         with torch.autocast(image_BCSS.device.type, enabled=False):
-            theta_B23 = draw_theta(draw_B7[:, :5], mirror=self.strength == "flip")
-            shape = [len(image_BCSS), image_BCSS.shape[1], side, side]
-            grid = F.affine_grid(theta_B23, shape, align_corners=False)
-        value = image_BCSS.float() / 255
-        if is_small:  # the grid reads single pixels: without a resize before it, it would alias
-            value = resized(value, stored_size(side))
-        value = F.grid_sample(value, grid, align_corners=False)
-        value = change_contrast(value, draw_B7[:, 5], draw_B7[:, 6])
+            theta_B23 = draw_theta(draw_B7[:, :5], self._most)
+            grid = F.affine_grid(theta_B23, list(value.shape), align_corners=False)
+        value = F.grid_sample(value, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        value = change_contrast(value, draw_B7[:, 5], draw_B7[:, 6], most=self._most.contrast)
         return normalise(value, mean=self.mean, std=self.std), theta_B23
 
 
 def resized(value_BCHW: torch.Tensor, side: int) -> torch.Tensor:
     """Return images of a side in pixels, float (B, C, side, side): bilinear, antialiased."""
     shape = (side, side)
+    if value_BCHW.shape[-2:] == shape:
+        return value_BCHW
     return F.interpolate(value_BCHW, shape, mode="bilinear", align_corners=False, antialias=True)
 
 
@@ -147,17 +174,16 @@ def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
 
 
 def change_contrast(
-    value_BCHW: torch.Tensor, contrast_B: torch.Tensor, brightness_B: torch.Tensor
+    value_BCHW: torch.Tensor, contrast_B: torch.Tensor, brightness_B: torch.Tensor, *, most: float
 ) -> torch.Tensor:
-    """Return images with contrast around their mean, then brightness, changed by up to 15 %, in [0, 1].
+    """Return images with contrast around their mean, then brightness, changed, in [0, 1].
 
     Args:
-        value_BCHW: in [0, 1].
+        value_BCHW: in [0, 1] (cubic interpolation goes a little beyond).
         contrast_B, brightness_B: (B,) draws in [0, 1); 0.5 changes nothing.
+        most: the largest change of either; 0.15 is 15 %.
     """
-    gain_B, light_B = (
-        (1 + MAX_CONTRAST * (2 * draw - 1)).view(-1, 1, 1, 1) for draw in (contrast_B, brightness_B)
-    )
+    gain_B, light_B = ((1 + most * (2 * draw - 1)).view(-1, 1, 1, 1) for draw in (contrast_B, brightness_B))
     mean_B = value_BCHW.mean(dim=(1, 2, 3), keepdim=True)
     return ((mean_B + gain_B * (value_BCHW - mean_B)) * light_B).clamp(0, 1)
 
@@ -167,17 +193,18 @@ def identity_theta(num: int, device: torch.device) -> torch.Tensor:
     return torch.eye(2, 3, device=device).repeat(num, 1, 1)
 
 
-def draw_theta(draw_B5: torch.Tensor, *, mirror: bool) -> torch.Tensor:
+def draw_theta(draw_B5: torch.Tensor, strength: Strength) -> torch.Tensor:
     """Return `theta_B23` of draws in [0, 1), (B, 5): angle, scale, shift in x and y, mirror.
 
-    A scale above 1 makes the content larger; a shift moves it right and down.
+    A scale above 1 makes the content larger; a shift moves it right and down. Draws of 0.5 move nothing.
     """
-    angle_B = math.radians(MAX_ROTATION_DEG) * (2 * draw_B5[:, 0] - 1)
-    low, high = SCALE_RANGE
-    scale_B = low + (high - low) * draw_B5[:, 1]
+    change_B4 = 2 * draw_B5[:, :4] - 1
+    angle_B = math.radians(strength.rotation_deg) * change_B4[:, 0]
+    scale_B = 1 + strength.zoom * change_B4[:, 1]
     # A fraction of the side is twice as much in coordinates from -1 to 1.
-    shift_B2 = 2 * MAX_SHIFT * (2 * draw_B5[:, 2:4] - 1)
-    sign_B = torch.where(draw_B5[:, 4] < 0.5, -1.0, 1.0) if mirror else torch.ones_like(angle_B)
+    shift_B2 = 2 * strength.shift * change_B4[:, 2:]
+    ones_B = torch.ones_like(angle_B)
+    sign_B = torch.where(draw_B5[:, 4] < 0.5, -ones_B, ones_B) if strength.mirror else ones_B
     cos_B, sin_B = angle_B.cos() / scale_B, angle_B.sin() / scale_B
     turn_B22 = torch.stack([sign_B * cos_B, sign_B * sin_B, -sin_B, cos_B], dim=1).view(-1, 2, 2)
     return torch.cat([turn_B22, -turn_B22 @ shift_B2.unsqueeze(2)], dim=2)

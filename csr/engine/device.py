@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -12,6 +13,7 @@ from csr.engine import cpu
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 
+ALLOC_CONF_SINCE = (2, 9)  # torch that reads PYTORCH_ALLOC_CONF and calls PYTORCH_CUDA_ALLOC_CONF old
 BF16_SINCE = (8, 0)  # compute capability with bf16 matrix products of its own: Ampere
 
 
@@ -54,8 +56,24 @@ def is_mig(name: str) -> bool:
 
 
 def try_kernels() -> None:
-    """Let cuDNN time its convolutions once for each shape and keep the fastest: training's shapes stay."""
-    torch.backends.cudnn.benchmark = True
+    """Let cuDNN time its convolutions once for each shape and keep the fastest: training's shapes stay.
+
+    Under `--deterministic` it does not: another kernel may win the next time.
+    """
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+
+
+def use_growing_segments() -> None:
+    """Let CUDA's memory grow in place: blocks of steps of other sizes then leave no gaps behind.
+
+    Nothing where the user has set the allocator's options, without a GPU, or once CUDA is initialised.
+    """
+    old, new = "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"
+    if device_kind() != "cuda" or sys.platform != "linux" or torch.cuda.is_initialized():
+        return
+    if old not in os.environ and new not in os.environ:
+        major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+        os.environ[new if (major, minor) >= ALLOC_CONF_SINCE else old] = "expandable_segments:True"
 
 
 def prefers_channels_last(device: torch.device) -> bool:

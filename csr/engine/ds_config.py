@@ -48,6 +48,8 @@ KNOWN_KEYS = {
     "memory_breakdown",
 }
 
+OVERLAPPED_BUCKET = 10_000_000  # gradients summed at once beside the backward pass: 40 MB in fp32
+
 
 class DsFile(NamedTuple):
     """A DeepSpeed JSON as read, and its name in messages."""
@@ -184,13 +186,11 @@ def zero_stage_of(merged: dict[str, Any], *, world_size: int) -> int:
     """Return the ZeRO stage that an engine runs with.
 
     One rank has nothing to shard: there ZeRO, which copies gradients and weights to and fro for it, is left
-    out (0)
-    where nothing else hangs on it: fp16 masters, offloading, gradients kept in half precision.
+    out (0) where nothing else hangs on it: offloading, gradients kept in half precision.
     """
     zero = merged["zero_optimization"]
     needs_it = (
-        precision_of(merged) == "fp16"
-        or bool(zero.get("offload_optimizer"))
+        bool(zero.get("offload_optimizer"))
         or bool(zero.get("cpu_offload"))
         or merged.get("data_types", {}).get("grad_accum_dtype") not in (None, "fp32")
     )
@@ -204,8 +204,10 @@ def fit_to_stage(
     has_batchnorm: bool,
     world_size: int,
     keeps_fp32_statistics: bool = False,
+    trains_norms: bool = False,
+    on_gpu: bool = False,
 ) -> dict[str, Any]:
-    """Return the JSON for one stage: buckets near its size, and what its norms need.
+    """Return the JSON for one stage: buckets near its size, what overlaps, and what its norms need.
 
     DeepSpeed's default bucket is 5e8 elements (2 GB), whatever the model.
 
@@ -215,20 +217,29 @@ def fit_to_stage(
         has_batchnorm: whether it holds a BatchNorm.
         world_size: number of ranks.
         keeps_fp32_statistics: whether all of them take fp32 statistics beside half-precision weights.
+        trains_norms: whether one of them takes its statistics over the ranks, in forward and backward.
+        on_gpu: whether the ranks have GPUs.
     """
     config = copy.deepcopy(merged)
     config["timers"] = {"throughput": {"enabled": False}}  # it stops the whole device twice a micro step
     zero = config["zero_optimization"]
     zero["stage"] = zero_stage_of(merged, world_size=world_size)
+    is_fp16 = precision_of(merged) == "fp16"
     if not zero["stage"]:
         config["gradient_clipping"] = 0.0  # the optimizer clips
+        if is_fp16:
+            # weights stay fp32, products are half: one copy of the weights instead of two
+            del config["fp16"]
+            autocast = {"enabled": True, "dtype": "float16", "lower_precision_safe_modules": []}
+            config["torch_autocast"] = autocast
     bucket = max(2, min(50_000_000, num_trainable + num_trainable % 2))
+    # sums of norms and of gradients are of two communicators: NCCL may stall where their kernels cannot be
+    # resident together. Overlapping stops the device once a backward pass: a short one has nothing to hide
+    pays = on_gpu and world_size > 1 and num_trainable >= 2 * OVERLAPPED_BUCKET
+    if zero.setdefault("overlap_comm", pays and not trains_norms):
+        bucket = min(bucket, OVERLAPPED_BUCKET)
     zero.setdefault("reduce_bucket_size", bucket)
     zero.setdefault("allgather_bucket_size", bucket)
-    if has_batchnorm and world_size > 1 and zero.get("overlap_comm"):
-        # sums of norms and of gradients are of two communicators: NCCL may stall where their kernels cannot
-        # be resident together
-        zero["overlap_comm"] = False
-    if has_batchnorm and precision_of(config) == "fp16" and not keeps_fp32_statistics:
+    if has_batchnorm and is_fp16 and zero["stage"] and not keeps_fp32_statistics:
         config.setdefault("data_types", {}).setdefault("buffer_dtype", "fp16")
     return config

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from csr.engine import cpu, zero_partitions
+from csr.engine import cpu, loss_scale, zero_partitions
 from csr.engine.clipped_adamw import ClippedAdamW
 from csr.engine.device import inference_precision, local_device, prefers_channels_last
 from csr.engine.ds_config import fit_to_stage, precision_of
@@ -26,6 +26,14 @@ from csr.engine.optimizer_state import (
     set_counters,
 )
 from csr.engine.process_group import _import_deepspeed
+from csr.engine.stage_tensors import (
+    batchnorms,
+    copies_of_constants,
+    copies_of_frozen,
+    has_batchnorm,
+    is_trained,
+    use_channels_last,
+)
 from csr.runtime import distributed
 from csr.runtime.progress import PROGRESS
 
@@ -55,23 +63,27 @@ class Engine:
         config = fit_to_stage(
             ds_config,
             num_trainable=num_trainable,
-            has_batchnorm=_has_batchnorm(stage),
-            keeps_fp32_statistics=all(hasattr(n, "keeps_fp32_statistics") for n in _batchnorms(stage)),
+            has_batchnorm=has_batchnorm(stage),
+            keeps_fp32_statistics=all(hasattr(n, "keeps_fp32_statistics") for n in batchnorms(stage)),
             world_size=2 if always_shards else distributed.world_size(),
+            trains_norms=any(is_trained(norm) for norm in batchnorms(stage)),
+            on_gpu=local_device().type == "cuda",
         )
-        self.precision = precision_of(config)
-        self._frozen_fp32 = _copies_of_frozen(stage) if self.precision == "fp16" else {}
-        self._constants = _copies_of_constants(stage) if self.precision == "fp16" else {}
+        self.precision = precision_of(ds_config)
+        self._shards = config["zero_optimization"]["stage"] > 0
+        casts = self._shards and self.precision == "fp16"
+        self._frozen_fp32 = copies_of_frozen(stage) if casts else {}
+        self._constants = copies_of_constants(stage) if casts else {}
         for parameter in stage.parameters():  # ZeRO refuses channels-last weights
             if not parameter.is_contiguous():
                 parameter.data = parameter.data.contiguous()
         stage.to(local_device())
-        self._shards = config["zero_optimization"]["stage"] > 0
         optimizer: torch.optim.AdamW
         if self._shards:
             optimizer = torch.optim.AdamW(groups, fused=True)
         else:
-            optimizer = ClippedAdamW(groups, clip=ds_config["gradient_clipping"])
+            scaler = loss_scale.scaler_of(ds_config["fp16"]) if self.precision == "fp16" else None
+            optimizer = ClippedAdamW(groups, clip=ds_config["gradient_clipping"], loss_scaler=scaler)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
         self._deepspeed, *_ = _import_deepspeed().initialize(
             args=_arguments(local_device()),
@@ -80,12 +92,14 @@ class Engine:
             lr_scheduler=schedule,
             config=config,
         )
-        if self.precision == "fp16":  # csr counts skipped steps itself, and reports step, rank and images
-            self._deepspeed.optimizer.loss_scaler.raise_error_at_min_scale = False
+        if casts:
+            loss_scale.without_end(self._deepspeed.optimizer.loss_scaler)
+            loss_scale.grow_after_steps(self._deepspeed.optimizer)
         if not self._shards:
             self._deepspeed.enable_backward_allreduce = False  # it copies gradients even for one rank
-        if not self._shards and prefers_channels_last(self.device) and _has_batchnorm(stage):
-            _use_channels_last(stage)
+            self._deepspeed.torch_autocast_z0_gradscaler = None  # of fp16: it has other rules than ZeRO's
+        if not self._shards and prefers_channels_last(self.device) and has_batchnorm(stage):
+            use_channels_last(stage)
         # with BatchNorm all buffers were cast to half; a stage's own constants stay what they were
         self._restore_constants({n: v for n, v in self._constants.items() if not n.startswith("model.")})
 
@@ -133,10 +147,14 @@ class Engine:
         with PROGRESS:
             output = self._deepspeed(batch)
         with PROGRESS:
-            self._deepspeed.backward(output.loss)
+            self._deepspeed.backward(self._scaled(output.loss))
         with PROGRESS:
             self._deepspeed.step()
         return output
+
+    def _scaled(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return the loss whose gradients the optimizer expects; ZeRO scales it itself."""
+        return loss if self._shards or self.precision != "fp16" else loss * self.loss_scale
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[torch.nn.Module]:
@@ -240,43 +258,6 @@ def _trainable_only(param_groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     groups = [{**g, "params": p} for g, p in zip(param_groups, trained, strict=True) if p]
     assert groups, "a stage has something to train"
     return groups
-
-
-def _batchnorms(module: torch.nn.Module) -> list[torch.nn.Module]:
-    return [m for m in module.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-
-
-def _has_batchnorm(module: torch.nn.Module) -> bool:
-    return bool(_batchnorms(module))
-
-
-def _use_channels_last(stage: torch.nn.Module) -> None:
-    """Lay kernels of convolutions out as their inputs are, without a copy of them in every step."""
-    for parameter in stage.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
-def _copies_of_frozen(stage: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return copies of frozen weights and statistics: a half-precision engine casts them too."""
-    copies = {}
-    for prefix, module in stage.named_modules():
-        own = list(module.named_parameters(recurse=False))
-        if any(parameter.requires_grad for _, parameter in own):
-            continue
-        for name, value in [*own, *module.named_buffers(recurse=False)]:
-            copies[f"{prefix}.{name}" if prefix else name] = value.detach().cpu().clone()
-    return copies
-
-
-def _copies_of_constants(stage: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return copies of the buffers that training does not move: all but BatchNorm's."""
-    return {
-        f"{prefix}.{name}" if prefix else name: value.detach().cpu().clone()
-        for prefix, module in stage.named_modules()
-        if not isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-        for name, value in module.named_buffers(recurse=False)
-    }
 
 
 def _reset_autocast_flags(stage: torch.nn.Module) -> None:

@@ -87,9 +87,8 @@ def scatter_optimizer_state(engine: Any, state: State, scalars: dict[str, float]
 def counters_of(engine: Any) -> dict[str, float]:
     """Return an engine's counters besides the optimizer's: steps, the loss scale, the schedule's step."""
     counted = {name: getattr(engine, name) for name in COUNTERS}
-    if not isinstance(engine.optimizer, ClippedAdamW):
-        scaler = engine.optimizer.loss_scaler
-        counted |= {f"scaler.{name}": getattr(scaler, name) for name in SCALER if hasattr(scaler, name)}
+    scaler = engine.optimizer.loss_scaler  # None in bf16 and fp32 on one rank
+    counted |= {f"scaler.{name}": getattr(scaler, name) for name in SCALER if hasattr(scaler, name)}
     counted["schedule"] = engine.lr_scheduler.last_epoch
     return {name: float(value) for name, value in counted.items()}
 
@@ -100,8 +99,7 @@ def set_counters(engine: Any, counted: dict[str, float]) -> None:
         setattr(engine, name, int(counted[name]))
     # saved between windows: with another accumulation as many windows are other micro steps
     engine.micro_steps = engine.global_steps * engine.gradient_accumulation_steps()
-    if not isinstance(engine.optimizer, ClippedAdamW):
-        _set_scaler(engine.optimizer.loss_scaler, counted)
+    _set_scaler(engine.optimizer.loss_scaler, counted)
     schedule = engine.lr_scheduler
     schedule.last_epoch = int(counted["schedule"])
     rules = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)

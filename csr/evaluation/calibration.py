@@ -85,6 +85,19 @@ def calibration_errors(probability_N: np.ndarray, label_N: np.ndarray) -> dict[s
     return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
+def mean_ece(probability_NL: np.ndarray, label_NL: np.ndarray) -> float:
+    """Return the mean of the labels' expected calibration errors; NaN where no label is annotated.
+
+    Args:
+        probability_NL: 0 to 1.
+        label_NL: 0 to 1, NaN where not annotated; such a label is left out of the mean.
+    """
+    pairs = zip(probability_NL.T, label_NL.T, strict=True)
+    errors = [calibration_errors(probability_N, label_N)["ece"] for probability_N, label_N in pairs]
+    known = [error for error in errors if error is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
 def errors_by_label(
     raw_NL: np.ndarray, probability_NL: np.ndarray, label_NL: np.ndarray, *, methods: Mapping[str, str]
 ) -> dict[str, Any]:

@@ -52,7 +52,13 @@ def _make_private(folder: Path) -> None:
 
 
 def read_tables(
-    csv: str, card: Card, *, reader_merge: str, boxes_csv: str | None, left_out: Collection[str] = ()
+    csv: str,
+    card: Card,
+    *,
+    reader_merge: str,
+    boxes_csv: str | None,
+    group_col: str | None = None,
+    left_out: Collection[str] = (),
 ) -> tuple[LabelTable, BoxTable | None]:
     """Read a label table with the model's columns, and boxes on its images.
 
@@ -61,13 +67,15 @@ def read_tables(
         card: of the model, whose concepts and targets the columns are.
         reader_merge: how several readers of an image are merged.
         boxes_csv: boxes, or None.
+        group_col: the column of patients where it is not called `patient_id`; the file may lack it.
         left_out: ids of images to omit, and their boxes with them.
 
     Raises:
         InputError: anything wrong with either table.
     """
     vocabulary = Vocabulary(card.concept_names, card.target_names)
-    table = without(read_label_table(csv, reader_merge=reader_merge, vocabulary=vocabulary), left_out)
+    table = read_label_table(csv, reader_merge=reader_merge, group_col=group_col, vocabulary=vocabulary)
+    table = without(table, left_out)
     return table, None if boxes_csv is None else read_boxes(boxes_csv, table=table, left_out=left_out)
 
 

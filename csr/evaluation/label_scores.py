@@ -1,7 +1,8 @@
 """Scores of every label with intervals, their mean (macro) and all entries pooled (micro).
 
 A label that is not annotated (NaN) is no entry. Soft labels are positive from 0.5 on; calibration takes them
-as fractions. A score that does not exist (AUROC of one class) is NaN and omitted from the macro mean.
+as fractions. A score that does not exist (AUROC of one class) is NaN and omitted from the macro mean. F1 is
+at the chosen thresholds and named so: that of a run's results.json is at 0.5.
 
 Letters: N images, L labels (K concepts or T targets), E entries, R rows of weights, S scores.
 """
@@ -18,7 +19,7 @@ from csr.evaluation.bootstrap import Bootstrap, Estimate, estimate, proportion_l
 from csr.evaluation.calibration import Calibration
 from csr.evaluation.weighted_metrics import Ranking, confusion, ratio
 
-SCORES = ("auroc", "auprc", "f1", "sensitivity", "specificity", "brier", "ece")
+SCORES = ("auroc", "auprc", "f1_at_threshold", "sensitivity", "specificity", "brier", "ece")
 Row = dict[str, Any]
 
 

@@ -1,146 +1,32 @@
 """Everything that is measured of a trained model on labelled images, as plain JSON.
 
-Two steps: `predict_all` runs the model once over the images, `measure` computes all results from its rows.
+`csr.evaluation.rows` runs the model once over the images, `measure` computes all results from its rows.
 
-Letters: B batch, N images, K concepts, M prototypes per concept, T targets, L labels (K or T), S scores of
-the pointing game, V plays of the simulated doctor.
+Letters: N images, K concepts, M prototypes per concept, T targets, L labels (K or T), V plays of the
+simulated doctor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from csr.data.batch import Batch
 from csr.data.dataset import LabelledImages
 from csr.data.labels.positive import is_positive
-from csr.data.labels.table import LabelTable
-from csr.evaluation import inference
 from csr.evaluation.bootstrap import Bootstrap
 from csr.evaluation.calibration import errors_by_label, reliability_by_label
-from csr.evaluation.comparison.predictions import Predictions, Scored
+from csr.evaluation.curves import measure_curves
 from csr.evaluation.flags.flagged import measure_doubt, measure_novelty
 from csr.evaluation.label_scores import score_labels
-from csr.evaluation.pointing_game import pointing_rows, score_pointing
-from csr.evaluation.simulated_doctor import Play, play_doctor, score_plays
-from csr.model import CSR
-from csr.model.baselines import BaselineOutput, Network
-from csr.model.edit_safety import top_two_gap
-from csr.model.interaction import ALPHA
-from csr.model.layers.prototypes import winners
-from csr.model.novelty import novelty_rows
-from csr.model.sharing.card import Card, target_probability
-from csr.runtime.errors import StoppedError
-
-Rows = dict[str, torch.Tensor]
-Wrap = Callable[[Iterable[Batch], int], Iterator[Batch]]
-
-
-def predict_all(
-    model: Network,
-    dataset: LabelledImages,
-    *,
-    batch_size: int,
-    plays: tuple[Play, ...] = (),
-    alpha: float = ALPHA,
-    wrap: Wrap = lambda batches, total: iter(batches),
-) -> Rows:
-    """Run the model over all images, sharded over ranks; every rank gets all rows. Collective.
-
-    Args:
-        model: in eval mode, with a card, on this rank's device; a baseline without boxes and plays.
-        dataset: the images, with boxes if there are any.
-        batch_size: per rank.
-        plays: of the simulated doctor.
-        alpha: importance outside of boxes.
-        wrap: shows progress over (batches, how many).
-
-    Returns:
-        Rows on the CPU, in the order of the data set: probabilities `target` (N, T) and `concept` (N, K),
-        `target_raw` and `concept_raw` before calibration, `winner` (N, K) the prototype with the highest
-        score (-1 where all were dropped), as far as the model has concepts and prototypes; `novelty` (N, S)
-        where the card has it; with boxes `pointing` (N, K, S); with plays `after` (N, V, T) and `edited`
-        (N, V).
-
-    Raises:
-        StoppedError: the model gives numbers that are not finite.
-    """
-    card = model.card
-    assert card is not None and not model.training
-    batches = inference.image_batches(
-        dataset,
-        transform=card.preprocessing.transform(),
-        batch_size=batch_size,
-        device=next(model.parameters()).device,
-    )
-    with torch.no_grad():
-        rows = inference.predict_rows(
-            lambda batch: _predict_batch(model, card, batch, plays=plays, alpha=alpha),
-            wrap(batches, inference.num_batches(len(dataset), batch_size)),
-        )
-    _check_finite(rows, dataset.table.image_ids)
-    return rows
-
-
-def _predict_batch(
-    model: Network, card: Card, batch: Batch, *, plays: tuple[Play, ...], alpha: float
-) -> Rows:
-    """Return the rows of one batch, on the device; see `predict_all`."""
-    feat_BCHW = model.features(batch["image"])
-    output = model.from_features(feat_BCHW)
-    rows = {
-        "target": card.probability(output.logits),
-        "target_raw": target_probability(output.logits, task_loss=card.task_loss),
-    }
-    if output.concept_logits is not None:
-        rows["concept"] = card.concept_probability(output.concept_logits)
-        rows["concept_raw"] = output.concept_logits.sigmoid()
-    if isinstance(output, BaselineOutput):
-        return rows
-    assert isinstance(model, CSR)
-    kept_KM = model.prototypes.kept_KM
-    rows["winner"] = winners(output.similarity_scores, kept_KM)
-    rows |= novelty_rows(model, batch["image"], feat_BCHW, output.similarity_scores)
-    if "box" in batch:
-        rows["pointing"] = pointing_rows(output.cams, output.similarity_maps, batch, kept_KM=kept_KM)
-    if plays:
-        rows |= play_doctor(
-            output.similarity_maps,
-            card.called_concepts(rows["concept"]),
-            batch,
-            plays=plays,
-            card=card,
-            diagnose=lambda score_BKM: card.probability(model.task_head(score_BKM)),
-            alpha=alpha,
-        )
-    return rows
-
-
-def predictions_of(rows: Rows, table: LabelTable) -> Predictions:
-    """Return the probabilities of `predict_all` beside the labels of the same table."""
-    labels = {
-        "target": (table.target_names, table.target_NT),
-        "concept": (table.concept_names, table.concept_NK),
-    }
-    nothing = np.zeros((len(table), 0), dtype=np.float32)
-    kinds = {
-        kind: Scored(names, rows[kind].numpy(), label) if kind in rows else Scored((), nothing, nothing)
-        for kind, (names, label) in labels.items()
-    }
-    return Predictions(tuple(table.image_ids), kinds)
-
-
-def _check_finite(rows: Rows, image_ids: Sequence[str]) -> None:
-    finite_N = rows["target"].isfinite().all(dim=1)
-    if "concept" in rows:
-        finite_N &= rows["concept"].isfinite().all(dim=1)
-    if not finite_N.all():
-        first = [image_ids[i] for i in (~finite_N).nonzero()[:4, 0].tolist()]
-        count = int((~finite_N).sum())
-        raise StoppedError(f"the model gives no finite numbers for {count} images: {', '.join(first)}")
+from csr.evaluation.pointing_game import score_pointing
+from csr.evaluation.rows import Rows
+from csr.evaluation.simulation.changes import score_plays
+from csr.evaluation.simulation.doctor import Play
+from csr.evaluation.worst_errors import worst_errors
+from csr.model.doubt import doubts
+from csr.model.sharing.card import Card
 
 
 def measure(
@@ -152,22 +38,25 @@ def measure(
     bootstrap: Bootstrap,
     groups: dict[str, np.ndarray] | None = None,
     plays: tuple[Play, ...] = (),
+    errors_per_target: int = 0,
 ) -> dict[str, Any]:
     """Compute all results from the predictions. Collective; the same on every rank.
 
     Args:
-        rows: from `predict_all`.
+        rows: from `csr.evaluation.rows.predict_all`.
         dataset: the images.
         card: of the model.
         kept_KM: bool (K, M), the model's prototypes that were not dropped; None: a baseline.
         bootstrap: of all intervals.
         groups: value -> places of its images, from `read_groups`.
         plays: as passed to `predict_all`.
+        errors_per_target: images of the worst errors on each diagnosis.
 
     Returns:
-        `targets` and `concepts` (see `score_labels`), `calibration` (label -> method, errors before and after
-        it), `reliability`, `prototypes`, `doubt`; `novelty`, `localisation`, `groups` and `simulation`, each
-        None where not asked for or not known; what is of concepts or prototypes is None of a model without.
+        `targets` and `concepts` (see `score_labels`), `curves` (see `measure_curves`), `calibration` (label
+        -> method, errors before and after it), `reliability`, `prototypes`, `doubt`, `worst_errors` (see
+        there); `novelty`, `localisation`, `groups` and `simulation`, each None where not asked for or not
+        known; what is of concepts or prototypes is None of a model without.
     """
     labels = {"target": dataset.table.target_NT, "concept": dataset.table.concept_NK}
     everyone = np.arange(len(dataset.table))
@@ -175,10 +64,19 @@ def measure(
     return {
         **scores,
         **_calibrated(rows, labels, card),
+        "curves": _curves(rows, labels, card),
+        "worst_errors": worst_errors(
+            rows["target"].numpy(),
+            labels["target"],
+            card.called(rows["target"]).numpy(),
+            names=card.target_names,
+            image_ids=dataset.table.image_ids,
+            per_target=errors_per_target,
+        ),
         "localisation": _localisation(rows, dataset, card, bootstrap),
         "prototypes": None
         if kept_KM is None
-        else count_alive(
+        else count_used(
             rows["winner"].numpy(), labels["concept"], kept_KM=kept_KM.cpu().numpy(), names=card.concept_names
         ),
         "groups": None
@@ -217,6 +115,20 @@ def _score_both(
     }
 
 
+def _curves(rows: Rows, labels: dict[str, np.ndarray], card: Card) -> dict[str, Any]:
+    """Return `measure_curves` by kind; None of a kind that the model lacks."""
+    kinds = {
+        "target": (card.target_names, card.called),
+        "concept": (card.concept_names, card.called_concepts),
+    }
+    return {
+        f"{kind}s": measure_curves(rows[kind].numpy(), labels[kind], called(rows[kind]).numpy(), names=names)
+        if kind in rows
+        else None
+        for kind, (names, called) in kinds.items()
+    }
+
+
 def _calibrated(rows: Rows, labels: dict[str, np.ndarray], card: Card) -> dict[str, Any]:
     """Return `calibration` and `reliability`, by kind; None of a kind that the model lacks."""
     kinds = {
@@ -246,10 +158,12 @@ def _localisation(
     return {**scores, "left_out": len(pairs) - scores["n"]}
 
 
-def count_alive(
+def count_used(
     winner_NK: np.ndarray, concept_NK: np.ndarray, *, kept_KM: np.ndarray, names: tuple[str, ...]
 ) -> dict[str, Any]:
     """Count the prototypes that have their concept's highest score in at least one image with the concept.
+
+    They are *used* by these images. An atlas also calls those alive that are nearest to a training vector.
 
     Args:
         winner_NK: index of the prototype that wins, -1: none.
@@ -258,7 +172,7 @@ def count_alive(
         names: of the concepts.
 
     Returns:
-        `alive`, `total`, and `labels`: concept -> `alive`, `total`, `images` with the concept, `wins` of each
+        `used`, `total`, and `labels`: concept -> `used`, `total`, `images` with the concept, `wins` of each
         prototype.
     """
     labels = {}
@@ -267,13 +181,13 @@ def count_alive(
         winner_N = winner_NK[present_N, k].astype(np.int64)
         wins_M = np.bincount(winner_N[winner_N >= 0], minlength=kept_KM.shape[1])
         labels[name] = {
-            "alive": int(np.sum(wins_M > 0)),
+            "used": int(np.sum(wins_M > 0)),
             "total": int(kept_KM[k].sum()),
             "images": int(present_N.sum()),
             "wins": wins_M.tolist(),
         }
-    alive = sum(row["alive"] for row in labels.values())
-    return {"alive": alive, "total": int(kept_KM.sum()), "labels": labels}
+    used = sum(row["used"] for row in labels.values())
+    return {"used": used, "total": int(kept_KM.sum()), "labels": labels}
 
 
 def _simulation(
@@ -284,7 +198,7 @@ def _simulation(
         card.called(rows["after"]).numpy(),
         target_NT,
         edited_NV=rows["edited"].numpy(),
-        gap_N=top_two_gap(rows["target"]).numpy(),
+        doubtful_N=np.array([line is not None for line in doubts(card, rows["target"])], dtype=bool),
         plays=plays,
         bootstrap=bootstrap,
     )

@@ -8,10 +8,11 @@ import numpy as np
 
 from csr.data.labels.names import cut_rows
 from csr.evaluation.metrics import Metrics
+from csr.model.sharing.reference import DEFAULT_THRESHOLD
 
 
 def table_lines(concepts: Metrics | None, targets: Metrics) -> list[str]:
-    """Return lines with AUROC, AP and F1 of each concept and target (up to 100 of each), macro, micro.
+    """Return lines with AUROC, AP and F1 at 0.5 of each concept and target (up to 100 of each), macro, micro.
 
     Args:
         concepts: None of a model without concepts.
@@ -22,7 +23,7 @@ def table_lines(concepts: Metrics | None, targets: Metrics) -> list[str]:
     width = max(len(name) for _, metrics in kinds for name in metrics.auc_by_label) + 2
     lines = []
     for title, metrics in kinds:
-        lines.append(f"{title:<{width}} {'AUC':>7} {'AP':>7} {'F1':>7}")
+        lines.append(f"{title:<{width}} {'AUC':>7} {'AP':>7} {'F1@0.5':>7}")
         rows = []
         for name in metrics.auc_by_label:
             values = (metrics.auc_by_label[name], metrics.ap_by_label[name], metrics.f1_by_label[name])
@@ -42,6 +43,7 @@ def results_record(concepts: Metrics | None, targets: Metrics, *, num_images: in
     return {
         "summary": _known(summary),
         "num_images": num_images,
+        "f1_threshold": DEFAULT_THRESHOLD,
         "concepts": {} if concepts is None else _by_label(concepts),
         "targets": _by_label(targets),
     }

@@ -17,8 +17,7 @@ from csr.model.sharing.reference import DEFAULT_THRESHOLD, Reference
 
 def measure_reference(
     *,
-    score_NKM: torch.Tensor | None,
-    concept_NK: torch.Tensor,
+    medians: tuple[torch.Tensor, torch.Tensor] | None,
     val_concept_logit_NK: torch.Tensor | None,
     val_concept_NK: np.ndarray,
     val_target_logit_NT: torch.Tensor,
@@ -31,8 +30,8 @@ def measure_reference(
     """Return the thresholds, calibration and medians of a trained model.
 
     Args:
-        score_NKM, concept_NK: similarity scores and labels of the training images; None: a model without
-            prototypes.
+        medians: absent_KM and present_KM of the training images, see `concept_medians`; None: a model
+            without prototypes.
         val_concept_logit_NK, val_concept_NK: logits and labels of the validation images; None: a model
             without concepts.
         val_target_logit_NT, val_target_NT: the same of the diagnoses.
@@ -43,7 +42,7 @@ def measure_reference(
     Returns:
         Values of what the model has: thresholds (K,) and (T,) and medians (K, M), float32; calibrations.
     """
-    absent_KM, present_KM = (None, None) if score_NKM is None else concept_medians(score_NKM, concept_NK)
+    absent_KM, present_KM = medians or (None, None)
     concept = (
         (None, None)
         if val_concept_logit_NK is None
@@ -91,7 +90,8 @@ def concept_medians(score_NKM: torch.Tensor, concept_NK: torch.Tensor) -> tuple[
         positive_N = is_positive(label_N)
         for medians, wanted_N in ((absent, known_N & ~positive_N), (present, known_N & positive_N)):
             chosen_N = wanted_N if wanted_N.any() else overall_N
-            medians.append(score_NM[chosen_N].float().quantile(0.5, dim=0))
+            # numpy's: torch.quantile takes no more than 16 million numbers
+            medians.append(torch.from_numpy(np.median(score_NM[chosen_N].float().numpy(), axis=0)))
     return torch.stack(absent), torch.stack(present)
 
 

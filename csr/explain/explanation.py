@@ -193,8 +193,14 @@ def _explain_one(model: CSR, card: Card, output: CSROutput, parts: Contributions
     )
 
 
-def to_dict(explanation: Explanation, *, neighbours: Neighbours) -> dict[str, Any]:
-    """Return all numbers of an explanation as plain JSON, by name; every prototype is in it, shown or not."""
+def to_dict(explanation: Explanation, *, neighbours: Neighbours, show_ids: bool = False) -> dict[str, Any]:
+    """Return all numbers of an explanation as plain JSON, by name; every prototype is in it, shown or not.
+
+    Args:
+        explanation: of an image.
+        neighbours: training regions, may be empty.
+        show_ids: name their images, whose ids are often patients'; never their folders.
+    """
     e, card = explanation, explanation.card
     diagnoses = [
         {
@@ -204,7 +210,7 @@ def to_dict(explanation: Explanation, *, neighbours: Neighbours) -> dict[str, An
             "logit": float(e.logit_T[t]),
             "base": float(e.base_T[t]),
             "bias": float(e.bias_T[t]),
-            "threshold": float(card.target_threshold_T[t]),
+            "threshold": None if card.exactly_one else float(card.target_threshold_T[t]),
             "present": bool(e.present_T[t]),
         }
         for t, name in enumerate(card.target_names)
@@ -221,11 +227,11 @@ def to_dict(explanation: Explanation, *, neighbours: Neighbours) -> dict[str, An
         "needs_doctor": e.doubt is not None,
         "doubt": e.doubt,
         "novelty": None if e.seen is None else e.seen.to_dict(),
-        "concepts": [_concept(e, k, neighbours) for k in range(len(card.concept_names))],
+        "concepts": [_concept(e, k, neighbours, show_ids) for k in range(len(card.concept_names))],
     }
 
 
-def _concept(e: Explanation, k: int, neighbours: Neighbours) -> dict[str, Any]:
+def _concept(e: Explanation, k: int, neighbours: Neighbours, show_ids: bool) -> dict[str, Any]:
     card, best = e.card, int(e.best_K[k])
     return {
         "name": card.concept_names[k],
@@ -238,7 +244,7 @@ def _concept(e: Explanation, k: int, neighbours: Neighbours) -> dict[str, Any]:
         "best_prototype": best if best >= 0 else None,
         "map_scale": card.reference.map_scale(k, best) if best >= 0 else None,
         "peak": list(e.peak(k)) if best >= 0 else None,
-        "training_regions": [n.to_dict() for n in neighbours.get((k, best), [])],
+        "training_regions": [n.to_dict(show_ids=show_ids) for n in neighbours.get((k, best), [])],
         "prototypes": [_prototype(e, k, m) for m in range(e.score_KM.shape[1])],
     }
 

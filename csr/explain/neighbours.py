@@ -49,9 +49,13 @@ class Neighbour:
     similarity: float
     image_id: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        fields = {"image": str(self.image), "box": list(self.box), "similarity": self.similarity}
-        return {**fields, "image_id": self.image_id} if self.image_id else fields
+    def to_dict(self, *, show_ids: bool) -> dict[str, Any]:
+        """Return plain JSON: box and similarity; with names the file's, without its folder, and the id."""
+        fields = {"box": list(self.box), "similarity": self.similarity}
+        if not show_ids:
+            return fields
+        named = {"image": self.image.name, **fields}
+        return {**named, "image_id": self.image_id} if self.image_id else named
 
 
 Neighbours = dict[tuple[int, int], list[Neighbour]]  # by (k, m), the most similar first

@@ -5,6 +5,7 @@ Letters: K concepts, T targets, H W pixels of the picture.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from csr.data.images.decode import decode_image
 from csr.explain.explanation import Explanation, map_scales
 from csr.explain.neighbours import Neighbour, Neighbours
 from csr.model.contributions import NO_MEDIANS
+from csr.model.sharing.origin import Origin
 from csr.report.page import render
 from csr.report.pictures import (
     TILE_PX,
@@ -30,19 +32,38 @@ from csr.runtime.errors import InputError
 
 
 def map_picture(
-    image_HW3: np.ndarray, explanation: Explanation, k: int, *, scale: tuple[float, float]
+    image_HW3: np.ndarray,
+    explanation: Explanation,
+    k: int,
+    *,
+    scale: tuple[float, float],
+    smooth: bool = True,
 ) -> np.ndarray:
-    """Return the best prototype's map of a concept over the image, its highest cell framed, (H,W,3) uint8."""
+    """Return the best prototype's map of a concept over the image, its highest cell framed, (H,W,3) uint8.
+
+    Args:
+        image_HW3: from `picture_of`.
+        explanation: of this image.
+        k: the concept.
+        scale: cosines between which the map is coloured.
+        smooth: see `csr.report.pictures.overlay`.
+    """
     map_hw = explanation.map_KHW[k].numpy()
-    shown = overlay(image_HW3, map_hw, low=scale[0], high=scale[1], frame=explanation.frame)
+    shown = overlay(image_HW3, map_hw, low=scale[0], high=scale[1], frame=explanation.frame, smooth=smooth)
     x, y = explanation.peak(k)
     half_x, half_y = (side / 2 for side in explanation.cell)
     return framed(shown, (x - half_x, y - half_y, x + half_x, y + half_y))
 
 
-def neighbour_picture(neighbour: Neighbour) -> tuple[np.ndarray | None, str]:
-    """Return a training image with its region framed, (H,W,3) uint8 or None, and its caption."""
-    caption = f"{neighbour.image_id or neighbour.image.name}, cosine {neighbour.similarity:.2f}"
+def neighbour_picture(neighbour: Neighbour, *, show_ids: bool = False) -> tuple[np.ndarray | None, str]:
+    """Return a training image with its region framed, (H,W,3) uint8 or None, and its caption.
+
+    Args:
+        neighbour: the region.
+        show_ids: name the training image in the caption: its id is often a patient's.
+    """
+    name = f"{neighbour.image_id or neighbour.image.name}, " if show_ids else ""
+    caption = f"{name}cosine {neighbour.similarity:.2f}"
     try:
         pixels = decode_image(neighbour.image, min_size=2 * TILE_PX).pixels
     except InputError:  # its message names a path of this machine, which a page may not carry away
@@ -57,9 +78,11 @@ def draw_sheet(
     concepts: Sequence[int],
     target: int,
     neighbours: Neighbours,
+    show_ids: bool = False,
+    origin: Origin,
 ) -> np.ndarray:
     """Return one picture: the image, then beside it each concept's map, the training region below, with
-    captions that say what the concept adds to the diagnosis `target`.
+    captions that say what the concept adds to the diagnosis `target`, and where the numbers come from.
     """
     e, name = explanation, explanation.card.target_names[target]
     likely = e.probability_T.argsort(descending=True).tolist()[:4]
@@ -69,7 +92,7 @@ def draw_sheet(
         lines.append(f"{num} other {_concepts(num)}: {e.rest(list(concepts), target=target):+.2f} to {name}")
     scales = map_scales(e, list(concepts))
     scale = captioned(colour_ramp(TILE_PX // 2, 16), [_legend(e), cells_text(e)])
-    columns = [column([captioned(image_HW3, lines), scale])]
+    columns = [column([captioned(image_HW3, [*lines, *_origin_lines(origin)]), scale])]
     for k in concepts:
         best = int(e.best_K[k])
         word = "probability" if e.card.concept_calibration_K[k].is_probability else "score"
@@ -82,11 +105,16 @@ def draw_sheet(
         ]
         tiles = [captioned(map_picture(image_HW3, e, k, scale=scales[k]), lines)]
         for neighbour in neighbours.get((k, best), [])[:1]:
-            picture, caption = neighbour_picture(neighbour)
+            picture, caption = neighbour_picture(neighbour, show_ids=show_ids)
             if picture is not None:
                 tiles.append(captioned(picture, ["training region behind it", caption, ""]))
         columns.append(column(tiles))
     return row(columns)
+
+
+def _origin_lines(origin: Origin) -> list[str]:
+    """Return the origin in lines as narrow as a picture; the font has 6 pixels a letter."""
+    return textwrap.wrap(origin.line, TILE_PX // 6 - 1)
 
 
 def _concepts(num: int) -> str:
@@ -100,7 +128,12 @@ def cells_text(e: Explanation) -> str:
 
 
 def _legend(e: Explanation) -> str:
-    return "without the concept .. with it" if e.is_centred else "lowest .. highest cosine"
+    return " .. ".join(_scale_ends(e))
+
+
+def _scale_ends(e: Explanation) -> tuple[str, str]:
+    """Return what the clear and the brightest end of the colours mean."""
+    return ("without the concept", "with it") if e.is_centred else ("middle cosine", "highest cosine")
 
 
 def write_page(
@@ -112,6 +145,8 @@ def write_page(
     neighbours: Neighbours,
     title: str,
     has_atlas: bool,
+    show_ids: bool = False,
+    origin: Origin,
 ) -> str:
     """Return the HTML of an explanation, with everything inside it.
 
@@ -123,16 +158,20 @@ def write_page(
         neighbours: training regions, may be empty.
         title: the image's name.
         has_atlas: whether an atlas was asked for training regions.
+        show_ids: see `neighbour_picture`.
+        origin: of the model and of this page.
     """
     e = explanation
     scales = map_scales(e, list(concepts))
     return render(
         "explanation.html",
         title=title,
+        origin=origin.line,
+        scale_ends=_scale_ends(e),
         novelty_note=None if e.seen is None else e.seen.note,
         notices=e.card.notices(),
         image=data_address(image_HW3),
-        rule="the likeliest" if e.card.exactly_one else "called",
+        exactly_one=e.card.exactly_one,
         diagnoses=_diagnoses(e),
         doubt=e.doubt,
         ramp=data_address(colour_ramp(TILE_PX // 2, 16)),
@@ -143,7 +182,7 @@ def write_page(
             "base": float(e.base_T[target]),
             "logit": float(e.logit_T[target]),
         },
-        concepts=[_concept(image_HW3, e, k, scales[k], neighbours, target) for k in concepts],
+        concepts=[_concept(image_HW3, e, k, scales[k], neighbours, target, show_ids) for k in concepts],
         others=_others(e, concepts, target),
         centred=e.is_centred,
         no_medians=NO_MEDIANS,
@@ -160,7 +199,7 @@ def _diagnoses(e: Explanation) -> list[dict[str, Any]]:
             "name": e.card.target_names[t],
             "probability": float(e.probability_T[t]),
             "word": "" if e.card.target_calibration_T[t].is_probability else "score",
-            "threshold": float(e.card.target_threshold_T[t]),
+            "threshold": None if e.card.exactly_one else float(e.card.target_threshold_T[t]),
             "called": bool(e.present_T[t]),
         }
         for t in e.probability_T.argsort(descending=True).tolist()
@@ -174,15 +213,17 @@ def _concept(
     scale: tuple[float, float],
     neighbours: Neighbours,
     target: int,
+    show_ids: bool,
 ) -> dict[str, Any]:
     best = int(e.best_K[k])
     regions = []
     for neighbour in neighbours.get((k, best), [])[:1]:
-        picture, caption = neighbour_picture(neighbour)
+        picture, caption = neighbour_picture(neighbour, show_ids=show_ids)
         regions.append({"picture": None if picture is None else data_address(picture), "caption": caption})
     return {
         "name": e.card.concept_names[k],
         "picture": data_address(map_picture(image_HW3, e, k, scale=scale)),
+        "cells": data_address(map_picture(image_HW3, e, k, scale=scale, smooth=False)),
         "probability": float(e.concept_probability_K[k]),
         "word": "probability" if e.card.concept_calibration_K[k].is_probability else "score",
         "called": bool(e.active_K[k]),

@@ -17,12 +17,15 @@ from csr.config.options import TrainConfig
 from csr.data.dataset import LabelledImages
 from csr.data.labels.csv_file import read_rows
 from csr.data.labels.csv_header import read_header
-from csr.data.labels.folds import split_training
+from csr.data.labels.names import show
+from csr.data.training_split import split_training
 from csr.evaluation import images
+from csr.explain.run_data import with_found_data
 from csr.model import CSR
 from csr.model.sharing.card import Card
 from csr.model.sharing.config_file import CONFIG, read_config
-from csr.model.sharing.loading import is_run, load_model
+from csr.model.sharing.loading import OF_THE_SPLIT, is_run, load_model
+from csr.runtime import distributed
 from csr.runtime.errors import InputError
 from csr.training.quarantine import FILE as QUARANTINE
 
@@ -39,6 +42,7 @@ class Source:
         config: the run's options; csr train's defaults for a model that is no run.
         is_run: whether `config` is the run's own.
         effective_batch: images per optimizer step.
+        seed_known: whether it is written down what seed the training images were split with.
         left_out: train and test -> ids of images that the run put into quarantine.
     """
 
@@ -48,6 +52,7 @@ class Source:
     is_run: bool
     effective_batch: int
     left_out: Mapping[str, Sequence[str]]
+    seed_known: bool = True
 
     @property
     def card(self) -> Card:
@@ -90,28 +95,31 @@ def open_source(given: str, *, checkpoint: str | None = None) -> Source:
     model = load_model(given, checkpoint=checkpoint)
     assert model.card is not None
     if not is_run(folder):
-        config = TrainConfig()
-        maximum = model.card.method.get("max_pos_weight", config.method.max_pos_weight)
-        fraction = model.card.data.get("val_fraction", config.data.val_fraction)
-        merge = model.card.data.get("reader_merge", config.data.reader_merge)
-        options = config.to_dict()
-        options["method"] |= {"max_pos_weight": maximum, "task_loss": model.card.task_loss}
-        kept = {name: model.card.data.get(name) for name in ("folds", "fold")}
-        options["data"] |= {"val_fraction": fraction, "reader_merge": merge, **kept}
-        config = config_of(options, where=f"{given}: config.json")
-        return Source(folder, model, config, False, config.optim.batch_size, _NOTHING)
+        config = _config_of_card(model.card, where=f"{given}: config.json")
+        known = "seed" in model.card.data
+        return Source(folder, model, config, False, config.optim.batch_size, _NOTHING, seed_known=known)
     content = read_config(folder / CONFIG)
-    config = config_of(content["options"], where=str(folder / CONFIG))
+    config = with_found_data(config_of(content["options"], where=str(folder / CONFIG)), folder)
     batch = content.get("effective_batch")
     if not isinstance(batch, int) or isinstance(batch, bool) or not 1 <= batch <= 2**24:
         batch = max(1, config.optim.batch_size) * config.optim.accumulation
-    return Source(folder, model, config, True, batch, _quarantined(folder))
+    return Source(folder, model, config, True, batch, quarantined(folder))
+
+
+def _config_of_card(card: Card, *, where: str) -> TrainConfig:
+    """Return csr train's defaults with what a card says of the training."""
+    options = TrainConfig().to_dict()
+    options["method"] |= {"task_loss": card.task_loss}
+    options["method"] |= {key: card.method[key] for key in ("max_pos_weight",) if key in card.method}
+    options["data"] |= {key: card.data[key] for key in OF_THE_SPLIT if key in card.data}
+    options["engine"] |= {key: card.data[key] for key in ("seed",) if key in card.data}
+    return config_of(options, where=where)
 
 
 _NOTHING: Mapping[str, Sequence[str]] = {"train": (), "test": ()}
 
 
-def _quarantined(folder: Path) -> Mapping[str, Sequence[str]]:
+def quarantined(folder: Path) -> Mapping[str, Sequence[str]]:
     """Return images that a run left out because they could not be read.
 
     Nothing is known of them now either.
@@ -162,6 +170,7 @@ def open_images(
         card,
         reader_merge=source.config.data.reader_merge,
         boxes_csv=boxes_csv,
+        group_col=source.config.data.group_col,
         left_out=source.left_out[part],
     )
     for line in images.ignored_lines(boxes):
@@ -180,11 +189,74 @@ def open_images(
     return opened
 
 
+def run_images(
+    run: Path,
+    card: Card,
+    *,
+    csv: str | None,
+    folder: str | None,
+    cache: Path,
+    workers: int,
+    links_into: Sequence[str] = (),
+) -> tuple[LabelledImages, LabelledImages]:
+    """Return the training and validation images of a run, of csr or of a baseline. Collective.
+
+    Args:
+        run: its folder.
+        card: of its model.
+        csv, folder: where labels and images are now; None: where they were.
+        cache: folder of decoded images.
+        workers: threads that decode.
+        links_into: folders that links in the image folder may lead into, beside those of the run.
+
+    Raises:
+        InputError: anything wrong with the table or the images.
+    """
+    with distributed.errors_agreed():
+        config = config_of(read_config(run / CONFIG)["options"], where=str(run / CONFIG))
+        data = config.data
+        path = csv or data.train_csv
+        if not Path(path).exists():
+            raise InputError(f"{path}: no such file: give the run's training labels with --train_csv")
+        table, _ = images.read_tables(
+            path,
+            card,
+            reader_merge=data.reader_merge,
+            boxes_csv=None,
+            group_col=data.group_col,
+            left_out=quarantined(run)["train"],
+        )
+    opened = images.open_images(
+        table,
+        None,
+        folder or data.train_dir,
+        cache=cache,
+        preprocessing=card.preprocessing,
+        workers=workers,
+        links_into=(*links_into, *(data.links_into or ())),
+    )
+    return split(opened, config)
+
+
 def split(dataset: LabelledImages, config: TrainConfig) -> tuple[LabelledImages, LabelledImages]:
-    """Return training and validation images, as `csr train` splits them."""
+    """Return training and validation images, as `csr train` splits them.
+
+    Raises:
+        InputError: the table lacks the column of patients that the images were split by.
+    """
     data = config.data
+    if data.group_col is not None and dataset.table.patient_ids is None:
+        raise InputError(
+            f"{dataset.table.path}: no column {show(data.group_col)}, by which the training images were "
+            "split (--group_col): without it validation images may be such that the model was trained on"
+        )
     train, val = split_training(
-        dataset.table, fraction=data.val_fraction, seed=config.engine.seed, folds=data.folds, fold=data.fold
+        dataset.table,
+        fraction=data.val_fraction,
+        seed=config.engine.seed,
+        folds=data.folds,
+        fold=data.fold,
+        num_images=data.num_images,
     )
     return _some(dataset, train), _some(dataset, val)
 

@@ -175,6 +175,34 @@ def doubts(card: Card, probability_BT: torch.Tensor) -> list[str | None]:
     return lines
 
 
+def doubt_sentence(card: Card) -> str:
+    """Return the rule that `doubts` follows for a model, as a sentence for those who use it.
+
+    Args:
+        card: of the model.
+    """
+    rule = card.reference.doubt
+    limit = DOCTOR_GAP if rule is None else rule.limit
+    if rule is None or card.exactly_one:
+        where = [f"the two most likely diagnoses differ by less than {limit:.2f}"]
+        if len(card.target_names) == 1:  # |2p - 1| below the limit
+            low, high = max(0.0, (1 - limit) / 2), min(1.0, (1 + limit) / 2)
+            where = [f"the probability of {card.target_names[0]} is between {low:.2f} and {high:.2f}"]
+    else:
+        where = ["no diagnosis is called"]
+        if rule.exclusive and len(card.target_names) > 1:
+            where.append(f"another diagnosis is called together with {' or '.join(rule.exclusive)}")
+        where.append(
+            "the probability that all decisions on diagnoses are right (a product over them) is below "
+            f"{limit:.2f}"
+        )
+    source = "no rule was measured on validation images, this one is the method's"
+    if rule is not None:
+        flagged = f"{rule.sensitivity:.0%} of the {rule.num_wrong}"
+        source = f"chosen on validation images, where it flags {flagged} with a wrong diagnosis"
+    return f"Ask a doctor where {', or where '.join(where)}: {source}."
+
+
 def _gap_line(gap: float, limit: float, num_targets: int) -> str | None:
     if not gap < limit:
         return None

@@ -13,7 +13,7 @@ import torch
 
 from csr.model.doubt import top_two_gap as top_two_gap
 from csr.model.edit_defaults import DOCTOR_GAP as DOCTOR_GAP
-from csr.model.interaction import CONFIRMED, REJECTED, Edits, box_cells, edited_scores
+from csr.model.interaction import ALL_CONCEPTS, CONFIRMED, REJECTED, Edits, box_cells, edited_scores
 from csr.model.sharing.reference import DEFAULT_THRESHOLD
 
 HIGH_SHARE = 0.8  # of an image's highest similarity: above, a map counts as high
@@ -71,7 +71,8 @@ def check_safety(
         high_KM: similarity from which a prototype's map is high; None: `HIGH_SHARE` of the highest
             similarity anywhere in the image.
         called_BK: bool, concepts that the model calls. Their maps count and those of confirmed concepts, but
-            none of a rejected one: a region that leaves out what was rejected agrees. None: all count.
+            none of a rejected one: a region that leaves out what was rejected agrees. None: all count. In a
+            box that is tied to a concept the maps of this one alone count, called or not.
         max_move: change of a probability that counts as far.
     """
 
@@ -106,7 +107,7 @@ def check_safety(
 
 def _without(edits: Edits, left_out_R: torch.Tensor) -> Edits:
     keep_R = ~left_out_R
-    boxes = {name: getattr(edits, name)[keep_R] for name in ("box_R4", "row_R", "positive_R")}
+    boxes = {name: getattr(edits, name)[keep_R] for name in ("box_R4", "row_R", "positive_R", "concept_R")}
     return dataclasses.replace(edits, **boxes)
 
 
@@ -117,10 +118,14 @@ def _evidence(
     decision_BK = edits.decision_BK
     called_BK = torch.ones_like(decision_BK) > 0 if called_BK is None else called_BK.to(decision_BK.device)
     counts_BK = (called_BK | (decision_BK == CONFIRMED)) & (decision_BK != REJECTED)
-    has_any_R = counts_BK.any(dim=1)[edits.row_R]
     # where no map counts the highest of all is named, and none is high
     shown_BK = counts_BK | ~counts_BK.any(dim=1, keepdim=True)
-    peak_RKM = _peaks(sim_BKMHW, edits).masked_fill(~shown_BK[edits.row_R].unsqueeze(2), -torch.inf)
+    is_tied_R1 = (edits.concept_R != ALL_CONCEPTS).unsqueeze(1)
+    own_RK = edits.concept_R.unsqueeze(1) == torch.arange(counts_BK.shape[1], device=counts_BK.device)
+    is_kept_RK = (decision_BK != REJECTED)[edits.row_R]
+    counts_RK = torch.where(is_tied_R1, own_RK & is_kept_RK, counts_BK[edits.row_R])
+    shown_RK = torch.where(is_tied_R1, own_RK, shown_BK[edits.row_R])
+    peak_RKM = _peaks(sim_BKMHW, edits).masked_fill(~shown_RK.unsqueeze(2), -torch.inf)
     peak_R, at_R = peak_RKM.flatten(1).max(dim=1)
     if high_KM is None:
         top_BK = sim_BKMHW.flatten(2).amax(dim=2).masked_fill(~shown_BK, -torch.inf)
@@ -129,7 +134,7 @@ def _evidence(
     else:
         # a dropped prototype is 0 all over: that is not high, whatever its threshold
         is_high_R = ((peak_RKM >= high_KM.to(peak_RKM)) & (peak_RKM > 0)).flatten(1).any(dim=1)
-    return peak_R, at_R, is_high_R & has_any_R
+    return peak_R, at_R, is_high_R & counts_RK.any(dim=1)
 
 
 def _peaks(sim_BKMHW: torch.Tensor, edits: Edits) -> torch.Tensor:

@@ -58,19 +58,33 @@ def _scale(log_N: torch.Tensor) -> tuple[float, float]:
 def fit_space(value_ND: torch.Tensor, *, noise: float) -> Space:
     """Fit mean and covariance of a statistic.
 
+    With fewer images than numbers the axes come from the inner products of the images, (N, N), which have the
+    eigenvalues of the covariance (Turk and Pentland 1991): that matrix takes 128 MB for 4000 images, however
+    many prototypes there are.
+
     Args:
         value_ND: of training images, N > 1; NaN counts as the mean.
         noise: standard deviation that is added to every direction.
     """
     value_ND = value_ND.double().cpu()
     mean_D = value_ND.nanmean(dim=0).nan_to_num(0.0)
-    centred_ND = (value_ND - mean_D).nan_to_num(0.0)
+    centred_ND = (value_ND - mean_D).nan_to_num_(0.0)
     num, length = centred_ND.shape
-    covariance_DD = centred_ND.T @ centred_ND / (num - 1)
-    variance_D, column_DD = torch.linalg.eigh(covariance_DD)
     axes = min(MAX_AXES, length, num - 1)
-    variance_A, axis_AD = variance_D.flip(0)[:axes].clamp_min(0), column_DD.flip(1)[:, :axes].T.contiguous()
-    left = float((covariance_DD.trace() - variance_A.sum()).clamp_min(0)) / max(1, length - axes)
+    if num < length:
+        variance_A, column_NA, total = _largest(centred_ND @ centred_ND.T / (num - 1), axes)
+        # QR gives the columns length 1, and makes some up where images have fewer axes than that
+        axis_AD = torch.linalg.qr(centred_ND.T @ column_NA).Q.T.contiguous()
+    else:
+        variance_A, column_DA, total = _largest(centred_ND.T @ centred_ND / (num - 1), axes)
+        axis_AD = column_DA.T.contiguous()
+    left = max(0.0, total - float(variance_A.sum())) / max(1, length - axes)
     # rounded axes leave a little of every direction over: 1e-6 of the largest variance is none of its own
     rest = left + noise**2 + 1e-6 * float(variance_A[0])
     return Space(mean_D, axis_AD, variance_A + noise**2, rest)
+
+
+def _largest(matrix: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Return the largest eigenvalues of a symmetric matrix, their eigenvectors as columns, and its trace."""
+    value, column = torch.linalg.eigh(matrix)
+    return value.flip(0)[:number].clamp_min(0), column.flip(1)[:, :number], float(matrix.trace())

@@ -17,12 +17,12 @@ from markupsafe import Markup
 from csr.report import page
 
 # pixels of an SVG's own coordinates
-WIDTH, LABEL_PX, RIGHT_PX, ROW_PX, TOP_PX, AXIS_PX = 720, 200, 24, 26, 8, 30
+WIDTH, LABEL_PX, RIGHT_PX, ROW_PX, TOP_PX, AXIS_PX, NOTE_PX = 720, 200, 24, 26, 8, 30, 18
 BALANCE_LABEL_PX, COUNT_PX = 260, 50
-RELIABILITY_PX, RELIABILITY_LEFT_PX, RELIABILITY_TOP_PX = 200, 34, 24
 CELL_PX, NAME_PX = 22, 190
 SIZE_PX, SIZE_LEFT_PX, SIZE_TOP_PX = 320, 60, 10
 MAX_LABEL = 28  # letters
+NUM_SERIES = 4  # shapes of marks
 _ROUND_STEPS = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 Shape = dict[str, Any]
 
@@ -55,6 +55,7 @@ def dot_plot(
     title: str,
     low: float = 0.0,
     high: float = 1.0,
+    fit: bool = False,
     reference: float | None = None,
 ) -> Markup:
     """Return one row for each label, its marks below one another, on a common scale.
@@ -63,8 +64,13 @@ def dot_plot(
         rows: (label, marks); a mark without a value is omitted.
         title: read by screen readers.
         low, high: ends of the scale; marks beyond are moved to its end, their hover title has the value.
-        reference: a dashed line at this value.
+        fit: round ends around all marks and whiskers instead; the chart says where its axis begins.
+        reference: a dashed line at this value, where the scale has it.
     """
+    note = ""
+    if fit:
+        low, high = fitted_ends([mark for _, marks in rows for mark in marks])
+        note = "" if low == 0 else f"the axis begins at {low:g}"
     scale = _Scale(low, high, LABEL_PX, WIDTH - RIGHT_PX)
     shapes, y = [], float(TOP_PX)
     for label, marks in rows:
@@ -73,26 +79,43 @@ def dot_plot(
         shapes.append(
             {
                 "label": label,
-                "short": _cut(label),
+                "short": cut(label),
                 "y": (y + bottom) / 2 + 4,
                 "marks": _marks(marks, scale, y, bottom),
             }
         )
         y = bottom
     ticks = [low + i * (high - low) / 5 for i in range(6)]
-    return _drawn(
+    return drawn(
         "dot_plot",
         title=title,
         width=WIDTH,
-        height=y + AXIS_PX,
+        height=y + AXIS_PX + (NOTE_PX if note else 0),
         shown=None,
-        ticks=[{"x": scale(tick), "text": f"{tick:.2g}"} for tick in ticks],
+        ticks=[{"x": scale(tick), "text": f"{tick:.3g}"} for tick in ticks],
+        note=note,
+        note_x=LABEL_PX,
         top=TOP_PX,
         bottom=y,
         label_x=LABEL_PX - 10,
-        reference=None if reference is None else scale(reference),
+        reference=scale(reference) if reference is not None and low <= reference <= high else None,
         rows=shapes,
     )
+
+
+def fitted_ends(marks: Sequence[Mark]) -> tuple[float, float]:
+    """Return the ends of five round steps that hold all values and whiskers; 0 to 1 without any."""
+    values = [v for mark in marks for v in (mark.value, mark.low, mark.high) if v is not None]
+    if not values:
+        return 0.0, 1.0
+    lowest, highest = min(values), max(values)
+    for step in (0.01, 0.02, 0.04, 0.05, 0.1, 0.2):
+        low = math.floor(round(lowest / step, 6)) * step
+        if highest <= 1 and low + 5 * step > 1:  # shares do not exceed 1
+            low = 1 - 5 * step
+        if low <= lowest + 1e-9 and highest <= low + 5 * step + 1e-9:
+            return round(low, 6), round(low + 5 * step, 6)
+    return min(0.0, lowest), max(1.0, highest)
 
 
 def _marks(marks: Sequence[Mark], scale: _Scale, top: float, bottom: float) -> list[Shape]:
@@ -124,42 +147,6 @@ def _mark(mark: Mark, scale: _Scale, y: float, half: float) -> Shape:
     }
 
 
-def reliability_plot(bins: Sequence[tuple[int, float, float]], *, title: str) -> Markup:
-    """Return observed frequency over predicted probability; discs grow with the images in them.
-
-    Args:
-        bins: (n, mean probability, mean label), see `csr.evaluation.calibration.reliability`.
-        title: shown above.
-    """
-    left, top, bottom = RELIABILITY_LEFT_PX, RELIABILITY_TOP_PX, RELIABILITY_TOP_PX + RELIABILITY_PX
-    total = max(1, sum(n for n, _, _ in bins))
-    return _drawn(
-        "reliability_plot",
-        title=f"Reliability of {title}",
-        short=_cut(title),
-        width=left + RELIABILITY_PX + 10,
-        height=bottom + 24,
-        shown=244,
-        left=left,
-        right=left + RELIABILITY_PX,
-        top=top,
-        bottom=bottom,
-        ticks=[
-            {"x": left + tick * RELIABILITY_PX, "y": bottom - tick * RELIABILITY_PX, "text": f"{tick:g}"}
-            for tick in (0.0, 0.5, 1.0)
-        ],
-        discs=[
-            {
-                "x": left + probability * RELIABILITY_PX,
-                "y": bottom - observed * RELIABILITY_PX,
-                "radius": 2.5 + 6 * (n / total) ** 0.5,
-                "caption": f"{n} entries: probability {probability:.3f}, observed {observed:.3f}",
-            }
-            for n, probability, observed in bins
-        ],
-    )
-
-
 def balance_plot(rows: Sequence[tuple[str, int, int]], *, title: str) -> Markup:
     """Return bars to the right (fixed) and to the left (broken) of a middle line, with their counts.
 
@@ -170,7 +157,7 @@ def balance_plot(rows: Sequence[tuple[str, int, int]], *, title: str) -> Markup:
     largest = max([1, *(max(fixed, broken) for _, fixed, broken in rows)])
     unit = ((WIDTH - BALANCE_LABEL_PX) / 2 - COUNT_PX) / largest
     bottom = TOP_PX + ROW_PX * len(rows)
-    return _drawn(
+    return drawn(
         "balance_plot",
         title=title,
         width=WIDTH,
@@ -205,10 +192,11 @@ def legend(series: Sequence[tuple[int, str]]) -> Markup:
     x, items = 6.0, []
     for number, name in series:
         mark = _mark(Mark(0.0, series=number, name=name), _Scale(0, 1, x + 6, x + 7), 11, 8)
+        mark["caption"] = name  # a legend has no value
         items.append({"mark": mark, "x": x + 18, "name": name})
         x += 34 + 7.2 * len(name)
     title = "Legend: " + ", ".join(name for _, name in series)
-    return _drawn("legend", title=title, width=WIDTH, height=22, shown=None, items=items)
+    return drawn("legend", title=title, width=WIDTH, height=22, shown=None, items=items)
 
 
 def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]], *, title: str) -> Markup:
@@ -227,7 +215,7 @@ def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]], *, title: st
             caption = f"{both} of {row[i]} images with {names[i]} have {names[j]} ({share:.0%})"
             place = {"x": NAME_PX + CELL_PX * j, "y": NAME_PX + CELL_PX * i}
             cells.append({**place, "share": share, "caption": caption})
-    return _drawn(
+    return drawn(
         "heat_map",
         title=title,
         width=side + 120,
@@ -236,7 +224,7 @@ def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]], *, title: st
         name_px=NAME_PX,
         cell_px=CELL_PX,
         names=[
-            {"middle": NAME_PX + CELL_PX * (i + 0.5) + 4, "short": _cut(name)} for i, name in enumerate(names)
+            {"middle": NAME_PX + CELL_PX * (i + 0.5) + 4, "short": cut(name)} for i, name in enumerate(names)
         ],
         cells=cells,
     )
@@ -265,7 +253,7 @@ def size_plot(sizes: Mapping[str, Sequence[Sequence[int]]], *, title: str) -> Ma
             for width, height, count in rows
         ]
     quarters = [i / 4 for i in range(5)]
-    return _drawn(
+    return drawn(
         "size_plot",
         title=title,
         width=left + SIZE_PX + 24,
@@ -289,10 +277,10 @@ def _round_end(largest: float) -> float:
     return 4 * next(step * unit for step in _ROUND_STEPS if 4 * step * unit >= largest)
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
     return text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 3] + "..."
 
 
-def _drawn(template: str, **values: Any) -> Markup:
+def drawn(template: str, **values: Any) -> Markup:
     """Return a filled template of `templates/charts/`, which a page takes as it is."""
     return Markup(page.render(f"charts/{template}.svg", **values))

@@ -5,6 +5,8 @@ Jinja2 templates with autoescape and one stylesheet, everything inside the page.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +25,16 @@ def render(template: str, **values: Any) -> str:
         values: plain data and charts; text is escaped, bytes of file names that are no text are spelled out.
     """
     return _environment().get_template(template).render(**values)
+
+
+def script_hash(template: str) -> str:
+    """Return the source of a Content-Security-Policy that lets this script of a page run, and no other.
+
+    Args:
+        template: the script, a file in `csr/report/templates`, which a page includes as it is.
+    """
+    digest = hashlib.sha256(render(template).encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 @lru_cache(maxsize=1)

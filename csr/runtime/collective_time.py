@@ -52,6 +52,14 @@ class CollectiveClock:
             self._events.append((self._open, _event()))
             self._open = None
 
+    def is_pending(self) -> bool:
+        """Return whether a GPU has not passed the end of the last collective yet; for any thread."""
+        last = self._events[-1:]  # in one operation: the thread that computes adds to the list
+        try:
+            return bool(last) and not last[0][1].query()
+        except RuntimeError:  # of a GPU that failed: the thread that computes meets it too
+            return False
+
     def take(self) -> float:
         """Return seconds since the last call.
 

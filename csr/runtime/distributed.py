@@ -135,23 +135,6 @@ def place_in(group: Any) -> tuple[int, int]:
     return dist.get_rank(group), dist.get_world_size(group)
 
 
-def all_reduce_with_grad(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the sum over ranks, whose backward is the sum of the ranks' gradients."""
-    if not _many():
-        return tensor
-    return _SumOverRanks.apply(tensor)
-
-
-class _SumOverRanks(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
-        return all_reduce_sum(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
-        return all_reduce_sum(grads[0].contiguous())
-
-
 def average_buffers(module: torch.nn.Module) -> None:
     """Make floating-point buffers (BatchNorm statistics) the mean over ranks, others rank 0's."""
     if not _many():

@@ -88,11 +88,21 @@ def versions() -> dict[str, str]:
     return own | {p: metadata.version(p) for p in packages}
 
 
+GIT_S = 10.0  # a huge tree on a slow disk is not worth more of a run's start
+
+
 def git_revision() -> str | None:
     """Return revision of the source tree that csr runs from, None where it is installed from a package."""
-    folder = PACKAGE.parent
-    if not (folder / ".git").exists() or shutil.which("git") is None:
+    return revision_of(PACKAGE.parent) if (PACKAGE.parent / ".git").exists() else None
+
+
+def revision_of(folder: Path) -> str | None:
+    """Return the revision of the git tree around a folder, `-dirty` with changes; None without one."""
+    if shutil.which("git") is None:
         return None
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=GIT_S)
+    except (subprocess.TimeoutExpired, OSError):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

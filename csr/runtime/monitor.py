@@ -1,4 +1,4 @@
-"""Output of a run: lines and bars on rank 0, TensorBoard on every rank, metrics.jsonl."""
+"""Output of a run: lines and bars on rank 0, TensorBoard on every rank, metrics.jsonl, other trackers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar
 
 from csr.runtime import distributed
 from csr.runtime.progress import PROGRESS
@@ -19,6 +19,16 @@ PLAIN_LINE_EVERY_S = 30.0
 BOARD, METRICS = "tensorboard", "metrics.jsonl"
 
 
+class Sink(Protocol):
+    """Another place for points and pictures."""
+
+    def scalars(self, values: Mapping[str, float], *, step: int) -> None:
+        """Take numbers by tag."""
+
+    def figure(self, tag: str, image_HW3: Any, *, step: int) -> None:
+        """Take a picture, (H,W,3) uint8."""
+
+
 class Monitor:
     """Opens the writers of one run.
 
@@ -26,20 +36,30 @@ class Monitor:
         folder: of the run, or None to write nothing (a dry run's checks).
         quiet: print nothing (ranks other than 0 never print).
         first_step: of a resumed run: what a running TensorBoard has read of later steps it drops.
+        board: whether TensorBoard's files are written.
     """
 
-    def __init__(self, folder: Path | None, *, quiet: bool = False, first_step: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        quiet: bool = False,
+        first_step: int | None = None,
+        board: bool = True,
+    ) -> None:
         self._prints = distributed.is_main() and not quiet
         self._folder = folder
         self._board: Any = None
         self._log: TextIO | None = None
+        self.trackers: Sink | None = None  # of rank 0, told what its board is told
         if folder is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
             name = f"rank{distributed.rank()}-{socket.gethostname()}"
-            self._board_folder = folder / BOARD / name
-            self._board = SummaryWriter(str(self._board_folder), purge_step=first_step)
-            (folder / "logs").mkdir(exist_ok=True)
+            if board:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._board_folder = folder / BOARD / name
+                self._board = SummaryWriter(str(self._board_folder), purge_step=first_step)
+            (folder / "logs").mkdir(parents=True, exist_ok=True)  # rank 0 alone made the folder, on its host
             PROGRESS.log = folder / "logs" / f"{name}.log"
             self._log = open(PROGRESS.log, "a", encoding="utf-8", errors="backslashreplace", buffering=1)
 
@@ -66,7 +86,9 @@ class Monitor:
         return {f"{f.parent.name}/{f.name}": f.stat().st_size for f in self._board_folder.iterdir()}
 
     def scalars(self, values: dict[str, float], *, step: int) -> None:
-        """Write TensorBoard points of this rank; NaN, a value that does not exist yet, is left out."""
+        """Write points of this rank; NaN, a value that does not exist yet, is left out."""
+        if self.trackers is not None:
+            self.trackers.scalars(values, step=step)
         if self._board is not None:
             for tag, value in values.items():
                 if not math.isnan(value):
@@ -79,20 +101,27 @@ class Monitor:
 
     def figure(self, tag: str, image_HW3: Any, *, step: int) -> None:
         """Write a picture, (H,W,3) uint8, to rank 0's board."""
+        if self.trackers is not None:
+            self.trackers.figure(tag, image_HW3, step=step)
         if self._board is not None and distributed.is_main():
             self._board.add_image(tag, image_HW3, step, dataformats="HWC")
 
-    def hyperparameters(self, options: dict[str, Any], results: dict[str, float]) -> None:
-        """Write the HParams board of this run."""
-        if self._board is None or not distributed.is_main():
-            return
-        flat = {
-            f"{group}.{name}": value if isinstance(value, int | float | str | bool) else str(value)
-            for group, values in options.items()
-            for name, value in values.items()
-        }
-        known = {f"hparam/{k}": v for k, v in results.items() if not math.isnan(v)}
-        self._board.add_hparams(flat, known, run_name=".")
+    def layout(self, charts: dict[str, dict[str, list]]) -> None:
+        """Write what the CUSTOM SCALARS tab of rank 0's board shows: category -> title -> chart."""
+        if self._board is not None and distributed.is_main():
+            self._board.add_custom_scalars(charts)
+
+    def texts(self, markdown: dict[str, str], *, step: int) -> None:
+        """Write Markdown by tag to the TEXT tab of rank 0's board."""
+        if self._board is not None and distributed.is_main():
+            for tag, text in markdown.items():
+                self._board.add_text(tag, text, step)
+
+    def summaries(self, protos: Iterable[Any]) -> None:
+        """Write summaries that TensorBoard's plugins read, protocol buffers, to rank 0's board."""
+        if self._board is not None and distributed.is_main():
+            for proto in protos:
+                self._board.file_writer.add_summary(proto)
 
     def epoch_line(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl (rank 0); numbers that do not exist are null."""

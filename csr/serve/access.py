@@ -17,14 +17,14 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from csr.serve.limits import JSON_BYTES
+from csr.serve.limits import JSON_BYTES, RECORD_BYTES
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-API, UPLOAD = "/api/", "/api/images"
+API, UPLOAD, REPLAY = "/api/", "/api/images", "/replay"
 _CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
@@ -125,6 +125,8 @@ class Shield:
             await _refuse(send, *problem)
             return
         limit = self._access.max_bytes if scope["path"] == UPLOAD else JSON_BYTES
+        if scope["path"].startswith(API) and scope["path"].endswith(REPLAY):
+            limit = RECORD_BYTES
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > limit:
             await _refuse(send, 413, _too_large(limit))

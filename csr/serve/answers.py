@@ -11,19 +11,21 @@ import numpy as np
 
 from csr.explain.explanation import Explanation
 from csr.model import CSR
-from csr.model.edit_safety import SafetyReport
 from csr.model.interaction import ALPHA
 from csr.report.pictures import heat_colours
 from csr.serve import schemas
 from csr.serve.case import Case, Outcome, default_replacement
+from csr.serve.edit_warnings import EditWarnings
 from csr.serve.edits import MEDIAN, ZERO
-from csr.serve.limits import MAX_BOXES, Limits
+from csr.serve.limits import HEARTBEAT_S, MAX_BOXES, Limits
 from csr.serve.upload import Upload
 
 _PALETTE = 64  # colours
 
 
-def model_facts(model: CSR, *, name: str, sha256: str, limits: Limits, has_atlas: bool) -> schemas.ModelFacts:
+def model_facts(
+    model: CSR, *, name: str, sha256: str, limits: Limits, has_atlas: bool, warnings: EditWarnings
+) -> schemas.ModelFacts:
     """Return what is the same for all images."""
     card = model.card
     assert card is not None
@@ -38,6 +40,10 @@ def model_facts(model: CSR, *, name: str, sha256: str, limits: Limits, has_atlas
         replacements=[MEDIAN, ZERO] if has_medians else [ZERO],
         default_replacement=default_replacement(model),
         contributions_from="absent medians" if has_medians else "zero",
+        zero_warning=warnings.zero,
+        edit_warning=warnings.medians,
+        # so often that a page is heard twice before its images are forgotten
+        heartbeat_s=min(HEARTBEAT_S, limits.timeout_s / 3),
         notices=card.notices(),
         default_alpha=ALPHA,
         has_atlas=has_atlas,
@@ -69,7 +75,7 @@ def result_of(case: Case, outcome: Outcome) -> schemas.Result:
         doubt=e.doubt,
         novelty_note=None if case.seen is None else case.seen.note,
         concepts=[_concept(case, e, k) for k in range(len(case.card.concept_names))],
-        safety=_safety(outcome.safety, case.card.concept_names),
+        safety=_safety(outcome, case.card.concept_names),
     )
 
 
@@ -84,7 +90,7 @@ def _diagnoses(case: Case, e: Explanation) -> list[schemas.Diagnosis]:
             logit=float(e.logit_T[t]),
             base=float(e.base_T[t]),
             bias=float(e.bias_T[t]),
-            threshold=float(case.card.target_threshold_T[t]),
+            threshold=None if case.card.exactly_one else float(case.card.target_threshold_T[t]),
             present=present_T[t],
             before=schemas.Before(
                 probability=float(plain.probability_T[t]),
@@ -114,7 +120,8 @@ def _concept(case: Case, e: Explanation, k: int) -> schemas.Concept:
     )
 
 
-def _safety(safety: SafetyReport, concept_names: Sequence[str]) -> schemas.Safety:
+def _safety(outcome: Outcome, concept_names: Sequence[str]) -> schemas.Safety:
+    safety = outcome.safety
     boxes = [
         schemas.BoxEvidence(
             peak=float(safety.peak_R[r]),
@@ -123,6 +130,7 @@ def _safety(safety: SafetyReport, concept_names: Sequence[str]) -> schemas.Safet
             is_high=bool(safety.is_high_R[r]),
             moved=float(safety.box_moved_R[r]),
             contradicts=bool(safety.contradicts_R[r]),
+            cells=outcome.cells_R4[r],
         )
         for r in range(len(safety.peak_R))
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import signal
@@ -13,19 +12,26 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from csr import __version__
 from csr.engine.device import is_broken_by
+from csr.engine.memory import is_exhausted
 from csr.runtime.errors import EXIT_FAILED, InputError, TooLargeError, line_of
 from csr.serve import schemas
 from csr.serve.access import Access, App, Shield
+from csr.serve.dependencies import Revision, Serves, body_of
 from csr.serve.limits import MAX_MAPS, MAX_STEPS
+from csr.serve.open_sessions import Alive, AliveIn, GoneError
+from csr.serve.pixels.routes import router as depth_routes
+from csr.serve.records.routes import ROUTES as RECORD_ROUTES
+from csr.serve.records.schemas import SessionState
 from csr.serve.service import Service, running
-from csr.serve.session import FullError, GoneError
+from csr.serve.session import FullError, StaleError
+from csr.serve.what_if import WhatIfs
 from csr.serve.worker import BusyError
 
 _STATIC = Path(__file__).parent / "static"
@@ -34,7 +40,8 @@ _PLACE = re.compile(r"(\d{1,6})\.(\d{1,6})")
 _PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
 _ABOUT = (
     "Open an image (POST /api/images), then put edits in force (PUT .../edits). Every answer about a session "
-    "is its whole state. Where a token was set, everything below /api/ wants `Authorization: Bearer TOKEN`."
+    "is its whole state. A change may name the revision that it starts from (X-Revision). Where a token was "
+    "set, everything below /api/ wants `Authorization: Bearer TOKEN`."
 )
 
 
@@ -63,6 +70,7 @@ def create_app(service: Service, access: Access) -> App:
     app.state.service = service
     app.include_router(_static_files(), include_in_schema=False)
     app.include_router(_API)
+    app.include_router(RECORD_ROUTES, prefix=_API.prefix, responses=_PROBLEMS)
     _add_error_handlers(app)
     return Shield(app, access)
 
@@ -89,16 +97,26 @@ def _add_error_handlers(app: FastAPI) -> None:
     """Make every refusal a status and one line, `detail`; nothing that was sent comes back in it."""
 
     def add(
-        kind: type[Exception], status: int, detail: str | None, headers: dict[str, str] | None = None
+        kind: type[Exception],
+        status: int,
+        detail: str | None,
+        headers: dict[str, str] | None = None,
+        *,
+        reason: str | None = None,
     ) -> None:
         def handler(_: Request, error: Exception) -> Response:
-            return JSONResponse({"detail": detail or str(error)}, status, headers)
+            why = getattr(error, "reason", reason)
+            problem = {"detail": detail or str(error), **({} if why is None else {"reason": why})}
+            return JSONResponse(problem, status, headers)
 
         app.add_exception_handler(kind, handler)
 
+    full = f"the record has {MAX_STEPS} steps: download it and open the image again"
+    stale = "this image was changed in another tab or window: reload to see how it is; nothing was changed"
     add(BusyError, 503, "the server is busy: try again in a moment", {"Retry-After": "1"})
-    add(GoneError, 404, "not open (any more): open the image again")
-    add(FullError, 409, f"the record has {MAX_STEPS} steps: download it and open the image again")
+    add(GoneError, 404, None)
+    add(FullError, 409, full, reason="full")
+    add(StaleError, 409, stale, reason="revision")
     add(TooLargeError, 413, None)
     add(InputError, 422, None)
     app.add_exception_handler(RuntimeError, _answer_lost_device)
@@ -106,7 +124,10 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _answer_lost_device(_: Request, error: Exception) -> Response:
-    """Refuse, and end the server: after such an error no call of this process reaches the GPU again."""
+    """Refuse; end the server after an error that leaves no call of this process a usable GPU."""
+    if is_exhausted(error):
+        detail = "no memory is left for this image: close others, or let --device cpu or another GPU serve"
+        return JSONResponse({"detail": detail}, 503, {"Retry-After": "10"})
     if not is_broken_by(error):
         raise error
     sys.stderr.write(line_of(EXIT_FAILED, f"the GPU failed, the server ends: {str(error).splitlines()[0]}"))
@@ -123,16 +144,11 @@ def _answer_invalid(_: Request, error: Exception) -> Response:
     return JSONResponse({"detail": f"{field}: {first['msg'][:200]}"}, 422)
 
 
-def get_service(request: Request) -> Service:
-    """Return the service of the application that a request reached."""
-    return request.app.state.service
-
-
-Serves = Annotated[Service, Depends(get_service)]
-_API = APIRouter(
-    prefix="/api",
-    responses={status: {"model": schemas.Problem} for status in (401, 403, 404, 409, 413, 421, 422, 503)},
-)
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": schemas.Problem} for status in (401, 403, 404, 409, 413, 421, 422, 503)
+}
+_API = APIRouter(prefix="/api", responses=_PROBLEMS)
+_API.include_router(depth_routes)
 
 
 @_API.get("/model")
@@ -151,47 +167,58 @@ async def model(service: Serves) -> schemas.ModelFacts:
         }
     },
 )
-async def open_image(request: Request, service: Serves) -> schemas.State:
+async def open_image(request: Request, service: Serves) -> SessionState:
     """Open an image: the body is the file (PNG, JPEG, DICOM), X-Image-Name its name, percent-encoded."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/octet-stream":
         raise HTTPException(415, "send the file as application/octet-stream")
     with service.receiving():
-        try:
-            data = await asyncio.wait_for(request.body(), service.limits.receive_s)
-        except asyncio.TimeoutError:
-            raise HTTPException(408, "the image did not arrive in time") from None
+        data = await body_of(request, service)
         name = unquote(request.headers.get("x-image-name", "")[:2000], errors="replace")
         return await service.open_image(data, name=name)
 
 
+@_API.post("/alive")
+async def alive(page: AliveIn, service: Serves) -> Alive:
+    """Keep the images of a page that is open; say which are gone, and why."""
+    return service.sessions.hold(page.sessions)
+
+
 @_API.get("/sessions/{session}")
-async def state(session: str, service: Serves) -> schemas.State:
+async def state(session: str, service: Serves) -> SessionState:
     """Return the session as it is."""
     return service.sessions.get(session).state()
 
 
 @_API.put("/sessions/{session}/edits")
-async def edit(session: str, edits: schemas.EditsIn, service: Serves) -> schemas.State:
+async def edit(
+    session: str, edits: schemas.EditsIn, service: Serves, revision: Revision = None
+) -> SessionState:
     """Put edits in force in place of those that were; the network does not run again."""
-    return await service.edit(session, edits)
+    return await service.edit(session, edits, revision=revision)
 
 
 @_API.post("/sessions/{session}/undo")
-async def undo(session: str, service: Serves) -> schemas.State:
+async def undo(session: str, service: Serves, revision: Revision = None) -> SessionState:
     """Go back one step; at the first one nothing happens."""
-    return service.move(session, "undo")
+    return service.move(session, "undo", revision=revision)
 
 
 @_API.post("/sessions/{session}/redo")
-async def redo(session: str, service: Serves) -> schemas.State:
+async def redo(session: str, service: Serves, revision: Revision = None) -> SessionState:
     """Go forward one step; at the last one nothing happens."""
-    return service.move(session, "redo")
+    return service.move(session, "redo", revision=revision)
 
 
 @_API.post("/sessions/{session}/reset")
-async def reset(session: str, service: Serves) -> schemas.State:
+async def reset(session: str, service: Serves, revision: Revision = None) -> SessionState:
     """Drop all edits, as a step that can be undone."""
-    return await service.reset(session)
+    return await service.reset(session, revision=revision)
+
+
+@_API.get("/sessions/{session}/what_if/{target}")
+async def what_if(session: str, target: int, service: Serves) -> WhatIfs:
+    """Return the smallest sets of decisions on concepts that change whether a diagnosis is called."""
+    return await service.what_if(session, target)
 
 
 @_API.delete("/sessions/{session}", status_code=204)
@@ -199,16 +226,6 @@ async def close(session: str, service: Serves) -> Response:
     """Forget the image at once."""
     service.sessions.close(session)
     return Response(status_code=204)
-
-
-@_API.get("/sessions/{session}/record")
-async def record(session: str, service: Serves, response: Response) -> schemas.Record:
-    """Return the record: hashes of model and image, every step with its time, edits and result."""
-    answer = service.record(session)
-    # the name is the server's: what an upload is called becomes no file name and no header
-    name = f"csr-session-{answer.image.sha256[:12]}.json"
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return answer
 
 
 @_API.get("/sessions/{session}/image", responses=_PNG, response_class=Response)

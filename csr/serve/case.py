@@ -1,6 +1,7 @@
 """One image's similarities, computed once, and the diagnosis under any edits of them.
 
-Letters: B batch (1 here), K concepts, M prototypes per concept, N maps, H W feature map, C channels, S side.
+Letters: B batch (1 here), K concepts, M prototypes per concept, N maps, R boxes, H W feature map, C channels,
+S side.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from csr.data.images.square import WHOLE, Frame
 from csr.explain.explanation import Explanation, explain_output, map_range
 from csr.model import CSR, CSROutput
 from csr.model.edit_safety import SafetyReport, check_safety
-from csr.model.interaction import decide, edited_maps
+from csr.model.interaction import box_cells, decide, edited_maps
 from csr.model.layers.prototypes import winners
 from csr.model.novelty import compare
 from csr.serve.edits import MEDIAN, ZERO, as_tensors, no_edits
@@ -32,11 +33,15 @@ class Outcome:
         explanation: of the edited scores. Its maps and best prototypes are those after the boxes and
             before decisions on concepts: a rejected concept still shows what was rejected.
         safety: of `csr.model.edit_safety.check_safety`.
+        seen_KM: scores after the boxes and before decisions on concepts, on the model's device.
+        cells_R4: first column, first row, last column, last row of the cells that each box counts as.
     """
 
     edits: Edits
     explanation: Explanation
     safety: SafetyReport
+    seen_KM: torch.Tensor
+    cells_R4: list[list[int]]
 
 
 class Case:
@@ -85,9 +90,7 @@ class Case:
             edits: from `csr.serve.edits.checked_edits`.
         """
         tensors = as_tensors(edits, self.card.concept_names, self.device, frame=self.frame)
-        use_medians = edits.replacement == MEDIAN
-        absent_KM = self.card.reference.absent_KM if use_medians else None
-        present_KM = self.card.reference.present_KM if use_medians else None
+        absent_KM, present_KM = self.medians(edits)
         sim_BKMHW = edited_maps(self.output.similarity_maps, tensors, absent_KM=absent_KM)
         seen_BKM = sim_BKMHW.amax(dim=(3, 4))
         score_BKM = decide(seen_BKM, tensors.decision_BK, absent_KM=absent_KM, present_KM=present_KM)
@@ -108,7 +111,16 @@ class Case:
             present_KM=present_KM,
             called_BK=self.plain.active_K.unsqueeze(0),
         )
-        return Outcome(edits, dataclasses.replace(explanation, best_K=best_K, map_KHW=map_KHW), safety)
+        explanation = dataclasses.replace(explanation, best_K=best_K, map_KHW=map_KHW)
+        height, width = map_KHW.shape[1:]
+        cells_R4 = cell_ranges(box_cells(tensors.box_R4, height=height, width=width))
+        return Outcome(edits, explanation, safety, seen_BKM[0], cells_R4)
+
+    def medians(self, edits: Edits) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return scores (K, M) that rejected concepts get and confirmed ones reach; None: 0, as they are."""
+        if edits.replacement != MEDIAN:
+            return None, None
+        return self.card.reference.absent_KM, self.card.reference.present_KM
 
     @torch.no_grad()
     def maps(self, edits: Edits, places: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -124,7 +136,17 @@ class Case:
         sim_BNMHW = self.output.similarity_maps[:, concept_N, prototype_N].unsqueeze(2)
         absent_KM = self.card.reference.absent_KM if edits.replacement == MEDIAN else None
         absent_NM = None if absent_KM is None else absent_KM[concept_N, prototype_N].unsqueeze(1)
-        return edited_maps(sim_BNMHW, tensors, absent_KM=absent_NM)[0, :, 0].cpu().numpy()
+        edited = edited_maps(sim_BNMHW, tensors, absent_KM=absent_NM, concept_N=concept_N.to(self.device))
+        return edited[0, :, 0].cpu().numpy()
+
+
+def cell_ranges(inside_RHW: torch.Tensor) -> list[list[int]]:
+    """Return first column, first row, last column and last row of each box's cells, which are a rectangle."""
+    ranges = []
+    for inside_HW in inside_RHW.cpu():
+        rows, columns = (inside_HW.any(dim=axis).nonzero().flatten().tolist() for axis in (1, 0))
+        ranges.append([columns[0], rows[0], columns[-1], rows[-1]])
+    return ranges
 
 
 def default_replacement(model: CSR) -> Replacement:

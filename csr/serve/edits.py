@@ -38,12 +38,15 @@ def checked_edits(
         frame: the square that the model sees, as fractions of the image.
 
     Raises:
-        InputError: an unknown concept, medians that were not measured, a box without area or beside what the
-            model sees.
+        InputError: an unknown concept (of a decision or a box), medians that were not measured, a box without
+            area or beside what the model sees.
     """
     unknown = [name for name in sent.decisions if name not in concept_names]
     if unknown:
         raise InputError(f"{len(unknown)} decisions are on concepts that the model does not have")
+    for number, box in enumerate(sent.boxes, 1):
+        if box.concept is not None and box.concept not in concept_names:
+            raise InputError(f"region {number} is tied to a concept that the model does not have")
     replacement = sent.replacement or default
     if replacement == MEDIAN and default != MEDIAN:
         raise InputError("replacement 'median': the medians of this model were not measured")
@@ -54,6 +57,12 @@ def checked_edits(
     except ValueError as error:
         raise InputError(str(error)) from None
     return edits
+
+
+def decision_codes(edits: Edits, concept_names: Sequence[str]) -> list[int]:
+    """Return the decision on each of the K concepts: -1 rejected, 0 none, 1 confirmed."""
+    decided = {name: _CODES[decision] for name, decision in edits.decisions.items()}
+    return [decided.get(name, interaction.UNTOUCHED) for name in concept_names]
 
 
 def as_tensors(
@@ -68,14 +77,15 @@ def as_tensors(
         frame: the square that the model sees, as fractions of the image, in which boxes are drawn.
 
     Returns:
-        Edits with decision_BK (1, K), box_R4 (R, 4), fractions of that square and cut at its edge, and
-        positive_R (R,).
+        Edits with decision_BK (1, K), box_R4 (R, 4), fractions of that square and cut at its edge,
+        positive_R (R,) and concept_R (R,).
 
     Raises:
         ValueError: a box without area, or wholly beside the square.
     """
-    decided = {name: _CODES[decision] for name, decision in edits.decisions.items()}
-    codes = [decided.get(name, interaction.UNTOUCHED) for name in concept_names]
+    codes = decision_codes(edits, concept_names)
+    place = {name: k for k, name in enumerate(concept_names)}
+    tied = [interaction.ALL_CONCEPTS if box.concept is None else place[box.concept] for box in edits.boxes]
     corners = [(box.x_min, box.y_min, box.x_max, box.y_max) for box in edits.boxes]
     drawn_R4 = np.asarray(corners, dtype=np.float64).reshape(-1, 4)
     box_R4 = boxes_in_square(drawn_R4, np.asarray(frame)).clip(0, 1)
@@ -89,5 +99,6 @@ def as_tensors(
         torch.tensor([codes], dtype=torch.int64, device=device),
         box_R4=torch.from_numpy(box_R4).float(),
         positive_R=torch.tensor([box.kind == "positive" for box in edits.boxes], dtype=torch.bool),
+        concept_R=torch.tensor(tied, dtype=torch.int64),
         alpha=edits.alpha,
     )

@@ -21,16 +21,21 @@ class Regions:
 
     Args:
         neighbours: of the atlas; empty without one.
+        show_ids: tell the names of their files, which are often ids of patients.
     """
 
-    def __init__(self, neighbours: Neighbours) -> None:
-        self._neighbours = neighbours
+    def __init__(self, neighbours: Neighbours, *, show_ids: bool = False) -> None:
+        self._neighbours, self._show_ids = neighbours, show_ids
         self._pictures: OrderedDict[tuple[int, int, int], bytes | None] = OrderedDict()
 
     def nearest(self, k: int, m: int) -> list[Region]:
         """Return the regions nearest to prototype m of concept k, nearest first, without paths."""
         return [
-            Region(image=one.image.name, box=list(one.box), similarity=one.similarity)
+            Region(
+                image=one.image.name if self._show_ids else None,
+                box=list(one.box),
+                similarity=one.similarity,
+            )
             for one in self._neighbours.get((k, m), [])[:MAX_RANKS]
         ]
 

@@ -1,7 +1,7 @@
 """Everything that goes over the wire, described once: requests, answers, and with them the OpenAPI document.
 
-Requests are checked by these models, and handlers return them. They are also what a session keeps: its edits,
-results and record.
+Requests are checked by these models, and handlers return them. They are also what a session keeps: its edits
+and results. The record is described in `csr.serve.records.schemas`.
 
 Letters: K concepts, T targets (diagnoses), H W feature map. Boxes are fractions of the image, 0 to 1, from
 its top left corner.
@@ -30,10 +30,18 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Reason = Literal["unused", "kept", "room", "closed", "unknown", "place", "revision", "full"]
+
+
 class Problem(Schema):
     """The reason for which a request was refused."""
 
     detail: str
+    reason: Reason | None = Field(
+        None,
+        description="for programs: the image was forgotten (unused, kept for long, no room, closed, unknown "
+        "to this server), no such place in the model, changed meanwhile (revision), or the record is full",
+    )
 
 
 class Box(Schema):
@@ -44,6 +52,7 @@ class Box(Schema):
     y_min: Fraction
     x_max: Fraction
     y_max: Fraction
+    concept: str | None = Field(None, description="the one concept whose maps it changes; null: all")
 
 
 class EditsIn(Schema):
@@ -88,6 +97,11 @@ class ModelFacts(Schema):
     contributions_from: Literal["absent medians", "zero"] = Field(
         description="scores that contributions are counted from: of images without the concept, or 0"
     )
+    zero_warning: str = Field(description="what replacement `zero` did to diagnoses, as far as measured")
+    edit_warning: str = Field(
+        description="edits that broke more than they fixed with replacement `median`; may be empty"
+    )
+    heartbeat_s: float = Field(description="how often a page says that it is open, so that images stay")
     notices: list[str] = Field(
         description="on labels whose numbers are no probabilities, on what the model cannot notice"
     )
@@ -137,8 +151,10 @@ class Diagnosis(Schema):
     logit: float
     base: float = Field(description="logit of an image without findings; the bias if there are no medians")
     bias: float
-    threshold: float
-    present: bool = Field(description="the model calls it")
+    threshold: float | None = Field(
+        description="probability from which the model calls it; null where exactly one diagnosis holds"
+    )
+    present: bool = Field(description="the model calls it; where exactly one holds: it is the likeliest")
     before: Before
 
 
@@ -173,6 +189,10 @@ class BoxEvidence(Schema):
     is_high: bool
     moved: float = Field(description="largest change of a probability if this box alone is left out")
     contradicts: bool = Field(description="look here, but no map is high; or not here, but one is")
+    cells: list[int] = Field(
+        description="first column, first row, last column, last row of the cells that it counts as, from 0: "
+        "those with their centre in it, or the one below its middle"
+    )
 
 
 class Safety(Schema):
@@ -201,6 +221,9 @@ class History(Schema):
     """The place of a session in its history, its image, and the edits in force."""
 
     session: str
+    revision: int = Field(
+        description="rises with every change; a change sent with `X-Revision` of an older one is refused"
+    )
     step: int = Field(description="place in the history; undo and redo move it")
     num_steps: int = Field(description="actions in the record")
     can_undo: bool
@@ -260,40 +283,8 @@ class Maps(Schema):
 class Region(Schema):
     """A training region near a prototype; box as x_min, y_min, x_max, y_max, fractions of its image."""
 
-    image: str = Field(description="name of the file, without its folder")
+    image: str | None = Field(
+        description="name of the file, without its folder; null unless the server shows ids of patients"
+    )
     box: list[float]
     similarity: float
-
-
-class Step(Schema):
-    """One action, the edits in force after it, and their result."""
-
-    time: str = Field(description="UTC, ISO 8601")
-    action: Action
-    edits: Edits
-    result: Result
-
-
-class ModelName(Schema):
-    """The model of a record."""
-
-    name: str
-    sha256: str
-
-
-class Record(Schema):
-    """The record of a session: enough to see, or to compute again, what was done to a diagnosis."""
-
-    format: Literal["csr-session"]
-    format_version: int
-    csr_version: str
-    torch_version: str
-    model: ModelName
-    image: ImageFacts
-    opened: str
-    downloaded: str
-    concepts: list[str]
-    targets: list[str]
-    steps: list[Step] = Field(
-        description="every action in order, with the edits then in force and their result"
-    )

@@ -5,25 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Iterator
-from typing import Literal
+from collections.abc import AsyncIterator, Callable
+from typing import Literal, TypeVar
 
 import numpy as np
 
+from csr.data.images.full_depth import FullDepth
 from csr.explain.neighbours import Neighbours
 from csr.model import CSR
 from csr.serve.answers import image_facts, maps_of, model_facts, prototypes_of
 from csr.serve.case import Case, Outcome, default_replacement
+from csr.serve.edit_warnings import NOT_MEASURED, EditWarnings
 from csr.serve.edits import checked_edits
 from csr.serve.limits import Limits
-from csr.serve.record import model_sha256, record_of
+from csr.serve.open_sessions import GoneError, Sessions
+from csr.serve.pixels.source import Decoded, Source
+from csr.serve.records.record import model_sha256
+from csr.serve.records.records import Records
+from csr.serve.records.schemas import ModelName, SessionState
 from csr.serve.regions import Regions
-from csr.serve.schemas import Edits, EditsIn, Maps, ModelName, Prototypes, Record, Region, State
-from csr.serve.session import GoneError, Session, Sessions
+from csr.serve.schemas import Edits, EditsIn, Maps, Prototypes, Region
+from csr.serve.session import Session
 from csr.serve.upload import Upload, read_upload
-from csr.serve.worker import BusyError, Worker
+from csr.serve.what_if import WhatIfs, what_would_change
+from csr.serve.worker import Worker, place
 
 SWEEP_S = 15.0
+Answer = TypeVar("Answer")
 
 
 class Service:
@@ -34,24 +42,45 @@ class Service:
         name: of the model, as shown and recorded.
         limits: of the server.
         neighbours: training regions; None without an atlas.
+        show_ids: tell the names of training files.
+        warnings: what edits did to diagnoses of the model.
     """
 
     def __init__(
-        self, model: CSR, *, name: str, limits: Limits, neighbours: Neighbours | None = None
+        self,
+        model: CSR,
+        *,
+        name: str,
+        limits: Limits,
+        neighbours: Neighbours | None = None,
+        show_ids: bool = False,
+        warnings: EditWarnings = NOT_MEASURED,
     ) -> None:
         assert model.card is not None
         self.model, self.card, self.limits = model, model.card, limits
         self.sha256 = model_sha256(model)
         self.sessions = Sessions(limits)
         self.facts = model_facts(
-            model, name=name, sha256=self.sha256, limits=limits, has_atlas=neighbours is not None
+            model,
+            name=name,
+            sha256=self.sha256,
+            limits=limits,
+            has_atlas=neighbours is not None,
+            warnings=warnings,
         )
         self._preprocessing = model.card.preprocessing
-        self._regions = Regions(neighbours or {})
+        self._regions = Regions(neighbours or {}, show_ids=show_ids)
+        self._decoded = Decoded()
         self._receiving = threading.BoundedSemaphore(limits.uploads)
         self._uploads = Worker("csr-network", places=limits.uploads)
         self._edits = Worker("csr-edits", places=limits.edits)  # never waits for another image's network
         self._pictures = Worker("csr-pictures", places=limits.edits)
+        self.records = Records(
+            self.sessions,
+            ModelName(name=name, sha256=self.sha256),
+            computing=self._edits,
+            drawing=self._pictures,
+        )
 
     def warm_up(self) -> None:
         """Run the network once: the first run is slow, and a model that cannot run should fail at once."""
@@ -69,21 +98,15 @@ class Service:
         for worker in (self._uploads, self._edits, self._pictures):
             worker.close()
 
-    @contextlib.contextmanager
-    def receiving(self) -> Iterator[None]:
+    def receiving(self) -> contextlib.AbstractContextManager[None]:
         """Hold a place while an upload arrives and is computed; its bytes are in memory all that time.
 
         Raises:
             BusyError: no place is free.
         """
-        if not self._receiving.acquire(blocking=False):
-            raise BusyError
-        try:
-            yield
-        finally:
-            self._receiving.release()
+        return place(self._receiving)
 
-    async def open_image(self, data: bytes, *, name: str) -> State:
+    async def open_image(self, data: bytes, *, name: str) -> SessionState:
         """Decode an image, run the network, start a session.
 
         Args:
@@ -108,50 +131,77 @@ class Service:
         )
         case = Case(self.model, upload.pixels_CSS, frame=upload.frame)
         first = case.diagnose(case.unedited)
-        return Session(image_facts(upload), view=upload.view, case=case, first=first)
+        source = Source(data, max_pixels=self.limits.max_pixels)
+        return Session(image_facts(upload), view=upload.view, case=case, first=first, source=source)
 
-    async def edit(self, session_id: str, sent: EditsIn) -> State:
+    async def edit(self, session_id: str, sent: EditsIn, *, revision: int | None = None) -> SessionState:
         """Put new edits in force.
+
+        Args:
+            session_id: of the image.
+            sent: all edits that are to hold.
+            revision: that they start from; None: whichever is the last one.
 
         Raises:
             InputError: see `checked_edits`.
-            GoneError, FullError, BusyError: no such session, its record is full, too many wait.
+            GoneError, StaleError: no such session, another change came first.
+            FullError, BusyError: its record is full, too many wait.
         """
         session = self.sessions.get(session_id)
+        session.check_revision(revision)
         edits = checked_edits(
             sent,
             self.card.concept_names,
             default=default_replacement(self.model),
             frame=session.case.frame,
         )
-        return await self._apply(session, edits, action="edit")
+        return await self._apply(session, edits, action="edit", revision=revision)
 
-    async def reset(self, session_id: str) -> State:
+    async def reset(self, session_id: str, *, revision: int | None = None) -> SessionState:
         """Drop all edits, as a step that can be undone.
 
         Raises:
-            GoneError, FullError, BusyError: see `edit`.
+            GoneError, StaleError, FullError, BusyError: see `edit`.
         """
         session = self.sessions.get(session_id)
-        return await self._apply(session, session.case.unedited, action="reset")
+        session.check_revision(revision)
+        return await self._apply(session, session.case.unedited, action="reset", revision=revision)
 
-    async def _apply(self, session: Session, edits: Edits, *, action: Literal["edit", "reset"]) -> State:
+    async def _apply(
+        self, session: Session, edits: Edits, *, action: Literal["edit", "reset"], revision: int | None
+    ) -> SessionState:
         if edits != session.edits:
             session.check_open()
             outcome: Outcome = await self._edits.run(lambda: session.case.diagnose(edits))
+            session.check_revision(revision)  # another change may have come meanwhile
             session.edit(outcome, action=action)
         return session.state()
 
-    def move(self, session_id: str, action: Literal["undo", "redo"]) -> State:
+    def move(
+        self, session_id: str, action: Literal["undo", "redo"], *, revision: int | None = None
+    ) -> SessionState:
         """Move one step in the history.
 
         Raises:
-            GoneError, FullError: see `edit`.
+            GoneError, StaleError, FullError: see `edit`.
         """
         session = self.sessions.get(session_id)
+        session.check_revision(revision)
         session.check_open()
         session.move(action)
         return session.state()
+
+    async def what_if(self, session_id: str, target: int) -> WhatIfs:
+        """Return what would change whether a diagnosis is called.
+
+        Raises:
+            GoneError: no such session or diagnosis.
+            BusyError: too many wait.
+        """
+        session = self.sessions.get(session_id)
+        self._check_target(target)
+        outcome = session.outcome
+        return await self._edits.run(lambda: what_would_change(session.case, outcome, target))
 
     async def maps(self, session_id: str, places: list[tuple[int, int]]) -> Maps:
         """Return maps of prototypes, (concept, prototype) each, after the boxes in force.
@@ -165,6 +215,16 @@ class Service:
             self._check_place(k, m)
         edits = session.edits
         return await self._edits.run(lambda: maps_of(session.case, places, session.case.maps(edits, places)))
+
+    async def of_depth(self, session_id: str, call: Callable[[FullDepth], Answer]) -> Answer:
+        """Return what a call makes of a session's image in full size and depth.
+
+        Raises:
+            GoneError, BusyError: see `edit`.
+            Exception: any that the call raised.
+        """
+        source = self.sessions.get(session_id).source
+        return await self._pictures.run(lambda: call(self._decoded.depth(source)))
 
     def prototypes(self, session_id: str, k: int) -> Prototypes:
         """Return all prototypes of concept k under the edits in force.
@@ -195,19 +255,15 @@ class Service:
         self._check_place(k, m)
         return await self._pictures.run(lambda: self._regions.picture(k, m, rank))
 
-    def record(self, session_id: str) -> Record:
-        """Return the record of a session.
-
-        Raises:
-            GoneError: no such session.
-        """
-        model = ModelName(name=self.facts.name, sha256=self.sha256)
-        return record_of(self.sessions.get(session_id), model)
+    def _check_target(self, target: int) -> None:
+        """Raise GoneError unless the model has a diagnosis of this number."""
+        if not 0 <= target < len(self.card.target_names):
+            raise GoneError("the model has no such diagnosis", "place")
 
     def _check_place(self, k: int, m: int) -> None:
         """Raise GoneError unless the model has a concept k with a prototype m."""
         if not (0 <= k < self.model.num_concepts and 0 <= m < self.model.num_prototypes_per_concept):
-            raise GoneError
+            raise GoneError("the model has no such concept or prototype", "place")
 
 
 @contextlib.asynccontextmanager

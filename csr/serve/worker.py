@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -48,3 +49,18 @@ class Worker:
     def close(self) -> None:
         """Drop the calls that wait, and wait for the one that runs."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def place(places: threading.BoundedSemaphore) -> Iterator[None]:
+    """Hold one of some places.
+
+    Raises:
+        BusyError: no place is free.
+    """
+    if not places.acquire(blocking=False):
+        raise BusyError
+    try:
+        yield
+    finally:
+        places.release()

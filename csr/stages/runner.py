@@ -13,6 +13,12 @@ Weights = dict[str, torch.Tensor]
 ORDER = ("concept", "prototype", "task")
 # the stages of a baseline have the number of the stage whose place they take
 STAGE_NUMBER = {"concept": 1, "prototype": 2, "task": 3, "bottleneck": 3, "joint": 3, "blackbox": 3}
+# which labels validate a stage
+VALIDATED_BY = {
+    "concept": "concept",
+    "prototype": None,
+    **dict.fromkeys(("task", "bottleneck", "joint", "blackbox"), "target"),
+}
 
 
 class StageRunner:

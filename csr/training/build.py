@@ -30,7 +30,7 @@ from csr.stages.concept import ConceptStage, positive_weights
 from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage, choose_task_loss, task_weights
 from csr.stages.trained_backbone import NONE, TrainedBackbone
-from csr.training.checkpoints.first_stage import take_first_stage
+from csr.training.checkpoints.first_stage import check_normalisation, take_first_stage
 from csr.training.checkpoints.resume_plan import Plan
 from csr.training.data import Splits
 from csr.training.inputs import Report, Tables
@@ -46,7 +46,7 @@ def build_model(
         config: of the run.
         train: names of concepts and targets.
         report: prints a line.
-        precision: fp16 casts weights: there norms get the twin that keeps its statistics in fp32.
+        precision: in fp16 norms get the twin that keeps fp32 statistics beside weights that ZeRO casts.
 
     Raises:
         InputError: an unknown backbone, a pooled or 1x1 map, weights that do not match or cannot be had, or
@@ -165,7 +165,8 @@ def normalisation_of(config: TrainConfig, model: Network, plan: Plan, report: Re
     """Return how images are normalised: as the resumed run did, else as the backbone's weights want it.
 
     Raises:
-        InputError: the weights' preprocessor_config.json holds no normalisation.
+        InputError: the weights' preprocessor_config.json holds no normalisation, or the first stage that is
+            taken over saw images of another one.
     """
     options = config.model
     chosen = plan.normalisation or find_normalisation(
@@ -174,6 +175,7 @@ def normalisation_of(config: TrainConfig, model: Network, plan: Plan, report: Re
         net=model.backbone.net,
         is_pretrained=not options.no_pretrained,
     )
+    check_normalisation(config, chosen)
     report(chosen.line)
     return chosen
 

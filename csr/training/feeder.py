@@ -57,6 +57,10 @@ class Feeder:
         self._labels = labels_of(data.train)
         self.windows_per_epoch = min(self._sampler.num_windows, max_windows or self._sampler.num_windows)
 
+    def weight_of(self, windows: int) -> float:
+        """Return the weight of losses in an epoch's first windows: 1 a micro step, less in a short one."""
+        return self.accumulation * min(windows, len(self.data.train) / self._sampler.window)
+
     def batches(
         self, stage: Stage, features: FeatureViews | None, state: TrainState, *, clock: Clock
     ) -> Iterator[Batch]:
@@ -69,7 +73,8 @@ class Feeder:
             clock: adds up the seconds waited for data.
 
         Yields:
-            Images (B,C,S,S) or frozen features (R, ...), labels, `scale`, `position`, `ends_window`.
+            Images (B,C,S,S) or frozen features (R, ...), labels, `scale`, `window_share`,
+            `position`, `ends_window`.
             In stage 1 of `--progressive` S is that of the step.
         """
         epoch_key = 10_000 * STAGE_NUMBER[stage.name] + state.epoch  # no order or augmentation comes twice
@@ -130,9 +135,11 @@ class Feeder:
                 all_ranks = self._sampler.window_positions(window)
                 counts = stage.counts({name: values[all_ranks] for name, values in self._labels.items()})
                 scale = {name: share / max(count, 1.0) for name, count in counts.items()}
+                window_share = len(all_ranks) / self._sampler.window
             loaded = load(positions, valid)
             loaded["position"] = torch.from_numpy(positions[valid])
             loaded["scale"], loaded["ends_window"] = scale, j == self.accumulation - 1
+            loaded["window_share"] = window_share
             if side_of is not None:
                 loaded["side"] = side_of(window)
             yield pinned(loaded, self.device)

@@ -17,6 +17,7 @@ from csr.data.batch import Batch
 from csr.data.dataset import LabelledImages
 from csr.engine.device import inference_precision, local_device
 from csr.evaluation import inference
+from csr.evaluation.calibration import mean_ece
 from csr.evaluation.comparison.predictions import KINDS, Predictions, Scored
 from csr.evaluation.flags.flagged import choose_doubt
 from csr.evaluation.metrics import multilabel_metrics
@@ -31,9 +32,11 @@ from csr.model.novelty_fit import fit_novelty
 from csr.model.sharing.card import Card, target_probability
 from csr.model.sharing.preprocessing import Preprocessing
 from csr.model.sharing.reference import Reference
+from csr.runtime import distributed
 from csr.stages.concept import positive_weights
 from csr.stages.task import task_weights
 from csr.training.data import Splits, labels_of
+from csr.training.features.score_medians import ScoreRows
 from csr.training.validation import Validator
 
 
@@ -43,11 +46,13 @@ class Tested:
 
     Attributes:
         record: metrics as JSON.
+        calibration: `concept_ece` and `target_ece`, means over labels, and the same `_uncalibrated`.
         lines: of the printed table.
         predictions: of every image, beside its labels.
     """
 
     record: dict[str, Any]
+    calibration: dict[str, float]
     lines: list[str]
     predictions: Predictions
 
@@ -80,13 +85,14 @@ class FinalTest:
         """
         is_csr = isinstance(self.model, CSR)
         train_seen, val_seen = RowAccumulator(), RowAccumulator()
-        train = self._predict(self.splits.train, "Train", keeps=True, seen=train_seen) if is_csr else {}
+        scores = ScoreRows()
+        if is_csr:
+            self._predict(self.splits.train, "Train", keeps=True, seen=train_seen, scores=scores)
         val = self._predict(self.splits.val, "Val", keeps=True, seen=val_seen)
         train_labels, val_labels = labels_of(self.splits.train), labels_of(self.splits.val)
         maximum = self.max_pos_weight
         reference = measure_reference(
-            score_NKM=train.get("score"),
-            concept_NK=torch.from_numpy(train_labels["concept"]),
+            medians=scores.medians(torch.from_numpy(train_labels["concept"])) if is_csr else None,
             val_concept_logit_NK=val.get("concept_logit"),
             val_concept_NK=val_labels["concept"],
             val_target_NT=val_labels["target"],
@@ -101,14 +107,7 @@ class FinalTest:
 
     def card(self, reference: Reference) -> Card:
         """Return what later commands know of the model, as far as the run's pictures need it."""
-        names = self.splits.names
-        return Card(names["concept"], names["target"], self._preprocessing, self.task_loss, reference)
-
-    @property
-    def _preprocessing(self) -> Preprocessing:
-        transform, store = self.splits.eval_transform, self.splits.train.store
-        mean, std = tuple(transform.mean), tuple(transform.std)
-        return Preprocessing(transform.size, store.size, mean, std, store.resize)
+        return card_of(self.splits, self.task_loss, reference)
 
     def _probabilities(self, rows: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
         """Return probabilities: `target` (N,T), and `concept` (N,K) unless the model is a black box."""
@@ -143,17 +142,26 @@ class FinalTest:
             else Scored((), nothing, nothing)
             for kind in KINDS
         }
+        ece = {f"{kind}_ece": mean_ece(written[kind], labels[kind]) for kind in written}
+        ece |= {
+            f"{kind}_ece_uncalibrated": mean_ece(found, labels[kind]) for kind, found in probabilities.items()
+        }
         return Tested(
             results_record(metrics.get("concept"), metrics["target"], num_images=len(images)),
+            ece,
             table_lines(metrics.get("concept"), metrics["target"]),
             Predictions(tuple(images.table.image_ids[i] for i in images.indices), kinds),
         )
 
     def _novelty(self, train: RowAccumulator, val: RowAccumulator) -> Novelty | None:
         """Return what the images of both splits look like, from what `_predict` put aside. Collective."""
-        return fit_novelty(
-            self._statistics(self.splits.train, train, "train"), self._statistics(self.splits.val, val, "val")
+        splits = self.splits
+        train_rows, val_rows = (
+            self._statistics(dataset, seen, title)
+            for dataset, seen, title in ((splits.train, train, "train"), (splits.val, val, "val"))
         )
+        # once: it may take as many cores as there are, and processors of two kinds round otherwise
+        return distributed.on_main(lambda: fit_novelty(train_rows, val_rows))
 
     def _statistics(
         self, dataset: LabelledImages, seen: RowAccumulator, title: str
@@ -164,7 +172,7 @@ class FinalTest:
         backbone for it.
         """
         chosen = LabelledImages(dataset.store, dataset.table, indices=dataset.indices[:: _every(dataset)])
-        preprocessing = self._preprocessing
+        preprocessing = preprocessing_of(self.splits)
 
         def predict(batch: Batch) -> dict[str, torch.Tensor]:
             return pixel_statistics(displayed(batch["image"], preprocessing))
@@ -179,10 +187,12 @@ class FinalTest:
         *,
         keeps: bool = False,
         seen: RowAccumulator | None = None,
+        scores: ScoreRows | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Return `logit` (N,T), `concept_logit` (N,K) and `score` (N,K,M), as far as the model has them.
+        """Return `logit` (N,T) and `concept_logit` (N,K), as far as the model has them. Collective.
 
-        Collective. `seen` gets `network_statistics` of the images of `_every`, of a CSR.
+        Of a CSR, `seen` gets `network_statistics` of the images of `_every`, and `scores` the similarity
+        scores of this rank's images.
         """
         device = local_device()
         model = self.model.to(device).eval()
@@ -193,7 +203,8 @@ class FinalTest:
             if output.concept_logits is not None:
                 rows["concept_logit"] = output.concept_logits
             if not isinstance(output, BaselineOutput):
-                rows["score"] = output.similarity_scores
+                if scores is not None:
+                    scores.add(output.similarity_scores, batch["position"])
                 if seen is not None:
                     assert isinstance(model, CSR)
                     is_chosen_B = batch["position"] % _every(dataset) == 0
@@ -206,6 +217,19 @@ class FinalTest:
             return inference.predict_rows(
                 predict, self.validator.map_batches(model, dataset, title, keeps=keeps)
             )
+
+
+def card_of(splits: Splits, task_loss: str, reference: Reference) -> Card:
+    """Return names, preprocessing and what is known of a run's model."""
+    names = splits.names
+    return Card(names["concept"], names["target"], preprocessing_of(splits), task_loss, reference)
+
+
+def preprocessing_of(splits: Splits) -> Preprocessing:
+    """Return how a run's images become the network's input."""
+    transform, store = splits.eval_transform, splits.train.store
+    mean, std = tuple(transform.mean), tuple(transform.std)
+    return Preprocessing(transform.size, store.size, mean, std, store.resize)
 
 
 def _every(dataset: LabelledImages) -> int:

@@ -22,11 +22,11 @@ from csr.data.images.find import find_images
 from csr.data.images.links import LINKS_OUT
 from csr.data.labels import table as label_table
 from csr.data.labels.boxes import BoxTable, read_boxes
-from csr.data.labels.folds import split_training
 from csr.data.labels.names import show, show_some
 from csr.data.labels.notices import constant_targets, table_notices
 from csr.data.labels.positive import is_positive
 from csr.data.labels.table import LabelTable
+from csr.data.training_split import split_training
 from csr.data.transforms import stored_size
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
@@ -59,6 +59,13 @@ class Tables:
         boxes = () if self.boxes is None else (self.boxes.image_R, self.boxes.class_R, self.boxes.pixel_R4)
         sizes = file_sizes([*self.train_paths, *self.test_paths])
         return hash_of(tables, *arrays, self.train_indices, self.val_indices, *boxes, sizes)
+
+    def training_fingerprint(self) -> str:
+        """Return a hash of ids, labels, boxes and split of the training images, whatever the test."""
+        names = (self.train.image_ids, self.train.concept_names, self.train.target_names)
+        arrays = (self.train.concept_NK, self.train.target_NT, self.train_indices, self.val_indices)
+        boxes = () if self.boxes is None else (self.boxes.image_R, self.boxes.class_R, self.boxes.pixel_R4)
+        return hash_of(names, *arrays, *boxes)
 
 
 def read_labels(
@@ -153,7 +160,12 @@ def build_tables(
             "used"
         )
     train_indices, val_indices = split_training(
-        train, fraction=data.val_fraction, seed=config.engine.seed, folds=data.folds, fold=data.fold
+        train,
+        fraction=data.val_fraction,
+        seed=config.engine.seed,
+        folds=data.folds,
+        fold=data.fold,
+        num_images=data.num_images,
     )
     return Tables(train, test, train_paths, test_paths, train_indices, val_indices, boxes)
 

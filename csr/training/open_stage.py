@@ -60,8 +60,13 @@ class OpenStage:
     saves: SavedEvery
     observers: tuple[Observer, ...]
 
-    def begin_epoch(self, state: TrainState) -> None:
-        """Prepare losses and observers for an epoch's steps, or for what is left of them."""
-        state.loss_sum = self.losses.begin_epoch(state.loss_sum)
+    def begin_epoch(self, state: TrainState, *, weight: float) -> None:
+        """Prepare losses and observers for an epoch's steps, or for what is left of them.
+
+        Args:
+            state: of training.
+            weight: of the micro steps that are done (`Feeder.weight_of`).
+        """
+        state.loss_sum = self.losses.begin_epoch(state.loss_sum, weight=weight)
         for observer in self.observers:
             observer.begin_epoch(state)

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from csr.config.options import TrainConfig
+from csr.config.trackers import tracked
 from csr.engine import config_check, matmul_peak, process_group
-from csr.engine.device import computes_bf16, device_kind, local_device
+from csr.engine.deterministic import refusals_told, use_deterministic_kernels
+from csr.engine.device import computes_bf16, device_kind, local_device, use_growing_segments
 from csr.engine.ds_config import load_ds_config
 from csr.engine.precision import Precision, check_request, choose_precision
 from csr.model.backbones.normalisation import Normalisation
@@ -19,12 +21,14 @@ from csr.runtime.monitor import Monitor
 from csr.runtime.progress import PROGRESS
 from csr.runtime.signals import StopRequest
 from csr.training import batch_size_finder, build, cache_usage, inputs
+from csr.training.checkpoints.first_stage import check_training_data
 from csr.training.checkpoints.resume_plan import Plan, Planner, earlier_precision, identity_of
 from csr.training.checkpoints.run_folder import RunFolder
 from csr.training.checkpoints.state import Saved, load_saved
 from csr.training.logs.summary import describe
 from csr.training.prepared import Arithmetic, Fitted, Images, Labels, Prepared, Request, Start, merged
 from csr.training.quarantine import find_bad_images
+from csr.training.trackers.tracker import check_installed, set_environment
 
 
 def prepare(given: TrainConfig, stop: StopRequest) -> Prepared:
@@ -39,7 +43,10 @@ def prepare(given: TrainConfig, stop: StopRequest) -> Prepared:
     """
     monitor = Monitor(None)
     request = check_command_line(given)
+    trackers = tracked(request.config.run.track)
+    set_environment(trackers)
     join_ranks(request.config)
+    distributed.on_main(lambda: check_installed(trackers))
     arithmetic = settle_arithmetic(request)
     folder = RunFolder(request.config.folder)
     start = resume_plan(request, arithmetic, folder, monitor.say)
@@ -51,6 +58,7 @@ def prepare(given: TrainConfig, stop: StopRequest) -> Prepared:
             model = build.build_model(
                 start.config, labels.tables.train, monitor.say, precision=arithmetic.precision.name
             )
+            check_training_data(start.config, labels.tables, monitor.say)
             normalisation = build.normalisation_of(start.config, model, start.plan, monitor.say)
         labels = replace(labels, identity=labels.identity.normalised(normalisation))
         process_group.load()
@@ -80,6 +88,9 @@ def check_command_line(given: TrainConfig) -> Request:
     """Check what needs no other rank: contradictions are reported before any rank waits for another."""
     given = build.with_native_size(given)
     engine = given.engine
+    use_growing_segments()
+    if engine.deterministic:
+        use_deterministic_kernels()
     ds_file = None if engine.ds_config is None else load_ds_config(engine.ds_config, engine.precision)
     check_request(engine.precision, ds_file=ds_file, device=device_kind())
     auto_batch = batch_size_finder.is_asked(given)
@@ -199,7 +210,8 @@ def fit_batch(
         process_group.start(start.config.engine.timeout)
     config, reason = start.config, start.batch_reason
     if start.auto_batch and not start.keeps_batch:
-        choice = _measured_batch(config, labels, images, model, precision)
+        with refusals_told():
+            choice = _measured_batch(config, labels, images, model, precision)
         report(
             f"--batch_size auto: {choice.batch_size} images per rank and {choice.accumulation} accumulation "
             f"({choice.reason})"

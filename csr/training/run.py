@@ -7,33 +7,34 @@ import dataclasses
 import errno
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from csr.config.trackers import TENSORBOARD, tracked
 from csr.data.dataset import LabelledImages
-from csr.engine.device import local_device
 from csr.evaluation.comparison.predictions import write_predictions
 from csr.model import CSR
 from csr.runtime import distributed
-from csr.runtime.errors import StoppedError
+from csr.runtime.errors import EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED, PreemptedError, StoppedError
 from csr.runtime.files import write_json
 from csr.runtime.monitor import Monitor
 from csr.runtime.signals import StopRequest
 from csr.runtime.tensor_files import load_tensors
 from csr.stages.base import Stage
-from csr.stages.runner import STAGE_NUMBER, StageRunner, Weights
+from csr.stages.runner import STAGE_NUMBER, VALIDATED_BY, StageRunner, Weights
 from csr.training import build
 from csr.training.checkpoints.checkpoint_folder import CheckpointFolder
 from csr.training.checkpoints.file_names import CONFIG, RESULTS
 from csr.training.data import one_step_of
-from csr.training.final_test import FinalTest
-from csr.training.logs.board_images import cam_figure, similarity_figure
-from csr.training.logs.epoch_report import by_label
+from csr.training.final_test import FinalTest, Tested, card_of
+from csr.training.logs.board_layout import board_layout
+from csr.training.logs.board_text import board_texts
+from csr.training.logs.epoch_report import by_label, test_values
+from csr.training.logs.hyperparameters import flat_options, hparams_summaries
+from csr.training.logs.pictures import Pictures
 from csr.training.logs.run_config import run_config
 from csr.training.prepared import Prepared
+from csr.training.trackers.trackers import Trackers
 from csr.training.trainer import Trainer
 from csr.training.trainer_options import trainer_options
 
@@ -67,9 +68,9 @@ def rehearse(prepared: Prepared, stop: StopRequest) -> int:
     """Run one step of every stage, the test, saving and loading in a temporary folder. Collective."""
     few = dataclasses.replace(prepared, splits=one_step_of(prepared.splits, prepared.config))
     with _temporary_folder() as folder:
-        run = Run(few, folder, stop=stop)
-        run.train_stages()
-        run.finish(run.test())
+        with Run(few, folder, stop=stop) as run:
+            run.train_stages()
+            run.finish(run.test())
     run.monitor.say("Dry run done: data, model, one step of every stage, saving and loading work.")
     return 0
 
@@ -101,13 +102,30 @@ class Run:
         self._saved = saved = prepared.saved
         self.model, self.splits = prepared.model, prepared.splits
         self._train_table = prepared.tables.train.select(prepared.tables.train_indices)
+        self._record = run_config(prepared) if distributed.is_main() else {}
         distributed.on_main(self._write_setup)
-        self.monitor = Monitor(folder, first_step=saved.state.global_step + 1 if saved else None)
+        self._tracked = tracked(self.config.run.track)
+        self.monitor = Monitor(
+            folder,
+            first_step=saved.state.global_step + 1 if saved else None,
+            board=TENSORBOARD in self._tracked,
+        )
+        self._trackers = self._open_trackers()
+        if saved is None:  # a resumed run's board has them already
+            self._describe()
+        self._task_loss = build.task_loss_of(self.config, prepared.tables.train)
+        self._pictures = Pictures(
+            self.monitor,
+            self.splits,
+            lambda reference: card_of(self.splits, self._task_loss, reference),
+            every=self.config.run.picture_every,
+        )
         self.trainer = Trainer(
             trainer_options(self.config, prepared.precision.name),
             data=self.splits,
             ds_config=prepared.ds_config,
             monitor=self.monitor,
+            pictures=self._pictures,
             folder=folder,
             stop=stop,
             saved=saved,
@@ -117,9 +135,44 @@ class Run:
         )
 
     def _write_setup(self) -> None:
-        write_json(self.folder / CONFIG, run_config(self._prepared))  # first: it marks a run
+        write_json(self.folder / CONFIG, self._record)  # first: it marks a run
         write_json(self.folder / "deepspeed_config.json", self._prepared.ds_config)
         self._prepared.quarantine.write(self.folder)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """End what writes the run down, however the run ends."""
+        if error is None:
+            self.monitor.close()
+        if self._trackers is not None:
+            failed = EXIT_PREEMPTED if isinstance(error, PreemptedError) else EXIT_FAILED
+            self._trackers.close(EXIT_DONE if error is None else failed)
+
+    def _open_trackers(self) -> Trackers | None:
+        """Return the trackers beside TensorBoard: on rank 0, and of no dry run."""
+        if not distributed.is_main() or self.config.run.dry_run or self._tracked == (TENSORBOARD,):
+            return None
+        record = self._record
+        names = ("git_revision", "code_revision", "world_size", "effective_batch")
+        self.monitor.trackers = trackers = Trackers(
+            self._tracked,
+            self.folder,
+            options=flat_options(self.config),
+            facts={f"csr.{name}": record[name] for name in names if record[name] is not None},
+            warn=self.monitor.say,
+        )
+        return trackers
+
+    def _describe(self) -> None:
+        if not distributed.is_main():
+            return
+        sizes = {kind: len(names) for kind, names in self.splits.names.items()}
+        kinds = {name: VALIDATED_BY[name] for name in self.config.epochs}
+        labels = {name: 0 if kind is None else sizes[kind] for name, kind in kinds.items()}
+        self.monitor.layout(board_layout(labels, world_size=distributed.world_size()))
+        self.monitor.texts(board_texts(self._record, self.config), step=0)
 
     def train_stages(self) -> None:
         """Train the stages, or what is left of them; write the final model. Collective."""
@@ -154,30 +207,26 @@ class Run:
         weights = self.trainer.train_stage(stage)
         if stage.label == "concept" and distributed.is_main():
             self.model.load_state_dict(weights)
-            self._draw(cam_figure, stage.name)
+            self._pictures.after_stage(stage.name, self.model, step=self.trainer.state.global_step)
         return weights
-
-    def _draw(self, figure: Callable[..., np.ndarray], stage: str) -> None:
-        picture = figure(self.model, self.splits.val, self.splits.eval_transform, local_device())
-        self.monitor.figure(f"{stage}/explanations", picture, step=self.trainer.state.global_step)
 
     def _check_reload(self) -> None:
         """Load the written file: it holds the trained weights, as a dry run promises."""
         if distributed.is_main():
             self.model.load_state_dict(load_tensors(self.folder / "final_model.pth"))
 
-    def test(self) -> dict[str, Any]:
+    def test(self) -> Tested:
         """Write reference.json; measure the test images, write their predictions and print their table.
 
         Collective.
 
         Returns:
-            Metrics of the test images as JSON.
+            What the test images measured.
         """
         final = FinalTest(
             self.model,
             self.splits,
-            build.task_loss_of(self.config, self._prepared.tables.train),
+            self._task_loss,
             self.config.method.max_pos_weight,
             self._prepared.precision.name,
             self.trainer.validator,
@@ -185,7 +234,8 @@ class Run:
         self.model.card = final.card(final.reference())
         distributed.on_main(self._write_reference)
         if isinstance(self.model, CSR) and distributed.is_main():
-            self._draw(similarity_figure, "task")  # now: contributions count from the medians just measured
+            # now: contributions count from the medians just measured
+            self._pictures.after_stage("task", self.model, step=self.trainer.state.global_step)
         images = self._test_images()
         tested = final.test(images)
         distributed.on_main(lambda: write_predictions(self.folder, tested.predictions))
@@ -193,7 +243,7 @@ class Run:
         title = f"=== Test set: {len(images)} images, best model of stage 3{note} ==="
         for line in ("", title, *tested.lines):
             self.monitor.say(line)
-        return tested.record
+        return tested
 
     def _write_reference(self) -> None:
         card = self.model.card
@@ -207,12 +257,16 @@ class Run:
             return images
         return LabelledImages(store, table, indices=images.indices[:REHEARSED_TEST_IMAGES])
 
-    def finish(self, results: dict[str, Any]) -> None:
+    def finish(self, tested: Tested) -> None:
         """Write results.json, which marks a finished run, and the HParams board. Collective."""
-        distributed.on_main(lambda: write_json(self.folder / RESULTS, results))
-        summary = {k: v for k, v in results["summary"].items() if v is not None}
-        self.monitor.hyperparameters(self.config.to_dict(), summary)
-        self.monitor.close()
+        distributed.on_main(lambda: write_json(self.folder / RESULTS, tested.record))
+        measured = test_values(tested.record, tested.calibration)
+        self.monitor.gathered(measured, step=self.trainer.state.global_step)
+        if distributed.is_main():
+            self.monitor.summaries(hparams_summaries(self.config, measured))
+        if self._trackers is not None:
+            self._trackers.model(is_csr=isinstance(self.model, CSR))
         if not self.config.run.dry_run:
             self.monitor.say(f"Results: {self.folder}")
-            self.monitor.say(f"TensorBoard: tensorboard --logdir {self.folder / 'tensorboard'}")
+            if TENSORBOARD in self._tracked:
+                self.monitor.say(f"TensorBoard: tensorboard --logdir {self.folder / 'tensorboard'}")

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from csr.data.prefetch import Clock
 from csr.engine import memory
+from csr.engine.deterministic import refusals_told
 from csr.engine.device import local_device
 from csr.engine.engine import Engine
 from csr.engine.memory import memory_mib
@@ -29,7 +30,8 @@ from csr.training.checkpoints.state import Saved, TrainState
 from csr.training.data import Splits
 from csr.training.feeder import Feeder
 from csr.training.logs import throughput
-from csr.training.logs.epoch_report import report_epoch
+from csr.training.logs.epoch_report import epoch_times, report_epoch
+from csr.training.logs.pictures import Pictures
 from csr.training.logs.profiler import FOLDER, profiled
 from csr.training.losses import Losses
 from csr.training.observers.board_points import BoardPoints
@@ -53,6 +55,7 @@ class Trainer:
         data: training and validation images.
         ds_config: merged DeepSpeed JSON.
         monitor: prints and logs the progress.
+        pictures: of the model in training.
         folder: of the results.
         checkpoints: of training, written now and then.
         stop: asked between steps whether to save and leave.
@@ -66,6 +69,7 @@ class Trainer:
         data: Splits,
         ds_config: dict[str, Any],
         monitor: Monitor,
+        pictures: Pictures,
         folder: Path,
         checkpoints: CheckpointFolder,
         stop: StopRequest,
@@ -73,7 +77,7 @@ class Trainer:
     ) -> None:
         self.options, self.data, self.ds_config = options, data, ds_config
         self.monitor, self.stop, self._saved = monitor, stop, saved
-        self._saving_s = 0.0
+        self._saving_s, self._pictures = 0.0, pictures
         self.state = saved.state if saved else TrainState()
         self.device, self._clock = local_device(), Clock()
         self._feeder = Feeder(
@@ -123,7 +127,7 @@ class Trainer:
         if saved is not None and state.epoch > num_epochs:  # only the hand-over was missing
             return state.best_weights or stage.model_weights(saved.weights)
         told = memory.exhaustion_told(OUT_OF_MEMORY_ADVICE, device=self.device)
-        with told, self._profiled(stage) as step_profiled:
+        with told, refusals_told(), self._profiled(stage) as step_profiled:
             opened = self._open(stage, saved, step_profiled)
             while state.epoch <= num_epochs:
                 self._epoch(opened)
@@ -163,7 +167,13 @@ class Trainer:
             monitor=self.monitor,
         )
         points = BoardPoints(
-            self.monitor, stage, self._clock, every=options.log_every, windows_per_epoch=windows
+            self.monitor,
+            stage,
+            losses,
+            self._clock,
+            every=options.log_every,
+            windows_per_epoch=windows,
+            epochs=options.epochs[stage.name],
         )
         clock, stop = EpochClock(), StopWhenAsked(self.stop, self._save_and_stop)
         saves = SavedEvery(self.saver, every=options.save_every, windows_per_epoch=windows)
@@ -181,8 +191,6 @@ class Trainer:
         if begins:
             stage.begin(train)
             distributed.broadcast_module(stage)
-            point = {f"{stage.name}/seconds_features": time.perf_counter() - began}
-            self.monitor.gathered(point, step=self.state.global_step)
         return StageFeatures(train, val, seconds, is_cached=is_cached)
 
     def _epoch(self, opened: OpenStage) -> None:
@@ -207,6 +215,7 @@ class Trainer:
             telemetry=self._account(opened, evaluation=time.perf_counter() - began),
         )
         state.history.append(record)
+        self._pictures.after_epoch(engine, stage, opened.features.train, state)
         self.saver.keep(engine, stage, state)
         state.begin_epoch()
         self._between_epochs(engine, is_last=state.epoch > num_epochs, is_short=opened.features.is_cached)
@@ -214,7 +223,7 @@ class Trainer:
     def _train_epoch(self, opened: OpenStage) -> dict[str, Any]:
         """Train on the rest of the epoch's images; return its record. Collective."""
         state, stage, engine, options = self.state, opened.stage, opened.engine, self.options
-        opened.begin_epoch(state)
+        opened.begin_epoch(state, weight=self._feeder.weight_of(state.windows))
         left = (self.windows_per_epoch - state.windows) * options.accumulation
         title = f"Stage {STAGE_NUMBER[stage.name]} epoch {state.epoch}/{options.epochs[stage.name]}"
         batches = self._feeder.batches(stage, opened.features.of_steps, state, clock=self._clock)
@@ -222,7 +231,7 @@ class Trainer:
             PROGRESS.at(stage.name, state.epoch, state.windows + 1)
             # a sync point at a window's end alone: clipping reads the gradient's norm
             output = engine.micro_step(batch)
-            opened.losses.add(output.loss, batch)  # stays on the device: no sync
+            opened.losses.add(output, batch)  # stays on the device: no sync
             state.images += len(batch["position"])
             if not batch["ends_window"]:
                 continue
@@ -234,7 +243,7 @@ class Trainer:
     def _epoch_record(self, opened: OpenStage) -> dict[str, Any]:
         """Return loss, seconds and rates of the epoch. A sync point: the loss sum is read. Collective."""
         state, engine = self.state, opened.engine
-        loss = opened.losses.mean(state.windows * self.options.accumulation)
+        loss = opened.losses.mean()
         if not math.isfinite(loss):
             opened.skipped.stop(state, engine)
         opened.clock.update(state)
@@ -268,7 +277,7 @@ class Trainer:
             self.state, evaluation=evaluation, saving=saving, saving_within=opened.saves.take_seconds()
         )
         shares = opened.telemetry.epoch(spent)
-        points = {f"{opened.stage.name}_time/{name}": value for name, value in shares.items()}
+        points = epoch_times(opened.stage.name, shares)
         self.monitor.scalars(points, step=self.state.global_step)
         return throughput.over_ranks({**shares, "memory_mib": memory_mib()})
 

@@ -17,6 +17,7 @@ from csr.data.prefetch import to_device
 from csr.engine.device import inference_precision
 from csr.engine.engine import Engine
 from csr.evaluation import inference
+from csr.evaluation.calibration import mean_ece
 from csr.evaluation.metrics import multilabel_metrics
 from csr.model.baselines import Network
 from csr.runtime.monitor import Monitor
@@ -88,7 +89,9 @@ class Validator:
         return views
 
     def validate(self, engine: Engine, stage: Stage, features: FeatureViews | None) -> dict[str, Any]:
-        """Return loss and metrics on the validation images; {} for a stage that is not validated. Collective.
+        """Return loss, calibration error (before calibration) and metrics on the validation images.
+
+        Collective. {} for a stage that is not validated.
 
         Args:
             engine: around the stage.
@@ -106,10 +109,12 @@ class Validator:
             )
             rows = inference.predict_rows(lambda b: {"logit": stage.predict(b).float()}, batches)
             logit_NL = rows["logit"]
-        metrics = multilabel_metrics(
-            stage.probability(logit_NL).numpy(), label_NL.numpy(), names=self.data.names[stage.label]
-        )
-        return {"val_loss": stage.evaluation_loss(logit_NL, label_NL), "metrics": metrics}
+        probability_NL, truth_NL = stage.probability(logit_NL).numpy(), label_NL.numpy()
+        return {
+            "val_loss": stage.evaluation_loss(logit_NL, label_NL),
+            "val_ece": mean_ece(probability_NL, truth_NL),
+            "metrics": multilabel_metrics(probability_NL, truth_NL, names=self.data.names[stage.label]),
+        }
 
     def batches(self, dataset: LabelledImages, title: str) -> Iterator[Batch]:
         """Yield this rank's share of a data set, images (B,C,S,S) on the device, with a progress bar."""

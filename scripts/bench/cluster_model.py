@@ -34,7 +34,7 @@ BYTES = {
     "fp16": 2,
     "bf16": 4,
 }  # of a weight and of a gradient on the wire: bf16 is autocast over fp32 weights
-NORMS = (nn.BatchNorm2d,)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)

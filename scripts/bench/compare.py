@@ -5,10 +5,10 @@
     python scripts/bench/compare.py --parts loader overhead
     python scripts/bench/compare.py --sides reference:bf16 csr:bf16
 
-A side is a script and its precision; all are compared with the first one. The usual script runs in fp32 on
-CPUs, csr in what --precision says: so both of csr's are there. Round i trains every side on seed i, in
-turning order. Every csr run starts without any cache. Results are printed and written to
-scripts/bench/results/NAME.txt and NAME.json.
+A side is a script and its precision; all are compared with the first one. `fast` is csr with `--recipe
+fast`. The usual script runs in fp32 on CPUs, csr in what --precision says: so both of csr's are there. Round
+i trains every side on seed i, in turning order. Every csr run starts without any cache. Results are printed
+and written to scripts/bench/results/NAME.txt and NAME.json.
 """
 
 from __future__ import annotations
@@ -93,14 +93,19 @@ def draw(folder: Path, **sizes: int) -> None:
     run([PYTHON, "-m", "csr", "phantom", str(folder), *flags])
 
 
-RUNNERS = {"reference": run_reference, "csr": run_csr}
+def run_fast(flags: list[str], folder: Path, ranks: int) -> dict[str, Any]:
+    """csr with images of stage 1 that grow; the precision stays the side's."""
+    return run_csr([*flags, "--recipe", "fast"], folder, ranks)
+
+
+RUNNERS = {"reference": run_reference, "csr": run_csr, "fast": run_fast}
 
 
 def side(text: str) -> str:
     """Argparse type: SCRIPT:PRECISION."""
     script, _, precision = text.partition(":")
     if script not in RUNNERS or precision not in ("fp32", "bf16"):
-        raise argparse.ArgumentTypeError(f"{text}: one of reference, csr, then :fp32 or :bf16")
+        raise argparse.ArgumentTypeError(f"{text}: one of {', '.join(RUNNERS)}, then :fp32 or :bf16")
     return text
 
 

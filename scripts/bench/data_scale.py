@@ -12,6 +12,7 @@ works on. Results are printed and written to scripts/bench/results/: NAME.txt an
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import resource
 import shutil
@@ -19,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from measuring import RESULTS, Report, run
+from measuring import RESULTS, ROOT, Report, run
 from PIL import Image
 
 PYTHON = shutil.which("python") or "python"
@@ -80,16 +81,19 @@ def measure(report: Report, options: argparse.Namespace, scratch: Path) -> None:
     for rows in options.rows:
         folder = scratch / f"{rows}"
         draw(folder, rows=rows, labels=options.labels, distinct=min(rows, options.distinct))
-        for name, command in commands(folder, options.labels).items():
+        sides = {"": ROOT} if options.before is None else {" (before)": options.before.resolve(), "": ROOT}
+        for (name, command), (side, tree) in itertools.product(
+            commands(folder, options.labels).items(), sides.items()
+        ):
             if options.only not in name:
                 continue
             before = cpu_seconds()
-            done = run(command)
+            done = run(command, tree=tree)
             cpu = cpu_seconds() - before
-            key = f"{name}, {rows} rows"
+            key = f"{name}{side}, {rows} rows"
             report.numbers["seconds"][key], report.numbers["peak_mib"][key] = done.seconds, done.private_mib
             report.numbers["cpu_seconds"][key] = cpu
-            report.say(f"{key:<36} {done.seconds:8.1f} s  {cpu:8.1f} s of CPU  {done.private_mib:8.0f} MiB")
+            report.say(f"{key:<44} {done.seconds:8.1f} s  {cpu:8.1f} s of CPU  {done.private_mib:8.0f} MiB")
             report.write()
         shutil.rmtree(folder)
 
@@ -100,6 +104,9 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=200, help="ten of them are diagnoses")
     parser.add_argument("--distinct", type=int, default=1000, help="image files; all rows are linked to them")
     parser.add_argument("--only", default="", help="words of the command to measure, such as check")
+    parser.add_argument(
+        "--before", type=Path, metavar="TREE", help="another checkout to measure beside this one"
+    )
     parser.add_argument("--name", default="data_scale", help="of the result files")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it works")

@@ -6,6 +6,8 @@
 Blocks of steps take turns within one process on the same random data; times are medians. `launch` is how
 long Python is busy with a step, `stops` how often it waits for the GPU. The bare loop has fused AdamW,
 autocast (with a GradScaler in fp16), clipping, channels-last convolutions and cuDNN's trials, as csr has.
+`csr, ZeRO-2` shards as several ranks do; `csr, timers` has the throughput timer that DeepSpeed starts by
+default, and csr switches off.
 A part for which no time is left is left out, and said so. Results are printed and written to
 scripts/bench/results/ after each part: NAME.txt and NAME.json.
 """
@@ -75,18 +77,20 @@ def steps(report: Report, o: argparse.Namespace) -> None:
 
 
 def _row(report: Report, o: argparse.Namespace, name: str, size: int, precision: str, flops: float) -> None:
-    from gpu_steps import bare_step, batch_of, concept_stage, engine_of, in_turns
+    from gpu_steps import bare_step, batch_of, concept_stage, engine_of, in_turns, use_timers
 
     from csr.engine.memory import is_exhausted
 
-    kinds = {"csr": False} if precision == "fp16" else {"csr": False, "csr, ZeRO-2": True}
+    kinds = {"csr": (False, False), "csr, ZeRO-2": (True, False), "csr, timers": (False, True)}
     engines: list[Any] = []
     try:
         timed: dict[str, Callable[[dict[str, Any]], object]] = {}
         timed["bare"] = bare_step(name, o.side, precision=precision, device=o.device)
-        for label, sharded in kinds.items():
+        for label, (sharded, timers) in kinds.items():
             stage = concept_stage(name, o.side, device=o.device, half=precision == "fp16")
             engines.append(engine_of(stage, precision=precision, batch_size=size, sharded=sharded))
+            if timers:
+                use_timers(engines[-1])
             timed[label] = engines[-1].micro_step
         batch = batch_of(size, o.side, o.device)
         found = in_turns(timed, batch, blocks=3, each=o.each, device=o.device)
@@ -160,6 +164,7 @@ def compiling(report: Report, o: argparse.Namespace) -> None:
 
 def parts(o: argparse.Namespace) -> list[tuple[str, float, Callable[[Report, argparse.Namespace], None]]]:
     """Return title, seconds that a part takes at most, and the part, in order."""
+    import gpu_feeding
     import gpu_parts
 
     listed = [
@@ -167,8 +172,8 @@ def parts(o: argparse.Namespace) -> list[tuple[str, float, Callable[[Report, arg
         ("training steps of stage 1, csr / bare", 170, steps),
         ("engine overhead on small steps, batch 8", 30, overhead),
         ("stages 2 and 3 from cached features", 45, gpu_parts.later_stages),
-        ("what frozen layers compute", 30, gpu_parts.feature_pass),
-        ("feeding", 20, gpu_parts.feeding),
+        ("what frozen layers compute", 30, gpu_feeding.feature_pass),
+        ("feeding", 30, gpu_feeding.feeding),
         ("norms over ranks", 25, gpu_parts.norms),
         ("checkpoints", 25, gpu_parts.checkpoints),
         ("torch.compile", 60, compiling),
@@ -198,10 +203,10 @@ def resolved(argv: list[str] | None) -> argparse.Namespace:
     o.device = torch.device("cuda", 0) if o.device == "cuda" else torch.device("cpu")
     o.precisions = ["bf16", "fp16"] if o.device.type == "cuda" else ["fp32", "bf16"]
     o.small = [("vit_tiny_patch16_224", 224), ("resnet18", 128)]
-    o.batch, o.each, o.later_steps = 64, 20, 300
+    o.batch, o.each, o.later_steps, o.passes = 64, 20, 300, [32, 128]
     if o.quick:
         o.models, o.sizes, o.side, o.small = ["test_vit", "test_resnet"], [2], 64, [("test_vit", 64)]
-        o.batch, o.each, o.later_steps = 4, 1, 5
+        o.batch, o.each, o.later_steps, o.passes = 4, 1, 5, [4]
     return o
 
 

@@ -20,10 +20,8 @@ from gpu_steps import K, block, concept_stage, engine_of, wait
 from measuring import Report, median
 
 from csr.data.prefetch import Clock, arriving, pinned, to_device
-from csr.data.transforms import EvalTransform, TrainTransform, stored_size
-from csr.engine.device import inference_precision
 from csr.model import CSR
-from csr.model.layers.sync_norm import SyncBatchNorm, convert
+from csr.model.layers.sync_norm import SyncBatchNorm2d, convert
 from csr.stages.base import Stage
 from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage
@@ -47,9 +45,9 @@ def seconds(work: Callable[[], object], device: torch.device, *, times: int = 3)
 
 def later_stages(report: Report, o: Any) -> None:
     """Steps per second of stages 2 and 3 from tables on the device and on the CPU, and between epochs."""
-    images, wide = (20_000, 768) if not o.quick else (64, 16)
+    images, wide = (100_000, 768) if not o.quick else (64, 16)
     generator = np.random.default_rng(0)
-    concept_NK = (generator.random((images, K)) < 0.1).astype(np.float32)
+    concept_NK = (generator.random((images, K)) < 0.04).astype(np.float32)  # with the first, 1.5 an image
     concept_NK[:, 0] = 1.0
     row_R, class_R = np.nonzero(concept_NK)
     target_NT = (generator.random((images, T)) > 0.5).astype(np.float32)
@@ -69,7 +67,12 @@ def later_stages(report: Report, o: Any) -> None:
             engine = engine_of(stage, precision=o.precisions[0], batch_size=o.batch)
             rates = _steps_per_s(engine, load, images, o)
             found[f"{name}, rows on {place.type}"] = rates
-            report.say(f"{name:<10} rows on {place.type:<5} {rates} steps/s")
+            epoch_s = images / o.batch / rates["gathered"]
+            rates["epoch_s"] = round(epoch_s, 2)
+            report.say(
+                f"{name:<10} rows on {place.type:<5} {rates['gathered']} steps/s, with prepared batches "
+                f"{rates['prepared']}: an epoch of {images} images takes {epoch_s:.2f} s"
+            )
             engine.close()
     stage = _later_stage("prototype", o)
     views = FeatureViews([tables["prototype"].to(o.device)])
@@ -136,50 +139,6 @@ def _steps_per_s(engine: Any, load: Any, images: int, o: Any) -> dict[str, float
     return {"gathered": round(fed, 1), "prepared": round(1000 / ms, 1)}
 
 
-def feeding(report: Report, o: Any) -> None:
-    """Copies to the device, and transforms on it."""
-    side = stored_size(o.side)
-    stored = torch.randint(0, 256, (o.batch, 1, side, side), dtype=torch.uint8)
-    index = torch.arange(o.batch)
-    there = stored.to(o.device)
-    train, plain = TrainTransform(o.side), EvalTransform(o.side)
-    large = torch.empty(64 * 2**20 if not o.quick else 2**20, dtype=torch.uint8)
-    held = large.pin_memory() if o.device.type == "cuda" else large
-    works: dict[str, Callable[[], object]] = {
-        "batch, pinned and sent": lambda: to_device(pinned({"image": stored}, o.device), o.device),
-        "augmentation": lambda: train(there, index_B=index.to(o.device), epoch=1, seed=0),
-        "evaluation": lambda: plain(there),
-        "copy": lambda: held.to(o.device, non_blocking=True) if o.device.type == "cuda" else held.clone(),
-    }
-    found = {name: 1000 * seconds(work, o.device, times=7) for name, work in works.items()}
-    found["copy_gb_per_s"] = large.numel() / found.pop("copy") / 1e6
-    report.numbers["feeding"] = found
-    for name, value in found.items():
-        report.say(f"{name:<26} {value:10.3f} {'GB/s' if 'gb' in name else f'ms of {o.batch} images'}")
-
-
-def feature_pass(report: Report, o: Any) -> None:
-    """What frozen layers compute, beside their forward alone."""
-    found = {}
-    for name in o.models:
-        stage = concept_stage(name, o.side, device=o.device)
-        stage.eval()
-        images = torch.randn(2 * o.batch, 3, o.side, o.side, device=o.device)
-        concept = torch.ones(2 * o.batch, K, device=o.device)
-        frozen = PrototypeStage.inputs
-        with inference_precision(o.precisions[0], o.device):
-            whole = seconds(
-                lambda: [v.cpu() for v in frozen(stage, {"image": images, "concept": concept}).values()],
-                o.device,
-            )
-            alone = seconds(lambda: stage.model.features(images), o.device)
-        found[name] = {"rows_images_per_s": len(images) / whole, "forward_images_per_s": len(images) / alone}
-        report.say(
-            f"{name:<24} {len(images) / whole:9.1f} images/s, forward alone {len(images) / alone:9.1f}"
-        )
-    report.numbers["feature_pass"] = found
-
-
 def norms(report: Report, o: Any) -> None:
     """Forward and backward of a convolutional network with norms over ranks (here one) and plain ones."""
     name = o.models[-1]
@@ -191,7 +150,7 @@ def norms(report: Report, o: Any) -> None:
         if kind == "over ranks":
             convert(net)
             for norm in net.modules():
-                if type(norm) is SyncBatchNorm:
+                if type(norm) is SyncBatchNorm2d:
                     setattr(norm, "forward", norm._synced)
 
         def step(_: Any, net: Any = net) -> None:
@@ -200,9 +159,21 @@ def norms(report: Report, o: Any) -> None:
 
         block(step, {}, steps=3, device=o.device)
         ms, launch = block(step, {}, steps=o.each, device=o.device)
-        found[kind] = {"ms": round(ms, 3), "launch_ms": round(launch, 3)}
-        report.say(f"{name:<24} {kind:<12} {ms:9.2f} ms, launched in {launch:9.2f} ms")
+        kernels = launches(step, o.device)
+        found[kind] = {"ms": round(ms, 3), "launch_ms": round(launch, 3), "launches": kernels}
+        report.say(f"{name:<24} {kind:<12} {ms:9.2f} ms, {kernels} launches in {launch:9.2f} ms")
     report.numbers["norms"] = found
+
+
+def launches(step: Callable[[Any], object], device: torch.device) -> int:
+    """Return how many kernels and copies a step starts on a GPU; on a CPU how many operations."""
+    on_gpu = device.type == "cuda"
+    kinds = [torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=kinds) as profile:
+        step({})
+        wait(device)
+    wanted = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
+    return sum(event.device_type == wanted for event in profile.events())
 
 
 def checkpoints(report: Report, o: Any) -> None:
@@ -231,8 +202,9 @@ def checkpoints(report: Report, o: Any) -> None:
 
 
 def start_up(report: Report, o: Any) -> None:
-    """Wall time of a dry run in a process of its own, and what `--batch_size auto` answers."""
+    """Wall time of a dry run in a process of its own, its first steps, and `--batch_size auto`'s answer."""
     import measuring
+    from startup import losses_at
 
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="csr-bench-") as name:
@@ -249,6 +221,15 @@ def start_up(report: Report, o: Any) -> None:
         times = [measuring.run([*command, "--batch_size", "4"]).seconds for _ in range(1 if o.quick else 2)]
         found["dry_run_s"] = times
         report.say(f"a dry run of {o.models[0]}: {', '.join(f'{t:.1f}' for t in times)} s")
+        given = [word for word in words if word != "--dry_run"]
+        short = ["--epochs_stage1", "1", "--epochs_stage2", "1", "--epochs_stage3", "1", "--log_every", "1"]
+        began = time.time()
+        measuring.run([*command[:3], *map(str, given), *short, "--batch_size", "4", "--exp_name", "steps"])
+        first, second, *_ = (at - began for at in losses_at(folder / "out" / "steps" / "tensorboard"))
+        found["first_step_s"], found["second_step_s"] = first, second
+        report.say(
+            f"a whole run: first step done after {first:.1f} s, the second {second - first:.2f} s later"
+        )
         share = 16 if o.quick else 1024
         ran = measuring.run([*command, "--batch_size", "auto", "--effective_batch", str(share)])
         answers = re.findall(r"--batch_size auto: .*", ran.output)

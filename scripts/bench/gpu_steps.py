@@ -176,6 +176,11 @@ def concept_stage(
     return stage.to(device)
 
 
+def use_timers(engine: Engine) -> None:
+    """Switch the timer on that DeepSpeed starts by default: it stops the device twice a micro step."""
+    engine._deepspeed.tput_timer.config.enabled = True
+
+
 def engine_of(stage: Any, *, precision: str, batch_size: int, sharded: bool = False) -> Engine:
     """Return csr's engine; `sharded` keeps ZeRO where one rank would do without."""
     parsed, name = load_ds_config(None, precision)

@@ -52,8 +52,13 @@ class Ran:
     output: str = ""
 
 
-def run(command: list[str], *, every_s: float = 3.0) -> Ran:
+def run(command: list[str], *, every_s: float = 3.0, tree: Path = ROOT) -> Ran:
     """Run a command to its end, watching its memory (seldom: looking at it takes time from the command).
+
+    Args:
+        command: program and arguments.
+        every_s: seconds between two looks.
+        tree: the checkout whose csr it uses.
 
     Raises:
         RuntimeError: it failed; its last lines are in the message.
@@ -65,8 +70,9 @@ def run(command: list[str], *, every_s: float = 3.0) -> Ran:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name not in LAUNCHER},
+        cwd=tree,
+        env={name: value for name, value in os.environ.items() if name not in LAUNCHER}
+        | ({"PYTHONPATH": str(tree)} if tree != ROOT else {}),
     )
     peak, stop = [0.0, 0.0], threading.Event()
 

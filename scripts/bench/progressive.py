@@ -1,11 +1,13 @@
 """Whole runs with `--progressive` beside the plain schedule: time, and scores on the test set.
 
     python scripts/bench/progressive.py [--rounds N] [--progressive START:FULL] [--model_name NAME]
+    python scripts/bench/progressive.py --data FOLDER -- --target_cols malignant    other data, more flags
     python scripts/bench/progressive.py --quick            does it work? numbers mean nothing
 
-Both sides train the same model with `csr` on the same phantom images, each round on the seed after the
-last one's, in turning order. Every run starts without any cache. A difference of scores that is
-smaller than their spread over the rounds says nothing.
+Both sides train the same model with `csr` on the same images (phantoms, or those of a folder with train/,
+labels_train.csv, test/ and labels_test.csv), each round on the seed after the last one's, in turning order.
+Every run starts without any cache. A difference of scores that is smaller than their spread over the rounds
+says nothing.
 """
 
 from __future__ import annotations
@@ -27,19 +29,24 @@ def main() -> None:
     given = parse()
     report = Report(given.name, given.results)
     found: dict[str, list[dict[str, Any]]] = {PLAIN: [], GROWING: []}
+    phantom = f"phantom of {given.num_train} + {given.num_test} images of {given.source_size} px"
     report.say(
         f"{given.model_name} at {given.image_size}, --progressive {given.progressive}, "
-        f"{'/'.join(map(str, given.epochs))} epochs, batch {given.batch_size}, {given.precision}, phantom of "
-        f"{given.num_train} + {given.num_test} images of {given.source_size} px"
+        f"{'/'.join(map(str, given.epochs))} epochs, batch {given.batch_size}, {given.precision}, "
+        f"{given.data.name if given.data else phantom}{'; ' if given.also else ''}{' '.join(given.also)}"
     )
     with tempfile.TemporaryDirectory(prefix="csr-bench-") as name:
         folder = Path(name)
-        draw(folder / "phantom", num_train=given.num_train, num_test=given.num_test, size=given.source_size)
+        data = given.data or folder / "phantom"
+        if given.data is None:
+            draw(data, num_train=given.num_train, num_test=given.num_test, size=given.source_size)
         for seed in range(given.seed, given.seed + given.rounds):
             for side in (PLAIN, GROWING) if seed % 2 == 0 else (GROWING, PLAIN):
                 place = folder / f"{side}-{seed}"
                 place.mkdir()
-                flags = training_flags(given, folder / "phantom", seed, precision=given.precision)
+                flags = training_flags(given, data.resolve(), seed, precision=given.precision) + given.also
+                if "--backbone_weights" in given.also:
+                    flags.remove("--no_pretrained")
                 word = given.progressive if side == GROWING else "none"
                 before = cpu_seconds()
                 ran = run_csr([*flags, "--progressive", word], place, 1)
@@ -97,6 +104,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "source_size": 256,
     }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--data", type=Path, help="a folder of data (default: a phantom is drawn)")
+    parser.add_argument("also", nargs="*", default=[], help="flags of csr train, after --")
     parser.add_argument("--name", default="progressive", help="of the result files")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it works")

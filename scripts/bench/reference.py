@@ -39,14 +39,7 @@ from csr.data.images.dicom import read_dicom
 from csr.data.images.find import find_images
 from csr.data.labels.table import LabelTable, read_label_table
 from csr.data.labels.validation_split import split_validation
-from csr.data.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    MAX_CONTRAST,
-    MAX_ROTATION_DEG,
-    MAX_SHIFT,
-    SCALE_RANGE,
-)
+from csr.data.transforms import IMAGENET_MEAN, IMAGENET_STD, STRENGTHS
 from csr.model import CSR
 from csr.model.backbones.weights import load_backbone_weights
 from csr.stages.concept import positive_weights
@@ -71,9 +64,15 @@ class Images(Dataset):
 
     def __init__(self, paths: list[Path], table: LabelTable, *, size: int, augment: bool) -> None:
         self.paths, self.table = paths, table
+        most = STRENGTHS["light"]
         geometry = [
-            v2.RandomAffine(MAX_ROTATION_DEG, translate=(MAX_SHIFT, MAX_SHIFT), scale=SCALE_RANGE),
-            v2.ColorJitter(brightness=MAX_CONTRAST, contrast=MAX_CONTRAST),
+            v2.RandomAffine(
+                most.rotation_deg,
+                translate=(most.shift, most.shift),
+                scale=(1 - most.zoom, 1 + most.zoom),
+                interpolation=v2.InterpolationMode.BILINEAR,  # the finest that it has
+            ),
+            v2.ColorJitter(brightness=most.contrast, contrast=most.contrast),
         ]
         self.transform = v2.Compose(
             [

@@ -46,16 +46,16 @@ def first_step_s(data: Path, folder: Path, *, model: tuple[str, str], image_size
     launch = [PYTHON] if ranks == 1 else torchrun(ranks)
     began = time.time()
     run([*launch, "-m", "csr.train", *words, "--no_pretrained", "--overwrite"])
-    return first_loss_at(folder / "start" / "tensorboard") - began
+    return losses_at(folder / "start" / "tensorboard")[0] - began
 
 
-def first_loss_at(board: Path) -> float:
-    """Return the time of rank 0's first loss, seconds since 1970."""
+def losses_at(board: Path) -> list[float]:
+    """Return the times of rank 0's losses of stage 1, seconds since 1970."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (own,) = board.glob("rank0-*")
     events = EventAccumulator(str(own), size_guidance={"scalars": 0})
-    return float(events.Reload().Scalars("concept/loss")[0].wall_time)
+    return [float(point.wall_time) for point in events.Reload().Scalars("concept/loss")]
 
 
 def measure(report: Report, options: argparse.Namespace, folder: Path) -> None:

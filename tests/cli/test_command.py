@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from csr import __main__
-from csr.cli import cache
+from csr.cli import cache, exit_codes
 from csr.runtime.errors import InputError
 
 
@@ -42,3 +43,17 @@ def test_each_word_of_cache_has_a_help_of_its_own(capsys):
         cache.main(["list", "--help"])
     text = capsys.readouterr().out
     assert "usage: csr cache list" in text and "--days" not in text
+
+
+def test_a_full_gpu_is_one_line_that_says_what_to_do(monkeypatch, capsys):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+    def main(_: list[str] | None) -> int:
+        raise torch.cuda.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB"
+        )
+
+    assert exit_codes.run_command(main, []) == 1
+    written = capsys.readouterr().err
+    assert written.startswith("csr: error: CUDA out of memory: nvidia-smi shows what fills it")
+    assert "--device cpu" in written and written.count("\n") == 1

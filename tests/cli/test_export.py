@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hf_encoders import FAMILIES
 from tiny_model import SIZE, tiny_card, tiny_model, write_run
 
 from csr.cli.export import main
@@ -104,6 +105,40 @@ def test_a_used_folder_is_left_alone_unless_overwrite(run, tmp_path):
     assert (out / "notes.txt").read_text() == "keep" and not list(out.glob(".*"))
 
 
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    """A folder with another model that was refined, its graph, and a file of the user's."""
+    out = tmp_path / "out"
+    tiny_model(seed=1).save_pretrained(out)
+    for name in ("model.onnx", "refine.json", "keep.csv", "refined_model.pth", "notes.txt"):
+        (out / name).write_text("of another model")
+    return out
+
+
+def test_an_export_leaves_nothing_of_the_model_that_it_replaces(run, filled):
+    assert main([str(run), str(filled), "--overwrite"]) == 0
+    names = ["README.md", "config.json", "model.safetensors", "notes.txt"]
+    assert sorted(path.name for path in filled.iterdir()) == names
+
+
+def test_an_export_of_a_refined_model_into_its_own_folder_leaves_the_refinement(filled):
+    assert main([str(filled), str(filled), "--overwrite"]) == 0
+    assert (filled / "refine.json").is_file() and not (filled / "model.onnx").exists()
+
+
+def test_keep_csv_of_an_atlas_is_no_file_of_a_refined_model(run, filled):
+    (filled / "refine.json").unlink()
+    main([str(run), str(filled), "--overwrite"])
+    assert (filled / "keep.csv").is_file()
+
+
+def test_a_run_is_not_exported_over(run, tmp_path):
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(InputError, match="is the folder of a run"):
+        main([str(run), str(run), "--overwrite"])
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x80\x04N."])
 def test_a_damaged_checkpoint_is_one_line(run, tmp_path, content):
     (run / "best_model_stage3.pth").write_bytes(content)
@@ -147,13 +182,18 @@ def test_a_backbone_that_cannot_be_exported_is_one_line_with_the_reason_and_no_f
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, size", [("test_resnet", 64), ("test_vit", 160)])
+@pytest.mark.parametrize(
+    "kind, name, size",
+    [("timm", "test_resnet", 64), ("timm", "test_vit", 160), ("hf", "swin", 64), ("hf", "swinv2", 64)],
+)
 @torch.no_grad()
-def test_the_onnx_graph_computes_all_outputs_for_any_batch(name, size, tmp_path):
+def test_the_onnx_graph_computes_all_outputs_for_any_batch(kind, name, size, tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    options = {"backbone_type": "timm", "model_name": name, "image_size": size, "embedding_dim": 8}
+    options = {"backbone_type": kind, "model_name": name, "image_size": size, "embedding_dim": 8}
+    if kind == "hf":
+        options["architecture"] = {"model_type": name, **FAMILIES[name]}
     model = CSR(3, 2, 4, **options).eval()
     export_onnx(model, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
@@ -164,6 +204,15 @@ def test_the_onnx_graph_computes_all_outputs_for_any_batch(name, size, tmp_path)
         assert names == list(expected.keys())
         for name, value in zip(names, session.run(None, {"image": images.numpy()}), strict=True):
             np.testing.assert_allclose(value, expected[name].numpy(), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_maxvit_whose_grids_need_one_batch_size_is_refused_in_one_line(tmp_path):
+    pytest.importorskip("onnxscript")
+    options = {"backbone_type": "timm", "model_name": "test_maxvit", "image_size": 128, "embedding_dim": 8}
+    with pytest.raises(InputError, match="^--onnx: this backbone cannot be exported .*Cannot view") as caught:
+        export_onnx(CSR(3, 2, 4, **options).eval(), tmp_path / "model.onnx")
+    assert "\n" not in str(caught.value) and not [*tmp_path.iterdir()]
 
 
 @pytest.mark.slow

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from sweep_grids import grid
 
-from csr.cluster.grid import read_grid
+from csr.cluster.grid import SweepRun, read_grid
 from csr.config.flags import parse_train_flags
 from csr.runtime.errors import InputError
-
-
-def grid(tmp_path: Path, content: object, *flags: str):
-    path = tmp_path / "grid.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return read_grid(path, ["--output_dir", str(tmp_path / "out"), *flags])
 
 
 def test_every_combination_is_a_run_and_the_last_option_changes_fastest(tmp_path):
@@ -101,3 +97,98 @@ def test_a_run_is_done_where_results_of_the_same_options_are(tmp_path):
     (first.folder / "config.json").unlink()
     with pytest.raises(InputError, match="holds results without a config.json"):
         runs[0].state()
+
+
+def finished(run: SweepRun, **changed: object) -> Path:
+    """Write what a finished run leaves, some of its options changed; return its folder."""
+    folder = run.config.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    options = run.config.to_dict()
+    for group in options.values():
+        group.update({name: value for name, value in changed.items() if name in group})
+    (folder / "config.json").write_text(json.dumps({"options": options}))
+    (folder / "results.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--track", "mlflow"),
+        ("--picture_every", "2"),
+        ("--deterministic",),
+        ("--keep_checkpoints", "1", "--timeout", "3"),
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_options_that_move_no_weight_leave_a_run_done(tmp_path, flags):
+    finished(grid(tmp_path, {"seed": [0]})[0][0])
+    assert grid(tmp_path, {"seed": [0]}, *flags)[0][0].state() == "done"
+
+
+def test_an_image_size_of_the_weights_is_compared_in_pixels(tmp_path):
+    network = ("--backbone_type", "timm", "--model_name", "test_vit")  # timm: images of 160 px
+    run = grid(tmp_path, {"seed": [0]}, *network, "--image_size", "auto")[0][0]
+    finished(run, image_size=160)
+    assert run.state() == "done"
+    finished(run, image_size=128)
+    with pytest.raises(InputError, match="--image_size was 128, now 160: move it away"):
+        run.state()
+    unknown = ("--model_name", str(tmp_path / "weights.pth"), "--image_size", "auto")  # nothing tells
+    run = grid(tmp_path, {"seed": [1]}, *unknown)[0][0]
+    finished(run, image_size=160)
+    assert run.state() == "done"
+
+
+def test_a_path_is_compared_by_where_it_leads(tmp_path, monkeypatch):
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.csv").write_text("image_id\n")
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    path, common = tmp_path / "grid.json", ["--output_dir", "out"]
+    path.write_text('{"seed": [0]}')
+
+    def state(*flags: str) -> str:
+        return read_grid(path, [*common, *flags])[0][0].state()
+
+    finished(read_grid(path, [*common, "--train_csv", "train.csv", "--train_dir", "images/"])[0][0])
+    for same in ("train.csv", "./train.csv", str(tmp_path / "here/train.csv"), "../link/train.csv"):
+        assert state("--train_csv", same, "--train_dir", "images") == "done"
+    with pytest.raises(InputError, match="--train_csv was train.csv, now ../elsewhere/train.csv"):
+        state("--train_csv", "../elsewhere/train.csv", "--train_dir", "images")
+    with pytest.raises(InputError, match="--boxes_csv was not given, now boxes.csv"):
+        state("--train_csv", "train.csv", "--train_dir", "images", "--boxes_csv", "boxes.csv")
+
+    monkeypatch.chdir(tmp_path / "elsewhere")  # the same words lead to another table from here
+    common = ["--output_dir", str(tmp_path / "here/out")]
+    assert state("--train_csv", "../here/train.csv", "--train_dir", "images") == "done"
+    with pytest.raises(InputError, match="--train_csv was /.*/here/train.csv, now /.*/elsewhere/train.csv"):
+        state("--train_csv", "train.csv", "--train_dir", "images")
+
+
+@pytest.mark.parametrize("leaves", ["copied", "moved"])
+def test_results_may_move_alone_or_with_the_data_beside_them(tmp_path, leaves):
+    old, new, path = tmp_path / "old", tmp_path / "new", tmp_path / "grid.json"
+    path.write_text('{"seed": [0]}')
+    (old / "data").mkdir(parents=True)
+    (old / "data" / "train.csv").write_text("image_id\n")
+    (tmp_path / "test.csv").write_text("image_id\n")
+
+    def run(place: Path, train: Path) -> SweepRun:
+        flags = ["--train_csv", str(train), "--test_csv", str(tmp_path / "test.csv")]
+        words = ["--baseline", "cbm", "--stage1_from", str(place / "runs" / "csr")]
+        return read_grid(path, ["--output_dir", str(place / "runs"), *flags, *words])[0][0]
+
+    finished(run(old, old / "data" / "train.csv"))
+    shutil.copytree(old, new)
+    if leaves == "moved":
+        shutil.rmtree(old)
+    assert run(new, new / "data" / "train.csv").state() == "done"
+    (tmp_path / "train.csv").write_text("image_id\n")
+    with pytest.raises(InputError, match="--train_csv was .*old/data/train.csv, now .*/train.csv"):
+        run(new, tmp_path / "train.csv").state()
+    if leaves == "copied":
+        (new / "data" / "train.csv").write_text("image_id\nother\n")
+        with pytest.raises(InputError, match="--train_csv was .*old/data/train.csv, now .*new/data"):
+            run(new, new / "data" / "train.csv").state()

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -104,11 +106,28 @@ def test_a_rank_that_a_signal_ends_before_it_listens_was_stopped_too(start):
     assert start(script, signal.SIGINT)[::2] == (75, 0)
 
 
-def test_a_signal_before_any_rank_runs_ends_the_launcher(start):
+@pytest.fixture
+def hang_up() -> Iterator[Callable[[Any], None]]:
+    """Set what SIGHUP does here, which nohup may have changed for the tests themselves."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield lambda handler: signal.signal(signal.SIGHUP, handler)
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_before_any_rank_runs_ends_the_launcher(start, hang_up):
+    hang_up(signal.SIG_DFL)
     code, lines, left = start("touch $MARK; sleep 60", signal.SIGHUP)
     assert (code, left) == (75, 0)
     assert lines[0] == "SIGHUP: no rank is running yet: ending the run"
     assert "run the same command again" in lines[1]
+
+
+def test_a_hang_up_that_nohup_ignores_is_ignored(start, hang_up):
+    hang_up(signal.SIG_IGN)
+    code, lines, left = start("touch $MARK; sleep 1.5", signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, "as it was"
+    assert (code, left) == (0, 0)
+    assert not any("SIGHUP" in line for line in lines)
 
 
 def test_hosts_that_save_are_given_more_time(start):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_grid import grid
+from sweep_grids import grid
 
 from csr.cluster.run_sweep import command_of, run_all
 from csr.runtime.errors import InputError, PreemptedError, StoppedError
@@ -94,6 +96,29 @@ def test_a_signal_reaches_the_run_and_the_sweep_ends_as_stopped(tmp_path):
     assert process.returncode == 75
     assert "csr: pre-empted: SIGUSR1: stopped at csr_exp-seed0" in err
     assert (tmp_path / "started").read_text() == "0"
+
+
+@pytest.fixture
+def hang_up() -> Iterator[Callable[[object], None]]:
+    """Send this process what a closing terminal sends; its handling is as before afterwards."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield lambda _: os.kill(os.getpid(), signal.SIGHUP)
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_sweep_under_nohup_outlives_its_terminal(tmp_path, hang_up):
+    runs, _ = grid(tmp_path, {"seed": [0, 1]})
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    run_all(runs, [], command=stand_in(tmp_path), report=hang_up)
+    assert (tmp_path / "started").read_text() == "01"
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_without_nohup_a_closed_terminal_stops_a_sweep(tmp_path, hang_up):
+    runs, _ = grid(tmp_path, {"seed": [0, 1]})
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    with pytest.raises(PreemptedError, match="SIGHUP: stopped at csr_exp-seed0"):
+        run_all(runs, [], command=stand_in(tmp_path), report=hang_up)
 
 
 def test_several_ranks_are_started_by_torchrun():

@@ -8,7 +8,7 @@ from on_device import compute_there
 from torch.nn import functional as F
 
 from csr.data.box_masks import box_masks, invert_theta, transform_boxes
-from csr.data.transforms import draw_theta, identity_theta
+from csr.data.transforms import STRENGTHS, draw_theta, identity_theta
 
 CPU = torch.device("cpu")
 
@@ -75,7 +75,7 @@ def test_a_box_that_left_the_image_has_no_cell_and_one_at_the_edge_keeps_one():
 @pytest.mark.parametrize("seed", range(4))
 def test_masks_cover_what_a_painted_box_covers_after_the_same_transform(seed):
     draws = torch.rand(1, 5, generator=torch.Generator().manual_seed(seed))
-    theta = draw_theta(draws, mirror=True)
+    theta = draw_theta(draws, STRENGTHS["flip"])
     box = torch.tensor([[0.25, 0.375, 0.625, 0.75]])
     painted = torch.zeros(1, 1, 64, 64)
     painted[:, :, 24:48, 16:40] = 1
@@ -86,7 +86,7 @@ def test_masks_cover_what_a_painted_box_covers_after_the_same_transform(seed):
 
 
 def test_transformed_boxes_are_the_hull_of_their_corners():
-    theta = draw_theta(torch.rand(3, 5, generator=torch.Generator().manual_seed(1)), mirror=True)
+    theta = draw_theta(torch.rand(3, 5, generator=torch.Generator().manual_seed(1)), STRENGTHS["flip"])
     box = torch.tensor([[0.1, 0.2, 0.4, 0.9], [0.3, 0.3, 0.5, 0.6]])
     rows = [2, 0]
     made = transform_boxes(box, row_R=torch.tensor(rows), theta_B23=theta)
@@ -102,7 +102,7 @@ def test_transformed_boxes_are_the_hull_of_their_corners():
 
 
 def test_the_inverse_undoes_theta():
-    theta = draw_theta(torch.rand(5, 5), mirror=True)
+    theta = draw_theta(torch.rand(5, 5), STRENGTHS["flip"])
     twice = invert_theta(invert_theta(theta))
     torch.testing.assert_close(twice, theta)
 

@@ -124,13 +124,14 @@ def test_buckets_are_even_and_near_the_stage_and_batchnorm_buffers_follow_fp16(t
         ("zero2_fp32.json", 1, 0, 0.0),
         ("zero2_bf16.json", 1, 0, 0.0),
         ("zero1_bf16.json", 1, 0, 0.0),
-        ("zero2_fp16.json", 1, 2, 1.0),
+        ("zero2_fp16.json", 1, 0, 0.0),
+        ("zero2_fp16.json", 2, 2, 1.0),
         ("zero2_offload.json", 1, 2, 1.0),
         ("zero2_fp32.json", 2, 2, 1.0),
         ("zero1_bf16.json", 2, 1, 1.0),
     ],
 )
-def test_one_rank_shards_nothing_unless_masters_or_offloading_need_it(name, world_size, stage, clip):
+def test_one_rank_shards_nothing_unless_offloading_needs_it(name, world_size, stage, clip):
     whole = merged(str(FOLDER / name))
     config = fit_to_stage(whole, num_trainable=10, has_batchnorm=False, world_size=world_size)
     assert config["zero_optimization"]["stage"] == stage and config["gradient_clipping"] == clip
@@ -151,20 +152,60 @@ def test_one_rank_keeps_zero_for_what_only_zero_does(tmp_path, content, stage):
     assert zero_stage_of(merged(written(tmp_path, **content)), world_size=1) == stage
 
 
-@pytest.mark.parametrize("norm, world_size, overlaps", [(True, 2, False), (False, 2, True), (True, 1, True)])
-def test_gradients_do_not_overlap_with_sums_of_norms_over_ranks(norm, world_size, overlaps):
-    parsed, name = load_ds_config(None, "fp16")
+def test_fp16_of_one_rank_keeps_fp32_weights_under_autocast_and_that_of_several_casts_them(tmp_path):
+    whole = merged(written(tmp_path, fp16={"enabled": True, "hysteresis": 3}))
+    sizes = {"num_trainable": 10, "has_batchnorm": True}
+    alone = fit_to_stage(whole, world_size=1, **sizes)
+    assert "fp16" not in alone and "buffer_dtype" not in alone.get("data_types", {})
+    assert alone["torch_autocast"]["dtype"] == "float16"
+    assert alone["torch_autocast"]["lower_precision_safe_modules"] == []
+    assert fit_to_stage(whole, world_size=2, **sizes)["fp16"] == {"enabled": True, "hysteresis": 3}
+    assert precision_of(whole) == "fp16"
+
+
+LARGE = 80_000_001
+
+
+@pytest.mark.parametrize("precision", list(DEFAULT_FILES))
+@pytest.mark.parametrize(
+    "changed, overlaps",
+    [
+        ({}, True),
+        ({"trains_norms": True}, False),
+        ({"has_batchnorm": True}, True),  # frozen ones sum nothing
+        ({"on_gpu": False}, False),
+        ({"world_size": 1}, False),
+        ({"num_trainable": 19_999_999}, False),
+    ],
+    ids=["ViT", "trained norms", "frozen norms", "CPUs", "one rank", "small"],
+)
+def test_gradients_overlap_with_backward_where_it_pays_and_no_norm_sums_beside_them(
+    precision, changed, overlaps
+):
+    parsed, name = load_ds_config(None, precision)
+    sizes = {"num_trainable": LARGE, "has_batchnorm": False, "world_size": 2, "on_gpu": True, **changed}
     merged_json = merge_ds_config(
-        parsed, name=name, batch_size=1, accumulation=1, clip=0.0, world_size=world_size
+        parsed, name=name, batch_size=1, accumulation=1, clip=0.0, world_size=sizes["world_size"]
     )
-    sizes = {"num_trainable": 10, "has_batchnorm": norm, "world_size": world_size}
-    assert fit_to_stage(merged_json, **sizes)["zero_optimization"]["overlap_comm"] is overlaps
-    assert merged_json["zero_optimization"]["overlap_comm"] is True
+    zero = fit_to_stage(merged_json, **sizes)["zero_optimization"]
+    assert zero["overlap_comm"] is overlaps
+    whole = min(50_000_000, sizes["num_trainable"] + 1)
+    assert zero["reduce_bucket_size"] == (10_000_000 if overlaps else whole), "one bucket hides nothing"
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("trains_norms", [True, False])
+def test_a_json_of_the_user_decides_what_overlaps(tmp_path, asked, trains_norms):
+    zero = {"stage": 2, "overlap_comm": asked, "reduce_bucket_size": 1234}
+    given = merged(written(tmp_path, zero_optimization=zero))
+    sizes = {"num_trainable": LARGE, "has_batchnorm": trains_norms, "world_size": 4, "on_gpu": True}
+    found = fit_to_stage(given, trains_norms=trains_norms, **sizes)["zero_optimization"]
+    assert (found["overlap_comm"], found["reduce_bucket_size"]) == (asked, 1234)
 
 
 def test_norms_with_fp32_statistics_keep_their_buffers_in_fp16():
     parsed, name = load_ds_config(None, "fp16")
-    merged_json = merge_ds_config(parsed, name=name, batch_size=1, accumulation=1, clip=0.0, world_size=1)
-    sizes = {"num_trainable": 10, "has_batchnorm": True, "world_size": 1}
+    merged_json = merge_ds_config(parsed, name=name, batch_size=1, accumulation=1, clip=0.0, world_size=2)
+    sizes = {"num_trainable": 10, "has_batchnorm": True, "world_size": 2}
     assert "buffer_dtype" not in fit_to_stage(merged_json, keeps_fp32_statistics=True, **sizes)["data_types"]
     assert fit_to_stage(merged_json, **sizes)["data_types"]["buffer_dtype"] == "fp16"

@@ -1,4 +1,4 @@
-"""Native fp16 (weights and BatchNorm buffers in half precision, dynamic loss scale), emulated on a CPU."""
+"""fp16 in three stages and under ZeRO, where weights are cast to half; emulated on a CPU."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ def stages(model: CSR):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
 @pytest.mark.parametrize("name", BACKBONES)
-def test_three_stages_learn_in_fp16_and_leave_fp32_weights_behind(name):
+def test_three_stages_learn_in_fp16_and_leave_fp32_weights_behind(name, sharded):
     torch.manual_seed(0)
     size = BACKBONES[name]
     model = CSR(K, T, M, backbone_type="timm", model_name=name, image_size=size, embedding_dim=8)
@@ -76,9 +77,13 @@ def test_three_stages_learn_in_fp16_and_leave_fp32_weights_behind(name):
         counts = stage.counts({k: batch[k].numpy() for k in ("concept", "target")})
         scaled = {**batch, "scale": {k: 1.0 / v for k, v in counts.items()}}
         opened = engine.Engine(
-            stage, param_groups=stage.param_groups(), ds_config=ds_config, lr_factor=lambda step: 1.0
+            stage,
+            param_groups=stage.param_groups(),
+            ds_config=ds_config,
+            lr_factor=lambda step: 1.0,
+            always_shards=sharded,
         )
-        assert next(model.backbone.parameters()).dtype == torch.float16
+        assert next(model.backbone.parameters()).dtype == (torch.float16 if sharded else torch.float32)
         losses = [float(opened.micro_step(scaled).loss.detach()) for _ in range(12)]
         assert opened.loss_scale <= 2**16 and opened.skipped_steps < 10
         state = opened.close().state_dict()
@@ -94,7 +99,9 @@ def opened_engine(stage, accumulation: int = 1, clip: float = 0.0) -> engine.Eng
         parsed, name=name, batch_size=2, accumulation=accumulation, clip=clip, world_size=1
     )
     groups = [{"params": list(stage.parameters()), "lr": 1e-6, "weight_decay": 0.0}]
-    return engine.Engine(stage, param_groups=groups, ds_config=config, lr_factor=lambda step: 1.0)
+    return engine.Engine(
+        stage, param_groups=groups, ds_config=config, lr_factor=lambda step: 1.0, always_shards=True
+    )
 
 
 class Scaled(torch.nn.Module):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -135,14 +137,16 @@ def deepspeed() -> Any:
     return deepspeed
 
 
-def engine_of(stage: nn.Module, precision: str) -> Engine:
+def engine_of(stage: nn.Module, precision: str, *, sharded: bool = False) -> Engine:
     parsed, name = load_ds_config(None, precision)
     config = merge_ds_config(parsed, name=name, batch_size=2, accumulation=1, clip=1.0, world_size=1)
     groups = [{"params": list(stage.parameters()), "lr": 1e-3, "weight_decay": 0.0, "name": "all"}]
-    return Engine(stage, param_groups=groups, ds_config=config, lr_factor=lambda step: 1.0)
+    return Engine(
+        stage, param_groups=groups, ds_config=config, lr_factor=lambda step: 1.0, always_shards=sharded
+    )
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_no_step_stops_the_whole_device_for_a_timer(deepspeed, monkeypatch, precision):
     stops: list[int] = []
     engine = engine_of(Line(), precision)
@@ -153,11 +157,12 @@ def test_no_step_stops_the_whole_device_for_a_timer(deepspeed, monkeypatch, prec
     engine.close()
 
 
+@pytest.mark.parametrize("sharded", [False, True])
 def test_fp16_steps_are_skipped_at_the_lowest_loss_scale_without_an_exception_of_deepspeeds(
-    deepspeed, monkeypatch
+    deepspeed, monkeypatch, sharded
 ):
     monkeypatch.setattr(deepspeed.get_accelerator(), "is_fp16_supported", lambda: True)
-    engine = engine_of(Line(), "fp16")
+    engine = engine_of(Line(), "fp16", sharded=sharded)
     for _ in range(25):  # DeepSpeed itself ends at the 18th
         engine.micro_step({"x": torch.ones(2, 4), "factor": float("inf")})
     assert engine.skipped_steps == 25 and engine.loss_scale == 1.0
@@ -289,6 +294,63 @@ class Convolution(nn.Module):
     def forward(self, batch: dict[str, torch.Tensor]) -> SimpleNamespace:
         x = batch["x"].to(memory_format=torch.channels_last)
         return SimpleNamespace(loss=(self.norm(self.conv(x)) * torch.arange(6.0)).square().mean())
+
+
+@pytest.fixture
+def unset(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Two GPUs, no option of the allocator, CUDA not begun; what is set in a test is removed after it."""
+    gpus(monkeypatch, 2)
+    for name in ALLOCATOR:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    return monkeypatch
+
+
+ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+
+
+def allocator_set() -> dict[str, str]:
+    return {name: os.environ[name] for name in ALLOCATOR if name in os.environ}
+
+
+@pytest.mark.parametrize(
+    "version, name", [("2.6.0+cu124", 0), ("2.8.1", 0), ("2.9.0", 1), ("2.14.1+cu130", 1), ("3.0.0a0", 1)]
+)
+def test_memory_of_a_gpu_grows_in_place_by_the_name_that_this_torch_reads(unset, version, name):
+    unset.setattr(torch, "__version__", version)
+    device.use_growing_segments()
+    assert allocator_set() == {ALLOCATOR[name]: "expandable_segments:True"}
+
+
+@pytest.mark.parametrize("name", ALLOCATOR)
+def test_options_of_the_allocator_by_the_user_stay(unset, name):
+    unset.setenv(name, "max_split_size_mb:128")
+    device.use_growing_segments()
+    assert allocator_set() == {name: "max_split_size_mb:128"}
+
+
+def test_nothing_is_set_for_a_cpu_nor_once_cuda_has_begun(unset):
+    unset.setattr(torch.cuda, "is_initialized", lambda: True)
+    device.use_growing_segments()
+    unset.setattr(torch.cuda, "is_initialized", lambda: False)
+    unset.setenv("DS_ACCELERATOR", "cpu")
+    device.use_growing_segments()
+    assert allocator_set() == {}
+
+
+def test_torch_reads_the_allocators_options_when_it_first_needs_them(monkeypatch):
+    """And not as it is imported: so they can be set after it."""
+    code = (
+        "import os, torch\n"
+        "os.environ['PYTORCH_ALLOC_CONF'] = os.environ['PYTORCH_CUDA_ALLOC_CONF'] = 'nonsense:1'\n"
+        "set_ = getattr(torch._C, '_accelerator_setAllocatorSettings', None)\n"
+        "print('cannot be asked') if set_ is None else set_('expandable_segments:True')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if "cannot be asked" in done.stdout:
+        pytest.skip("this torch has no allocator to ask without a GPU")
+    assert "nonsense" in done.stderr
 
 
 def test_a_gpu_that_failed_is_told_from_other_errors():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import html
 import json
 import re
+import shlex
 import tempfile
 import xml.etree.ElementTree
 from pathlib import Path
@@ -20,6 +22,8 @@ from tiny_model import CONCEPTS, TARGETS, K, M, tiny_card, tiny_model, with_nove
 from train_command import start
 
 import csr.cli.evaluate
+import csr.cli.explain
+from csr import __version__
 from csr.cli.evaluate import main
 from csr.cli.exit_codes import run_command
 from csr.data.dataset import LabelledImages
@@ -27,14 +31,18 @@ from csr.data.image_cache.store import open_store
 from csr.data.labels.table import read_label_table
 from csr.data.labels.vocabulary import Vocabulary
 from csr.evaluation.comparison.predictions import read_predictions
-from csr.evaluation.measure import count_alive, predict_all
+from csr.evaluation.measure import count_used
 from csr.evaluation.metrics import multilabel_metrics
-from csr.evaluation.output import COLUMNS, summary
+from csr.evaluation.report.output import COLUMNS, summary
+from csr.evaluation.rows import predict_all
+from csr.evaluation.simulation.edit_effects import read_edit_effects
 from csr.evaluation.thresholds import threshold_notices
 from csr.model.calibration import Calibration
 from csr.model.doubt import NO_DOUBT_RULE
 from csr.model.novelty import NO_NOVELTY
+from csr.model.sharing.origin import model_sha256
 from csr.model.sharing.reference import Reference
+from csr.runtime.errors import InputError
 
 NUM = 18
 FILES = ["evaluation.csv", "evaluation.json", "report.html"]
@@ -116,7 +124,7 @@ def test_scores_are_those_of_the_models_own_output(data, results):
             row = record[kind]["labels"][name]
             assert row["auroc"]["value"] == pytest.approx(expected.auc, abs=1e-6)
             assert row["auprc"]["value"] == pytest.approx(expected.mean_ap, abs=1e-6)
-            assert row["f1"]["value"] == pytest.approx(expected.f1_macro, abs=1e-6)
+            assert row["f1_at_threshold"]["value"] == pytest.approx(expected.f1_macro, abs=1e-6)
             assert row["threshold"] == pytest.approx(thresholds[i])
             assert row["n"] == int(np.sum(~np.isnan(labels[:, i]))) < NUM
             assert row["auroc"]["low"] <= row["auroc"]["value"] <= row["auroc"]["high"]
@@ -124,7 +132,7 @@ def test_scores_are_those_of_the_models_own_output(data, results):
 
 def test_everything_asked_for_is_there(results):
     record = json.loads((results / "evaluation.json").read_text())
-    assert sorted(p.name for p in results.iterdir()) == FILES
+    assert sorted(p.name for p in results.iterdir()) == sorted([*FILES, "edit_effects.json"])
     assert record["notices"] == [
         "The model was not calibrated on validation images: its numbers are scores, no probabilities.",
         NO_NOVELTY,
@@ -135,14 +143,9 @@ def test_everything_asked_for_is_there(results):
     assert {name: group["images"] for name, group in record["groups"].items()} == {"<b>north": 12, "south": 6}
     pointing = record["localisation"]
     assert 0 < pointing["n"] == NUM - pointing["left_out"]
-    assert set(record["simulation"]) == {
-        "concepts, zero",
-        "concepts, medians",
-        "boxes, zero",
-        "boxes, medians",
-        "concepts and boxes, zero",
-        "concepts and boxes, medians",
-    }
+    kinds = ("rejections", "confirmations", "concepts", "boxes", "not here", "concepts and boxes")
+    plays = {f"{kind}, {way}" for kind in kinds for way in ("medians", "zero")} - {"confirmations, zero"}
+    assert set(record["simulation"]) == plays
     for subsets in record["simulation"].values():
         row = subsets["all"]
         assert row["right_after"] - row["right_before"] == row["fixed"] - row["broken"]
@@ -152,7 +155,7 @@ def test_everything_asked_for_is_there(results):
 
 def test_the_summary_names_the_images_behind_its_numbers(results):
     text = "\n".join(summary(json.loads((results / "evaluation.json").read_text())))
-    assert re.search(rf"Prototypes alive: \d+/{K * M} \(on these {NUM} images\)", text)
+    assert re.search(rf"Prototypes used: \d+/{K * M} \(on these {NUM} images\)", text)
     assert len(re.findall(r"all: \d+ decisions fixed, \d+ broken; doubtful", text)) == text.count(
         "Simulated doctor"
     )
@@ -177,6 +180,55 @@ def test_the_table_holds_the_numbers_of_the_json(results):
     )
 
 
+def test_results_name_the_model_and_edit_effects_are_read_back_for_it_alone(data, results):
+    record, sha256 = json.loads((results / "evaluation.json").read_text()), model_sha256(tiny_model())
+    assert record["model_sha256"] == sha256 and record["csr_version"] == __version__
+    assert f"model model ({sha256[:12]}), csr {__version__}, " in (results / "report.html").read_text()
+    effects = read_edit_effects(results / "edit_effects.json", model_sha256=sha256)
+    for effect in effects:
+        row = record["simulation"][f"{effect.kind}, {effect.replacement.replace('median', 'medians')}"]["all"]
+        assert (effect.fixed, effect.broken, effect.images) == (row["fixed"], row["broken"], row["edited"])
+        assert effect.helps is row["helps"]
+    assert len(effects) == len(record["simulation"])
+    with pytest.raises(InputError, match="edit_effects.json: of another model"):
+        read_edit_effects(results / "edit_effects.json", model_sha256="0")
+
+
+def test_the_worst_errors_have_a_picture_and_the_command_that_explains_them(
+    data, results, tmp_path, monkeypatch
+):
+    record = json.loads((results / "evaluation.json").read_text())
+    table = read_label_table(data / "labels.csv", vocabulary=Vocabulary(CONCEPTS, TARGETS))
+    page = html.unescape((results / "report.html").read_text())
+    assert set(record["worst_errors"]) == set(TARGETS)
+    for name, rows in record["worst_errors"].items():
+        losses = [row["loss"] for row in rows]
+        assert 0 < len(rows) <= 4 and losses == sorted(losses, reverse=True)
+        for row in rows:
+            label = table.target_NT[table.image_ids.index(row["image_id"]), TARGETS.index(name)]
+            assert row["label"] == label and row["called"] != label
+            p = row["probability"]
+            assert row["loss"] == pytest.approx(-np.log(p if label else 1 - p))
+            assert row["command"] in page and str(data) not in row["command"]
+    assert page.count("data:image/jpeg;base64,") == sum(map(len, record["worst_errors"].values()))
+    monkeypatch.chdir(data)
+    words = ["model", "--csv", "labels.csv", "--dir", "images", "--workers", "1", "--bootstrap", "0"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    again = json.loads((tmp_path / "out" / "evaluation.json").read_text())["worst_errors"][TARGETS[0]][0]
+    assert shlex.split(again["command"])[:4] == ["csr", "explain", "model", f"images/{again['image_id']}.png"]
+    monkeypatch.chdir(data)
+    argv = shlex.split(again["command"])[2:]
+    argv[argv.index("--out") + 1] = str(tmp_path / "explained")
+    assert csr.cli.explain.main(argv) == 0
+    probability = {
+        d["name"]: d["probability"]
+        for d in json.loads((tmp_path / "explained" / "explanation.json").read_text())["diagnoses"]
+    }
+    assert probability[TARGETS[0]] == pytest.approx(again["probability"], abs=1e-5)
+    assert main([*words, "--out", str(tmp_path / "none"), "--worst_errors", "0"]) == 0
+    assert "data:image" not in (tmp_path / "none" / "report.html").read_text()
+
+
 def test_predictions_are_written_when_asked_for_and_have_the_scores_of_the_json(data, tmp_path):
     main(flags(data, tmp_path / "out", "--save_predictions"))
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
@@ -189,6 +241,27 @@ def test_predictions_are_written_when_asked_for_and_have_the_scores_of_the_json(
             known = ~np.isnan(scored.label_NL[:, i])
             expected = roc_auc_score(scored.label_NL[known, i], scored.probability_NL[known, i])
             assert record[f"{kind}s"]["labels"][name]["auroc"]["value"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_predictions_of_an_earlier_evaluation_go(data, tmp_path, capsys):
+    main(flags(data, tmp_path, "--save_predictions"))
+    assert "evaluation.csv, test_predictions.csv" in capsys.readouterr().out
+    (tmp_path / "test_predictions.csv").write_text("of another model")
+    main(flags(data, tmp_path, "--overwrite"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == FILES
+
+
+def test_predictions_beside_no_evaluation_are_left(data, tmp_path):
+    (tmp_path / "test_predictions.csv").write_text("own")
+    main(flags(data, tmp_path, "--overwrite"))
+    assert (tmp_path / "test_predictions.csv").read_text() == "own"
+
+
+def test_nothing_is_written_into_a_run_whose_predictions_are_its_own(data):
+    before = sorted((data / "run").iterdir())
+    with pytest.raises(InputError, match="is the folder of a run.* such as .*run/evaluation"):
+        main(flags(data, data / "run", "--overwrite", "--save_predictions"))
+    assert sorted((data / "run").iterdir()) == before
 
 
 def test_the_report_is_one_file_that_shows_names_as_text(results):
@@ -208,7 +281,10 @@ def test_a_run_without_thresholds_is_measured_at_one_half_with_a_notice(data, tm
     assert "no concept and target thresholds from validation images: 0.5 is used" in record["notices"][0]
     assert record["notices"][0] in capsys.readouterr().out
     assert {row["threshold"] for row in record["targets"]["labels"].values()} == {0.5}
-    assert list(record["simulation"]) == ["concepts, zero"] and "zeros only" in record["notices"][4]
+    assert (
+        list(record["simulation"]) == ["rejections, zero", "concepts, zero"]
+        and "zeros only" in record["notices"][4]
+    )
     assert record["localisation"] is None and record["groups"] is None
 
 
@@ -271,13 +347,13 @@ def test_errors_before_and_after_calibration_are_those_of_a_loop(data, tmp_path)
     assert float(found[0]["value"]) == record["calibration"]["targets"][TARGETS[0]]["after"]["ece"]
 
 
-def test_prototypes_are_alive_if_they_win_for_a_present_concept():
+def test_prototypes_are_used_if_they_win_for_a_present_concept():
     winner = np.array([[0, 1], [2, 1], [0, 3], [1, 0]])
     concept = np.array([[1, np.nan], [0.5, 1], [1, 0], [0, 0]])
-    alive = count_alive(winner, concept, kept_KM=np.ones((2, 4), dtype=bool), names=("a", "b"))
-    assert alive["alive"] == 3 and alive["total"] == 8
-    assert alive["labels"]["a"] == {"alive": 2, "total": 4, "images": 3, "wins": [2, 0, 1, 0]}
-    assert alive["labels"]["b"] == {"alive": 1, "total": 4, "images": 1, "wins": [0, 1, 0, 0]}
+    used = count_used(winner, concept, kept_KM=np.ones((2, 4), dtype=bool), names=("a", "b"))
+    assert used["used"] == 3 and used["total"] == 8
+    assert used["labels"]["a"] == {"used": 2, "total": 4, "images": 3, "wins": [2, 0, 1, 0]}
+    assert used["labels"]["b"] == {"used": 1, "total": 4, "images": 1, "wins": [0, 1, 0, 0]}
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,8 @@ def test_macro_scores_are_those_that_training_prints(tables):
     old = multilabel_metrics(probability, label, names=NAMES)
     assert scores["macro"]["auroc"]["value"] == pytest.approx(old.auc)
     assert scores["macro"]["auprc"]["value"] == pytest.approx(old.mean_ap)
-    assert scores["macro"]["f1"]["value"] == pytest.approx(old.f1_macro)
-    assert scores["micro"]["f1"]["value"] == pytest.approx(old.f1_micro)
+    assert scores["macro"]["f1_at_threshold"]["value"] == pytest.approx(old.f1_macro)
+    assert scores["micro"]["f1_at_threshold"]["value"] == pytest.approx(old.f1_micro)
 
 
 @pytest.mark.parametrize(("hits", "number"), [(21, 21), (0, 7), (1, 1), (3, 50), (150, 200)])
@@ -147,7 +147,7 @@ def test_proportions_of_labels_have_wilsons_interval_and_the_rest_that_of_the_bo
             expected = binomtest(right, int(kind.sum())).proportion_ci(0.95, method="wilson")
             found = scores["labels"][NAMES[i]][score]
             assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-9)
-        for score in ("auroc", "auprc", "f1", "brier", "ece"):
+        for score in ("auroc", "auprc", "f1_at_threshold", "brier", "ece"):
             found, s = scores["labels"][NAMES[i]][score], SCORES.index(score)
             assert (found["low"], found["high"]) == (measured.low[i, s], measured.high[i, s])
     s = SCORES.index("sensitivity")

@@ -9,8 +9,9 @@ from tiny_model import K
 from csr.data.images.square import to_square
 from csr.evaluation.bootstrap import Bootstrap
 from csr.evaluation.images import open_images, read_tables
-from csr.evaluation.measure import measure, predict_all
+from csr.evaluation.measure import measure
 from csr.evaluation.predict import diagnose, predict_files
+from csr.evaluation.rows import predict_all
 
 SCENES = {"wide": WIDE, "tall": TALL}
 WAYS = ("squash", "letterbox", "crop")

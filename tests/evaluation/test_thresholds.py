@@ -43,12 +43,17 @@ def test_medians_are_those_of_images_with_and_without_the_concept():
         assert float(present[1, m]) == pytest.approx(overall)
 
 
+def test_medians_of_more_scores_than_one_call_of_torchs_quantile_takes():
+    score = torch.arange(2**24 + 2, dtype=torch.float32).view(-1, 1, 2)
+    absent, present = concept_medians(score, torch.zeros(len(score), 1))
+    assert absent.tolist() == present.tolist() == [[2.0**23, 2.0**23 + 1]]
+
+
 def test_thresholds_come_from_validation_and_medians_from_training_images():
     score, concept = torch.rand(6, 2, 3), torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3)
     val_concept, val_target = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([[1.0], [0.0]])
     measured = measure_reference(
-        score_NKM=score,
-        concept_NK=concept,
+        medians=concept_medians(score, concept),
         val_concept_logit_NK=torch.tensor([[0.1, 0.6], [0.3, 0.2]]).logit(),
         val_concept_NK=val_concept,
         val_target_logit_NT=torch.tensor([[0.9], [0.5]]).logit(),
@@ -65,8 +70,7 @@ def test_thresholds_come_from_validation_and_medians_from_training_images():
 
 def test_a_model_without_concepts_or_prototypes_leaves_those_values_none():
     measured = measure_reference(
-        score_NKM=None,
-        concept_NK=torch.zeros(6, 2),
+        medians=None,
         val_concept_logit_NK=None,
         val_concept_NK=np.zeros((12, 2)),
         val_target_logit_NT=torch.tensor([[2.0]] * 6 + [[-2.0]] * 6),

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_model import CONCEPTS, TARGETS, K, M, tiny_card, tiny_model
+from tiny_model import CONCEPTS, TARGETS, K, M, tiny_card, tiny_model, with_one_diagnosis
 
 from csr.cli.explain import main
 from csr.explain.explanation import explain, map_scales, to_dict
@@ -25,7 +25,9 @@ from csr.explain.page import map_picture
 from csr.model import CSR
 from csr.model.contributions import NO_MEDIANS
 from csr.model.interaction import decide
+from csr.model.sharing.origin import model_sha256
 from csr.model.sharing.reference import Reference
+from csr.report.pictures import heat_colours
 from csr.runtime.errors import InputError
 
 
@@ -52,10 +54,10 @@ def image(tmp_path: Path) -> Path:
     return tmp_path / "<i>scan.png"
 
 
-def write_atlas(folder: Path, image: str, model: CSR) -> Path:
+def write_atlas(folder: Path, image: str, model: CSR, **named: str) -> Path:
     folder.mkdir()
     vector_KM = vector_names(model).tolist()
-    nearest = [{"image": image, "box": [0.1, 0.2, 0.5, 0.9], "similarity": 0.93}]
+    nearest = [{"image": image, "box": [0.1, 0.2, 0.5, 0.9], "similarity": 0.93, **named}]
     prototypes = [
         {"concept": k, "prototype": m, "vector": vector_KM[k][m], "nearest": nearest}
         for k in range(K)
@@ -185,6 +187,25 @@ def test_the_json_has_every_number_by_name(model, stored):
             assert concept["contribution"][name] == pytest.approx(parts)
 
 
+def test_where_exactly_one_diagnosis_holds_no_threshold_of_one_is_shown(image, tmp_path):
+    model = with_one_diagnosis()
+    folder = str(model.save_pretrained(tmp_path / "model"))
+    readme = (tmp_path / "model" / "README.md").read_text()
+    assert "| Tuberculosis | diagnosis |  |" in readme and "| Cavity | concept | 0.4000 |" in readme
+    assert "the likeliest is called, without a threshold" in readme
+    for name in TARGETS:
+        out = tmp_path / name
+        assert main([folder, str(image), "--out", str(out), "--diagnosis", name]) == 0
+        diagnoses = json.loads((out / "explanation.json").read_text())["diagnoses"]
+        assert [d["threshold"] for d in diagnoses] == [None, None]
+        likeliest = max(diagnoses, key=lambda d: d["probability"])
+        assert [d["name"] for d in diagnoses if d["present"]] == [likeliest["name"]]
+        text = (out / "index.html").read_text()
+        assert "threshold" not in text.split("</style>")[-1] and "<th>the likeliest</th>" in text
+        noted = f"{name} is not the likeliest diagnosis: the model does not call it."
+        assert (noted in text) == (name != likeliest["name"])
+
+
 def test_the_map_of_an_image_without_the_concept_is_clear_and_the_page_says_how_coarse_it_is(
     model, stored, model_folder, image, tmp_path
 ):
@@ -238,13 +259,47 @@ def test_the_command_writes_json_picture_and_a_page_that_stands_alone(
     assert page.tags.count("img") >= 3, "the image, a map, and the training region"
     assert not re.search(r"https?://", text) and "script" not in page.tags
     assert "an image without findings" in capsys.readouterr().out
+    assert record["model"] == Path(model_folder).name and record["model_sha256"] == model_sha256(model)
+    line = f"model {record['model']} ({record['model_sha256'][:12]}), csr {record['csr_version']}, "
+    assert f"{line}{record['written'][:10]} " in text and re.fullmatch(r"\d{4}-.*Z", record["written"])
 
 
-def test_a_training_image_that_is_gone_is_named_without_its_path(model, model_folder, image, tmp_path):
-    atlas = write_atlas(tmp_path / "atlas", "/secret/place/gone.png", model)
-    assert main([model_folder, str(image), "--out", str(tmp_path / "out"), "--atlas", str(atlas)]) == 0
+def test_hard_cells_have_one_colour_each_and_a_page_has_both_views(
+    model, stored, model_folder, image, tmp_path
+):
+    e, plain = explain(model, stored)[0], np.full((64, 64, 3), 90, dtype=np.uint8)
+    value = torch.arange(4.0).view(1, 2, 2).repeat(K, 1, 1) / 3
+    blocks = dataclasses.replace(e, map_KHW=value)
+    hard, smooth = (map_picture(plain, blocks, 0, scale=(0.0, 1.0), smooth=s) for s in (False, True))
+    for y, x in ((0, 0), (0, 1), (1, 0)):
+        inside = hard[32 * y + 4 : 32 * y + 28, 32 * x + 4 : 32 * x + 28].reshape(-1, 3)
+        colour = heat_colours(value[0, y : y + 1, x : x + 1].numpy())[0, 0]
+        weight = 0.45 * float(value[0, y, x])
+        np.testing.assert_allclose(inside[0], 90 * (1 - weight) + colour * weight, atol=1)
+        assert (inside == inside[0]).all()
+    assert len(np.unique(smooth[16], axis=0)) > len(np.unique(hard[16], axis=0))
+    assert main([model_folder, str(image), "--out", str(tmp_path / "out"), "--max_concepts", "2"]) == 0
     page = (tmp_path / "out" / "index.html").read_text()
-    assert "gone.png" in page and "/secret" not in page
+    assert page.count('class="smooth"') == page.count('class="cells"') == 2 and 'id="hard"' in page
+    assert "without the concept" in page and "colours from clear to brightest" in page
+
+
+@pytest.mark.parametrize("flags", [[], ["--show_ids"]])
+def test_a_training_image_that_is_gone_is_named_only_if_asked_and_without_its_path(
+    model, model_folder, image, tmp_path, flags
+):
+    atlas = write_atlas(tmp_path / "atlas", "/secret/place/gone.png", model, image_id="patient 7")
+    assert (
+        main([model_folder, str(image), "--out", str(tmp_path / "out"), "--atlas", str(atlas), *flags]) == 0
+    )
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "the file is gone" in page and "/secret" not in page
+    assert ("patient 7" in page) == bool(flags), "names of training files are often ids of patients"
+    record = (tmp_path / "out" / "explanation.json").read_text()
+    assert "/secret" not in record and ("gone.png" in record) == ("patient 7" in record) == bool(flags)
+    region = json.loads(record)["concepts"][0]["training_regions"][0]
+    named = {"image": "gone.png", "image_id": "patient 7"} if flags else {}
+    assert region == {"box": [0.1, 0.2, 0.5, 0.9], "similarity": 0.93, **named}
 
 
 @pytest.mark.parametrize(

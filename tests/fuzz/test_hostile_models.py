@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from hostile import refuse
+from mae_weights import HF
 from weight_files import ONE
 
 from csr.model import CSR
@@ -55,14 +56,6 @@ def test_a_fused_attention_that_is_no_three_is_named(tmp_path, length):
     )
 
 
-HF = {
-    "model_type": "vit_mae",
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "intermediate_size": 32,
-    "patch_size": 16,
-}
 HF_VALUES: list[Any] = [
     [],
     3,

@@ -12,11 +12,11 @@ import pytest
 import torch
 from hostile import HEADER, mutate, survives
 from hostile_pictures import GREY, RGB, dicom, nested, saved
+from mae_weights import HF
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 from safetensors.torch import save
-from test_hostile_models import HF
 from weight_files import STATE, torch_bytes
 
 from csr.data.image_cache.cache_file import is_complete

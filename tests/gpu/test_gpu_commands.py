@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from gpu_command import run, trained
 from train_command import flags
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cuda")]
-LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR")
-
-
-def run(*words: str | Path, launcher: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of csr on the GPUs that this process sees."""
-    own = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
-    command = [sys.executable, *launcher, "-m", *map(str, words)]
-    return subprocess.run(
-        command, env={**own, **env}, capture_output=True, text=True, check=False, timeout=300
-    )
-
-
-def trained(folder: Path, out: Path, *more: str, launcher: tuple[str, ...] = (), **env: str):
-    done = run("csr.train", *flags(folder, out, *more, precision=None), launcher=launcher, **env)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done
+KILLED_RUN = Path(__file__).parents[1] / "helpers" / "killed_run.py"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "auto"])
@@ -83,6 +67,26 @@ def test_two_ranks_on_one_gpu_are_refused_in_one_line(phantom_folder, tmp_path):
 def test_the_doctor_names_the_gpu(tmp_path):
     done = run("csr", "doctor", "--output_dir", tmp_path)
     assert torch.cuda.get_device_name(0) in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("backbone, side", [("test_resnet", "64"), ("test_vit", "160")])
+def test_a_stopped_run_resumes_to_the_same_bits_with_deterministic(
+    phantom_folder, tmp_path, backbone, side, precision
+):
+    given = ("--deterministic", "--precision", precision, "--model_name", backbone, "--image_size", side)
+    trained(phantom_folder, tmp_path / "whole", *given)
+    words = flags(phantom_folder, tmp_path / "stopped", *given, precision=None)
+    for step in (4, 3, 5):  # the third micro step after each resumption, in more than one stage
+        end = (str(KILLED_RUN), "TERM", "csr.engine.engine:Engine.micro_step", str(step))
+        done = run(*end, *words, by_module=False)
+        assert done.returncode == 75, done.stderr[-3000:]
+    trained(phantom_folder, tmp_path / "stopped", *given)
+    whole, stopped = (
+        torch.load(tmp_path / name / "csr_exp" / "final_model.pth", weights_only=True)
+        for name in ("whole", "stopped")
+    )
+    assert [name for name in whole if not torch.equal(whole[name], stopped[name])] == []
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs")

@@ -14,7 +14,7 @@ from csr.engine.precision import choose_precision
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("joined")]
 STEPS = 4
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-KINDS = [("fp32", False), ("fp32", True), ("bf16", False), ("bf16", True), ("fp16", True)]
+KINDS = [(precision, sharded) for precision in ("fp32", "bf16", "fp16") for sharded in (False, True)]
 
 
 def plain_losses(stage, precision: str, device: torch.device) -> list[float]:
@@ -57,7 +57,7 @@ def test_losses_follow_plain_torch(gpu, precision, sharded, backbone):
 
 
 @pytest.mark.parametrize("name", ["concept", "prototype", "task"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_step_waits_for_the_gpu_once(cuda, precision, name):
     """For the gradient's norm, which decides whether there is a step; clipped or not."""
     engine = engine_of(stage_of(name, model_of("test_vit", cuda)), precision, clip=1e-3)
@@ -76,7 +76,8 @@ def test_a_step_waits_for_the_gpu_once(cuda, precision, name):
 
 
 def test_a_step_in_fp16_under_zero_waits_no_more_than_is_known(cuda):
-    engine = engine_of(stage_of("concept", model_of("test_vit", cuda)), "fp16", clip=1e-3)
+    stage = stage_of("concept", model_of("test_vit", cuda))
+    engine = engine_of(stage, "fp16", sharded=True, clip=1e-3)
     batches = [batch_of(step, cuda) for step in range(13)]
     for batch in batches[:3]:
         engine.micro_step(batch)
@@ -84,7 +85,7 @@ def test_a_step_in_fp16_under_zero_waits_no_more_than_is_known(cuda):
         for batch in batches[3:]:
             engine.micro_step(batch)
     engine.close()
-    assert stops.device <= 10, "one a step: the end of DeepSpeed's overlapping reduction"
+    assert stops.device == 0, "a small stage has nothing to overlap"
     assert stops.stream <= 120, stops.places
 
 
@@ -106,8 +107,10 @@ def test_fp32_products_and_convolutions_are_no_tf32(cuda):
     assert ((a @ a).double() - product).abs().max() / product.abs().max() < 1e-5
 
 
-def test_statistics_of_norms_stay_finite_in_fp16(cuda):
-    engine = engine_of(stage_of("concept", model_of("test_resnet", cuda, half_norms=True)), "fp16")
+@pytest.mark.parametrize("sharded", [False, True])
+def test_statistics_of_norms_stay_finite_in_fp16(cuda, sharded):
+    stage = stage_of("concept", model_of("test_resnet", cuda, half_norms=True))
+    engine = engine_of(stage, "fp16", sharded=sharded)
     norms = [m for m in engine.stage.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert {m.running_var.dtype for m in norms} == {torch.float32}
     batch = batch_of(0, cuda)
@@ -117,8 +120,9 @@ def test_statistics_of_norms_stay_finite_in_fp16(cuda):
     engine.close()
 
 
-def test_bad_steps_in_fp16_are_skipped_to_the_lowest_scale_and_beyond(cuda):
-    engine = engine_of(stage_of("concept", model_of("test_vit", cuda)), "fp16")
+@pytest.mark.parametrize("sharded", [False, True])
+def test_bad_steps_in_fp16_are_skipped_to_the_lowest_scale_and_beyond(cuda, sharded):
+    engine = engine_of(stage_of("concept", model_of("test_vit", cuda)), "fp16", sharded=sharded)
     bad = batch_of(0, cuda)
     bad["scale"] = {"concept": float("inf")}
     for _ in range(25):
@@ -129,7 +133,7 @@ def test_bad_steps_in_fp16_are_skipped_to_the_lowest_scale_and_beyond(cuda):
 
 def test_an_edit_in_fp16_leaves_other_masters_their_bits(cuda):
     stage = stage_of("prototype", model_of("test_vit", cuda))
-    engine = engine_of(stage, "fp16")
+    engine = engine_of(stage, "fp16", sharded=True)
     for step in range(6):
         engine.micro_step(batch_of(step, cuda))
     assert engine.skipped_steps < 6

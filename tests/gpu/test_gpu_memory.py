@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -77,3 +80,17 @@ def test_the_search_for_a_batch_ends_at_the_memory_that_is_left(cuda):
     del held
     torch.cuda.empty_cache()
     assert memory.free_gpu_bytes(cuda) > free - 64 * MIB, "the memory is given back"
+
+
+def test_memory_grows_in_place(cuda):
+    code = (
+        "from csr.engine.device import computes_bf16, use_growing_segments\n"
+        "use_growing_segments()\n"
+        "import torch\n"
+        "computes_bf16()\n"
+        "held = torch.empty(2**24, device='cuda')\n"
+        "print({segment['is_expandable'] for segment in torch.cuda.memory_snapshot()})\n"
+    )
+    env = {name: value for name, value in os.environ.items() if "ALLOC_CONF" not in name}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{True}", done.stderr

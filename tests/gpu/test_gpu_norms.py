@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from csr.model.layers.sync_norm import SyncBatchNorm, convert
+from csr.model.layers.sync_norm import SyncBatchNorm, SyncBatchNorm2d, convert
 
 pytestmark = pytest.mark.gpu
 NEAR = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -27,7 +27,7 @@ def test_both_directions_are_those_of_batch_norm(gpu, dtype, layout):
     torch.manual_seed(0)
     x = (2.0 + 3.0 * torch.randn(8, C, 9, 9, device=gpu)).to(dtype).to(memory_format=layout)
     slope = torch.randn(8, C, 9, 9, device=gpu)
-    norm, plain = SyncBatchNorm(C).to(gpu), nn.BatchNorm2d(C).to(gpu).double()
+    norm, plain = SyncBatchNorm2d(C).to(gpu), nn.BatchNorm2d(C).to(gpu).double()
     nn.init.uniform_(norm.weight)
     plain.weight.data = norm.weight.data.double()
     expected = computed(plain, x.double(), plain, slope.double())
@@ -38,6 +38,21 @@ def test_both_directions_are_those_of_batch_norm(gpu, dtype, layout):
         torch.testing.assert_close(
             found[name].double(), value, atol=near, rtol=0, msg=lambda m: f"{name} {m}"
         )
+
+
+@pytest.mark.parametrize("dtype", list(NEAR), ids=str)
+@pytest.mark.parametrize("shape", [(64, C), (8, C, 9), (4, C, 5, 6, 7)], ids=["BC", "BCL", "BCLHW"])
+def test_vectors_sequences_and_volumes_too(gpu, dtype, shape):
+    torch.manual_seed(0)
+    x, slope = (torch.randn(shape, device=gpu) for _ in range(2))
+    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 5: nn.BatchNorm3d}[len(shape)]
+    norm, plain = convert(kind(C).to(gpu)), kind(C).to(gpu).double()
+    x = (2.0 + 3.0 * x).to(dtype)
+    expected = computed(plain, x.double(), plain, slope.double())
+    found = computed(norm, x, norm._synced, slope.to(dtype).float())
+    for name, value in expected.items():
+        near = NEAR[dtype] * value.abs().max().item()
+        torch.testing.assert_close(found[name].double(), value, atol=near, rtol=0)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -11,6 +11,7 @@ from csr.data.box_masks import box_masks
 from csr.data.random_draws import uniform_draws
 from csr.data.transforms import EvalTransform, TrainTransform
 from csr.engine.device import inference_precision, use_true_fp32
+from csr.runtime.collective_time import CollectiveClock
 from csr.stages.clustering import restart_dead
 from csr.training.features.table import FeatureTable
 
@@ -154,3 +155,13 @@ def test_a_wait_for_a_kernel_looks_like_computing_to_the_watchdog(cuda, capsys):
     with capsys.disabled():
         print(f"\na wait of {waited:.2f} s took {spun:.2f} s of a core")
     assert waited > 0.2
+
+
+def test_a_collective_that_the_gpu_has_not_ended_is_known_to_the_watchdog(cuda):
+    torch.zeros(1, device=cuda)
+    clock = CollectiveClock()
+    with clock:
+        torch.cuda._sleep(2_000_000_000)
+    assert clock.is_pending()
+    torch.cuda.synchronize()
+    assert not clock.is_pending() and clock.take() > 0.1

@@ -64,6 +64,31 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "segformer": {**FOUR, **HEADS},
     "poolformer": FOUR,
     "cvt": {"embed_dim": [8, 16, 32], "num_heads": [1, 1, 2], "depth": [1, 2, 3]},
+    "mobilenet_v1": {"image_size": 64, "depth_multiplier": 0.25},
+    "mobilenet_v2": {"image_size": 64, "depth_multiplier": 0.25},
+    "mobilevit": {
+        "image_size": 64,
+        "hidden_sizes": [16, 24, 32],
+        "neck_hidden_sizes": [8, 8, 16, 16, 24, 24, 32],
+        "num_attention_heads": 2,
+    },
+    "mobilevitv2": {"image_size": 64, "width_multiplier": 0.25},
+    "efficientnet": {
+        "image_size": 64,
+        "width_coefficient": 0.25,
+        "depth_coefficient": 0.3,
+        "hidden_dim": 320,  # 1280 times the width
+    },
+    "swiftformer": {"image_size": 64, "embed_dims": [8, 16, 16, 24], "depths": [1, 1, 1, 1]},
+    "sam_vision_model": {
+        **{key: value for key, value in TINY.items() if key != "intermediate_size"},
+        "mlp_dim": 64,
+        "output_channels": 16,
+        "image_size": 64,
+        "patch_size": 16,
+        "window_size": 2,
+        "global_attn_indexes": [1],
+    },
 }
 IN_PATCHES_OF_14 = ("dinov2", "dinov2_with_registers")
 

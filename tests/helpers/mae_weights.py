@@ -13,6 +13,15 @@ from csr.model.backbones.build import build_backbone
 from csr.model.backbones.weights import load_backbone_weights
 
 WIDTH, LAYERS, PATCH, SIDE = 32, 2, 8, 4
+# config.json of a smaller one, as transformers writes it
+HF = {
+    "model_type": "vit_mae",
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 32,
+    "patch_size": 16,
+}
 
 
 def mae_state(side: int = SIDE) -> dict[str, torch.Tensor]:

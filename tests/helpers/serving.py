@@ -40,6 +40,6 @@ def put(client: Client, session: str, **edits: Any) -> Any:
     return client.put(f"/api/sessions/{session}/edits", json=edits)
 
 
-def box(kind: str, *corners: float) -> dict[str, Any]:
+def box(kind: str, *corners: float, concept: str | None = None) -> dict[str, Any]:
     names = ("x_min", "y_min", "x_max", "y_max")
-    return {"kind": kind, **dict(zip(names, corners, strict=True))}
+    return {"kind": kind, **dict(zip(names, corners, strict=True)), "concept": concept}

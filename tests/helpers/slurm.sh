@@ -47,8 +47,8 @@ first_processes() { # "PID HOST" of every host of this cluster, by its command l
     done
 }
 
-process_of() {
-    first_processes | sed -n "s/ $1\$//p"
+process_of() { # the oldest: one that a host has just forked has its words until it becomes another program
+    first_processes | sed -n "s/ $1\$//p" | sort -n | head -n 1
 }
 
 on() { # HOST COMMAND ..; the command dies with this script, which nsenter alone would not see to

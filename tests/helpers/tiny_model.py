@@ -49,6 +49,14 @@ def tiny_card() -> Card:
     return Card(CONCEPTS, TARGETS, Preprocessing(SIZE, SIZE + SIZE // 8), "bce", reference)
 
 
+def with_one_diagnosis() -> CSR:
+    """Return the tiny model as one of which exactly one diagnosis holds; its card still has thresholds."""
+    model = tiny_model()
+    assert model.card is not None
+    model.card = dataclasses.replace(model.card, task_loss="ce")
+    return model
+
+
 def with_novelty(limit: float) -> CSR:
     """Return the tiny model with statistics of random grey images, and a limit of one's choice."""
     model, draw = tiny_model(), torch.Generator().manual_seed(2)

@@ -8,18 +8,20 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_model import TARGETS, tiny_card
+from tiny_model import TARGETS, tiny_card, tiny_model
 
 from csr.model.doubt import (
     SENSITIVITY,
     DoubtRule,
     choose_limit,
     doubt_from_dict,
+    doubt_sentence,
     doubts,
     exclusive_targets,
     margins,
 )
 from csr.model.sharing.card import Card
+from csr.model.sharing.readme import write_readme
 from csr.runtime.errors import InputError
 
 
@@ -46,6 +48,47 @@ def test_without_a_rule_and_for_one_diagnosis_the_gap_decides():
     assert [line is not None for line in doubts(with_rule(None), probability)] == [True, False]
     one = with_rule(DoubtRule(0.5, 0.8, 20), "ce")
     assert doubts(one, probability)[1] == "The two most likely diagnoses differ by 0.40, less than 0.50"
+
+
+ASK = "Ask a doctor where"
+TOGETHER = "or where another diagnosis is called together with No finding, "
+SEVERAL = (
+    f"{ASK} no diagnosis is called, {TOGETHER}or where the probability that all decisions on diagnoses "
+    "are right (a product over them) is below 0.75: chosen on validation images, where it flags 80% of the "
+    "20 with a wrong diagnosis."
+)
+ONE = (
+    f"{ASK} the two most likely diagnoses differ by less than 0.50: chosen on validation images, where it "
+    "flags 85% of the 40 with a wrong diagnosis."
+)
+UNMEASURED = (
+    f"{ASK} the two most likely diagnoses differ by less than 0.30: no rule was measured on validation "
+    "images, this one is the method's."
+)
+
+
+@pytest.mark.parametrize(
+    "rule, task_loss, sentence",
+    [
+        (DoubtRule(0.75, 0.8, 20, ("No finding",)), "bce", SEVERAL),
+        (DoubtRule(0.75, 0.8, 20), "bce", SEVERAL.replace(TOGETHER, "")),
+        (DoubtRule(0.5, 0.85, 40, ("No finding",)), "ce", ONE),
+        (None, "bce", UNMEASURED),
+    ],
+    ids=["several", "none excludes another", "exactly one", "not measured"],
+)
+def test_the_readme_of_a_model_says_the_rule_that_it_follows(rule, task_loss, sentence):
+    card = with_rule(rule, task_loss)
+    assert doubt_sentence(card) == sentence
+    text = write_readme(card, tiny_model().description())
+    assert [line for line in text.splitlines() if "doctor where" in line] == [f"- {sentence}"]
+
+
+def test_the_rule_of_a_single_diagnosis_is_said_of_its_probability():
+    card = dataclasses.replace(with_rule(None), target_names=("Sick",))
+    assert "where the probability of Sick is between 0.35 and 0.65:" in doubt_sentence(card)
+    asked = [line is not None for line in doubts(card, torch.tensor([[0.34], [0.36], [0.64], [0.66]]))]
+    assert asked == [False, True, True, False]
 
 
 def test_the_margin_is_a_product_by_hand():

@@ -55,7 +55,7 @@ def diagnose(score: torch.Tensor) -> torch.Tensor:
         ([0.0, 0.0, 0.25, 0.25], True, True, False, False),  # where the map is: nothing moves
         ([0.5, 0.5, 1.0, 1.0], True, False, True, True),  # where nothing is: the diagnosis turns
         ([0.0, 0.0, 0.25, 0.25], False, True, True, True),  # takes the evidence away
-        ([0.5, 0.5, 1.0, 1.0], False, False, False, True),  # agrees, but alpha weakens the rest
+        ([0.5, 0.5, 1.0, 1.0], False, False, False, False),  # agrees, and the rest stays as it is
     ],
 )
 def test_a_box_against_the_evidence_is_told(box, positive, is_high, contradicts, warns):

@@ -27,7 +27,7 @@ def sim() -> torch.Tensor:
 
 @pytest.fixture
 def edits():
-    """Image 0: none; 1: a positive and a negative box; 2: decisions; 3: both; 4: a negative box, alpha 1."""
+    """Image 0: none; 1: a positive and a negative box; 2: decisions; 3: both; 4: a negative box."""
     decision = torch.zeros(B, K, dtype=torch.int64)
     decision[2, 0], decision[2, 1], decision[3, 2] = -1, 1, -1
     box = torch.tensor(
@@ -40,7 +40,7 @@ def edits():
         ]
     )
     row, positive = torch.tensor([1, 1, 3, 3, 4]), torch.tensor([True, False, True, False, False])
-    alpha = torch.tensor([0.2, 0.2, 0.2, 0.5, 1.0])
+    alpha = torch.tensor([0.2, 0.2, 0.2, 0.5, 0.3])
     return make_edits(decision, box_R4=box, row_R=row, positive_R=positive, alpha=alpha)
 
 
@@ -53,7 +53,7 @@ def slow_importance(edits, b: int, h: int, w: int) -> float:
         return 0.0
     if any(inside[i] and edits.positive_R[i] for i in boxes):
         return 1.0
-    return float(edits.alpha_B[b])
+    return float(edits.alpha_B[b]) if any(edits.positive_R[i] for i in boxes) else 1.0
 
 
 def slow_score(sim, edits, b: int, k: int, m: int, absent: float | None = None) -> float:
@@ -106,13 +106,52 @@ def test_a_reset_gives_back_the_unedited_scores_to_the_last_bit(sim, edits):
     assert torch.equal(edited_maps(sim, edits)[0], sim[0]), "images without boxes keep negative similarities"
 
 
-def test_importance_is_1_in_positive_0_in_negative_boxes_and_alpha_elsewhere(edits):
+def test_importance_is_1_in_positive_0_in_negative_boxes_and_alpha_beside_positive_ones(edits):
     importance = importance_map(edits, height=H, width=W)
     for b in range(B):
         for h in range(H):
             for w in range(W):
-                assert float(importance[b, h, w]) == pytest.approx(slow_importance(edits, b, h, w))
+                assert importance[b, :, h, w].tolist() == pytest.approx([slow_importance(edits, b, h, w)] * K)
     assert {0.0, 1.0} <= set(importance[1].flatten().tolist())
+
+
+def test_a_box_tied_to_a_concept_changes_the_maps_of_that_concept_alone(sim, edits):
+    tied = make_edits(
+        edits.decision_BK,
+        box_R4=edits.box_R4,
+        row_R=edits.row_R,
+        positive_R=edits.positive_R,
+        concept_R=torch.tensor([-1, 2, 0, 0, 1]),
+        alpha=edits.alpha_B,
+    )
+    absent = torch.rand(K, M, generator=torch.Generator().manual_seed(3))
+    for medians in (None, absent):
+        maps = edited_maps(sim, tied, absent_KM=medians)
+        for k in range(K):
+            counts = (tied.concept_R == -1) | (tied.concept_R == k)
+            alone = make_edits(
+                edits.decision_BK,
+                box_R4=edits.box_R4[counts],
+                row_R=edits.row_R[counts],
+                positive_R=edits.positive_R[counts],
+                alpha=edits.alpha_B,
+            )
+            assert torch.equal(maps[:, k], edited_maps(sim, alone, absent_KM=medians)[:, k])
+    assert torch.equal(edited_maps(sim, tied)[3, 1:], sim[3, 1:]), "no box of image 3 is for these"
+    assert tied.has_box_B.tolist() == [False, True, False, True, True]
+    some = torch.tensor([2, 0])
+    sim_some = sim[:, some]
+    assert torch.equal(edited_maps(sim_some, tied, concept_N=some), edited_maps(sim, tied)[:, some])
+
+
+@pytest.mark.parametrize("concept", [[-2], [K], [0, 1]])
+def test_a_box_tied_to_no_concept_of_the_model_is_refused(concept):
+    with pytest.raises(ValueError, match="concept"):
+        make_edits(
+            torch.zeros(1, K, dtype=torch.int64),
+            box_R4=torch.tensor([[0.0, 0, 1, 1]]),
+            concept_R=torch.tensor(concept),
+        )
 
 
 def test_a_negative_box_wins_over_a_positive_one_in_either_order():
@@ -122,7 +161,7 @@ def test_a_negative_box_wins_over_a_positive_one_in_either_order():
     for order in ([0, 1], [1, 0]):
         positive = torch.tensor([True, False])[order]
         edits = make_edits(none, box_R4=boxes[order], row_R=torch.zeros(2), positive_R=positive)
-        maps.append(importance_map(edits, height=4, width=4))
+        maps.append(importance_map(edits, height=4, width=4)[:, 0])
     assert torch.equal(maps[0], maps[1]) and maps[0][0, 1:3, 1:3].sum() == 0 and maps[0].sum() == 12
 
 

@@ -44,6 +44,50 @@ def test_directions_without_an_axis_share_what_variance_is_left():
     np.testing.assert_allclose(space.variance_A, values[:16], rtol=1e-9)
 
 
+@pytest.mark.parametrize(("num", "length"), [(30, 31), (40, 70), (20, 300), (12, 40), (50, 50)])
+def test_fewer_images_than_numbers_give_the_axes_of_the_covariance(num, length):
+    draw = np.random.default_rng(num)
+    train = draw.normal(size=(num, length)) * np.geomspace(30, 1, length) + draw.normal(size=length)
+    space = fit_space(torch.from_numpy(train), noise=0.1)
+    values, columns = np.linalg.eigh(np.cov(train.T))
+    values, axes = values[::-1], columns.T[::-1]
+    number = min(16, num - 1)
+    np.testing.assert_allclose(space.variance_A, values[:number] + 0.01, rtol=1e-9)
+    same = axes[:number] @ space.axis_AD.numpy().T
+    np.testing.assert_allclose(np.abs(same), np.eye(number), atol=1e-7)  # up to their sign
+    left = values[number:].sum() / (length - number)
+    assert space.rest == pytest.approx(left + 0.01 + 1e-6 * values[0], rel=1e-9)
+    # what every image is measured by: along the axes by their variances, beside them by the rest
+    new = draw.normal(size=(5, length)) * 10 - train.mean(axis=0)
+    along = new @ axes[:number].T
+    square = (along**2 / (values[:number] + 0.01)).sum(1) + ((new**2).sum(1) - (along**2).sum(1)) / space.rest
+    expected = np.log1p(np.sqrt(square / length))
+    found = space.log_distance(torch.from_numpy(new + train.mean(axis=0)))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_no_matrix_is_larger_than_images_or_numbers(monkeypatch):
+    """K x M has no bound: 17000 prototypes would take 2.3 GB and an hour."""
+    sides, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: sides.append(len(matrix)) or eigh(matrix))
+    for num, length in ((24, 400), (400, 24), (24, 24)):
+        fit_space(torch.randn(num, length, generator=torch.Generator().manual_seed(0)), noise=0.1)
+    assert sides == [24, 24, 24]
+
+
+def test_axes_that_the_images_do_not_have_are_unit_vectors_across_the_others():
+    """Six times the same four images: three axes have a variance, and those made up take the noise alone."""
+    four = np.random.default_rng(3).normal(size=(4, 90))
+    train = np.concatenate([four] * 6)
+    space = fit_space(torch.from_numpy(train), noise=0.1)
+    np.testing.assert_allclose(space.axis_AD @ space.axis_AD.T, np.eye(16), atol=1e-9)
+    values = np.linalg.eigvalsh(np.cov(train.T))[::-1]
+    np.testing.assert_allclose(space.variance_A, values[:16] + 0.01, rtol=1e-9)
+    still = fit_space(torch.ones(24, 90), noise=0.1)  # as of images that are all black
+    assert still.variance_A.tolist() == pytest.approx([0.01] * 16) and still.rest == pytest.approx(0.01)
+    np.testing.assert_allclose(still.axis_AD @ still.axis_AD.T, np.eye(16), atol=1e-9)
+
+
 def test_numbers_that_are_missing_do_not_count():
     space = fit_space(torch.from_numpy(np.random.default_rng(1).normal(size=(50, 3))), noise=0.1)
     some, mean = torch.tensor([[1.0, math.nan, 2.0]]), torch.tensor([[1.0, float(space.mean_D[1]), 2.0]])

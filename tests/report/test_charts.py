@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import csr.report
-from csr.report import charts
+from csr.report import charts, square_charts
 from csr.report.charts import Mark
 
 TEMPLATES = Path(csr.report.__file__).parent / "templates"
@@ -72,3 +72,41 @@ def test_colours_are_classes_of_the_stylesheet_so_that_charts_follow_light_and_d
         assert not re.search(r"fill=|stroke=|#[0-9a-f]{3,6}\b", text), path.name
         for name in re.findall(r'class="(\w+)"', text):
             assert f"svg.{name}" in style or f"svg.chart .{name}" in style, f"{path.name}: {name}"
+
+
+def test_a_fitted_axis_holds_all_marks_in_round_steps_and_says_where_it_begins():
+    for marks, begins, ends in (
+        ([Mark(0.95, 0.86, 0.999)], 0.8, 1.0),
+        ([Mark(0.975, 0.962, 0.981)], 0.95, 1.0),
+        ([Mark(0.5, 0.31, 0.6), Mark(0.7)], 0.3, 0.8),
+        ([Mark(0.1), Mark(0.9)], 0.0, 1.0),
+        ([Mark(-0.3), Mark(0.4)], -0.4, 0.6),
+        ([Mark(None)], 0.0, 1.0),
+    ):
+        root = drawn(charts.dot_plot([("a", marks)], title="t", fit=True, reference=0.5))
+        texts = [text.text for text in root.findall("text[@class='faint']")]
+        ticks = [float(text) for text in texts if "axis" not in text]
+        assert (ticks[0], ticks[-1]) == (begins, ends) and len(ticks) == 6
+        assert ("the axis begins at" in texts[-1]) == (begins != 0)
+        assert (root.find("line[@class='ideal']") is not None) == (begins <= 0.5 <= ends)
+        for circle in root.iter("circle"):
+            assert charts.LABEL_PX <= float(circle.get("cx")) <= charts.WIDTH - charts.RIGHT_PX
+
+
+def test_a_curve_passes_through_its_points_and_its_diamond_lies_where_decisions_are():
+    points = [(0, 0), (0.25, 0.75), (1, 1)]
+    axes = ("1 - specificity", "sensitivity")
+    guess = ((0, 0), (1, 1))
+    root = drawn(
+        square_charts.square_curve(
+            points, title="<x>", axes=axes, ideal=guess, mark=(0.5, 0.5), caption="here"
+        )
+    )
+    left, top, side = square_charts.LEFT_PX, square_charts.TOP_PX, square_charts.SIDE_PX
+    line = [tuple(map(float, pair.split(","))) for pair in root.find(".//polyline").get("points").split()]
+    assert line == [(left + side * x, top + side * (1 - y)) for x, y in points]
+    start = re.match(r"M([0-9.]+) ([0-9.]+)l", root.find(".//path").get("d"))
+    assert float(start[1]) + 5.5 == left + side / 2 and float(start[2]) == top + side / 2
+    assert [text.text for text in root.iter("text")][-2:] == list(axes)
+    empty = square_charts.square_curve(points, title="t", axes=axes, ideal=guess, mark=None, caption="")
+    assert drawn(empty).find(".//path") is None

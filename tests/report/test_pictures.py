@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from csr.report.pictures import heat_colours, overlay
+from csr.report.pictures import _wrapped, captioned, heat_colours, marked, overlay
 
 HEIGHT, WIDTH = 120, 240
 
@@ -51,3 +51,27 @@ def test_a_map_of_the_whole_image_is_enlarged_as_before():
     weight = 0.45 * value[..., None]
     expected = np.round(image * (1 - weight) + heat_colours(value) * weight).astype(np.uint8)
     np.testing.assert_array_equal(overlay(image, map_hw, low=0.2, high=0.8), expected)
+
+
+@pytest.mark.parametrize("width", [30, 120, 400])
+@pytest.mark.parametrize("text", ["short", "several words that go on and on beyond a picture", "x" * 80])
+def test_captions_are_never_wider_than_their_picture_and_lose_no_letter(text, width):
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    parts = _wrapped(text, width)
+    assert "".join(parts).replace(" ", "") == text.replace(" ", "")
+    assert all(draw.textlength(part) <= width for part in parts)
+    assert captioned(np.zeros((20, width + 6, 3), np.uint8), [text]).shape[0] == 20 + 14 * len(parts)
+
+
+def test_an_empty_line_takes_its_place():
+    assert captioned(np.zeros((20, 50, 3), np.uint8), ["", ""]).shape[0] == 20 + 2 * 14
+
+
+@pytest.mark.parametrize("is_right, channel", [(True, 1), (False, 0)])
+def test_marks_are_frames_of_their_colour_around_an_unchanged_picture(is_right, channel):
+    image = np.full((60, 80, 3), 100, np.uint8)
+    picture = marked(image, is_right)
+    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    assert (border.argmax(1) == channel).mean() > 0.9 and (image == 100).all()
+    assert (picture[30:56, 4:76] == 100).all()
+    assert not (marked(image, None)[0].argmax(1) > 0).any(), "grey: nobody knows"

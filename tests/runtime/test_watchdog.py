@@ -24,6 +24,7 @@ from csr.runtime.watchdog import keeper
 from csr.runtime.watchdog.heartbeat import GONE_S, LEAVE_S, Beat, Ending, Peer, Verdict, judge
 from csr.runtime.watchdog.hub import Hub, Line, Lines, encoded
 from csr.runtime.watchdog.processes import Process, this_process
+from csr.runtime.watchdog.watch import Watch
 
 ELSEWHERE = Process(4711, 1, "another machine")
 TIMEOUT_S = 60.0
@@ -81,7 +82,8 @@ def test_a_rank_is_stuck_only_if_another_is_ahead_of_it_and_it_does_not_get_on()
     ahead, waiting = {"joined": 11}, {"idle_s": 61.0, "still_s": 61.0}
     assert verdict(Peer(beat(0, place=ahead, **waiting)), Peer(beat(1, idle_s=59.0))) is None, "it gets on"
     assert verdict(Peer(beat(0, place=ahead, **waiting)), Peer(beat(1, idle_s=200.0))) is None, "it computes"
-    assert verdict(Peer(beat(0, **waiting)), Peer(beat(1, **waiting))) is None, (
+    spinning = {"idle_s": 61.0}
+    assert verdict(Peer(beat(0, **spinning)), Peer(beat(1, **waiting))) is None, (
         "no rank waits for it: a long step"
     )
     found = verdict(Peer(beat(0, place=ahead, **waiting)), Peer(beat(1, **waiting)))
@@ -99,6 +101,38 @@ def test_ranks_that_all_stand_still_in_one_place_end_with_a_line():
     assert found is not None and "(of 2) do not move on, none of them: nothing for 241 s" in found.message
     assert verdict(Peer(beat(0, **still)), Peer(beat(1, idle_s=239.0))) is None, "one gets on"
     assert judge([Peer(beat(0, **still))], timeout_s=TIMEOUT_S, world=2) is None, "not all were heard"
+
+
+def test_ranks_that_neither_move_on_nor_compute_end_after_the_time_out_itself():
+    still = {"idle_s": 61.0, "still_s": 61.0}
+    found = verdict(*(Peer(beat(rank, **still)) for rank in range(3)))
+    assert found is not None and found.code == 1
+    assert "(of 3) do not move on, none of them: nothing for 61 s" in found.message
+    for other in ({"idle_s": 61.0, "still_s": 59.0}, {"idle_s": 61.0}):
+        assert verdict(Peer(beat(0, **still)), Peer(beat(1, **other))) is None, "one computes"
+
+
+def test_a_wait_for_a_gpu_that_takes_a_core_is_no_computing():
+    pending = [False]
+    watch = Watch(timeout_s=1000.0, waits_for_gpu=lambda: pending[0])
+
+    def spin() -> None:
+        until = time.process_time() + 0.2  # more than its share of the three beats that count at most
+        while time.process_time() < until:
+            pass
+
+    try:
+        watch.awake_s()
+        for waits in (False, True, True):
+            spin()
+            pending[0] = waits
+            before = watch.beat()
+            seconds = watch.awake_s()
+            after = watch.beat()
+            assert after.idle_s == pytest.approx(before.idle_s + seconds)
+            assert after.still_s == (pytest.approx(before.still_s + seconds) if waits else 0.0)
+    finally:
+        watch.dismiss_keeper()
 
 
 def test_a_rank_that_fails_ends_all_at_once_and_one_that_left_in_agreement_after_a_while():
@@ -409,7 +443,7 @@ def of_run(mark: str) -> list[int]:
     return found
 
 
-def lose(launcher: str, rank: int, what: str, place: str, number: int, arguments: list[str]) -> Ended:
+def lose(launcher: str, rank: int | str, what: str, place: str, number: int, arguments: list[str]) -> Ended:
     ended = run(launcher, str(LOST_RANK), str(rank), what, place, str(number), *arguments)
     assert ended.code != 0
     assert len(ended.lines) == 1, ended.err
@@ -491,6 +525,23 @@ def test_a_rank_that_hangs_without_stopping_is_distinguished_from_those_that_wai
     ended = lose("torchrun", 1, "HANG", STEP, 5, arguments_of(phantom_folder, tmp_path / "results"))
     assert "rank 1 of 2" in ended.lines[0] and "does not move on while others wait" in ended.lines[0]
     assert "in the concept stage, epoch 2, step 2" in ended.lines[0]
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "rank, what, told",
+    [
+        ("all", "HANG", r"ranks 0 on host \S+, 1 on host \S+ \(of 2\) do not move on, none of them"),
+        ("all", "SPIN", r"ranks 0 on host \S+, 1 on host \S+ \(of 2\) do not move on, none of them"),
+        ("1", "SPIN", r"rank 1 of 2 on host \S+ does not move on while others wait"),
+    ],
+)
+def test_a_wait_that_never_ends_is_told_within_the_time_out(phantom_folder, tmp_path, rank, what, told):
+    """Of a rank or all, asleep as on gloo or spinning as for a collective on a GPU."""
+    ended = lose("torchrun", rank, what, STEP, 5, arguments_of(phantom_folder, tmp_path / "results"))
+    (seconds,) = re.findall(rf"csr: error: {told}: nothing for (\d+) s; last seen in the", ended.lines[0])
+    assert 12 <= int(seconds) < 24, "a time-out of 12 s, and not three of them and a minute"
 
 
 @pytest.mark.dist

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from csr.data.images.decode import read_image
-from csr.data.transforms import stored_size
+from csr.data.transforms import STRENGTHS, draw_theta, stored_size
 from csr.model.layers.projector import Projector
 from csr.stages.losses import contrastive, prototype_similarity
 
@@ -166,6 +166,56 @@ def test_a_shorter_stage_1_is_compared_round_by_round(bench, tmp_path, capsys):
     assert rows["test concept_auc"][-1] == "-0.0250"
 
 
+def test_the_variants_name_what_csr_does_now(bench):
+    import defaults
+
+    draw_B7 = torch.rand(20, 7, generator=torch.Generator().manual_seed(0))
+    light = draw_theta(draw_B7[:, :5], STRENGTHS["light"])
+    torch.testing.assert_close(defaults.theta_of(defaults.VARIANTS["mild"], draw_B7), light)
+    assert STRENGTHS["light"].contrast == defaults.VARIANTS["mild"].contrast == 0
+
+
+STORED = """
+import json, sys
+import csr.training.prepare  # as a process has it that is forked to train
+import defaults
+from csr.training import inputs, quarantine
+from csr.training.logs import run_config
+for variant in ("mild", "before"):
+    defaults.change_augmentation(defaults.VARIANTS[variant])
+    from csr.model.sharing.card import plain_card
+    sizes = [module.stored_size(64) for module in (inputs, quarantine, run_config)]
+    print(json.dumps([*sizes, plain_card(1, 1, image_size=64).preprocessing.stored_size]))
+"""
+
+
+@pytest.mark.slow
+def test_a_variant_has_images_stored_at_its_own_side_everywhere(bench):
+    env = {**os.environ, "PYTHONPATH": f"{BENCH}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", STORED], capture_output=True, text=True, check=False, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["[64, 64, 64, 64]", "[72, 72, 72, 72]"]
+
+
+def test_runs_of_the_augmentation_are_counted_by_setting_size_and_variant(bench, tmp_path):
+    import defaults
+
+    given = {"setting": "small-12", "images": 400, "when": "", "target_auc": 0.5}
+    runs = [
+        defaults.Outcome(**given, variant="none", seed=s, concept_auc=auc, image_size=size)
+        for s, auc, size in ((0, 0.7, 64), (1, 0.9, 64), (2, 0.8, 64), (0, 0.1, 96))
+    ]
+    report = defaults.Report("defaults", tmp_path)
+    defaults.table(report, runs)
+    rows = [line.split() for line in report.lines if line.startswith("  none")]
+    assert [row[1:3] + row[-1:] for row in rows] == [
+        ["0.800", "(0.700-0.900)", "3"],
+        ["0.100", "(0.100-0.100)", "1"],
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize(
@@ -174,6 +224,8 @@ def test_a_shorter_stage_1_is_compared_round_by_round(bench, tmp_path, capsys):
         "beside.py",
         "compare.py",
         "data_scale.py",
+        "defaults.py",
+        "phases.py",
         "progressive.py",
         "scaling.py",
         "startup.py",
@@ -195,11 +247,16 @@ def test_a_quick_run_writes_its_results(script, tmp_path):
         "beside.py": {"steps"},
         "compare.py": {"runs", "loader", "overhead"},
         "data_scale.py": {"seconds", "cpu_seconds", "peak_mib"},
+        "defaults.py": {"machine", "runs"},
+        "phases.py": {"machine", "phases"},
         "progressive.py": {"machine", "runs"},
         "scaling.py": {"ranks", "growth", "loss"},
         "startup.py": {"imports", "first_step"},
         "tables.py": {"0 and 1", "ids quoted", "0.0 and 1.0"},
-        "gpu.py": {"device", "steps", "overhead", "later_stages", "checkpoints", "compile", "start_up"},
+        "gpu.py": {
+            *("device", "steps", "overhead", "later_stages", "feature_pass", "feeding", "norms"),
+            *("checkpoints", "compile", "start_up"),
+        },
     }
     assert wanted[script] <= set(found)
     assert (tmp_path / script.replace(".py", ".txt")).read_text()

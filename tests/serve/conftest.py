@@ -31,12 +31,23 @@ def serve(model: CSR) -> Callable[..., Any]:
 
     from csr.serve.access import Access
     from csr.serve.app import create_app
+    from csr.serve.edit_warnings import NOT_MEASURED, EditWarnings
     from csr.serve.limits import Limits
     from csr.serve.service import Service
 
-    def build(limits: Limits | None = None, *, neighbours: Any = None, **access: Any) -> Any:
+    def build(
+        limits: Limits | None = None,
+        *,
+        neighbours: Any = None,
+        show_ids: bool = False,
+        warnings: EditWarnings = NOT_MEASURED,
+        of: CSR = model,
+        **access: Any,
+    ) -> Any:
         limits = limits or Limits()
-        service = Service(model, name="tiny", limits=limits, neighbours=neighbours)
+        service = Service(
+            of, name="tiny", limits=limits, neighbours=neighbours, show_ids=show_ids, warnings=warnings
+        )
         shielded = create_app(service, Access(max_bytes=limits.max_bytes, **access))
         client = TestClient(shielded, base_url=BASE)
         client.service = service
@@ -82,7 +93,7 @@ def page(browser, address, tmp_path):
     context = browser.new_context(viewport={"width": 1300, "height": 900}, accept_downloads=True)
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
-    page.problems, page.asked = [], []
+    page.problems, page.asked, page.stays = [], [], []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on(
         "console",
@@ -90,7 +101,7 @@ def page(browser, address, tmp_path):
             page.problems.append(m.text) if m.type == "error" and "TrustedScript" not in m.text else None
         ),
     )
-    page.on("dialog", lambda dialog: page.problems.append("a dialog"))
+    page.on("dialog", lambda dialog: on_dialog(page, dialog))
     page.on("request", lambda request: page.asked.append(request.url))
     page.goto(address)
     page.wait_for_selector("#limits:not(:empty)")
@@ -98,6 +109,12 @@ def page(browser, address, tmp_path):
     assert page.problems == []
     assert all(url.startswith((address, "blob:")) for url in page.asked)
     context.close()
+
+
+def on_dialog(page, dialog):
+    """Leave where the browser asks whether to, and note that it did; no other dialog is expected."""
+    (page.stays if dialog.type == "beforeunload" else page.problems).append(dialog.message or "a question")
+    dialog.accept()
 
 
 @pytest.fixture

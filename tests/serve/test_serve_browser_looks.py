@@ -39,17 +39,21 @@ CONTRAST = """() => {
 def test_every_control_has_a_name(page, image):
     open_image(page, image)
     page.click("#others-title") if page.is_visible("#others-title") else None
-    nameless = page.evaluate("""() => [...document.querySelectorAll("button, input, a, canvas, img, summary")]
+    kinds = "button, input, select, output, a, canvas, img, summary"
+    nameless = page.evaluate(
+        """(kinds) => [...document.querySelectorAll(kinds)]
       .filter((e) => e.checkVisibility() && !e.closest("[aria-hidden=true]"))
       .filter((e) => !(e.getAttribute("aria-label") || e.textContent.trim() || e.labels?.length))
       .filter((e) => !e.hasAttribute("alt"))
-      .map((e) => e.outerHTML.slice(0, 80))""")
+      .map((e) => e.outerHTML.slice(0, 80))""",
+        kinds,
+    )
     assert nameless == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_in_light_and_dark_and_fits_small_screens(browser, address, image, scheme):
-    context = browser.new_context(color_scheme=scheme, viewport={"width": 360, "height": 740})
+    context = browser.new_context(color_scheme=scheme, viewport={"width": 320, "height": 740})
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
     page.goto(address)
@@ -59,5 +63,5 @@ def test_text_stands_out_in_light_and_dark_and_fits_small_screens(browser, addre
     page.click(f'button[aria-label="Reject {CONCEPTS[0]}"]')
     page.wait_for_selector('.concept[data-decision="rejected"]')
     assert page.evaluate(CONTRAST) == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
     context.close()

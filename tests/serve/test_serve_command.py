@@ -74,11 +74,13 @@ def test_flags_that_cannot_be_used_are_refused_before_the_model_is_loaded(flags,
         serve.main(["/no/such/model", "--port", "0", *flags])
 
 
-def test_a_model_or_atlas_that_is_not_there_is_an_error(model_folder, tmp_path):
+def test_a_model_atlas_or_evaluation_that_is_not_there_is_an_error(model_folder, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         serve.main([str(tmp_path / "none"), "--port", "0"])
     with pytest.raises(InputError, match="nearest.json"):
         serve.main([model_folder, "--port", "0", "--atlas", str(tmp_path)])
+    with pytest.raises(InputError, match="edit_effects.json"):
+        serve.main([model_folder, "--port", "0", "--evaluation", str(tmp_path)])
 
 
 def test_the_token_comes_from_the_flag_or_the_environment(monkeypatch):

@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+import torch
 from serving import png, sent
 
 LOST = RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later")
@@ -41,3 +42,16 @@ def test_another_error_ends_nothing(serve, monkeypatch):
         with pytest.raises(RuntimeError, match="a bug"):
             sent(client, png())
     assert signals == []
+
+
+def test_a_full_gpu_refuses_the_request_and_the_server_stays(serve, monkeypatch):
+    def fail(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with serve() as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(client.service, "_opened", fail)
+            answer = sent(client, png())
+        assert answer.status_code == 503 and answer.headers["Retry-After"] == "10"
+        assert "no memory is left for this image" in answer.json()["detail"]
+        assert sent(client, png()).status_code == 201

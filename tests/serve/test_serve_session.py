@@ -17,8 +17,9 @@ from csr import __version__
 from csr.model.sharing.loading import load_model
 from csr.serve import schemas
 from csr.serve.limits import Limits
-from csr.serve.record import model_sha256
-from csr.serve.session import GoneError, Sessions
+from csr.serve.open_sessions import GoneError, Sessions
+from csr.serve.records.record import model_sha256
+from csr.serve.records.schemas import Record, SessionState
 
 REJECT = {"decisions": {CONCEPTS[0]: "rejected"}}
 DRAW = {**REJECT, "boxes": [box("negative", 0.1, 0.1, 0.6, 0.6)]}
@@ -86,12 +87,12 @@ def test_the_record_has_hashes_times_and_every_step_with_its_result(client, mode
     for step, state in zip(steps[1:], states, strict=True):
         assert step["edits"] == state["edits"] and step["result"]["diagnoses"] == state["diagnoses"]
     assert record["targets"] == list(TARGETS)
-    schemas.Record.model_validate(record)
+    Record.model_validate(record)
 
 
 def test_answers_are_as_the_openapi_document_describes_them(client):
     state = opened(client)
-    schemas.State.model_validate(state)
+    SessionState.model_validate(state)
     schemas.ModelFacts.model_validate(client.get("/api/model").json())
     at = f"/api/sessions/{state['session']}"
     schemas.Maps.model_validate(client.get(f"{at}/maps?of=0.0").json())

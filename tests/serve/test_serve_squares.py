@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from bright_model import CELLS, TALL, WIDE, block_box, block_image, bright_model, is_inside
 from serving import BASE, box, opened, png, put
 
 import csr.serve
+from csr.data.images.square import boxes_in_square
+from csr.model.interaction import box_cells
+from csr.serve.case import cell_ranges
 
 SCENES = {"wide": WIDE, "tall": TALL}
 WAYS = ("squash", "letterbox", "crop")
@@ -127,3 +131,30 @@ def test_the_page_paints_a_map_on_its_frame(frame, tmp_path):
     assert (xs.mean() + 0.5, ys.mean() + 0.5) == pytest.approx((200 * x, 100 * y), abs=1)
     if frame[0] > 0:
         assert heat[:, :50].max() == 0 and heat[:, 150:].max() == 0
+
+
+COUNTING = """
+const { cellsOf } = await import(process.argv[1]);
+const [map, boxes] = JSON.parse(process.argv[2]);
+const cells = boxes.map(([x_min, y_min, x_max, y_max]) => cellsOf({ x_min, y_min, x_max, y_max }, map));
+console.log(JSON.stringify(cells));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.parametrize("frame", [[0, 0, 1, 1], [0, -0.5, 1, 1.5], [0.25, 0, 0.75, 1]])
+def test_the_page_marks_the_cells_that_the_server_counts_while_a_region_is_changed(frame, tmp_path):
+    for name in ("marks.js", "boxes.js"):
+        shutil.copy(Path(csr.serve.__file__).parent / "static" / name, tmp_path / name)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    draw, size = np.random.default_rng(0), {"width": 7, "height": 4}
+    box_R4 = np.sort(draw.uniform(0, 1, (200, 2, 2)), axis=1).reshape(-1, 4)
+    box_R4[100:, 2:] = np.minimum(box_R4[100:, :2] + 0.03, 1)  # many of them between two centres
+    arguments = json.dumps([{**size, "frame": frame}, box_R4.tolist()])
+    command = ["node", "--input-type=module", "-e", COUNTING, str(tmp_path / "marks.js"), arguments]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    inside_R4 = boxes_in_square(box_R4, np.asarray(frame)).clip(0, 1)
+    seen_R = (inside_R4[:, :2] < inside_R4[:, 2:]).all(1)
+    counted = cell_ranges(box_cells(torch.from_numpy(inside_R4[seen_R]), **size))
+    assert [one for one in told if one is not None] == counted and len(counted) > 100
+    assert [one is not None for one in told] == seen_R.tolist(), "what lies beside the square has none"

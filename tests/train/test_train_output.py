@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from importlib import metadata
 
 import pytest
 from run_results import board, records
@@ -22,17 +23,22 @@ def test_tensorboard_holds_what_each_rank_and_what_all_ranks_measured(run):
     tags = set(events.Tags()["scalars"])
     groups_of = {"concept": ("backbone", "concept_head"), "prototype": ("projector",), "task": ("task_head",)}
     for stage, groups in groups_of.items():
-        for name in ("loss", "gradient_norm", "loss_scale", "images_per_s", "data_wait_s", "memory_mib"):
+        for name in ("loss", "gradient_norm", "skipped_steps", "images_per_s", "data_wait_s", "memory_mib"):
             assert f"{stage}/{name}" in tags
         assert {f"{stage}/lr_{group}" for group in groups} <= tags
         assert f"{stage}_epoch/train_loss" in tags
     for stage, label in (("concept", "Emphysema"), ("task", "No finding")):
-        assert {f"{stage}_epoch/{m}" for m in ("val_loss", "auc", "map", "f1_macro", "f1_micro")} <= tags
+        assert {
+            f"{stage}_epoch/{m}" for m in ("val_loss", "val_ece", "auc", "map", "f1_macro", "f1_micro")
+        } <= tags
         assert f"{stage}_auc/{label}" in tags
     assert "prototype_epoch/prototypes_alive" in tags
     losses = [e.value for e in events.Scalars("concept_epoch/train_loss")]
     assert losses == pytest.approx([r["train_loss"] for r in records(run)[:2]], rel=1e-6)
     assert len(events.Scalars("concept/loss")) == 6
+    assert not any("_ranks/" in tag or tag.endswith(("_no_decay", "loss_scale")) for tag in tags)
+    quantities = [tag for tag in tags if tag.endswith(("images_per_s", "data_wait_s", "skipped_steps"))]
+    assert len(quantities) == 3 * len(EPOCHS), "each once in a stage"
 
 
 def test_tensorboard_holds_pictures_and_hyperparameters(run):
@@ -42,7 +48,26 @@ def test_tensorboard_holds_pictures_and_hyperparameters(run):
     assert picture.width > 64 and picture.height > 64
     assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
     results = json.loads((run / "results.json").read_text())["summary"]
-    assert events.Scalars("hparam/target_auc")[0].value == pytest.approx(results["target_auc"], abs=1e-6)
+    assert events.Scalars("test/target_auc")[0].value == pytest.approx(results["target_auc"], abs=1e-6)
+    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("hparam/")]
+
+
+def test_tensorboard_holds_one_layout_and_the_run_in_words(run):
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    events = board(run)
+    (config,) = events.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(config.tensor_proto.string_val[0])
+    tags = events.Tags()["scalars"]
+    charts = [chart for category in layout.category for chart in category.chart]
+    empty = [c.title for c in charts if not any(re.match(t, tag) for t in c.multiline.tag for tag in tags)]
+    assert not empty and len(charts) > 15
+    texts = {
+        name: events.Tensors(f"run/{name}/text_summary")[0].tensor_proto.string_val[0].decode()
+        for name in ("options", "data", "code")
+    }
+    assert "| --exp\\_name | csr\\_exp |" in texts["options"] and "| Emphysema | concept | " in texts["data"]
+    assert f"| version of torch | {metadata.version('torch')} |" in texts["code"]
 
 
 def test_the_run_prints_banners_weights_epochs_and_the_test_table(printed, run):
@@ -51,7 +76,7 @@ def test_the_run_prints_banners_weights_epochs_and_the_test_table(printed, run):
         assert f"=== Stage {number}/3: {stage} learning ({epochs} epochs) ===" in lines
     assert [line for line in lines if re.fullmatch(r"Positive weights: \d+\.\d\d to \d+\.\d\d", line)]
     number = r"(\d\.\d{4}|nan)"
-    names = ("Val loss", "AUC", "mAP", "F1 macro", "F1 micro")
+    names = ("Val loss", "AUC", "mAP", "F1@0.5 macro", "F1@0.5 micro")
     measured = r" \| ".join(f"{name}: {number}" for name in names)
     epochs = [line for line in lines if re.match(rf"Epoch \d/\d \| Train loss: {number} \| ", line)]
     assert len(epochs) == 9

@@ -42,7 +42,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("baselines") / "results"
 
 
-def words(phantom_folder: Path, out: Path, kind: str, *more: str, **changed: str) -> list[str]:
+def words(phantom_folder: Path, out: Path, kind: str, *more: str, **changed: str | Path) -> list[str]:
     epochs = {"epochs_stage1": str(EPOCHS), "epochs_stage2": None, "epochs_stage3": None}
     epochs |= {"epochs_stage3": "3"} if kind == "cbm" else {}
     changed = {"exp_name": kind, **epochs, **changed}
@@ -212,6 +212,10 @@ def test_a_run_leaves_what_comparisons_and_evaluations_read(
     )
     page = (tmp_path / "out" / "report.html").read_text()
     assert ('id="concepts"' in page) == (kind != "blackbox") and 'id="prototypes"' not in page
+    errors = [row for rows in record["worst_errors"].values() for row in rows]
+    assert errors and not any("command" in row for row in errors), "csr explain takes no baseline"
+    assert page.count('class="error"') == len(errors)
+    assert "csr explain" not in page and "The command explains" not in page
     again = read_predictions(tmp_path / "out" / "test_predictions.csv")
     for part in ("target", "concept"):
         expected_NL = again.kinds[part].probability_NL
@@ -277,12 +281,19 @@ def test_stage_1_of_a_run_is_taken_over_if_its_options_are_the_same(runs, phanto
     refused = words(phantom_folder, out, "cbm", *WHOLE, "--stage1_from", str(runs["cbm"]), "--seed", "1")
     failed = train(*refused, "--exp_name", "refused")
     assert failed.returncode == 2 and "other options (--seed was 0, now 1)" in failed.stderr
+    other = out.parent / "labels_train.csv"  # the same rows in another order: other images validate
+    header, *rows = (phantom_folder / "labels_train.csv").read_text().splitlines()
+    other.write_text("\n".join([header, *reversed(rows)]) + "\n")
+    given = words(phantom_folder, out, "cbm", *WHOLE, "--stage1_from", str(runs["cbm"]), train_csv=other)
+    failed = train(*given, "--exp_name", "refused")
+    assert failed.returncode == 2 and "has other images, labels, boxes or another split" in failed.stderr
     missing = train(
         *words(phantom_folder, out, "cbm", "--stage1_from", str(runs["blackbox"]), exp_name="none")
     )
     assert missing.returncode == 2 and "no best_model_stage1.pth in it" in missing.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["blackbox", "cbm-joint", "cbm"])
 def test_a_frozen_backbone_runs_once_and_the_losses_stay(kind, phantom_folder, out):
     frozen = ("--train_backbone", "none", *WHOLE)

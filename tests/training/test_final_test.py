@@ -21,7 +21,9 @@ from csr.data.transforms import EvalTransform, TrainTransform
 from csr.evaluation import inference
 from csr.model import CSR
 from csr.model.calibration import PLATT, SCORE, UNWEIGHTED, fit_platt
+from csr.model.novelty_fit import fit_novelty
 from csr.model.sharing.reference import Reference
+from csr.runtime import distributed
 from csr.training.data import Splits
 from csr.training.features.maps import map_batches
 from csr.training.features.views import PlainView
@@ -135,6 +137,23 @@ def test_the_novelty_of_a_run_is_of_training_images_and_its_limit_of_validation_
     np.testing.assert_allclose(
         novelty.spaces["features"].mean_D, pooled.double().mean(0), rtol=1e-3, atol=1e-5
     )
+
+
+@pytest.mark.dist
+def test_rank_0_alone_fits_the_novelty_and_all_ranks_hold_it(splits, monkeypatch):
+    def fitted(*rows: dict[str, torch.Tensor]) -> Any:
+        found = fit_novelty(*rows)
+        assert found is not None
+        return replace(found, limit=100.0 + distributed.rank())  # as processors of two kinds would differ
+
+    monkeypatch.setattr("csr.training.final_test.fit_novelty", fitted)
+
+    def body() -> Any:
+        novelty = final_test(splits).reference().novelty
+        return None if novelty is None else novelty.to_dict()
+
+    first, second = on_ranks(body)
+    assert first["limit"] == 100.0 and first == second
 
 
 def test_statistics_are_of_every_nth_image_and_need_no_pass_of_their_own(splits, monkeypatch):

@@ -62,6 +62,7 @@ def test_maps_in_fp16_are_near(computed, phantom_folder, out):
     assert_near(first, [r for r in losses(computed) if r[0] == "concept"], tolerance=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_two_ranks_give_the_losses_of_one(computed, phantom_folder, out):
     steps = ("--lr", "1e-4", "--prototype_lr_scale", "1", "--task_lr_scale", "0.1")
@@ -78,6 +79,7 @@ def test_boxes_count_in_cached_maps_and_augmented_views(phantom_folder, out):
     assert first[0] > first[1] + 0.1
 
 
+@pytest.mark.slow
 def test_another_box_makes_other_masks_in_a_cache_on_disk(phantom_folder, out, tmp_path):
     """Same images, labels and weights: what was cached for other boxes is not served."""
     boxes = (phantom_folder / "boxes_train.csv").read_text().splitlines()

@@ -65,9 +65,10 @@ def test_two_ranks_follow_one(alone, pair):
     ]
     for one, two in zip(expected, got):
         where = f"{one['stage']} epoch {one['epoch']}"
-        assert two["train_loss"] == pytest.approx(one["train_loss"], abs=1e-5), where
+        # float32 sums in another order: the contrastive loss multiplies cosines by 20 and is about 4 here
+        assert two["train_loss"] == pytest.approx(one["train_loss"], rel=2e-5, abs=1e-5), where
         if "val_loss" in one:
-            assert two["val_loss"] == pytest.approx(one["val_loss"], abs=1e-5), where
+            assert two["val_loss"] == pytest.approx(one["val_loss"], rel=2e-5, abs=1e-5), where
             for name in ("auc", "map", "f1_macro", "f1_micro"):
                 assert two[name] == pytest.approx(one[name], abs=1e-6), f"{where} {name}"
         else:
@@ -95,6 +96,30 @@ def test_each_rank_has_a_board_of_its_own_and_rank_0_the_gathered_metrics(pair):
     assert [f.name.split("-")[0] for f in folders] == ["rank0", "rank1"]
     main, other = (EventAccumulator(str(f)).Reload().Tags() for f in folders)
     for tags in (main, other):
-        assert {"concept/loss", "concept/gradient_norm", "concept/memory_mib"} <= set(tags["scalars"])
-    assert "concept_epoch/auc" in main["scalars"] and "concept_epoch/auc" not in other["scalars"]
+        own = {
+            "concept/images_per_s",
+            "concept/memory_mib",
+            "concept/data_wait_s",
+            "concept_time/compute_share",
+        }
+        assert own <= set(tags["scalars"])
+    shared = {"concept/loss", "concept/gradient_norm", "concept_epoch/auc", "concept_ranks/memory_mib/min"}
+    assert shared <= set(main["scalars"]) and not shared & set(other["scalars"])
     assert main["images"] and not other["images"]
+
+
+def test_points_of_losses_on_two_ranks_are_those_of_one(alone, pair):
+    one, two = (losses_on_board(folder) for folder in (alone, pair))
+    assert list(one) == list(two) and len(one["concept/loss"]) == len({s for s, _ in one["concept/loss"]})
+    for tag, points in one.items():
+        assert [step for step, _ in two[tag]] == [step for step, _ in points]
+        assert [v for _, v in two[tag]] == pytest.approx([v for _, v in points], rel=1e-4), tag
+
+
+def losses_on_board(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (rank0,) = (folder / "tensorboard").glob("rank0-*")
+    events = EventAccumulator(str(rank0), size_guidance={"scalars": 0}).Reload()
+    tags = sorted(t for t in events.Tags()["scalars"] if t.endswith("loss"))
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}

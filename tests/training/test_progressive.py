@@ -142,8 +142,7 @@ def test_a_step_equals_that_on_images_resized_by_hand(epoch, side, strength):
     batch = step_of(stage, given, epoch=epoch)
     assert batch["side"] == side and batch["image"].shape == (4, 3, side, side)
     stored = given.data.train.image[batch["position"]]
-    stored_side = side if strength == "none" else side + side // 8
-    small = stored.float() if stored_side == 72 else by_pillow(stored, stored_side)
+    small = stored.float() if side == stored.shape[-1] else by_pillow(stored, side)
     by_hand, _ = TrainTransform(side, strength=strength)(
         small, index_B=batch["index"], epoch=10_000 + epoch, seed=3
     )
@@ -221,6 +220,7 @@ def run(phantom: Path, out: Path, name: str, *more: str, launcher: str = "none",
     return out / name
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_run_stopped_while_images_grow_ends_with_the_same_bits(phantom_folder, tmp_path):
     out = tmp_path / "out"
@@ -238,6 +238,7 @@ def test_a_run_stopped_while_images_grow_ends_with_the_same_bits(phantom_folder,
     assert records(out / "stopped") == records(out / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize("network", [{"image_size": "128"}, {"model_name": "test_vit"}])
 def test_two_ranks_give_the_losses_of_one(network, phantom_folder, tmp_path):
@@ -253,6 +254,7 @@ def test_two_ranks_give_the_losses_of_one(network, phantom_folder, tmp_path):
     assert abs(one[0]["train_loss"] - plain[0]["train_loss"]) > 1e-4, "the images were small"
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_an_encoder_of_transformers_and_a_rehearsal(phantom_folder, tmp_path):
     from hf_encoders import saved

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from csr.cli import submit
 from csr.cli.exit_codes import exit_process, run_command
+from csr.cli.shared_flags import parser_before_train
 from csr.cli.study.compare import CONTENT, compare_runs, option_names
 from csr.cluster.experiments import lines_text
 from csr.cluster.grid import SweepRun, read_grid
 from csr.cluster.run_sweep import command_of, run_all
-from csr.config import flags as train_flags
 from csr.config.flags import parse_train_flags
-from csr.config.parser import Parser, Whole
+from csr.config.parser import Whole
 from csr.runtime import ranks
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         PreemptedError: a signal; the same command goes on.
     """
     given, flags = submit.split(sys.argv[1:] if argv is None else argv)
-    options, of_submit = _parse(given)
+    options = _parse(given)
     if ranks.world_size() > 1:
         raise InputError("csr sweep starts its runs itself: give --ranks, and no launcher")
     runs, names = read_grid(options.file, flags)
@@ -55,8 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     check_output_folder(out, overwrite=True, content=CONTENT, marks=MARKS)
     waiting = [run for run, state in zip(runs, states, strict=True) if state != "done"]
     if options.slurm and waiting:
-        return _submit(waiting, flags, of_submit, beside=base.folder)
-    run_all(runs, flags, command=command_of(options.ranks), report=lambda line: print(line, flush=True))
+        return _submit(waiting, flags, options, beside=base.folder)
+    command = command_of(options.ranks or 1)
+    run_all(runs, flags, command=command, report=lambda line: print(line, flush=True))
     if base.run.dry_run:
         return 0
     by = options.by if options.by is not None else tuple(name for name in COMPARED_BY if name in names)
@@ -64,7 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _submit(waiting: Sequence[SweepRun], flags: list[str], of_submit: list[str], *, beside: Path) -> int:
+def _submit(
+    waiting: Sequence[SweepRun], flags: list[str], options: argparse.Namespace, *, beside: Path
+) -> int:
     """Write the flags of the runs that wait, one run a line, and hand them to csr submit as an array."""
     path = beside.with_name(f"{beside.name}.sweep")
     text = lines_text([list(run.words) for run in waiting])
@@ -73,26 +76,28 @@ def _submit(waiting: Sequence[SweepRun], flags: list[str], of_submit: list[str],
         write_atomic(path, lambda file: file.write(text.encode()))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}): give another --output_dir") from None
-    code = submit.main([*of_submit, "--experiments", str(path), "--", *flags])
+    options.experiments = path
+    code = submit.hand_over(options, flags)
     sys.stderr.write("csr: when its jobs are done, the same command without --slurm compares the runs\n")
     return code
 
 
-def _parse(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return this command's options, and words for csr submit, which need --slurm."""
-    parser = Parser(
-        prog="csr sweep",
+def _parse(given: list[str]) -> argparse.Namespace:
+    """Return this command's options, with --slurm those of csr submit too.
+
+    Raises:
+        InputError: flags that cannot be used, or --ranks with --slurm.
+    """
+    parser = parser_before_train(
+        "csr sweep",
         epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="csr sweep FILE [options] -- [flags of csr train]",
         description="Train every combination of the values in FILE: finished runs are skipped, unfinished "
         "ones resumed; then csr compare.",
     )
-    parser.after_dashes, parser.after_whom = train_flags.flags(), "csr train"
     add = parser.add_argument
     add("file", metavar="FILE", type=Path, help="JSON: option -> list of values")
-    add("--ranks", type=Whole(1, 4096), default=1, help="processes of each run, on this machine (default: 1)")
+    add("--ranks", type=Whole(1, 4096), help="processes of each run, on this machine (default: 1)")
     add("--list", action="store_true", help="print the runs and how far they are, and stop")
     add(
         "--slurm",
@@ -107,9 +112,12 @@ def _parse(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "far as FILE has them)",
     )
     add("--out", metavar="DIR", type=Path, help="folder of the comparison (default: beside the runs)")
-    if "--slurm" not in given:
-        return parser.parse_args(given), []
-    return argparse.ArgumentParser.parse_known_args(parser, given)  # csr submit refuses what it does not know
+    if "--slurm" in given:
+        submit.add_arguments(parser)
+    options = parser.parse_args(given)
+    if options.slurm and options.ranks is not None:
+        raise InputError("--ranks is of this machine: with --slurm give --nodes and --ranks_per_node instead")
+    return options
 
 
 if __name__ == "__main__":

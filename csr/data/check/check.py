@@ -11,14 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from csr.data.check.box_facts import box_facts, box_warnings
-from csr.data.check.columns import column_roles, empty_cells, group_facts, group_warnings
+from csr.data.check.columns import column_roles, empty_cells, group_facts, group_warnings, no_group_warnings
 from csr.data.check.display import display_warnings
+from csr.data.check.examples import examples
 from csr.data.check.facts import Found, Split, copies, label_facts, labels_of, split_facts
 from csr.data.check.file_facts import file_warnings, grey_facts, link_facts
 from csr.data.check.image_scan import Scanned, scan
 from csr.data.check.label_pairs import cooccurrence, pair_counts, twin_warnings, twins
 from csr.data.check.near_copies import has_contrast
-from csr.data.check.reader_agreement import agreement, read_reads
+from csr.data.check.reader_agreement import agreement, average_warnings, read_reads
 from csr.data.images.find import find_present
 from csr.data.labels.names import show, show_some
 from csr.data.labels.notices import table_notices
@@ -80,13 +81,16 @@ def check_data(files: DataFiles, *, rare: int, workers: int) -> Found:
         except InputError as error:
             problems.append(str(error))
     train = splits[0].table
-    reads = read_reads(train)
+    reads = {split.name: read_reads(split.table) for split in splits}
+    averages = {name: 0 if one is None else one.averages for name, one in reads.items()}
+    warnings += average_warnings(averages, files.reader_merge)
     both_LL, either_LL = pair_counts(train)
     alike = twins(train, both_LL, either_LL)
     warnings += twin_warnings(alike)
-    facts = {split.name: _facts_of(split) for split in splits}
+    facts = {split.name: {**_facts_of(split), "averages": averages[split.name]} for split in splits}
     for name, one in facts.items():
         warnings += group_warnings(name, one["groups"], one["images"])
+    warnings += no_group_warnings(facts)
     warnings += file_warnings(splits, {name: one["links"] for name, one in facts.items()})
     return {
         "format": "csr-data-check",
@@ -97,9 +101,10 @@ def check_data(files: DataFiles, *, rare: int, workers: int) -> Found:
         "columns": column_roles(train, group_col=files.group_col),
         "splits": facts,
         "labels": label_facts(splits),
+        "examples": examples(splits[0]),
         "cooccurrence": cooccurrence(train, both_LL),
         "twins": alike,
-        "agreement": None if reads is None else agreement(reads),
+        "agreement": None if reads["train"] is None else agreement(reads["train"]),
         **copied,
         "boxes": boxes,
     }

@@ -95,6 +95,24 @@ def group_warnings(name: str, groups: dict[str, Any] | None, num_images: int) ->
     return lines
 
 
+def no_group_warnings(splits: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a line where patients could not be checked, because a table has no column of them.
+
+    Args:
+        splits: facts by name.
+    """
+    without = [split["csv"] for split in splits.values() if split["groups"] is None]
+    if not without:
+        return []
+    have = "has" if len(without) == 1 else "have"
+    both = "or in both tables " if len(splits) > 1 else ""
+    return [
+        f"patients could not be checked: {' and '.join(without)} {have} no column of them; images of one "
+        f"person may be on both sides of the validation split {both}and make scores too good (name the "
+        "column with --group_col)"
+    ]
+
+
 def column_lines(roles: dict[str, list[str]]) -> list[str]:
     """Return what the columns were taken for, a line for each use."""
     nouns = {"concept": "concepts", "target": "diagnoses"}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from csr.data.check.image_scan import Scanned
-from csr.data.check.near_copies import THUMBNAIL_PX, groups_of, near_duplicates
+from csr.data.check.near_copies import THUMBNAIL_PX, near_groups
 from csr.data.labels.names import image_key
 from csr.data.labels.table import LabelTable, count_positives
 
@@ -107,7 +107,7 @@ def copies(splits: list[Split]) -> Found:
     near: list[list[int]] = []
     if firsts:
         thumbnails = np.stack([places[p][0].scanned[places[p][1]].thumbnail_SS for p in firsts])
-        near = [[firsts[i] for i in group] for group in groups_of(near_duplicates(thumbnails))]
+        near = [[firsts[i] for i in group] for group in near_groups(thumbnails)]
     return {
         "exact_duplicates": [_group(group, places) for group in exact],
         "near_duplicates": [_group(group, places) for group in near],

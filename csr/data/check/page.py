@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from csr.data.check.columns import column_lines
+from csr.data.check.examples import pictured, small_picture
 from csr.data.check.facts import Found
-from csr.data.check.text import number, verdict
-from csr.data.images.decode import read_image
+from csr.data.check.text import agreement_lines, box_lines, copy_lines, number, split_lines, verdict
 from csr.report import charts
 from csr.report.charts import Mark
 from csr.report.page import percent, render
@@ -20,8 +18,11 @@ from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
 
 MAX_PICTURED_GROUPS, MAX_PICTURES, PICTURE_PX, MAX_LISTED = 8, 4, 160, 200
+MAX_NAMES = 12  # images of a group
 MAX_HEAT_MAP, MAX_PAIRS = 100, 50  # labels, pairs of labels
 _PAIR_HEADS = ["label", "and", "images with both", "of those with the first", "of those with the second"]
+_TWIN_HEADS = ["concept", "and", "which is a", "images with both", "images with either", "share"]
+_NOUNS = {"concept": "concept", "target": "diagnosis"}
 SPLIT_SERIES = {"train": 0, "test": 1}
 _PREVALENCE_ENDS = (0.05, 0.1, 0.2, 0.5, 1.0)  # whose fifths are round
 
@@ -42,9 +43,11 @@ def write_page(path: Path, found: Found) -> None:
 def report_page(found: Found) -> str:
     """Return the HTML of everything that `csr.data.check.check.check_data` returns."""
     sections = {
+        "Tables": _section("lines", _tables(found)),
         "Labels": _section("labels", _labels(found)),
-        "Labels together": _section("together", _together(found["cooccurrence"])),
-        "Readers": _section("readers", _readers(found["agreement"])),
+        "Labels in pictures": _section("examples", pictured(found["examples"])),
+        "Labels together": _section("together", _together(found)),
+        "Readers": _section("readers", _readers(found)),
         "Images": _section("images", _images(found["splits"])),
         "Boxes": _section("boxes", _boxes(found["boxes"])),
         "Copies and leaks": _section("copies", _copies(found)),
@@ -75,6 +78,11 @@ def _tiles(found: Found) -> list[tuple[str, str]]:
     if len(found["splits"]) > 1:
         tiles.append((str(leaks), "images or groups in both splits"))
     return tiles
+
+
+def _tables(found: Found) -> dict[str, Any]:
+    lines = [line for name, split in found["splits"].items() for line in split_lines(name, split)]
+    return {"lines": lines, "columns": column_lines(found["columns"])}
 
 
 def _labels(found: Found) -> dict[str, Any]:
@@ -117,10 +125,23 @@ def _counts(counts: Found | None, found: Found, split: str) -> list[str]:
 
 
 def _together(found: Found) -> dict[str, Any]:
-    names = found["names"]
+    counts = found["cooccurrence"]
+    names = counts["names"]
+    twins = [
+        [
+            one["concept"],
+            one["other"],
+            _NOUNS[one["kind"]],
+            one["both"],
+            one["either"],
+            percent(one["share"], 1),
+        ]
+        for one in found["twins"][:MAX_PAIRS]
+    ]
+    shown = {"twin_heads": _TWIN_HEADS, "twins": twins, "more_twins": len(found["twins"]) - len(twins)}
     if len(names) > MAX_HEAT_MAP:  # its size grows with the square
-        return {"chart": None, "labels": len(names), "heads": _PAIR_HEADS, "rows": _pairs(found)}
-    return {"chart": charts.heat_map(names, found["counts"], title="Labels that occur together")}
+        return {**shown, "chart": None, "labels": len(names), "heads": _PAIR_HEADS, "rows": _pairs(counts)}
+    return {**shown, "chart": charts.heat_map(names, counts["counts"], title="Labels that occur together")}
 
 
 def _pairs(found: Found) -> list[list[str]]:
@@ -141,7 +162,8 @@ def _pairs(found: Found) -> list[list[str]]:
     ]
 
 
-def _readers(found: Found | None) -> dict[str, Any] | None:
+def _readers(everything: Found) -> dict[str, Any] | None:
+    found = everything["agreement"]
     if found is None:
         return None
     marks = [
@@ -152,8 +174,7 @@ def _readers(found: Found | None) -> dict[str, Any] | None:
     low = -0.2 * -(-(-lowest) // 0.2)
     keys = ("agree", "cohen", "fleiss")
     return {
-        "readers": found["readers"],
-        "images": found["images"],
+        "lines": [*agreement_lines(everything)],
         "legend": charts.legend([(0, "Cohen"), (1, "Fleiss")]),
         "chart": charts.dot_plot(marks, title="Kappa of each label", low=low, high=1.0, reference=0.0),
         "heads": [
@@ -194,9 +215,8 @@ def _boxes(found: Found | None) -> dict[str, Any] | None:
         return None
     counts = ("boxes", "images", "positive_without", "on_absent")
     return {
-        "boxes": found["boxes"],
-        "images": found["images"],
         "csv": found["csv"],
+        "lines": [*box_lines(found)],
         "heads": [
             "concept",
             "boxes",
@@ -209,7 +229,6 @@ def _boxes(found: Found | None) -> dict[str, Any] | None:
             [name, *(row[count] for count in counts), percent(row["median_area"], 1)]
             for name, row in found["classes"].items()
         ],
-        "ignored": [f"{count} of {name}" for name, count in found["ignored"].items()],
     }
 
 
@@ -222,27 +241,22 @@ def _copies(found: Found) -> dict[str, Any]:
                 "title": title,
                 "number": len(groups),
                 "groups": [_group(group) for group in groups[:MAX_PICTURED_GROUPS]],
-                "further": [" = ".join(group["images"]) for group in groups[MAX_PICTURED_GROUPS:]],
+                "further": [_names(group["images"]) for group in groups[MAX_PICTURED_GROUPS:]],
             }
         )
-    return {"kinds": kinds, "longest": MAX_LISTED}
+    return {"lines": [*copy_lines(found)], "kinds": kinds, "longest": MAX_LISTED}
+
+
+def _names(images: list[str]) -> str:
+    more = len(images) - MAX_NAMES
+    return " = ".join(images[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _group(group: Found) -> dict[str, Any]:
     notes = ["in training and test"] if group["leak"] else []
     notes += [] if group["labels_agree"] else ["labels differ"]
     shown = zip(group["images"][:MAX_PICTURES], group["files"][:MAX_PICTURES], strict=True)
-    figures = [{"name": name, "picture": _picture(Path(path))} for name, path in shown]
+    figures = [
+        {"name": name, "picture": small_picture(Path(path), PICTURE_PX, "PNG")} for name, path in shown
+    ]
     return {"notes": notes, "figures": figures, "more": len(group["images"]) - MAX_PICTURES}
-
-
-def _picture(path: Path) -> str | None:
-    """Return a small copy as a data address; None where the file has gone since it was read."""
-    try:
-        image = Image.fromarray(read_image(path, min_size=2 * PICTURE_PX))
-    except InputError:
-        return None
-    image.thumbnail((PICTURE_PX, PICTURE_PX))
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

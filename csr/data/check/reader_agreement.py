@@ -17,6 +17,7 @@ from csr.data.labels.label_cells import label_codes
 from csr.data.labels.names import image_key, name_key
 from csr.data.labels.reader_merge import begins
 from csr.data.labels.table import LabelTable
+from csr.data.labels.vocabulary import AVERAGE_READERS
 
 MIN_READERS_FLEISS = 3
 MISSING = -1
@@ -30,8 +31,9 @@ class Reads:
     Attributes:
         image_R, reader_R: int64, places in the table and in `readers`.
         value_RL: int8, 1, 0 or `MISSING`; concepts, then targets.
-        readers: their `rad_id`.
+        readers: every `rad_id` of the file.
         labels: L names.
+        averages: images with rows of `AVERAGE_READERS`, which are nobody's reads and not among them.
     """
 
     image_R: np.ndarray
@@ -39,6 +41,7 @@ class Reads:
     value_RL: np.ndarray
     readers: tuple[str, ...]
     labels: tuple[str, ...]
+    averages: int
 
 
 def read_reads(table: LabelTable) -> Reads | None:
@@ -63,7 +66,10 @@ def read_reads(table: LabelTable) -> Reads | None:
     begin_P = begins(pair_R[order_R])
     pair_P = pair_R[order_R][begin_P]
     value_PL = np.maximum.reduceat(value_RL[order_R], begin_P)
-    return Reads(pair_P // len(number_of), pair_P % len(number_of), value_PL, tuple(number_of), labels)
+    image_P, reader_P = pair_P // len(number_of), pair_P % len(number_of)
+    is_average_P = np.isin(reader_P, [number_of[name] for name in AVERAGE_READERS if name in number_of])
+    averages, read_P = len(np.unique(image_P[is_average_P])), ~is_average_P
+    return Reads(image_P[read_P], reader_P[read_P], value_PL[read_P], tuple(number_of), labels, averages)
 
 
 def agreement(reads: Reads) -> dict[str, Any] | None:
@@ -81,11 +87,27 @@ def agreement(reads: Reads) -> dict[str, Any] | None:
         for place, name in enumerate(reads.labels)
     }
     return {
-        "readers": len(reads.readers),
+        "readers": len(np.unique(reads.reader_R)),
         "images": int(len(np.unique(reads.image_R[first_P]))),
         "labels": labels,
         "mean": {key: _mean([row[key] for row in labels.values()]) for key in ("agree", "cohen", "fleiss")},
     }
+
+
+def average_warnings(averages: dict[str, int], reader_merge: str) -> list[str]:
+    """Return a line where a labeler's -1, written as 2 of 3, is merged into 1.
+
+    Args:
+        averages: images that have one, by split.
+        reader_merge: how rows of an image are merged.
+    """
+    num = sum(averages.values())
+    if not num or reader_merge == "soft":
+        return []
+    return [
+        f"merged by '{reader_merge}', a labeler's -1 becomes 1 ({num} image{'' if num == 1 else 's'} with "
+        "some); --reader_merge soft makes it 2/3, as it was imported"
+    ]
 
 
 def _pairs(image_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,22 +6,23 @@ from collections.abc import Iterator
 
 from csr.data.check.columns import column_lines
 from csr.data.check.facts import Found
-from csr.data.labels.names import cut_rows
+from csr.data.labels.names import cut_rows, show
+from csr.data.labels.vocabulary import AVERAGE_READERS
 
 MAX_KINDS = 6
 
 
 def text_lines(found: Found) -> list[str]:
     """Return lines for a terminal: counts, labels, readers, boxes, copies, then warnings and problems."""
-    lines = [line for name, split in found["splits"].items() for line in _split_lines(name, split)]
+    lines = [line for name, split in found["splits"].items() for line in split_lines(name, split)]
     lines += [
         "Columns:",
         *column_lines(found["columns"]),
         "",
         *_label_lines(found),
-        *_agreement_lines(found),
-        *_box_lines(found["boxes"]),
-        *_copy_lines(found),
+        *agreement_lines(found),
+        *box_lines(found["boxes"]),
+        *copy_lines(found),
     ]
     lines += ["", *(f"Warning: {line}" for line in found["warnings"])]
     lines += [f"Problem: {line}" for line in found["problems"]]
@@ -41,12 +42,18 @@ def verdict(found: Found) -> str:
     return f"Usable for training{warned}."
 
 
-def _split_lines(name: str, split: Found) -> Iterator[str]:
+def split_lines(name: str, split: Found) -> Iterator[str]:
+    """Yield what is in a split, its cells, groups, greys and links."""
     readers = ", ".join(f"{count} by {number}" for number, count in split["readers_per_image"].items())
     counts = f"{split['images']} images in {split['csv']}"
     counts += "" if readers == f"{split['images']} by 1" else f" (readers: {readers})"
     counts += "" if split["patients"] is None else f", {split['patients']} patients"
     yield f"{name}: {counts}; {split['readable']} readable"
+    if split["averages"]:
+        yield (
+            f"  {many(split['averages'], 'image')} with a labeler's -1, written as 2 of 3 in rows of "
+            f"{show(AVERAGE_READERS[0])} and so on: an average, no readers, and not in any agreement"
+        )
     kinds = [f"{count} {kind}" for kind, count in split["kinds"].items()]
     if kinds:
         more = f", {len(kinds) - MAX_KINDS} other kinds" if len(kinds) > MAX_KINDS else ""
@@ -67,7 +74,8 @@ def _split_lines(name: str, split: Found) -> Iterator[str]:
         unknown = f", {groups['unknown']} images without" if groups["unknown"] else ""
         yield (
             f"  {groups['groups']} groups, {groups['several']} of several images, the largest of "
-            f"{groups['largest_images']}{unknown}; a group stays on one side of the validation split"
+            f"{groups['largest_images']} ({show(groups['largest'])}){unknown}; a group stays on one side of "
+            "the validation split"
         )
     if greys is not None:
         grey = greys["mean_grey"]
@@ -112,7 +120,8 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _agreement_lines(found: Found) -> Iterator[str]:
+def agreement_lines(found: Found) -> Iterator[str]:
+    """Yield the agreement of readers, if there are several."""
     agreed = found["agreement"]
     if agreed is None:
         return
@@ -124,7 +133,8 @@ def _agreement_lines(found: Found) -> Iterator[str]:
     )
 
 
-def _box_lines(boxes: Found | None) -> Iterator[str]:
+def box_lines(boxes: Found | None) -> Iterator[str]:
+    """Yield the counts of boxes, and of those that may not be what they should be."""
     if boxes is None:
         return
     absent = sum(row["on_absent"] for row in boxes["classes"].values())
@@ -140,6 +150,7 @@ def _box_lines(boxes: Found | None) -> Iterator[str]:
         yield f"  {count} of {name!r}, which is no concept, are not used"
 
 
-def _copy_lines(found: Found) -> Iterator[str]:
+def copy_lines(found: Found) -> Iterator[str]:
+    """Yield the counts of copies."""
     exact, near = (many(len(found[f"{kind}_duplicates"]), "group") for kind in ("exact", "near"))
     yield f"Copies: {exact} of files with the same bytes, {near} of images that look the same"

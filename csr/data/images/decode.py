@@ -12,6 +12,8 @@ import os
 import stat
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,13 +95,20 @@ def decode_image(
         InputError: damaged, no image, animated or multi-page, floating point; with the file, the reason and
             the fix. A TooLargeError for too many pixels.
     """
-    try:
-        _check_file(path)
+    with refused_if_unreadable(path):
         if is_dicom(path):
             pixels, notes = read_dicom(path, max_pixels=max_pixels)
             height, width = pixels.shape[:2]
             return DecodedImage(pixels, height, width, notes)
         return _decode_picture(path, min_size, max_pixels)
+
+
+@contextmanager
+def refused_if_unreadable(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Check a file, and make of all that its readers raise one InputError that names it."""
+    try:
+        _check_file(path)
+        yield
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -126,16 +135,11 @@ def _check_file(path: str | os.PathLike[str]) -> None:
 
 
 def _decode_picture(path: str | os.PathLike[str], min_size: int | None, max_pixels: int) -> DecodedImage:
-    with Image.open(picture_source(path), formats=_FORMATS) as picture:
-        check_pixels(path, *picture.size, limit=max_pixels)
-        # The second picture of a JPEG (MPO) is a preview; in other formats it may be the one that is wanted.
-        if picture.format != "MPO" and getattr(picture, "is_animated", False):
-            raise InputError(f"{path}: has several frames or pages; export the one that is meant")
+    with open_picture(path, max_pixels=max_pixels) as picture:
         width, height = picture.size
         reduced = min_size is not None and picture.draft(None, (min_size, min_size)) is not None
         turned = picture.getexif().get(_EXIF_ORIENTATION)
-        shown = ImageOps.exif_transpose(picture) if turned in range(2, 9) else picture
-        pixels = _to_uint8(path, shown, picture)
+        pixels = to_uint8(path, upright(picture), picture)
         if not reduced:
             height, width = pixels.shape[:2]
         elif turned in range(5, 9):
@@ -143,11 +147,29 @@ def _decode_picture(path: str | os.PathLike[str], min_size: int | None, max_pixe
         return DecodedImage(pixels, height, width)
 
 
-def _to_uint8(path: str | os.PathLike[str], shown: Image.Image, opened: Image.Image) -> np.ndarray:
+@contextmanager
+def open_picture(path: str | os.PathLike[str], *, max_pixels: int) -> Iterator[Image.Image]:
+    """Open a file that is no DICOM, of one frame and not too many pixels; nothing is decoded yet."""
+    with Image.open(picture_source(path), formats=_FORMATS) as picture:
+        check_pixels(path, *picture.size, limit=max_pixels)
+        # The second picture of a JPEG (MPO) is a preview; in other formats it may be the one that is wanted.
+        if picture.format != "MPO" and getattr(picture, "is_animated", False):
+            raise InputError(f"{path}: has several frames or pages; export the one that is meant")
+        yield picture
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Return a picture turned as its EXIF orientation says."""
+    turned = picture.getexif().get(_EXIF_ORIENTATION)
+    return ImageOps.exif_transpose(picture) if turned in range(2, 9) else picture
+
+
+def to_uint8(path: str | os.PathLike[str], shown: Image.Image, opened: Image.Image) -> np.ndarray:
     """Return the displayed pixels, (H, W) or (H, W, 3), of `shown`, which comes from the file `opened`."""
     mode = shown.mode
-    if mode.startswith("I;16") or (mode == "I" and opened.format == "PNG"):
-        return _from_16_bit(shown, opened)
+    if has_16_bits(shown, opened):
+        # 65535 / 255 = 257 exactly, so this is round(value / 257).
+        return ((values_of_16_bits(shown, opened).astype(np.uint32) + 128) // 257).astype(np.uint8)
     if mode in ("F", "I"):
         raise InputError(
             f"{path}: has floating-point or 32-bit pixels, which have no fixed display range; "
@@ -160,14 +182,19 @@ def _to_uint8(path: str | os.PathLike[str], shown: Image.Image, opened: Image.Im
     return np.array(shown.convert("RGB").getchannel(0) if is_grey else shown.convert("RGB"))
 
 
-def _from_16_bit(shown: Image.Image, opened: Image.Image) -> np.ndarray:
-    value = np.asarray(shown).astype(np.uint32)
+def has_16_bits(shown: Image.Image, opened: Image.Image) -> bool:
+    """Return whether a picture is grey of 16 bits."""
+    return shown.mode.startswith("I;16") or (shown.mode == "I" and opened.format == "PNG")
+
+
+def values_of_16_bits(shown: Image.Image, opened: Image.Image) -> np.ndarray:
+    """Return 16-bit grey values, uint16 (H, W), dark ones low; transparent pixels are 0."""
+    value = np.asarray(shown).astype(np.uint16)
     if opened.format == "TIFF" and opened.getexif().get(_TIFF_PHOTOMETRIC) == 0:
         value = 65535 - value  # 'white is zero', which Pillow inverts for 8 bits only
     if isinstance(shown.info.get("transparency"), int):
         value[value == shown.info["transparency"]] = 0
-    # 65535 / 255 = 257 exactly, so this is round(value / 257).
-    return ((value + 128) // 257).astype(np.uint8)
+    return value
 
 
 def check_pixels(path: str | os.PathLike[str], width: int, height: int, *, limit: int) -> None:

@@ -29,19 +29,34 @@ def read_dicom(path: str | os.PathLike[str], *, max_pixels: int) -> tuple[np.nda
         InputError: no pixels, several frames, too many pixels, cut, or a compression without a decoder.
         ValueError, RuntimeError, ...: as pydicom raises them on damaged files.
     """
+    dataset, stored = read_stored(path, max_pixels=max_pixels)
+    if is_grey(stored, dataset):
+        return show_grey(stored, dataset)
+    return show_colour(path, stored, dataset), ()
+
+
+def read_stored(path: str | os.PathLike[str], *, max_pixels: int) -> tuple[FileDataset, np.ndarray]:
+    """Return the data set of a file and its stored values, (H, W) or (H, W, 3); see `read_dicom`."""
     dataset = open_dicom(path)
     check_has_pixels(path, dataset)
     _check_header(path, dataset, max_pixels)
-    stored = stored_values(path, dataset)
+    return dataset, stored_values(path, dataset)
+
+
+def is_grey(stored: np.ndarray, dataset: FileDataset) -> bool:
+    """Return whether stored values are MONOCHROME1 or 2."""
+    return str(dataset.PhotometricInterpretation) in _GREY and stored.ndim == 2
+
+
+def show_colour(path: str | os.PathLike[str], stored: np.ndarray, dataset: FileDataset) -> np.ndarray:
+    """Return displayed pixels, uint8 (H, W, 3), of stored values that are not grey."""
     kind = str(dataset.PhotometricInterpretation)
-    if kind in _GREY and stored.ndim == 2:
-        return show_grey(stored, dataset)
     if kind == "PALETTE COLOR":
         colour = apply_color_lut(stored, dataset)
-        return to_uint8(colour / np.float32(np.iinfo(colour.dtype).max)), ()
+        return to_uint8(colour / np.float32(np.iinfo(colour.dtype).max))
     if stored.ndim != 3 or stored.shape[2] != 3:
         raise InputError(f"{path}: photometric interpretation {kind} is not supported; export as PNG")
-    return to_uint8(stored / np.float32(2 ** int(dataset.BitsStored) - 1)), ()
+    return to_uint8(stored / np.float32(2 ** int(dataset.BitsStored) - 1))
 
 
 def _check_header(path: str | os.PathLike[str], dataset: FileDataset, max_pixels: int) -> None:

@@ -1,14 +1,16 @@
-"""The first window of a DICOM header (PS3.3 C.11.2.1.2 and C.11.2.1.3), and numbers that may be none."""
+"""The windows of a DICOM header (PS3.3 C.11.2.1.2 and C.11.2.1.3), and numbers that may be none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-_KINDS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+Kind = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
+_KINDS: dict[str, Kind] = {"LINEAR": "LINEAR", "LINEAR_EXACT": "LINEAR_EXACT", "SIGMOID": "SIGMOID"}
 
 
 class UnusableWindow(ValueError):
@@ -26,7 +28,7 @@ class Window:
 
     centre: float
     width: float
-    kind: str
+    kind: Kind
 
     @property
     def name(self) -> str:
@@ -60,13 +62,55 @@ def window_of(dataset: Dataset) -> Window | None:
         return None
     if centre is None or width is None:
         raise UnusableWindow(f"no {names[0] if centre is None else names[1]}")
+    return _checked(centre, width, kind_of(dataset))
+
+
+def windows_of(dataset: Dataset) -> list[tuple[Window, str]]:
+    """Return all windows of a header that can be used, each with its explanation ('' if there is none).
+
+    Where the numbers of centres and widths differ, or one is empty, it is not known which belong together:
+    only the one of `window_of` is returned.
+    """
+    try:
+        kind = kind_of(dataset)
+        centres, widths = numbers_of(dataset, "WindowCenter"), numbers_of(dataset, "WindowWidth")
+    except ValueError:
+        return []
+    places = {dataset[name].VM if name in dataset else 0 for name in ("WindowCenter", "WindowWidth")}
+    if places != {len(centres)} or len(centres) != len(widths):
+        try:
+            first = window_of(dataset)
+        except UnusableWindow:
+            return []
+        return [] if first is None else [(first, "")]
+    texts = dataset.get("WindowCenterWidthExplanation") or []
+    texts = [texts] if isinstance(texts, str) else [str(text) for text in texts]
+    windows = []
+    for number, (centre, width) in enumerate(zip(centres, widths, strict=True)):
+        try:
+            windows.append((_checked(centre, width, kind), texts[number] if number < len(texts) else ""))
+        except UnusableWindow:
+            continue
+    return windows
+
+
+def kind_of(dataset: Dataset) -> Kind:
+    """Return the function of a header's windows.
+
+    Raises:
+        UnusableWindow: a function that the standard does not know.
+    """
     kind = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
     if kind not in _KINDS:
         raise UnusableWindow(f"VOILUTFunction {kind[:20]!r}")
+    return _KINDS[kind]
+
+
+def _checked(centre: float, width: float, kind: Kind) -> Window:
     if not np.isfinite(centre):
-        raise UnusableWindow(f"{names[0]} {centre:g}")
+        raise UnusableWindow(f"WindowCenter {centre:g}")
     if not np.isfinite(width) or width <= 0 or (kind == "LINEAR" and width < 1):
-        raise UnusableWindow(f"{names[1]} {width:g}")
+        raise UnusableWindow(f"WindowWidth {width:g}")
     return Window(centre, width, kind)
 
 

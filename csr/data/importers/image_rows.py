@@ -11,11 +11,12 @@ from csr.data.importers.output import Output
 from csr.data.importers.raw import BadImage, ImageFiles
 from csr.data.importers.summary import SPLITS, Imported
 from csr.data.labels.names import IMAGE_SUFFIXES, show, show_some
+from csr.data.labels.vocabulary import AVERAGE_READERS
 from csr.runtime.errors import InputError
 from csr.runtime.thread_map import mapped
 
-SOFT = "2/3"  # of a cell; a table holds 0 and 1: three readers, two of whom say 1
-READERS = (("R1", "1"), ("R2", "1"), ("R3", "0"))
+SOFT = "2/3"  # of a cell; a table holds 0 and 1: three rows, two of which say 1
+PUBLISHED = "published"  # rad_id of an image without a soft cell: a labeler, or radiologists
 ON_BAD_IMAGE = ("error", "omit")
 _SHOWN = 10
 
@@ -174,8 +175,9 @@ class ImageTables:
 
 
 def _readings(row: ImageRow) -> Iterator[list[str]]:
-    """Yield reader, patient and cells of an image: three readers where a cell is soft, else one."""
-    for reader, soft in READERS if SOFT in row.cells else READERS[:1]:
+    """Yield rad_id, patient and cells of an image: the rows of an average where a cell is soft, else one."""
+    parts = zip(AVERAGE_READERS, ("1", "1", "0"), strict=True) if SOFT in row.cells else [(PUBLISHED, "")]
+    for reader, soft in parts:
         yield [reader, row.patient, *(soft if cell == SOFT else cell for cell in row.cells)]
 
 

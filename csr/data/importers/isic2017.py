@@ -12,6 +12,7 @@ nevus.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +36,9 @@ ORIGIN = {
 }
 
 
-def run(folder: Path, output: Output, *, with_validation: bool, workers: int) -> Imported:
+def run(
+    folder: Path, output: Output, *, with_validation: bool, workers: int, links_into: Sequence[str]
+) -> Imported:
     """Read RAW, write the four tables and place the images.
 
     Args:
@@ -43,6 +46,7 @@ def run(folder: Path, output: Output, *, with_validation: bool, workers: int) ->
         output: OUT, open; it must copy images where `with_validation` joins two folders.
         with_validation: whether the validation images join the training images.
         workers: threads that decode superpixels.
+        links_into: see `ImageFiles`.
 
     Raises:
         InputError: a file is missing or not as published.
@@ -53,7 +57,9 @@ def run(folder: Path, output: Output, *, with_validation: bool, workers: int) ->
     parts = {"train": ["Training", *(["Validation"] if with_validation else [])], "test": ["Test_v2"]}
     seen: dict[str, str] = {}
     for split in SPLITS:
-        _import_split(raw, split, parts[split], output, imported, seen, workers=workers)
+        _import_split(
+            raw, split, parts[split], output, imported, seen, workers=workers, links_into=links_into
+        )
     return imported
 
 
@@ -66,6 +72,7 @@ def _import_split(
     seen: dict[str, str],
     *,
     workers: int,
+    links_into: Sequence[str],
 ) -> None:
     columns = ("image_id", *FEATURES, *DIAGNOSES, NEVUS)
     with (
@@ -75,8 +82,10 @@ def _import_split(
         for part in parts:
             diagnoses = _diagnoses(raw, part, seen)
             images, features = _folders(raw, part)
-            files = ImageFiles(images, (".jpg",))
-            pixels, lists = ImageFiles(images, (".png",)), ImageFiles(features, (".json",))
+            files, pixels, lists = (
+                ImageFiles(place, (suffix,), links_into=links_into)
+                for place, suffix in ((images, ".jpg"), (images, ".png"), (features, ".json"))
+            )
             read = partial(_lesion, files=files, pixels=pixels, features=lists)
             lesions = mapped(
                 read, diagnoses.items(), workers=workers, total=len(diagnoses), title=f"{DATASET}, {part}"

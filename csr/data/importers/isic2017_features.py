@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from csr.data.images.decode import MAX_PIXELS
+from csr.data.images.decode import MAX_PIXELS, upright
 from csr.data.importers.boxes import Box
 from csr.data.importers.raw import read_json
 from csr.data.labels.names import show
@@ -32,7 +32,7 @@ def read_lesion(image: Path, *, superpixels: Path, features: Path) -> Lesion:
     """Return the features of one image.
 
     Args:
-        image: the lesion, JPEG.
+        image: the lesion, JPEG. Boxes are in its pixels as it is shown, by its EXIF orientation.
         superpixels: PNG of its size; a pixel's superpixel is red + 256 green + 65536 blue.
         features: JSON, for each feature a list with 0 or 1 for each superpixel.
 
@@ -41,10 +41,10 @@ def read_lesion(image: Path, *, superpixels: Path, features: Path) -> Lesion:
     """
     has_S = _read_features(features)
     present = frozenset(name for name, row in has_S.items() if row.any())
-    size = _size(image)
+    size, turned = _size(image)
     if not present:
         return Lesion(present, [])
-    index_HW = _read_superpixels(superpixels, size)
+    index_HW = _read_superpixels(superpixels, size, turned)
     num_superpixels = int(index_HW.max()) + 1
     lengths = {len(row) for row in has_S.values()}
     if lengths != {num_superpixels}:
@@ -82,12 +82,14 @@ def _read_features(path: Path) -> dict[str, np.ndarray]:
     return has_S
 
 
-def _size(path: Path) -> tuple[int, int]:
+def _size(path: Path) -> tuple[tuple[int, int], int]:
+    """Return width and height in pixels as stored, and the EXIF orientation, 1 for upright."""
     with _open(path, "JPEG") as image:
-        return image.size
+        return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
-def _read_superpixels(path: Path, size: tuple[int, int]) -> np.ndarray:
+def _read_superpixels(path: Path, size: tuple[int, int], turned: int) -> np.ndarray:
+    """Return the superpixel of each pixel, int64 (H, W), turned as the lesion is when it is shown."""
     with _open(path, "PNG") as image:
         if image.size != size or image.mode != "RGB":
             raise InputError(
@@ -95,7 +97,8 @@ def _read_superpixels(path: Path, size: tuple[int, int]) -> np.ndarray:
                 "and superpixels are RGB; download both again"
             )
         try:
-            rgb_HW3 = np.asarray(image).astype(np.int64)
+            image.getexif()[ExifTags.Base.Orientation] = turned
+            rgb_HW3 = np.asarray(upright(image)).astype(np.int64)
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"{path}: is damaged ({str(error)[:80]}); download it again") from None
     return rgb_HW3[..., 0] + (rgb_HW3[..., 1] << 8) + (rgb_HW3[..., 2] << 16)

@@ -19,6 +19,7 @@ from csr.runtime.sizes import gib_text
 from csr.runtime.thread_map import mapped
 
 TABLES = ("labels_train.csv", "labels_test.csv", "boxes_train.csv", "boxes_test.csv", "omitted.csv")
+IMAGE_FOLDERS = ("train", "test", "images")
 IMAGE_MODES = ("link", "copy", "none")
 BOX_COLUMNS = ("class_name", "x_min", "y_min", "x_max", "y_max")
 COPY_THREADS = 4
@@ -42,6 +43,7 @@ class Output:
         self.folder, self.images = folder, images
         self._staging = folder / f".import-{os.getpid()}"
         self._made = not folder.exists()
+        self._links: set[str] = set()
         here, there = folder.resolve(), raw.resolve()
         if there in (here, *here.parents):
             raise InputError(f"{folder}: lies in {raw}; give an OUT outside of it: RAW is never written to")
@@ -83,6 +85,7 @@ class Output:
             source: the image folder in RAW.
             files: names below `source` that the tables use.
         """
+        assert name in IMAGE_FOLDERS
         if self.images == "none":
             return source
         target = self.folder / name
@@ -101,6 +104,7 @@ class Output:
                 f"{target}: a link cannot be made there ({error.strerror}); give --images copy or none"
             ) from None
         os.replace(link, target)
+        self._links.add(name)
         return target
 
     def _copy(self, source: Path, target: Path, names: list[str]) -> None:
@@ -131,6 +135,9 @@ class Output:
                 os.replace(self._staging / name, self.folder / name)
             else:  # of an earlier import
                 (self.folder / name).unlink(missing_ok=True)
+        for name in IMAGE_FOLDERS:
+            if name not in self._links and (self.folder / name).is_symlink():
+                (self.folder / name).unlink()
 
 
 def _same(source: Path, target: Path) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from csr.data.images.links import OutsideLink, Roots
 from csr.data.labels.csv_file import CsvFile, read_rows
 from csr.data.labels.csv_header import read_header
 from csr.data.labels.label_cells import INVALID, label_codes
@@ -99,13 +100,17 @@ class ImageFiles:
     """The image files of a folder by name, each checked to stay inside the folder.
 
     Args:
-        folder: listed once; a name may have one folder in front of it.
+        folder: may itself be a link; it and the folders below it that names have in front are listed once.
         suffixes: of images, lower case.
+        links_into: other folders that links to files and sub-folders may lead into.
+
+    Raises:
+        InputError: one of these is no folder.
     """
 
-    def __init__(self, folder: Path, suffixes: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, suffixes: tuple[str, ...], *, links_into: Sequence[str] = ()) -> None:
         self.folder, self.suffixes = folder, suffixes
-        self._root = folder.resolve()
+        self._roots = Roots(folder, links_into)
         self._names: dict[str, set[str]] = {}
 
     def find(self, stem: str, *, location: str) -> str:
@@ -116,7 +121,7 @@ class ImageFiles:
             location: file and line that names it, for messages.
 
         Raises:
-            BadImage: no such file.
+            BadImage: no such file, or a link that leads nowhere.
             InputError: a name or a link that leaves the folder.
         """
         problem = id_problem(stem)
@@ -124,7 +129,7 @@ class ImageFiles:
             raise InputError(f"{location}: image name {show(stem)} {problem}")
         below, _, name = stem.rpartition("/")
         if below not in self._names:
-            self._names[below] = _listed(self.folder / below)
+            self._names[below] = _listed(self._inside(self.folder / below, location))
         for suffix in self.suffixes:
             if f"{name}{suffix}" in self._names[below]:
                 return self._checked(f"{stem}{suffix}", location)
@@ -133,12 +138,16 @@ class ImageFiles:
 
     def _checked(self, name: str, location: str) -> str:
         path = self.folder / name
-        real = Path(os.path.realpath(path))
-        if self._root not in real.parents or not real.is_file():
-            raise InputError(
-                f"{location}: {path} is a link out of {self.folder} or no file; put the file itself there"
-            )
+        if not self._inside(path, location).is_file():
+            raise BadImage(f"{location}: {path} is no file, or a link that leads nowhere; put the file there")
         return name
+
+    def _inside(self, path: Path, location: str) -> Path:
+        """Return a path without links, which may lead nowhere."""
+        real = Path(os.path.realpath(path))  # which survives a loop of links
+        if not self._roots.hold(real):
+            raise InputError(f"{location}: {OutsideLink(self.folder, path, real)}")
+        return real
 
 
 def _listed(folder: Path) -> set[str]:

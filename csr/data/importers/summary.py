@@ -28,6 +28,7 @@ class Imported:
         folders: image folder by split.
         target_cols: to name in `csr train`; None: its defaults fit.
         reader_merge: to name in `csr train`; None: its default fits.
+        links_into: to name in `csr train`: folders that links among the images lead into.
         notices: lines about the data that a user should know.
     """
 
@@ -35,6 +36,7 @@ class Imported:
     folders: dict[str, Path] = field(default_factory=dict)
     target_cols: tuple[str, ...] | None = None
     reader_merge: str | None = None
+    links_into: tuple[str, ...] = ()
     notices: list[str] = field(default_factory=list)
 
 
@@ -99,6 +101,8 @@ def _commands(imported: Imported, out: Path, *, drop_rare: bool, train_boxes: bo
     columns = ["--target_cols", *imported.target_cols] if imported.target_cols else []
     if imported.reader_merge:
         columns += ["--reader_merge", imported.reader_merge]
+    if imported.links_into:
+        columns += ["--links_into", *imported.links_into]
     check = [
         "csr",
         "data",

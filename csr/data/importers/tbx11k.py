@@ -12,6 +12,7 @@ test list are not published: the validation list becomes the test set, as in the
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from csr.data.importers.output import BOX_COLUMNS, Output
@@ -37,7 +38,7 @@ ORIGIN = {
 }
 
 
-def run(folder: Path, output: Output, *, boxes: str, merge_tb: bool) -> Imported:
+def run(folder: Path, output: Output, *, boxes: str, merge_tb: bool, links_into: Sequence[str]) -> Imported:
     """Read RAW, write the four tables and place the images.
 
     Args:
@@ -45,6 +46,7 @@ def run(folder: Path, output: Output, *, boxes: str, merge_tb: bool) -> Imported
         output: OUT, open.
         boxes: `json` or `xml`: which of the two published forms of the boxes is read.
         merge_tb: one target in place of active and latent TB.
+        links_into: see `ImageFiles`.
 
     Raises:
         InputError: a file is missing or not as published.
@@ -52,7 +54,7 @@ def run(folder: Path, output: Output, *, boxes: str, merge_tb: bool) -> Imported
     raw, imported = open_raw(folder, DATASET), Imported(dict(ORIGIN))
     imported.target_cols = (HEALTHY, SICK, ANY) if merge_tb else (HEALTHY, SICK, ACTIVE, LATENT)
     source = raw.subfolder("imgs")
-    images = ImageFiles(source, (".png", ".jpg"))
+    images = ImageFiles(source, (".png", ".jpg"), links_into=links_into)
     names = {split: _listed(raw, split, images) for split in SPLITS}
     both = names["train"].keys() & names["test"].keys()
     if both:
@@ -76,7 +78,7 @@ def _listed(raw: Raw, split: str, images: ImageFiles) -> dict[str, str]:
     """Return the file name below imgs/ by image id (`tb/tb0001`), of one list."""
     path = raw.file(f"lists/{LISTS[split]}.txt")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{path}: cannot be read as text; download it again") from None
     names: dict[str, str] = {}
@@ -114,9 +116,8 @@ def _lesions(
                 f"{difficult} {split} boxes are marked difficult and omitted, as in the JSON files"
             )
     else:
-        stem_of = {stem.rsplit("/", 1)[-1]: stem for stem in names}
         path = raw.file(f"annotations/json/{LISTS[split]}.json")
-        lesions = read_coco(path, stem_of, files=names, images=source)
+        lesions = read_coco(path, files=names, images=source)
     for stem in lesions:
         if not stem.startswith("tb/"):
             raise InputError(
@@ -157,7 +158,7 @@ def _write(
 
 
 def _cells(folder: str, kinds: set[str], concepts: tuple[str, ...]) -> dict[str, str]:
-    """Return the labels of one image by name; '' if the published files do not contain them."""
+    """Return the labels of one image by name, of all `LESIONS` too; '' if the published files lack them."""
     cells = {name: str(int(name in kinds)) for name in concepts}
     folders = {HEALTHY: "health", SICK: "sick", ANY: "tb"}
     cells |= {name: str(int(folder == own)) for name, own in folders.items()}
@@ -165,6 +166,7 @@ def _cells(folder: str, kinds: set[str], concepts: tuple[str, ...]) -> dict[str,
     cells |= {ACTIVE: str(int(active)), LATENT: str(int(latent))}
     if folder == "tb" and not kinds:
         cells |= dict.fromkeys((*concepts, ACTIVE, LATENT), "")
-    elif general:  # a box of tuberculosis without its kind
-        cells |= {name: "" for name, seen in ((ACTIVE, active), (LATENT, latent)) if not seen}
+    elif general:  # a box of tuberculosis without its kind, which may be either
+        unseen = [place for place, seen in enumerate((active, latent)) if not seen]
+        cells |= {names[place]: "" for place in unseen for names in ((ACTIVE, LATENT), LESIONS)}
     return cells

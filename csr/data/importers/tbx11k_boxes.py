@@ -19,15 +19,13 @@ MAX_XML_BYTES = 2**20
 Lesions = list[tuple[str, Box]]
 
 
-def read_coco(
-    path: Path, stem_of: dict[str, str], *, files: dict[str, str], images: Path
-) -> dict[str, Lesions]:
+def read_coco(path: Path, *, files: dict[str, str], images: Path) -> dict[str, Lesions]:
     """Return the boxes by image id of a COCO file, where bbox is x, y, width, height in pixels.
 
     Args:
         path: the JSON file.
-        stem_of: image id by the file name without folder and suffix.
-        files: name below `images` of each image id.
+        files: name below `images` of each image id (`tb/tb0001`). The file may name images with or without
+            their folder.
         images: folder of the images, whose sizes must be those in the file.
 
     Raises:
@@ -40,8 +38,11 @@ def read_coco(
         raise InputError(
             f"{path}: lacks lists of images, annotations and categories; give the published file"
         )
-    names = {_entry(path, "categories", i, e, "id"): e.get("name") for i, e in enumerate(parts[2] or [])}
-    entries = {_entry(path, "images", i, e, "id"): (i, e) for i, e in enumerate(parts[0] or [])}
+    names = {key: entry.get("name") for key, (_, entry) in _by_id(path, "categories", parts[2]).items()}
+    entries = _by_id(path, "images", parts[0])
+    stems_of: dict[str, list[str]] = {}
+    for stem in files:
+        stems_of.setdefault(stem.rsplit("/", 1)[-1], []).append(stem)
     lesions: dict[str, Lesions] = {}
     for number, entry in enumerate(parts[1] or []):
         location = f"{path} annotations[{number}]"
@@ -54,7 +55,7 @@ def read_coco(
                 "download it again"
             )
         place, image = entries[image_id]
-        stem, size = _coco_image(f"{path} images[{place}]", image, stem_of, files, images)
+        stem, size = _coco_image(f"{path} images[{place}]", image, stems_of, files, images)
         sides = entry.get("bbox")
         if not isinstance(sides, list) or len(sides) != 4 or not all(_is_number(s) for s in sides):
             raise InputError(f"{location}: bbox {show(sides)} is not [x, y, width, height]; correct it")
@@ -62,6 +63,23 @@ def read_coco(
         box = checked_box((x, y, x + width, y + height), location=location, size=size)
         lesions.setdefault(stem, []).append((str(names[category]), box))
     return lesions
+
+
+def _by_id(path: Path, part: str, entries: Any) -> dict[int, tuple[int, dict[str, Any]]]:
+    """Return place and entry of each id.
+
+    Raises:
+        InputError: an id of two entries: boxes could be of either.
+    """
+    found: dict[int, tuple[int, dict[str, Any]]] = {}
+    for place, entry in enumerate(entries):
+        key = _entry(path, part, place, entry, "id")
+        first, _ = found.setdefault(key, (place, entry))
+        if first != place:
+            raise InputError(
+                f"{path} {part}[{place}]: id {key} is that of {part}[{first}] too; download it again"
+            )
+    return found
 
 
 def _entry(path: Path, part: str, number: int, entry: dict[str, Any], key: str) -> int:
@@ -76,15 +94,21 @@ def _is_number(value: Any) -> bool:
 
 
 def _coco_image(
-    location: str, entry: dict[str, Any], stem_of: dict[str, str], files: dict[str, str], images: Path
+    location: str,
+    entry: dict[str, Any],
+    stems_of: dict[str, list[str]],
+    files: dict[str, str],
+    images: Path,
 ) -> tuple[str, tuple[int, int]]:
-    name = str(entry.get("file_name")).rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    if name not in stem_of:
+    *folders, name = str(entry.get("file_name")).split("/")
+    name = name.rsplit(".", 1)[0]
+    stems = [stem for stem in stems_of.get(name, []) if not folders or stem == f"{folders[-1]}/{name}"]
+    if len(stems) != 1:
         raise InputError(
             f"{location}: {show(entry.get('file_name'))} is not in the list of this split; "
             "give both as published"
         )
-    stem = stem_of[name]
+    (stem,) = stems
     size = image_size(images / files[stem])
     if (entry.get("width"), entry.get("height")) != size:
         raise InputError(

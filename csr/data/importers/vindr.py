@@ -1,7 +1,7 @@
 """Importer of VinDr-CXR 1.0.0 as PhysioNet publishes it (doi 10.13026/3akn-b287).
 
-    RAW/annotations/image_labels_train.csv   image_id, rad_id, 22 findings, 6 diagnoses; three readers per
-    image RAW/annotations/image_labels_test.csv    the same without rad_id: the consensus of five
+    RAW/annotations/image_labels_train.csv   image_id, rad_id, 22 findings, 6 diagnoses: three readers
+    RAW/annotations/image_labels_test.csv    the same without rad_id: the consensus of five
     RAW/annotations/annotations_train.csv    image_id, rad_id, class_name, x_min, y_min, x_max, y_max
     RAW/annotations/annotations_test.csv     the same without rad_id
     RAW/train/*.dicom  RAW/test/*.dicom
@@ -13,6 +13,7 @@ the training file is 'Other disease' in the test file: both are written as 'Othe
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from csr.data.importers.boxes import checked_box
@@ -60,8 +61,13 @@ ORIGIN = {
 Reading = tuple[str, str]  # image and reader
 
 
-def run(folder: Path, output: Output) -> Imported:
+def run(folder: Path, output: Output, *, links_into: Sequence[str]) -> Imported:
     """Read RAW, write the four tables and place the images.
+
+    Args:
+        folder: RAW.
+        output: OUT, open.
+        links_into: see `ImageFiles`.
 
     Raises:
         InputError: a file is missing or not as published.
@@ -70,7 +76,7 @@ def run(folder: Path, output: Output) -> Imported:
     sources = {split: raw.subfolder(split) for split in SPLITS}
     files: dict[str, dict[str, str]] = {}
     for split in SPLITS:
-        images = ImageFiles(sources[split], (".dicom", ".dcm"))
+        images = ImageFiles(sources[split], (".dicom", ".dcm"), links_into=links_into)
         files[split], findings = _labels(raw, split, images, output, imported)
         both = files["train"].keys() & files["test"].keys() if split == "test" else set()
         if both:
@@ -90,6 +96,7 @@ def _labels(
     files: dict[str, str] = {}
     findings: dict[Reading, frozenset[str]] = {}
     readers: Counter[str] = Counter()
+    said = _Nothing()
     with output.table(f"labels_{split}.csv", (*keys, *FINDINGS, *DIAGNOSES)) as table:
         for location, row, cells in read_labels(
             path, keys=keys, labels=(*FINDINGS, *DIAGNOSES), optional=("rad_id",)
@@ -104,13 +111,45 @@ def _labels(
                 files[image] = images.find(image, location=location)
             findings[reading] = frozenset(name for name, cell in zip(FINDINGS, cells) if cell == "1")
             readers[image] += 1
+            said.add(image, cells)
             table.writerow([*(row[key] for key in keys), *cells])
     if not files:
         raise InputError(f"{path}: no rows below the header; download it again")
     odd = sum(count != READERS[split] for count in readers.values())
     if odd:
         imported.notices.append(f"{odd} {split} images do not have {READERS[split]} reader(s)")
+    imported.notices += said.notices(split)
     return files, findings
+
+
+class _Nothing:
+    """Who says that there is nothing to find, beside those who find something."""
+
+    def __init__(self) -> None:
+        self._nothing: set[str] = set()  # images with a row that names nothing else
+        self._something: set[str] = set()
+        self._rows = 0
+
+    def add(self, image: str, cells: list[str]) -> None:
+        """Take the labels of a row, findings and diagnoses in their order."""
+        labels = [name for name, cell in zip((*FINDINGS, *DIAGNOSES), cells, strict=True) if cell == "1"]
+        if labels == [NOTHING]:
+            self._nothing.add(image)
+        elif labels:
+            self._something.add(image)
+            self._rows += NOTHING in labels
+
+    def notices(self, split: str) -> list[str]:
+        """Return lines on contradictions, within a row and between the readers of an image."""
+        lines = []
+        if self._rows:
+            lines.append(f"{self._rows} {split} rows say {NOTHING!r} and name a finding or diagnosis too")
+        if images := len(self._nothing & self._something):
+            lines.append(
+                f"{images} {split} images have {NOTHING!r} by one reader and a finding or diagnosis by "
+                "another: --reader_merge any, the default, makes both 1; majority is what two of three say"
+            )
+        return lines
 
 
 def _boxes(

@@ -10,34 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from csr.data.labels.table import LabelTable
-from csr.data.labels.validation_split import count_groups, split_validation
+from csr.data.labels.validation_split import count_groups
 from csr.runtime.errors import InputError
 
 ALWAYS_TRAINING = -1
-
-
-def split_training(
-    table: LabelTable, *, fraction: float, seed: int, folds: int | None = None, fold: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split a table into training and validation images: by a fraction, or by one of several folds.
-
-    Args:
-        table: the training table of N images.
-        fraction: share of the images for validation; of no meaning with folds.
-        seed: of the split or of the folds.
-        folds: how many; None splits by the fraction.
-        fold: which one is for validation, from 0.
-
-    Returns:
-        Rows of the table for training and for validation, int64, ascending, N together.
-
-    Raises:
-        InputError: the table cannot be split so.
-    """
-    if folds is None or fold is None:
-        return split_validation(table, fraction=fraction, seed=seed)
-    fold_N = fold_of_images(table, folds=folds, seed=seed)
-    return np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
 
 
 def fold_of_images(table: LabelTable, *, folds: int, seed: int) -> np.ndarray:

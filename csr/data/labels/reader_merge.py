@@ -13,6 +13,7 @@ import numpy as np
 from csr.data.labels.csv_blocks import Block, Problem, first_rows, number_texts
 from csr.data.labels.label_cells import INVALID, NO, YES, label_codes
 from csr.data.labels.names import are_plain, id_problem, image_key, means_group, show
+from csr.data.labels.vocabulary import AVERAGE_READERS
 from csr.runtime.errors import InputError
 
 READER_MERGES = ("any", "majority", "soft")
@@ -147,6 +148,8 @@ class ReaderRows:
     def merge(self, how: str) -> tuple[np.ndarray, np.ndarray]:
         """Return labels (N, L) float32 with NaN where not annotated, and the number of readers (N,) int64.
 
+        The rows of `AVERAGE_READERS` are merged as others are, and count as one reader.
+
         Args:
             how: one of `READER_MERGES`.
         """
@@ -162,8 +165,9 @@ class ReaderRows:
         if (yes_PL & no_PL).any():
             self._report_contradiction(yes_PL & no_PL, begin_P, line_R[order_R], image_R[order_R], code_RL)
         begin_N = begins(pair_R[begin_P] // len(self._reader_of))
-        num_readers_N = np.diff(begin_N, append=len(begin_P))
-        count = np.min_scalar_type(num_readers_N.max())  # the smallest type is the fastest
+        num_rows_N = np.diff(begin_N, append=len(begin_P))
+        num_readers_N = num_rows_N - self._num_averages(pair_R[begin_P] % len(self._reader_of), begin_N)
+        count = np.min_scalar_type(num_rows_N.max())  # the smallest type is the fastest
         yes_NL = np.add.reduceat(yes_PL.view(np.uint8), begin_N, dtype=count)
         votes_NL = np.add.reduceat((yes_PL | no_PL).view(np.uint8), begin_N, dtype=count)
         mean_NL = np.full(yes_NL.shape, np.nan, dtype=np.float32)
@@ -173,6 +177,14 @@ class ReaderRows:
         above = mean_NL > (0.0 if how == "any" else 0.5)  # comparisons with NaN are False
         mean_NL = np.where(np.isnan(mean_NL), np.float32(np.nan), above).astype(np.float32)
         return mean_NL, num_readers_N
+
+    def _num_averages(self, reader_P: np.ndarray, begin_N: np.ndarray) -> np.ndarray:
+        """Return how many rows of an average each image has beside the first of them, (N,) int64."""
+        numbers = [self._reader_of[name] for name in AVERAGE_READERS if name in self._reader_of]
+        if not numbers:
+            return np.zeros(len(begin_N), dtype=np.int64)
+        rows_N = np.add.reduceat(np.isin(reader_P, numbers), begin_N, dtype=np.int64)
+        return np.maximum(rows_N - 1, 0)
 
     def _report_contradiction(
         self,

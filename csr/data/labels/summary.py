@@ -35,6 +35,8 @@ def data_facts(
     readers = {name: _readers(table) for name, table in splits.items()}
     facts: dict[str, Any] = dict(read_origin(Path(train.path).parent))
     facts["images"] = {name: len(table) for name, table in splits.items()}
+    if unused := len(train) - len(train_indices) - len(val_indices):
+        facts["images"]["unused"] = unused  # with --num_images
     if any(count != 1 for count in readers.values()):
         facts["readers_per_image"] = readers
     if train.patient_ids is not None:

@@ -38,7 +38,8 @@ class LabelTable:
         concept_NK, target_NT: float32 in [0, 1]; NaN where not annotated.
         row_numbers: the first line of each image in the file (the header is line 1).
         patient_ids: one per image, '' where unknown; None if the file has no such column.
-        num_readers_N: (N,) int64, readers of each image (1 without a rad_id column).
+        num_readers_N: (N,) int64, readers of each image (1 without a rad_id column; the rows of an average,
+            `csr.data.labels.vocabulary.AVERAGE_READERS`, are one).
         ignored_names: label columns omitted on purpose.
     """
 

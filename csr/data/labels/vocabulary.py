@@ -18,6 +18,8 @@ DEFAULT_TARGETS = (
     "No finding",
     "Other disease",
 )
+# rad_id of the three rows by which an importer writes a labeler's -1 as 2 of 3: an average, nobody's reading
+AVERAGE_READERS = tuple(f"labeler (average {number} of 3)" for number in (1, 2, 3))
 
 
 @dataclass(frozen=True)

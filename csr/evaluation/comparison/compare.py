@@ -16,6 +16,7 @@ from csr.evaluation.bootstrap import Bootstrap, limits, resampled
 from csr.evaluation.calibration import reliability
 from csr.evaluation.comparison.alignment import Kind, align
 from csr.evaluation.comparison.groups import Group, are_paired, differences, group_runs, shown
+from csr.evaluation.comparison.learning_curve import learning_curves
 from csr.evaluation.comparison.multiple_tests import over_runs
 from csr.evaluation.comparison.pairs import Side, pair_tests
 from csr.evaluation.comparison.run_record import RunRecord
@@ -36,7 +37,8 @@ def compare(runs: Sequence[RunRecord], *, by: Sequence[str], reference: int, boo
 
     Returns:
         Plain JSON: `groups` (name, runs), `runs` (with cost), `differences`, `kinds` (`targets` and
-        `concepts`: names, scores of each group), `pairs`, `reliability`, `notices`.
+        `concepts`: names, scores of each group), `learning_curves` (None unless runs differ in --num_images),
+        `pairs`, `reliability`, `notices`.
 
     Raises:
         InputError: runs that cannot be compared.
@@ -44,6 +46,15 @@ def compare(runs: Sequence[RunRecord], *, by: Sequence[str], reference: int, boo
     kinds, groups = align(runs), group_runs(runs, by)
     measured = {kind: Measured(of_kind, bootstrap) for kind, of_kind in kinds.items()}
     first = next(i for i, group in enumerate(groups) if reference in group.runs)
+    scores = {
+        f"{kind}s": {
+            "names": list(of_kind.names),
+            "positives": [int(n) for n in np.sum(is_positive(of_kind.label_NL), axis=0)],
+            "annotated": [int(n) for n in np.sum(~np.isnan(of_kind.label_NL), axis=0)],
+            "groups": [_scores(group, of_kind, measured[kind]) for group in groups],
+        }
+        for kind, of_kind in kinds.items()
+    }
     return {
         "format": "csr-comparison",
         "format_version": FORMAT_VERSION,
@@ -56,15 +67,8 @@ def compare(runs: Sequence[RunRecord], *, by: Sequence[str], reference: int, boo
         "differences": {
             name: [shown(value) for value in values] for name, values in differences(runs).items()
         },
-        "kinds": {
-            f"{kind}s": {
-                "names": list(of_kind.names),
-                "positives": [int(n) for n in np.sum(is_positive(of_kind.label_NL), axis=0)],
-                "annotated": [int(n) for n in np.sum(~np.isnan(of_kind.label_NL), axis=0)],
-                "groups": [_scores(group, of_kind, measured[kind]) for group in groups],
-            }
-            for kind, of_kind in kinds.items()
-        },
+        "kinds": scores,
+        "learning_curves": learning_curves(runs, groups, by, kinds=scores),
         "pairs": _pairs(groups, first, kinds, measured),
         "reliability": [{"group": group.name, "bins": _bins(kinds["target"], group)} for group in groups],
         "notices": _notices(kinds, groups),

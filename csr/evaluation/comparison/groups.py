@@ -7,20 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from csr.config.compared_options import OF_NO_MATTER
 from csr.config.parser import did_you_mean
 from csr.evaluation.comparison.run_record import RunRecord
 from csr.runtime.errors import InputError
 
-# options that say where files lie, how much is logged and how work is shared out; `effective_batch` and
-# `precision` are compared as they were settled
-NOT_COMPARED = frozenset(
-    {
-        *("train_dir", "test_dir", "output_dir", "exp_name", "image_cache", "cache_dir", "workers"),
-        *("batch_size", "accumulation", "ds_config", "timeout", "max_skipped", "overwrite", "resume"),
-        *("save_every", "keep_checkpoints", "log_every", "profile", "dry_run", "recipe", "on_bad_image"),
-        *("compile", "activation_checkpointing", "links_into", "stage1_from"),
-    }
-)
+# beside what is of no matter, where images lie and how work is shared out: data are compared by their tables,
+# `effective_batch` and `precision` as they were settled
+NOT_COMPARED = OF_NO_MATTER | {
+    *("train_dir", "test_dir", "batch_size", "accumulation", "ds_config", "on_bad_image", "stage1_from"),
+}
+UNUSED = "-"  # in place of a value
 
 
 @dataclass(frozen=True)
@@ -39,10 +36,28 @@ class Group:
 
 
 def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
-    """Return the options that are not the same in all runs: name -> value of each run, None where unknown."""
+    """Return the options that are not the same in all runs that they matter in.
+
+    Returns:
+        name -> value of each run; None where unknown, `UNUSED` where the option does nothing.
+    """
     names = dict.fromkeys(name for run in runs for name in run.options if name not in NOT_COMPARED)
-    values = {name: [run.options.get(name) for run in runs] for name in names}
-    return {name: of_runs for name, of_runs in values.items() if len({_key(v) for v in of_runs}) > 1}
+    values = {name: [_value(run, name) for run in runs] for name in names}
+    return {
+        name: of_runs
+        for name, of_runs in values.items()
+        if len({_key(value) for value in of_runs if value is not UNUSED}) > 1
+    }
+
+
+def _value(run: RunRecord, name: str) -> Any:
+    return UNUSED if name in run.unused else run.options.get(name)
+
+
+def option_shown(run: RunRecord, name: str) -> str | None:
+    """Return an option and its value for the name of a group; None where it does nothing in this run."""
+    value = _value(run, name)
+    return None if value is UNUSED else f"{name} {shown(value)}"
 
 
 def group_runs(runs: Sequence[RunRecord], by: Sequence[str]) -> list[Group]:
@@ -66,14 +81,14 @@ def group_runs(runs: Sequence[RunRecord], by: Sequence[str]) -> list[Group]:
     differ = [name for name in differences(runs) if name not in by]
     members: dict[tuple[str, ...], list[int]] = {}
     for i, run in enumerate(runs):
-        members.setdefault(tuple(_key(run.options.get(name)) for name in differ), []).append(i)
+        members.setdefault(tuple(_key(_value(run, name)) for name in differ), []).append(i)
     groups = []
     for places in members.values():
         places.sort(
             key=lambda i: _key([runs[i].options.get(name) for name in by])
         )  # pairs runs of two groups
         first = runs[places[0]]
-        parts = [f"{name} {shown(first.options.get(name))}" for name in differ]
+        parts = [text for name in differ if (text := option_shown(first, name)) is not None]
         keys = tuple(tuple(_plain(runs[i].options.get(name)) for name in by) for i in places)
         _check_apart([runs[i].name for i in places], keys, by)
         groups.append(Group(", ".join(parts) or "all runs", tuple(places), keys))

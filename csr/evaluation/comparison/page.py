@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from csr.evaluation.comparison.tables import HEADS, NOUNS, P_HEADS, p_text, tables_of
-from csr.report import charts
+from csr.evaluation.comparison.tables import HEADS, NOUNS, P_HEADS, Table, p_text, tables_of
+from csr.report import charts, square_charts
 from csr.report.charts import Mark
+from csr.report.curve_plot import curve_plot
 from csr.report.page import number, render
 
 Results = dict[str, Any]
@@ -23,6 +24,7 @@ def page_of(results: Results, *, method: Sequence[str]) -> str:
     sections = {
         "Diagnoses": _scores(results, "targets"),
         "Concepts": _scores(results, "concepts"),
+        "Learning curve": _curves(results, tables),
         "Tests": _tests(results),
         "Calibration": _calibration(results),
         "Training": {"template": "comparison/table.html", **_plain(tables["Runs"])},
@@ -86,22 +88,30 @@ def _scores(results: Results, kind: str) -> Results | None:
     }
 
 
+def _curves(results: Results, tables: dict[str, Table]) -> Results | None:
+    """Return a chart and a table of each kind whose groups differ in the number of training images."""
+    parts = []
+    for kind, curves in (results["learning_curves"] or {}).items():
+        if not curves:
+            continue
+        low, high = charts.fitted_ends([_point(point)[1] for curve in curves for point in curve["points"]])
+        title = f"Learning curve: macro AUROC of {NOUNS[kind]}"
+        series = [(curve["name"], [_point(point) for point in curve["points"]]) for curve in curves]
+        chart = curve_plot(series, title=title, below="training images", low=low, high=high)
+        legend = charts.legend([(i % charts.NUM_SERIES, name) for i, (name, _) in enumerate(series)])
+        parts.append({"noun": NOUNS[kind], "chart": chart, "legend": legend, **_plain(tables[title])})
+    return {"template": "comparison/curves.html", "kinds": parts} if parts else None
+
+
+def _point(point: Results) -> tuple[float, Mark]:
+    caption = f"{point['images']:g} images, AUROC"
+    return point["images"], Mark(point["value"], point["low"], point["high"], name=caption)
+
+
 def _dots(rows: Sequence[tuple[str, Results]], *, title: str) -> Markup:
-    """Return dots with intervals on a scale that holds them."""
-    low, high = _ends(score[key] for _, score in rows for key in ("value", "low", "high"))
+    """Return dots with intervals on a scale that fits them."""
     marks = [(name, [Mark(s["value"], s["low"], s["high"], name="AUROC")]) for name, s in rows]
-    reference = 0.5 if low <= 0.5 <= high else None
-    return charts.dot_plot(marks, title=title, low=low, high=high, reference=reference)
-
-
-def _ends(values: Iterable[float | None]) -> tuple[float, float]:
-    """Return ends in twentieths, from 0 to 1, around values."""
-    found = [value for value in values if value is not None]
-    if not found:
-        return 0.0, 1.0
-    low = max(0.0, math.floor(min(found) * 20 - 0.2) / 20)
-    high = min(1.0, math.ceil(max(found) * 20 + 0.2) / 20)
-    return low, high if high > low else low + 0.05
+    return charts.dot_plot(marks, title=title, fit=True, reference=0.5)
 
 
 def _tests(results: Results) -> Results | None:
@@ -140,6 +150,6 @@ def _calibration(results: Results) -> Results:
     return {
         "template": "comparison/calibration.html",
         "charts": [
-            charts.reliability_plot(row["bins"], title=row["group"]) for row in results["reliability"]
+            square_charts.reliability_plot(row["bins"], title=row["group"]) for row in results["reliability"]
         ],
     }

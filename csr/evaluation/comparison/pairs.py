@@ -19,7 +19,7 @@ from csr.evaluation.comparison.multiple_tests import bootstrap_p, holm, runs_p
 from csr.evaluation.label_scores import SCORES, known
 
 Row = dict[str, Any]
-TESTED_OVERALL = ("auroc", "auprc", "f1", "brier")  # macro and micro
+TESTED_OVERALL = ("auroc", "auprc", "f1_at_threshold", "brier")  # macro and micro
 TESTED_BY_LABEL = ("auroc",)
 
 

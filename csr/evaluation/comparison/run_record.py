@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from csr.config.checks import unused_options
 from csr.config.from_json import config_of
 from csr.evaluation.comparison.predictions import FILE_NAME, Predictions, read_predictions
 from csr.model.sharing.config_file import CONFIG, read_config
@@ -54,6 +55,7 @@ class RunRecord:
         exactly_one: whether exactly one target holds, the likeliest.
         cost: of training.
         predictions: of the test images.
+        num_training: images that it was trained on, without those of validation; None where unknown.
     """
 
     name: str
@@ -63,6 +65,12 @@ class RunRecord:
     exactly_one: bool
     cost: Cost
     predictions: Predictions
+    num_training: int | None = None
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Options that do nothing in this run: those of prototypes, of a baseline."""
+        return unused_options(self.options.get("baseline"))
 
     def called(self, kind: str, names: Sequence[str], probability_NL: np.ndarray) -> np.ndarray:
         """Return the decisions of the model as `csr evaluate` makes them, bool (N, L).
@@ -128,6 +136,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _read(folder: Path, config: dict[str, Any], name: str) -> RunRecord:
     predictions = read_predictions(folder / FILE_NAME)
+    number = (_inside(config, "data", "images") or {}).get("train")
     return RunRecord(
         name=name,
         folder=folder,
@@ -136,6 +145,7 @@ def _read(folder: Path, config: dict[str, Any], name: str) -> RunRecord:
         exactly_one=config.get("task_loss") == "ce",
         cost=_cost(folder / METRICS, config.get("world_size")),
         predictions=predictions,
+        num_training=number if isinstance(number, int) else None,
     )
 
 
@@ -143,7 +153,7 @@ def facts_of(config: dict[str, Any], *, where: str) -> dict[str, Any]:
     """Return options by name; tables by their file name; what a run settled in place of what was asked.
 
     `precision` and `effective_batch` are those that were used; `training_images` counts those of training
-    and validation together; `csr` is the version.
+    and validation together, and those that --num_images left unused; `csr` is the version.
 
     Args:
         config: content of config.json.
@@ -164,7 +174,10 @@ def facts_of(config: dict[str, Any], *, where: str) -> dict[str, Any]:
     facts |= {name: value for name, value in settled.items() if value is not None}
     images = _inside(config, "data", "images")
     if isinstance(images, dict) and all(isinstance(images.get(side), int) for side in ("train", "val")):
-        facts["training_images"] = images["train"] + images["val"]
+        unused = images.get("unused")
+        facts["training_images"] = (
+            images["train"] + images["val"] + (unused if isinstance(unused, int) else 0)
+        )
     return facts
 
 

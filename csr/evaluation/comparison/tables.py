@@ -13,7 +13,7 @@ Results = dict[str, Any]
 HEADS = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
-    "f1": "F1",
+    "f1_at_threshold": "F1 at threshold",
     "sensitivity": "Sens.",
     "specificity": "Spec.",
     "brier": "Brier",
@@ -42,6 +42,7 @@ def tables_of(results: Results) -> list[Table]:
     """Return the tables that a paper shows: groups, labels, tests, runs, options."""
     tables = [table for kind in NOUNS if (table := _groups(results, kind)) is not None]
     tables += [table for kind in NOUNS if (table := _labels(results, kind)) is not None]
+    tables += _curves(results)
     if results["pairs"]:
         tables.append(_tests(results))
     tables.append(_runs(results))
@@ -80,6 +81,19 @@ def _labels(results: Results, kind: str) -> Table | None:
     ]
     heads = ["", "positive", *(name for name, _ in shown)]
     return Table(f"AUROC of {NOUNS[kind]}", heads, rows)
+
+
+def _curves(results: Results) -> list[Table]:
+    """Return a table of each kind that has learning curves: a row a number of images, a column a curve."""
+    tables = []
+    for kind, curves in (results["learning_curves"] or {}).items():
+        numbers = sorted({point["images"] for curve in curves for point in curve["points"]})
+        cells = [{point["images"]: score_text(point) for point in curve["points"]} for curve in curves]
+        rows = [[f"{number:g}", *(of_curve.get(number, "-") for of_curve in cells)] for number in numbers]
+        if rows:
+            heads = ["training images", *(curve["name"] for curve in curves)]
+            tables.append(Table(f"Learning curve: macro AUROC of {NOUNS[kind]}", heads, rows))
+    return tables
 
 
 def _tests(results: Results) -> Table:
@@ -149,10 +163,14 @@ def markdown(results: Results, *, method: Sequence[str]) -> str:
     parts = [f"# Comparison of {len(results['runs'])} runs on {results['images']} test images", ""]
     parts += [line for notice in results["notices"] for line in (_escaped(notice, _MARKDOWN), "")]
     for table in tables_of(results):
-        parts += [f"## {_escaped(table.title, _MARKDOWN)}", ""]
-        parts += [_markdown_row(table.heads), _markdown_row(["---"] * len(table.heads), escaped=True)]
-        parts += [*(_markdown_row(row) for row in table.rows), ""]
+        parts += [f"## {_escaped(table.title, _MARKDOWN)}", "", *markdown_rows(table), ""]
     return "\n".join([*parts, *(f"- {_escaped(line, _MARKDOWN)}" for line in method)]) + "\n"
+
+
+def markdown_rows(table: Table) -> list[str]:
+    """Return heads and rows of a table as Markdown, without its title."""
+    heads = [_markdown_row(table.heads), _markdown_row(["---"] * len(table.heads), escaped=True)]
+    return [*heads, *(_markdown_row(row) for row in table.rows)]
 
 
 def _markdown_row(cells: Sequence[str], *, escaped: bool = False) -> str:
@@ -161,10 +179,11 @@ def _markdown_row(cells: Sequence[str], *, escaped: bool = False) -> str:
 
 def latex(results: Results) -> str:
     """Return all tables as LaTeX, without packages: a `table` with a `tabular` each."""
-    return "\n".join(_latex_table(table) for table in tables_of(results))
+    return "\n".join(latex_table(table) for table in tables_of(results))
 
 
-def _latex_table(table: Table) -> str:
+def latex_table(table: Table) -> str:
+    """Return a `table` with a `tabular`."""
     tex: Callable[[str], str] = lambda cell: _escaped(cell, _TEX)  # noqa: E731
     rows = [" & ".join(map(tex, row)) + r" \\" for row in (table.heads, *table.rows)]
     columns = "l" + "r" * (len(table.heads) - 1)

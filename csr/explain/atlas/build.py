@@ -4,6 +4,7 @@ through.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -16,19 +17,17 @@ from csr.data.batch import Batch
 from csr.data.dataset import LabelledImages
 from csr.evaluation.inference import stored_batches
 from csr.explain.atlas.keep import write_keep
-from csr.explain.atlas.layout import CROPS, IMAGES, INDEX, KEEP, NEAREST, NUMBERS, page_name
+from csr.explain.atlas.layout import CROPS, IMAGES, INDEX, KEEP, NEAREST, NUMBERS, OLD_KEEP, page_name
 from csr.explain.atlas.pages import write_concept, write_index
 from csr.explain.atlas.pictures import write_pictures
 from csr.explain.atlas.record import Recorder, nearest_json
 from csr.explain.atlas.regions import chunks_of, collect_regions, places_of
 from csr.explain.atlas.scan import scan_images
 from csr.explain.source import Source, open_images, split
-from csr.model.sharing.config_file import MAX_CONFIG_BYTES
+from csr.model.sharing.config_file import MAX_CONFIG_BYTES, read_config
 from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic
 from csr.runtime.monitor import Monitor
-
-OLD_KEEP = "keep_old.csv"
 
 
 @dataclass(frozen=True)
@@ -117,6 +116,10 @@ def build(
     atlas = recorder.summary(concepts, source=source.folder, csv=images.table.path)
     position_of = {int(row): position for position, row in enumerate(images.indices)}
     try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        aside = set_aside(options.out)
+        if aside is not None:
+            monitor.say(f"{aside}: the decisions that were in {KEEP} of the earlier atlas")
         _clear(options.out)
         sizes = write_pictures(
             options.out,
@@ -152,11 +155,33 @@ def _nearest_text(atlas: dict[str, Any]) -> str:
     raise InputError(f"{len(value['prototypes'])} prototypes are too many for an atlas")
 
 
+def set_aside(folder: Path) -> Path | None:
+    """Give keep.csv of an earlier atlas another name where somebody has changed it, else leave it.
+
+    Args:
+        folder: of the atlas.
+
+    Returns:
+        Its new place, which no file had; None: it is as the atlas wrote it, or there is none.
+    """
+    keep = folder / KEEP
+    if not keep.is_file() or _is_as_written(keep, folder / NUMBERS):
+        return None
+    number = next(n for n in itertools.count(1) if not os.path.lexists(folder / OLD_KEEP.format(n)))
+    os.rename(keep, folder / OLD_KEEP.format(number))
+    return folder / OLD_KEEP.format(number)
+
+
+def _is_as_written(keep: Path, numbers: Path) -> bool:
+    """Return whether a keep.csv is that of an atlas's numbers, byte for byte; False where nobody can tell."""
+    try:
+        return keep.read_bytes() == _encoded(write_keep(read_config(numbers)))
+    except (InputError, LookupError, TypeError, ValueError):  # of another version, damaged, or gone
+        return False
+
+
 def _clear(folder: Path) -> None:
-    """Make the folder, without the files of an earlier atlas; files of other names stay."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / KEEP).is_file():  # it may hold a doctor's decisions
-        os.replace(folder / KEEP, folder / OLD_KEEP)
+    """Remove the files of an earlier atlas; files of other names stay."""
     for name in (CROPS, IMAGES):
         if (folder / name).is_dir() and not (folder / name).is_symlink():
             shutil.rmtree(folder / name)
@@ -166,5 +191,9 @@ def _clear(folder: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    data = text.encode("utf-8", "backslashreplace")
+    data = _encoded(text)
     write_atomic(path, lambda file: file.write(data))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")

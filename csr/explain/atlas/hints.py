@@ -22,8 +22,8 @@ def hints(record: Record) -> list[str]:
     x, y = similar["peak_mean"]
     at_edge = min(x, y, 1 - x, 1 - y) < AT_EDGE
     if similar["peak_spread"] < SAME_PLACE:
-        where = "at the edge" if at_edge else f"at {x:.2f}, {y:.2f}"
-        found.append(f"looks at the same place in every image, {where}")
+        edge = "at the edge, " if at_edge else ""
+        found.append(f"looks at the same place in every image, {edge}{place_words(x, y)}")
     if similar["with_boxes"] >= MIN_IMAGES and similar["in_box"] < RARELY_IN_BOX:
         found.append(f"looks outside of the concept's boxes ({similar['in_box']:.0%} inside)")
     concept, at_most = similar["concept"], similar["concept_at_most"]
@@ -41,6 +41,19 @@ def hints(record: Record) -> list[str]:
                 f"its images share {name} ({value:.0%}) more than the concept explains ({predicted:.0%})"
             )
     return found
+
+
+def place_words(x: float, y: float) -> str:
+    """Return where a point lies on a picture, in words; left and right as one sees them.
+
+    Args:
+        x, y: fractions of the picture, from its upper left corner; thirds have names.
+    """
+    row = ("upper", "", "lower")[min(2, max(0, int(3 * y)))]
+    column = ("left", "middle", "right")[min(2, max(0, int(3 * x)))]
+    if not row:
+        return "in the centre" if column == "middle" else f"{column}, half-way up"
+    return f"{row} {column}"
 
 
 def _is_more(value: float, predicted: float, number: int) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from csr.runtime.errors import InputError
 VECTOR = "vector"
 COLUMNS = ("concept", "prototype", "keep", "wins", "alive", "top_weight", "top_target", "note", VECTOR)
 _READ = COLUMNS[:3]
+MOST_ON_PAGE = 20_000  # prototypes of which a page can write the file: about 2 MB
 Record = dict[str, Any]
 
 
@@ -41,25 +42,32 @@ def write_keep(atlas: Record) -> str:
 
     `top_weight` is the weight of the diagnosis it moves the most.
     """
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    for concept in atlas["concepts"]:
+    rows = (before + "1" + after for _, before, after in keep_rows(atlas))
+    return _line(COLUMNS) + "".join(rows)
+
+
+def page_table(atlas: Record) -> Record | None:
+    """Return what a page needs to write the file: `head`, and `rows` as in `keep_rows`.
+
+    None of an atlas of more than `MOST_ON_PAGE` prototypes.
+    """
+    rows = list(keep_rows(atlas))
+    return None if len(rows) > MOST_ON_PAGE else {"head": _line(COLUMNS), "rows": rows}
+
+
+def keep_rows(atlas: Record) -> Iterator[tuple[str, str, str]]:
+    """Yield for each prototype its name (concept.prototype), and its line before and after the decision."""
+    for k, concept in enumerate(atlas["concepts"]):
         for p in concept["prototypes"]:
-            weight = p["weights"][p["top_target"]]["weight"]
-            table.writerow(
-                [
-                    concept["name"],
-                    p["prototype"],
-                    1,
-                    p["wins"],
-                    int(p["alive"]),
-                    f"{weight:.4f}",
-                    p["top_target"],
-                    "; ".join(p["hints"]),
-                    p["vector"],
-                ]
-            )
+            weight = f"{p['weights'][p['top_target']]['weight']:.4f}"
+            rest = [p["wins"], int(p["alive"]), weight, p["top_target"], "; ".join(p["hints"]), p["vector"]]
+            before = _line([concept["name"], p["prototype"]]).removesuffix("\n") + ","
+            yield f"{k}.{p['prototype']}", before, "," + _line(rest)
+
+
+def _line(cells: Iterable[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
 
 

@@ -4,6 +4,7 @@
     nearest.json            the training regions behind each prototype, as `csr.explain.neighbours` reads them
     atlas.json              every number of the pages
     keep.csv                concept, prototype, keep (1 or 0: the column to edit), .., for `csr refine --keep`
+    keep_old_1.csv, ..      those of earlier atlases in this folder that somebody had edited
     prototypes/c000_p000.png    concept 0, prototype 0: its nearest training region, cut out (`crop_name`)
     images/000012_ID.jpg    the training images that pages and nearest.json refer to, reduced (`image_name`)
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 import re
 
 INDEX, NUMBERS, KEEP, NEAREST = "index.html", "atlas.json", "keep.csv", "nearest.json"
+OLD_KEEP = "keep_old_{}.csv"
 CROPS, IMAGES = "prototypes", "images"
 FORMAT, FORMAT_VERSION = "csr-atlas", 2
 _MAX_ID = 60

@@ -1,23 +1,27 @@
-"""The pages of an atlas: an index and one page for each concept; no script, relative links.
+"""The pages of an atlas: an index and one page for each concept; relative links, one script of their own.
 
 Letters: K concepts, M prototypes, T targets, H W map.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from csr.explain.atlas.hints import place_words
+from csr.explain.atlas.keep import page_table
 from csr.explain.atlas.layout import INDEX, KEEP, NUMBERS, page_name
 from csr.explain.atlas.pictures import map_address
 from csr.explain.atlas.regions import Place, Sight
-from csr.report.page import number, percent, render
+from csr.report.page import number, percent, render, script_hash
 from csr.report.pictures import colour_ramp, data_address
 
 Record = dict[str, Any]
-_FIRST_LOOKS, _MOST_WINS = 60, 6
+_FIRST_LOOKS, _MOST_WINS = 5, 6
+SCRIPT = "atlas/keep.js"
 _INSIDE = {True: ", in a box", False: ", outside of the boxes", None: ""}
 
 
@@ -28,17 +32,32 @@ def write_index(atlas: Record) -> str:
         "atlas/index.html",
         title=f"Atlas of {atlas['model']}",
         atlas=atlas,
-        keep=KEEP,
         numbers=NUMBERS,
+        table=page_table(atlas),
+        index=None,
+        **_common(atlas),
         first=first[:_FIRST_LOOKS],
         more=max(0, len(first) - _FIRST_LOOKS),
         concepts=[_summary(concept) for concept in atlas["concepts"]],
     )
 
 
+def _common(atlas: Record) -> Record:
+    """Return what every page needs: the origin, the script that may run, and a name for its decisions."""
+    vectors = [p["vector"] for concept in atlas["concepts"] for p in concept["prototypes"]]
+    return {
+        "keep": KEEP,
+        "origin": atlas["origin"],
+        "script_hash": script_hash(SCRIPT),
+        "atlas_id": hashlib.sha256(" ".join(vectors).encode()).hexdigest()[:16],
+        "has_boxes": atlas["has_boxes"],
+    }
+
+
 def _summary(concept: Record) -> Record:
     """Return the row of a concept in the index."""
     prototypes = concept["prototypes"]
+    best = sorted((p for p in prototypes if p["crop"]), key=lambda p: -p["wins"])
     dropped = f", {len(concept['dropped'])} dropped" if concept["dropped"] else ""
     return {
         "name": concept["name"],
@@ -47,7 +66,8 @@ def _summary(concept: Record) -> Record:
         "prevalence": concept["prevalence"],
         "alive": f"{concept['alive']} of {len(prototypes)}{dropped}",
         "with_hints": sum(bool(_worth_a_look(p)) for p in prototypes),
-        "best": sorted((p for p in prototypes if p["crop"]), key=lambda p: -p["wins"])[:_MOST_WINS],
+        "best": best[:_MOST_WINS],
+        "others": len(prototypes) - len(best[:_MOST_WINS]),
     }
 
 
@@ -61,6 +81,7 @@ def _first_looks(atlas: Record) -> list[Record]:
         {
             "page": page_name(concept["concept"]),
             "concept": concept["name"],
+            "number": concept["concept"],
             "prototype": p["prototype"],
             "hints": _worth_a_look(p),
             "effect": _effect(p),
@@ -100,6 +121,8 @@ def write_concept(
         "atlas/concept.html",
         title=f"{concept['name']} - atlas of {atlas['model']}",
         index=INDEX,
+        table=None,
+        **_common(atlas),
         neighbours=_links(atlas, k),
         concept=concept,
         prototypes=prototypes,
@@ -153,7 +176,8 @@ def _scale(sights: Sequence[Sight]) -> tuple[float, float]:
 
 def _figure(one: Record, map_source: str, size: tuple[int, int]) -> Record:
     inside = _INSIDE[one["in_box"]] + (", in the black beside the image" if one["in_black"] else "")
-    places = {"frame": _place(one["box"]), "map_place": _place(one["frame"])}
+    places: Record = {"frame": _place(one["box"]), "map_place": _place(one["frame"])}
+    places["known"] = [_place(box) for box in one["boxes"]]
     return {**one, "map": map_source, "size": size, **places, "inside": inside}
 
 
@@ -172,7 +196,8 @@ def _similar(atlas: Record, record: Record) -> tuple[list[str], list[list[str]],
         predicted, of_all = similar["predicted"][name], atlas["target_prevalence"][name]
         rows.append([name, percent(value), percent(predicted), percent(of_all)])
     x, y = similar["peak_mean"]
-    place = f"Highest cell on average at {x:.2f}, {y:.2f}, scattered by {similar['peak_spread']:.2f}"
+    scatter = f"scattered by {similar['peak_spread']:.0%} of the image's side"
+    place = f"Highest cell on average {place_words(x, y)}, {scatter}"
     if similar["with_boxes"]:
         place += f"; in the concept's boxes in {similar['in_box']:.0%} of {similar['with_boxes']}"
     first = f"of the {similar['images']} most similar images"

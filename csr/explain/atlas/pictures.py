@@ -20,7 +20,7 @@ from csr.data.images.decode import decode_image
 from csr.report.pictures import heat_colours
 from csr.runtime.files import write_atomic
 
-SIDE_PX, CROP_PX = 320, 160  # longest sides
+SIDE_PX, CROP_PX = 640, 160  # longest sides
 MAP_ALPHA = 0.55
 _JPEG_QUALITY = 88
 Record = dict[str, Any]

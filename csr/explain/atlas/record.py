@@ -6,15 +6,15 @@ Letters: K concepts, M prototypes, T targets, N images, L places of a list.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from csr import __version__
 from csr.data.dataset import LabelledImages
-from csr.data.images.square import point_on_image
+from csr.data.images.square import Frame, box_on_image, point_on_image
 from csr.data.labels.positive import is_negative, is_positive
 from csr.explain.atlas.hints import hints
 from csr.explain.atlas.layout import FORMAT, FORMAT_VERSION, crop_name, image_name
@@ -25,6 +25,7 @@ from csr.explain.neighbours import FORMAT_VERSION as NEAREST_VERSION
 from csr.explain.neighbours import vector_names
 from csr.model import CSR
 from csr.model.contributions import model_contributions
+from csr.model.sharing.origin import origin_of
 
 Record = dict[str, Any]
 
@@ -49,6 +50,7 @@ class Recorder:
         cells: dict[Place, Box],
     ) -> None:
         assert model.card is not None
+        self.model = model
         self.card, self.images, self.scan, self.sights, self.cells = model.card, images, scan, sights, cells
         table = images.table
         self.concept_NK, self.target_NT = table.concept_NK[images.indices], table.target_NT[images.indices]
@@ -136,6 +138,7 @@ class Recorder:
                     "cam_peak": list(point_on_image(sight.cam_peak, frame)),
                     "cam_share": sight.cam_share,
                     "in_box": self._in_box(position, k, sight.cell),
+                    "boxes": self._boxes_on_image(position, k, frame),
                     "targets": [
                         n
                         for t, n in enumerate(self.card.target_names)
@@ -147,11 +150,22 @@ class Recorder:
 
     def _in_box(self, position: int, k: int, cell: Box) -> bool | None:
         """Return whether a cell lies in a box of the concept; None where there is none to lie in."""
-        if self.images.boxes is None or not is_positive(self.concept_NK[position, k]):
-            return None
-        class_R, box_R4 = self.images.boxes.for_image(int(self.images.indices[position]))
-        mine_R4 = box_R4[class_R == k]
+        mine_R4 = self._boxes(position, k)
         return bool(is_in(cell, mine_R4).any()) if len(mine_R4) else None
+
+    def _boxes(self, position: int, k: int) -> np.ndarray:
+        """Return the boxes of a concept that is present, (R, 4), fractions of the square that is seen."""
+        if self.images.boxes is None or not is_positive(self.concept_NK[position, k]):
+            return np.zeros((0, 4), dtype=np.float32)
+        class_R, box_R4 = self.images.boxes.for_image(int(self.images.indices[position]))
+        return box_R4[class_R == k]
+
+    def _boxes_on_image(self, position: int, k: int, frame: Frame) -> list[list[float]]:
+        """Return the same as fractions of the image."""
+        return [
+            [min(1.0, max(0.0, side)) for side in box_on_image((x_min, y_min, x_max, y_max), frame)]
+            for x_min, y_min, x_max, y_max in self._boxes(position, k).tolist()
+        ]
 
     def _similar(self, k: int, m: int) -> Record:
         """Return what the images with the highest scores have in common; they may lack the concept."""
@@ -201,11 +215,12 @@ class Recorder:
 
     def summary(self, concepts: Sequence[Record], *, source: Path, csv: str) -> Record:
         """Return the whole atlas: what goes into atlas.json. Names of files without their folders."""
+        origin = origin_of(self.model, source)
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
-            "csr_version": __version__,
-            "model": source.resolve().name,
+            **asdict(origin),
+            "origin": origin.line,
             "csv": Path(csv).name,
             "images": self.scan.num_images,
             "concept_names": list(self.card.concept_names),

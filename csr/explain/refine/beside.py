@@ -16,15 +16,16 @@ import torch
 
 from csr.data.dataset import LabelledImages
 from csr.evaluation.bootstrap import Bootstrap
-from csr.evaluation.measure import Rows, measure, predict_all
+from csr.evaluation.measure import measure
 from csr.evaluation.metrics import multilabel_metrics
+from csr.evaluation.rows import Rows, predict_beside
 from csr.evaluation.test_table import results_record
 from csr.explain.atlas.keep import read_keep
 from csr.explain.neighbours import vector_names
 from csr.explain.refine.options import KEEP, RESULTS, WEIGHTS, RefineOptions
 from csr.explain.refine.refine import Images, bar, refine
 from csr.explain.refine.reliance import Reliance
-from csr.explain.refine.report import count_changed, dropped_of, record_of
+from csr.explain.refine.report import changes_of, dropped_of, record_of
 from csr.explain.source import Source, open_images, split
 from csr.model import CSR
 from csr.model.sharing.card import Card
@@ -43,14 +44,12 @@ class Refined:
         results: on the test images, before and after.
         record: of `refine.json`.
         reliance: how well the kept scores predict the dropped ones; None if nothing was dropped.
-        num_decisions: test images x targets.
     """
 
     model: CSR
     results: tuple[dict[str, Any], dict[str, Any]]
     record: dict[str, Any]
     reliance: Reliance | None
-    num_decisions: int
 
 
 def read_decisions(source: Source, options: RefineOptions, monitor: Monitor) -> np.ndarray:
@@ -90,9 +89,16 @@ def refined_beside_old(
         InputError: something of the data cannot be used.
     """
     images = open_all(source, options, cache=cache, monitor=monitor)
-    refined, fit, reliance = refine(source, images, options, keep_KM=keep_KM, monitor=monitor)
+    found = refine(source, images, options, keep_KM=keep_KM, monitor=monitor)
+    refined = found.model
     models = {"before": source.model, "after": refined}
-    rows = {when: _predicted(model, images.test, options, when, monitor) for when, model in models.items()}
+    both = predict_beside(
+        list(models.values()),
+        images.test,
+        batch_size=options.batch_size,
+        wrap=partial(bar, monitor, "Test images, before and after"),
+    )
+    rows = dict(zip(models, both, strict=True))
     bootstrap = Bootstrap(options.bootstrap, 0)
     before, after = (
         measure(rows[when], images.test, _card(model), kept_KM=model.prototypes.kept_KM, bootstrap=bootstrap)
@@ -106,21 +112,21 @@ def refined_beside_old(
         dropped=dropped_of(kept_KM, keep_KM, names),
         kept=int(keep_KM.sum()),
         head=options.head,
-        fit=fit,
-        reliance=reliance,
+        fit=found.fit,
+        reliance=found.reliance,
         names=names,
         before=before,
         after=after,
-        changed=count_changed(*(_decided(rows[when], model) for when, model in models.items())),
+        changes=changes_of(
+            (rows["before"]["target"], _decided(rows["before"], source.model)),
+            (rows["after"]["target"], _decided(rows["after"], refined)),
+            images.test.table.target_NT,
+            bootstrap=bootstrap,
+        ),
+        validation=found.validation,
     )
     refined.card = _measured(_card(refined), rows["after"], images.test, record)
-    total = len(images.test) * len(source.card.target_names)
-    return Refined(refined, (before, after), record, reliance, total)
-
-
-def _predicted(model: CSR, test: LabelledImages, options: RefineOptions, when: str, monitor: Monitor) -> Rows:
-    shown = partial(bar, monitor, f"Test images, {when}")
-    return predict_all(model, test, batch_size=options.batch_size, wrap=shown)
+    return Refined(refined, (before, after), record, found.reliance)
 
 
 def notices(source: Source, kept_KM: np.ndarray, keep_KM: np.ndarray, *, head: str) -> list[str]:

@@ -24,6 +24,7 @@ class RefineOptions:
         workers: threads that decode images.
         cache_dir: folder of cached scores.
         bootstrap: resamples of the intervals.
+        seed: of the order and the draws of the fit; the images stay split as they were for training.
     """
 
     source: str
@@ -39,3 +40,4 @@ class RefineOptions:
     workers: int = 4
     cache_dir: Path | None = None
     bootstrap: int = 1000
+    seed: int | None = None

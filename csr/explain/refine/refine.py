@@ -24,6 +24,7 @@ from csr.explain.refine.fit import Fit, FitOptions, Scores, fit_head, keep_head
 from csr.explain.refine.occlusion import firing_from, painted_and_pasted
 from csr.explain.refine.options import RefineOptions
 from csr.explain.refine.reliance import Reliance, remaining_reliance
+from csr.explain.refine.validation_loss import validation_scores
 from csr.explain.source import Source
 from csr.model import CSR
 from csr.model.sharing.card import Card
@@ -31,6 +32,23 @@ from csr.runtime.monitor import Monitor
 from csr.stages.task import TaskStage
 from csr.training import build, schedule
 from csr.training.features.cache import FeatureOptions, frozen_features
+
+
+@dataclasses.dataclass(frozen=True)
+class Refinement:
+    """A model without its rejected prototypes.
+
+    Attributes:
+        model: in eval mode, with its card.
+        fit: of its head.
+        reliance: how well the kept scores predict the dropped ones; None if nothing was dropped.
+        validation: macro scores `before` and `after` on validation `images` as they are.
+    """
+
+    model: CSR
+    fit: Fit
+    reliance: Reliance | None
+    validation: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +62,8 @@ class Images:
 
 def refine(
     source: Source, images: Images, options: RefineOptions, *, keep_KM: np.ndarray, monitor: Monitor
-) -> tuple[CSR, Fit, Reliance | None]:
-    """Return the model without the rejected prototypes, in eval mode, its head, and what is left of what was
-    dropped.
-
-    The old model is not changed.
-    """
+) -> Refinement:
+    """Return the model without the rejected prototypes; the old model is not changed."""
     config, model = source.config, source.model
     train_table = images.train.table.select(images.train.indices)
     stage = build.build_stage("task", config=config, model=model, train=train_table, report=monitor.say)
@@ -83,7 +97,14 @@ def refine(
         keep_KM=keep_KM,
         seed=config.engine.seed,
     )
-    return refined, fit, reliance
+    linear = model.task_head.linear
+    old = (linear.weight.detach().cpu(), linear.bias.detach().cpu())
+    validation = {
+        "images": len(val.score_NF),
+        "before": validation_scores(source.card, *old, val),
+        "after": validation_scores(refined.card, fit.weight_TF, fit.bias_T, val.without(keep_F)),
+    }
+    return Refinement(refined, fit, reliance, validation)
 
 
 def without_marks(
@@ -112,7 +133,7 @@ def without_marks(
         painted_and_pasted,
         model,
         dropped_KM=dropped_KM,
-        seed=source.config.engine.seed,
+        seed=_seed_of_the_fit(source, options),
         firing_R=firing_from(train.score_NF[:, dropped_KM.flatten()]),
     )
     train, marks = given(train, partial(batches, images.train, "Training images"))
@@ -121,6 +142,10 @@ def without_marks(
     )
     val, _ = given(val, partial(batches, images.val, "Validation images"), marks=marks)
     return train, val
+
+
+def _seed_of_the_fit(source: Source, options: RefineOptions) -> int:
+    return source.config.engine.seed if options.seed is None else options.seed
 
 
 def _fitted(
@@ -132,7 +157,7 @@ def _fitted(
     monitor: Monitor,
 ) -> Fit:
     """Return a new head on the scores that are left; the model is where it was afterwards."""
-    began, config, optim = time.perf_counter(), source.config, source.config.optim
+    began, optim = time.perf_counter(), source.config.optim
     device = next(source.model.parameters()).device
     stage.cpu()
     fit = fit_head(
@@ -144,7 +169,7 @@ def _fitted(
             epochs=optim.epochs_stage3,
             batch_size=options.effective_batch or source.effective_batch,
             clip=optim.clip,
-            seed=config.engine.seed,
+            seed=_seed_of_the_fit(source, options),
             lr_factor=partial(schedule.lr_factor, warmup=optim.warmup, schedule=optim.schedule),
         ),
     )

@@ -14,10 +14,14 @@ import numpy as np
 import torch
 
 from csr import __version__
+from csr.evaluation.bootstrap import Bootstrap, estimate
+from csr.evaluation.label_scores import SCORES, LabelMeasure, known
+from csr.evaluation.simulation.changes import count_changes
 from csr.explain.refine.fit import Fit
 from csr.explain.refine.reliance import Reliance
+from csr.explain.refine.validation_loss import NAMES
 
-FORMAT, FORMAT_VERSION = "csr-refine", 1
+FORMAT, FORMAT_VERSION = "csr-refine", 2
 _PARTS = ("targets", "localisation", "prototypes")
 Results = dict[str, Any]
 
@@ -35,7 +39,8 @@ def record_of(
     names: tuple[str, ...],
     before: Results,
     after: Results,
-    changed: int,
+    changes: Results,
+    validation: Results,
 ) -> Results:
     """Return plain JSON of one refinement.
 
@@ -50,7 +55,8 @@ def record_of(
         reliance: of the diagnoses on what was dropped.
         names: of the concepts.
         before, after: of `csr.evaluation.measure`.
-        changed: decisions on test images that differ.
+        changes: of `changes_of`.
+        validation: scores on validation images before and after.
     """
     return {
         "format": FORMAT,
@@ -64,7 +70,9 @@ def record_of(
         "head": head,
         "remaining_reliance": None if reliance is None else reliance.to_dict(names),
         "fit": {"epoch": fit.epoch, "history": fit.history},
-        "changed_decisions": changed,
+        "changed_decisions": changes["fixed"] + changes["broken"],
+        "changes": changes,
+        "validation": validation,
         "before": {part: before[part] for part in _PARTS},
         "after": {part: after[part] for part in _PARTS},
     }
@@ -76,9 +84,56 @@ def dropped_of(kept_KM: np.ndarray, keep_KM: np.ndarray, names: Sequence[str]) -
     return {name: np.flatnonzero(gone_KM[k]).tolist() for k, name in enumerate(names) if gone_KM[k].any()}
 
 
-def count_changed(before_NT: torch.Tensor, after_NT: torch.Tensor) -> int:
-    """Return decisions (one diagnosis of one image) that differ."""
-    return int((before_NT != after_NT).sum())
+Side = tuple[torch.Tensor, torch.Tensor]  # probability_NT and called_NT
+
+
+def changes_of(before: Side, after: Side, target_NT: np.ndarray, *, bootstrap: Bootstrap) -> Results:
+    """Return what refining did to the decisions, paired image by image. Collective.
+
+    Args:
+        before, after: probabilities and bool decisions on the same images.
+        target_NT: labels, NaN where not annotated.
+        bootstrap: of the intervals; both sides are measured on the same resamples.
+
+    Returns:
+        `count_changes` (`fixed`, `broken`, `net` with its interval, ..) and `differences`: score -> after
+        minus before, of the macro scores in `NAMES`, {value, low, high}.
+    """
+    everywhere_N = np.ones(len(target_NT), dtype=bool)
+    called = [side[1].numpy() for side in (before, after)]
+    counts = count_changes(called[0], called[1], target_NT, everywhere_N, bootstrap=bootstrap)
+    first, second = (LabelMeasure(side[0].numpy(), target_NT, side[1].numpy()) for side in (before, after))
+    macro, places = target_NT.shape[1], [SCORES.index(name) for name in NAMES]
+    measured = estimate(
+        lambda weight_RN: (second(weight_RN) - first(weight_RN))[:, macro, places],
+        num_images=len(target_NT),
+        bootstrap=bootstrap,
+        cells_per_image=target_NT.shape[1],
+    )
+    parts = {"value": measured.value, "low": measured.low, "high": measured.high}
+    differences = {
+        name: {key: known(float(part[s])) for key, part in parts.items()} for s, name in enumerate(NAMES)
+    }
+    return {**counts, "differences": differences}
+
+
+def change_lines(changes: Results) -> list[str]:
+    """Return the lines on what refining did to the decisions on test images."""
+    net = changes["net"]
+    lines = [
+        f"Decisions on test images, {changes['decisions']}: {changes['fixed']} fixed (wrong, now right), "
+        f"{changes['broken']} broken (right, now wrong), net share {_difference(net)}"
+    ]
+    paired = (f"{NAMES[name]} {_difference(value)}" for name, value in changes["differences"].items())
+    return [*lines, f"Paired differences (same resamples): {', '.join(paired)}"]
+
+
+def _difference(score: dict[str, float | None]) -> str:
+    if score["value"] is None:
+        return "-"
+    if score["low"] is None or score["high"] is None:
+        return f"{score['value']:+.4f}"
+    return f"{score['value']:+.4f} ({score['low']:+.4f} to {score['high']:+.4f})"
 
 
 def table_lines(before: Results, after: Results) -> list[str]:
@@ -89,8 +144,8 @@ def table_lines(before: Results, after: Results) -> list[str]:
     for name, old, new in rows:
         change = "" if old is None or new is None else f"{new - old:+.4f}"
         lines.append(f"{name:<{width}} {_number(old):>8} {_number(new):>8} {change:>8}".rstrip())
-    alive = [f"{side['prototypes']['alive']}/{side['prototypes']['total']}" for side in (before, after)]
-    return [*lines, f"{'prototypes alive':<{width}} {alive[0]:>8} {alive[1]:>8}"]
+    used = [f"{side['prototypes']['used']}/{side['prototypes']['total']}" for side in (before, after)]
+    return [*lines, f"{'prototypes used':<{width}} {used[0]:>8} {used[1]:>8}"]
 
 
 def _rows(before: Results, after: Results) -> list[tuple[str, float | None, float | None]]:
@@ -105,8 +160,8 @@ def _rows(before: Results, after: Results) -> list[tuple[str, float | None, floa
     rows = [both(f"AUROC {name}", "targets", "labels", name, "auroc") for name in before["targets"]["labels"]]
     rows += [
         both("AUROC, macro", "targets", "macro", "auroc"),
-        both("F1, macro", "targets", "macro", "f1"),
-        both("F1, micro", "targets", "micro", "f1"),
+        both("F1 at threshold, macro", "targets", "macro", "f1_at_threshold"),
+        both("F1 at threshold, micro", "targets", "micro", "f1_at_threshold"),
     ]
     if before["localisation"] is not None and before["localisation"]["n"]:
         rows += [

@@ -4,9 +4,10 @@ Its running statistics are fp32 under half-precision weights too: half stops at 
 less than a thousandth of the value.
 
 Two ranks with half a batch each then compute what one process computes with the whole of it: outputs,
-running statistics and gradients. Parameters, buffers and state-dict keys are BatchNorm2d's.
+running statistics and gradients. Parameters, buffers and state-dict keys are those of torch's BatchNorm1d, 2d
+and 3d, whose inputs these take: (B, C) and (B, C, L), (B, C, H, W), (B, C, L, H, W).
 
-Letters: B batch, C channels, R ranks.
+Letters: B batch, C channels, H W map, L places along a further axis, R ranks.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from csr.model.layers.precision import HALF, full, no_autocast
 from csr.runtime import distributed
+from csr.runtime.errors import InputError
 
 
-class SyncBatchNorm(nn.BatchNorm2d):
-    """nn.BatchNorm2d whose training statistics run over all ranks; in one process it is nn.BatchNorm2d.
+class SyncBatchNorm(_BatchNorm):
+    """What the three twins below add to torch's norms: training statistics that run over all ranks.
 
-    Every rank must call it the same number of times; batches may differ in size between ranks.
+    In one process they are torch's norms. Every rank must call them equally often; batches may differ in size
+    between ranks.
     """
 
     keeps_fp32_statistics = True  # an engine that casts weights to half leaves its buffers alone
@@ -40,7 +44,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         return self.running_mean is not None and self.running_mean.dtype in HALF
 
     def _of_half_weights(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute as nn.BatchNorm2d does, with fp32 parameters and statistics beside inputs of any type."""
+        """Compute as torch's norm does, with fp32 parameters and statistics beside inputs of any type."""
         part = self.momentum
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -58,6 +62,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         )
 
     def _synced(self, x: torch.Tensor) -> torch.Tensor:
+        self._check_input_dim(x)
         weight_C = torch.ones(x.shape[1], device=x.device) if self.weight is None else full(self.weight)
         bias_C = torch.zeros(x.shape[1], device=x.device) if self.bias is None else full(self.bias)
         with no_autocast(x):
@@ -77,8 +82,20 @@ class SyncBatchNorm(nn.BatchNorm2d):
             running_C.add_((part * (now_C - full(running_C))).to(running_C.dtype))
 
 
-class SyncBatchNormAct(SyncBatchNorm):
-    """SyncBatchNorm followed by dropout and activation: what timm's BatchNormAct2d fuses."""
+class SyncBatchNorm1d(SyncBatchNorm, nn.BatchNorm1d):
+    """nn.BatchNorm1d over all ranks."""
+
+
+class SyncBatchNorm2d(SyncBatchNorm, nn.BatchNorm2d):
+    """nn.BatchNorm2d over all ranks."""
+
+
+class SyncBatchNorm3d(SyncBatchNorm, nn.BatchNorm3d):
+    """nn.BatchNorm3d over all ranks."""
+
+
+class SyncBatchNormAct(SyncBatchNorm2d):
+    """SyncBatchNorm2d followed by dropout and activation: what timm's BatchNormAct2d fuses."""
 
     def __init__(self, num_features: int, *, drop: nn.Module, act: nn.Module) -> None:
         super().__init__(num_features)
@@ -120,7 +137,8 @@ class _NormaliseOverRanks(torch.autograd.Function):
         dy_C, dy_xhat_C = distributed.all_reduce_sum(torch.stack([grad_bias_C, grad_weight_C])) / count
         slope_C = weight_C * inverse_sd_C.square() * dy_xhat_C
         shift_C = weight_C * inverse_sd_C * dy_C - slope_C * mean_C
-        through_moments = torch.addcmul(shift_C[:, None, None], full(x), slope_C[:, None, None])
+        each = (-1, *(1,) * (x.ndim - 2))  # the shape in which C numbers stand beside x (B,C,...)
+        through_moments = torch.addcmul(shift_C.view(each), full(x), slope_C.view(each))
         return grad_x.sub_(through_moments.to(grad_x.dtype)), grad_weight_C, grad_bias_C, None
 
 
@@ -150,21 +168,21 @@ def _backward_on_cuda(
 
 
 @torch.no_grad()
-def global_moments(x_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean (C,), biased variance (C,) and count (scalar) over the batches and maps of all ranks.
+def global_moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean (C,), biased variance (C,) and count (scalar) of x (B,C,...), over all other axes and all ranks.
 
     Each rank puts its own moments in its row of one small tensor and the rows are summed: one collective,
     and no difference of large squares.
     """
-    num_channels = x_BCHW.shape[1]
-    count = x_BCHW.numel() // num_channels
-    mean_C, var_C = (torch.zeros(num_channels, device=x_BCHW.device) for _ in range(2))
+    num_channels = x.shape[1]
+    count = x.numel() // num_channels
+    mean_C, var_C = (torch.zeros(num_channels, device=x.device) for _ in range(2))
     if count > 1:
         # torch's own kernel, three times as fast as var_mean on a CPU; momentum 1 stores this batch's moments
-        torch.batch_norm_update_stats(x_BCHW, mean_C, var_C, 1.0)
+        torch.batch_norm_update_stats(x, mean_C, var_C, 1.0)
         var_C *= (count - 1) / count
     elif count == 1:
-        mean_C += x_BCHW.flatten()
+        mean_C += x.flatten()
     own = torch.cat([mean_C, var_C, mean_C.new_full((1,), count)])
     table = own.new_zeros(distributed.world_size(), len(own))
     table[distributed.rank()] = own
@@ -177,43 +195,62 @@ def global_moments(x_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, to
     return mean_C, var_C, total
 
 
+_TWINS: dict[type[nn.Module], type[SyncBatchNorm]] = {
+    nn.BatchNorm1d: SyncBatchNorm1d,
+    nn.BatchNorm2d: SyncBatchNorm2d,
+    nn.BatchNorm3d: SyncBatchNorm3d,
+}
+
+
 def convert(module: nn.Module, *, unknown_stay: bool = False) -> nn.Module:
-    """Replace every BatchNorm2d in a module, in place where it is nested, by its synchronised twin.
+    """Replace a module's BatchNorm1d, 2d and 3d, in place where they are nested, by synchronised twins.
 
     Parameters and buffers stay the same objects. timm's fused BatchNormAct2d is understood.
 
     Args:
         module: changed in place.
-        unknown_stay: leave subclasses whose forward is not known as they are, where nothing is to be
-            synchronised.
+        unknown_stay: leave other kinds of BatchNorm, whose forward is not known, as they are, where nothing
+            is to be synchronised.
 
     Returns:
-        The module, or its replacement if it is a BatchNorm2d itself.
+        The module, or its replacement if it is a BatchNorm itself.
 
     Raises:
-        ValueError: another subclass of BatchNorm2d, whose forward is not known.
+        InputError: another kind of BatchNorm; nothing was replaced then.
     """
+    if not unknown_stay:
+        for name, norm in module.named_modules():
+            if isinstance(norm, _BatchNorm) and not isinstance(norm, SyncBatchNorm) and not _is_known(norm):
+                raise InputError(
+                    f"{name or 'the network'} is a {type(norm).__name__}, whose statistics csr cannot "
+                    "synchronise over ranks: train in one process, or choose another --model_name"
+                )
+    return _convert(module)
+
+
+def _convert(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
-        setattr(module, name, convert(child, unknown_stay=unknown_stay))
-    if not isinstance(module, nn.BatchNorm2d) or isinstance(module, SyncBatchNorm):
-        return module
-    if unknown_stay and not (type(module) is nn.BatchNorm2d or _is_fused_with_activation(module)):
+        setattr(module, name, _convert(child))
+    if not isinstance(module, _BatchNorm) or isinstance(module, SyncBatchNorm) or not _is_known(module):
         return module
     return _twin(module)
 
 
-def _is_fused_with_activation(norm: nn.BatchNorm2d) -> bool:
-    return [name for name, _ in norm.named_children()] == ["drop", "act"]
+def _is_known(norm: _BatchNorm) -> bool:
+    return type(norm) in _TWINS or _is_fused_with_activation(norm)
 
 
-def _twin(norm: nn.BatchNorm2d) -> SyncBatchNorm:
-    if type(norm) is nn.BatchNorm2d:
-        twin = SyncBatchNorm(norm.num_features)
-    elif _is_fused_with_activation(norm):
+def _is_fused_with_activation(norm: _BatchNorm) -> bool:
+    is_2d = isinstance(norm, nn.BatchNorm2d)
+    return is_2d and [name for name, _ in norm.named_children()] == ["drop", "act"]
+
+
+def _twin(norm: _BatchNorm) -> SyncBatchNorm:
+    if _is_fused_with_activation(norm):
         drop, act = norm.children()
-        twin = SyncBatchNormAct(norm.num_features, drop=drop, act=act)
+        twin: SyncBatchNorm = SyncBatchNormAct(norm.num_features, drop=drop, act=act)
     else:
-        raise ValueError(f"{type(norm).__name__} cannot be synchronised over ranks")
+        twin = _TWINS[type(norm)](norm.num_features)
     twin.eps, twin.momentum, twin.affine = norm.eps, norm.momentum, norm.affine
     twin.track_running_stats = norm.track_running_stats
     twin.weight, twin.bias = norm.weight, norm.bias

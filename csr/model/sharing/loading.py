@@ -27,7 +27,8 @@ BEST_CHECKPOINT = "best_model_stage3.pth"
 _MEASURED = (BEST_CHECKPOINT, "final_model.pth")
 _BEFORE_STAGE_3 = re.compile(r"(best_)?model_stage[12][._]")
 _DATA_FILES = ("train_csv", "test_csv", "boxes_csv")
-_DATA_OPTIONS = ("reader_merge", "drop_rare", "val_fraction", "folds", "fold", "augment")
+OF_THE_SPLIT = ("reader_merge", "group_col", "val_fraction", "folds", "fold", "num_images")  # and the seed
+_DATA_OPTIONS = (*OF_THE_SPLIT, "drop_rare", "augment")
 
 
 def load_model(source: str | Path, *, checkpoint: str | None = None) -> CSR:
@@ -169,7 +170,7 @@ def _notes(folder: Path, config: dict[str, Any], options: dict[str, Any], checkp
         "reference": _optional(folder / REFERENCE) if measured else {},
         "metrics": _optional(folder / "results.json") if measured else {},
         "method": options.get("method"),
-        "data": {**_data_notes(options.get("data")), **_object(config.get("data"))},
+        "data": {**_data_notes(options), **_object(config.get("data"))},
         "provenance": {
             "checkpoint": checkpoint,
             **{key: config[key] for key in ("versions", "git_revision", "precision") if key in config},
@@ -178,10 +179,11 @@ def _notes(folder: Path, config: dict[str, Any], options: dict[str, Any], checkp
 
 
 def _data_notes(options: Any) -> dict[str, Any]:
-    """Return what the data options say about the data; folders are left out: they name who trained where."""
-    given = _object(options)
+    """Return what a run's options say about its data; folders are left out: they name who trained where."""
+    given, engine = _object(options.get("data")), _object(options.get("engine"))
     files = {key: Path(given[key]).name for key in _DATA_FILES if isinstance(given.get(key), str)}
-    return {**files, **{key: given[key] for key in _DATA_OPTIONS if key in given}}
+    kept = {key: given[key] for key in _DATA_OPTIONS if key in given}
+    return {**files, **kept, **{key: engine[key] for key in ("seed",) if key in engine}}
 
 
 def _object(value: Any) -> dict[str, Any]:

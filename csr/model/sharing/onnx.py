@@ -15,7 +15,6 @@ from csr.model import CSR
 from csr.runtime.errors import InputError
 from csr.runtime.files import replaced_path
 
-FILE_NAME = "model.onnx"
 OUTPUTS = ("logits", "similarity_scores", "similarity_maps", "cams", "concept_logits")
 _NEEDED = ("onnx", "onnxscript")
 

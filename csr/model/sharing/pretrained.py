@@ -29,6 +29,7 @@ from csr.runtime.errors import InputError
 from csr.runtime.files import write_atomic, write_json
 
 WEIGHTS, README = "model.safetensors", "README.md"
+GRAPH = "model.onnx"  # `csr export --onnx` writes it beside them
 FORMAT, FORMAT_VERSION = "csr", 1
 
 Self = TypeVar("Self", bound="Shareable")
@@ -51,7 +52,7 @@ class Shareable(nn.Module):
         """Write the model into a folder, made if missing: each file atomically, config.json last.
 
         Args:
-            folder: files of other names in it stay.
+            folder: files of other names in it stay, but model.onnx, which would be of other weights, goes.
             card: names, preprocessing and thresholds; None: the model's own, or made-up names.
 
         Returns:
@@ -71,6 +72,7 @@ class Shareable(nn.Module):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             data = save(state, metadata={"format": "pt"})
+            (folder / GRAPH).unlink(missing_ok=True)
             write_atomic(folder / WEIGHTS, lambda file: file.write(data))
             text = write_readme(card, architecture)
             write_atomic(folder / README, lambda file: file.write(text.encode()))

@@ -6,6 +6,7 @@ import html
 import json
 from typing import Any
 
+from csr.model.doubt import doubt_sentence
 from csr.model.sharing.card import Card
 
 _FRONT = """---
@@ -31,8 +32,7 @@ can inspect and correct. Images must be of the kind it was trained on.
 - Scores hold for images like those it was tested on. Other scanners, hospitals, ages or prevalences need a
   test of their own (`csr evaluate`) and thresholds of their own.
 - A prototype may be a shortcut (a text mark, a tube): look at the training region behind it before you
-  believe a map.
-- Where the two most likely diagnoses differ by less than 0.3, ask a doctor."""
+  believe a map."""
 _LOAD = """## Load it
 
     from csr.model import CSR
@@ -56,7 +56,7 @@ def write_readme(card: Card, architecture: dict[str, Any]) -> str:
         _FRONT,
         f"# CSR: {_text(title)}",
         _what(card, architecture),
-        _USE,
+        f"{_USE}\n- {_text(doubt_sentence(card))}",
         *_untrained(card),
         "## Data\n\n" + _data(card),
         "## Metrics\n\n" + _metrics(card),
@@ -132,14 +132,14 @@ def _metrics(card: Card) -> str:
         return "Not measured, or measured on other weights than these."
     num_images = card.metrics.get("num_images")
     size = f" ({num_images} images)" if isinstance(num_images, int) else ""
-    lines = [f"On the test set of its run{size}, threshold 0.5 for F1."]
+    lines = [f"On the test set of its run{size}."]
     for title, group in groups.items():
         rows = [
             [name, *(_number(values.get(key)) for key in ("auc", "ap", "f1"))]
             for name, values in (group or {}).items()
             if isinstance(values, dict)
         ]
-        lines.append(_table([title, "AUROC", "AP", "F1"], rows))
+        lines.append(_table([title, "AUROC", "AP", "F1 at 0.5"], rows))
     summary = card.metrics.get("summary")
     if isinstance(summary, dict):
         lines.append(_table(["summary", ""], [[key, _number(value)] for key, value in summary.items()]))
@@ -153,12 +153,16 @@ def _labels(card: Card) -> str:
         ("concept", card.concept_names, card.concept_threshold_K, card.concept_calibration_K),
     )
     rows = [
-        [name, kind, f"{value:.4f}", one.method]
+        [name, kind, "" if kind == "diagnosis" and card.exactly_one else f"{value:.4f}", one.method]
         for kind, names, thresholds, calibrations in kinds
         for name, value, one in zip(names, thresholds.tolist(), calibrations, strict=True)
     ]
-    measured = chosen.concept_threshold_K is not None and chosen.target_threshold_T is not None
+    measured = chosen.concept_threshold_K is not None and (
+        card.exactly_one or chosen.target_threshold_T is not None
+    )
     said = "Chosen for F1 on validation images." if measured else "0.5 is a default, not chosen on images."
+    if card.exactly_one:
+        said += " Exactly one diagnosis holds: the likeliest is called, without a threshold."
     notice = card.scores_notice() or "Probabilities are calibrated on validation images."
     return f"{said} {_text(notice)}\n\n" + _table(["label", "kind", "threshold", "calibration"], rows)
 

@@ -43,7 +43,8 @@ class Beat:
         rank, host, process: who it is.
         place: of `Progress.to_dict`.
         idle_s: seconds since its last move (`Progress`).
-        still_s: those of them without any since it last computed.
+        still_s: those of them without any since it last computed. Waiting for a collective on a GPU, which
+            takes a whole core, is no computing.
         ending: set once it leaves.
     """
 
@@ -129,7 +130,8 @@ def judge(peers: Sequence[Peer], *, timeout_s: float, world: int) -> Verdict | N
 
     A rank that works on while others wait (it decodes images, evaluates, compiles) is not waited for too
     long as long as it moves on or at least computes; a rank that none is ahead of is waited for by none.
-    Ranks that all stand still, none ahead, wait in a collective that cannot end, or compute without end.
+    Ranks that all stand still, none ahead, wait in collectives that cannot end: they are in different ones,
+    or a link or a GPU fails.
 
     Args:
         peers: the ranks that are looked at.
@@ -157,8 +159,9 @@ def judge(peers: Sequence[Peer], *, timeout_s: float, world: int) -> Verdict | N
         what = "does" if len(stuck) == 1 else "do"
         reason = f"{what} not move on while others wait: nothing for {stuck[0].beat.idle_s:.0f} s"
         return _verdict(stuck, reason, world)
-    # NCCL would end the process without a line, a minute later
-    if len(here) == world > 1 and all(p.beat.idle_s > last_s for p in here):
+    # of the last resort NCCL would end the process without a line, a minute later
+    stand = [p for p in here if p.beat.still_s > timeout_s or p.beat.idle_s > last_s]
+    if len(stand) == world > 1:
         return _verdict(here, f"do not move on, none of them: nothing for {here[0].beat.idle_s:.0f} s", world)
     return None
 

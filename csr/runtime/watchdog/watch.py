@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,11 +31,22 @@ REACHED_S = 20.0  # a first answer comes within this, or never
 KEEPER_LATER_S = 5.0  # the others had the time-out to report a stopped rank
 
 
-class Watch(threading.Thread):
-    """The common part of both kinds: this rank's beat, the time that it was awake, its end."""
+def _never() -> bool:
+    return False
 
-    def __init__(self, *, timeout_s: float) -> None:
+
+class Watch(threading.Thread):
+    """The common part of both kinds: this rank's beat, the time that it was awake, its end.
+
+    Args:
+        timeout_s: patience.
+        waits_for_gpu: whether a GPU has not ended the last collective; a wait for it takes a core, and is
+            no computing all the same.
+    """
+
+    def __init__(self, *, timeout_s: float, waits_for_gpu: Callable[[], bool] = _never) -> None:
         super().__init__(name="csr-watchdog", daemon=True)
+        self._waits_for_gpu = waits_for_gpu
         self.timeout_s, self.interval_s = timeout_s, min(BEAT_S, timeout_s / 10)
         self.ending: Ending | None = None
         self.wake, self.over = threading.Event(), threading.Event()
@@ -93,7 +105,7 @@ class Watch(threading.Thread):
         self._last = now
         moved, self._moves = PROGRESS.moves != self._moves, PROGRESS.moves
         before, self._computed_s = self._computed_s, time.process_time()
-        computes = self._computed_s - before > COMPUTES_SHARE * seconds
+        computes = self._computed_s - before > COMPUTES_SHARE * seconds and not self._waits_for_gpu()
         self._idle_s = 0.0 if moved else self._idle_s + seconds
         self._still_s = 0.0 if moved or computes else self._still_s + seconds
         return seconds
@@ -118,8 +130,10 @@ class Watch(threading.Thread):
 class HubWatch(Watch):
     """The kind of rank 0: it hears all ranks and decides."""
 
-    def __init__(self, address: str, token: str, *, timeout_s: float) -> None:
-        super().__init__(timeout_s=timeout_s)
+    def __init__(
+        self, address: str, token: str, *, timeout_s: float, waits_for_gpu: Callable[[], bool] = _never
+    ) -> None:
+        super().__init__(timeout_s=timeout_s, waits_for_gpu=waits_for_gpu)
         self._peers: dict[int, Peer] = {}
         self._hub = Hub(address, token=token, heard=self.hear, lost=self.lose)
         self._verdict: Verdict | None = None
@@ -176,8 +190,8 @@ class HubWatch(Watch):
 class LineWatch(Watch):
     """The kind of every other rank: it reports to rank 0, and watches rank 0 alone."""
 
-    def __init__(self, address: str, *, timeout_s: float) -> None:
-        super().__init__(timeout_s=timeout_s)
+    def __init__(self, address: str, *, timeout_s: float, waits_for_gpu: Callable[[], bool] = _never) -> None:
+        super().__init__(timeout_s=timeout_s, waits_for_gpu=waits_for_gpu)
         self._address, self._next = address, 1
 
     port = 0  # it does not listen

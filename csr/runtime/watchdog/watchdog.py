@@ -10,8 +10,11 @@ rank 0 is the one that is lost, from the first rank left on each host.
 | silent | nothing is heard of it: stopped, its host down, the link cut | after the time-out |
 | still | others wait for it in a collective, it neither moves on nor computes | after the time-out |
 | idle | others wait, it computes but reports no move | after three time-outs and a minute |
-| all | all ranks report no move, none is ahead of another | after three time-outs and a minute |
+| all | all ranks are still, none is ahead of another: collectives that cannot end | after the time-out |
 | lost | any of these, as rank 0 decided | on all ranks, with exit code 1 |
+
+A rank that waits for a GPU spins. Where its last collective has not ended on the GPU that is standing still,
+and not computing.
 
 No library does this: NCCL and gloo only give up on a collective, each by itself, without a name; torchrun's
 agents and elastic training see processes and not standstills.
@@ -50,6 +53,7 @@ def start(timeout_min: float) -> None:
     if ranks.world_size() == 1 or _watch is not None:
         return
     from csr.runtime import distributed  # torch; a command that only prints its help needs none
+    from csr.runtime.collective_time import IN_COLLECTIVES
 
     timeout_s = 60.0 * timeout_min
     networks = distributed.all_gather_object(network())
@@ -58,9 +62,14 @@ def start(timeout_min: float) -> None:
     token = secrets.token_hex(16)
     watch: HubWatch | LineWatch
     if ranks.is_main():
-        watch = HubWatch(address if is_one_machine else "", token, timeout_s=timeout_s)
+        watch = HubWatch(
+            address if is_one_machine else "",
+            token,
+            timeout_s=timeout_s,
+            waits_for_gpu=IN_COLLECTIVES.is_pending,
+        )
     else:
-        watch = LineWatch(address, timeout_s=timeout_s)
+        watch = LineWatch(address, timeout_s=timeout_s, waits_for_gpu=IN_COLLECTIVES.is_pending)
     beats = distributed.all_gather_object(watch.beat())
     port, token = distributed.broadcast_object((watch.port, token))
     watch.meet(beats, port, token)

@@ -3,9 +3,10 @@
 const TOKEN = "csr-token";
 
 export class ApiError extends Error {
-  constructor(status, detail) {
+  // reason: for programs, see `Problem` of the API; path: that was asked for
+  constructor(status, detail, { reason = null, path = "" } = {}) {
     super(detail);
-    this.status = status;
+    Object.assign(this, { status, reason, path });
   }
 }
 
@@ -31,15 +32,16 @@ async function send(method, path, { body, headers = {} } = {}) {
       credentials: "omit", cache: "no-store",
     });
   } catch {
-    throw new ApiError(0, "The server does not respond. Is it still running?");
+    throw new ApiError(0, "The server does not respond. Is it still running?", { path });
   }
   if (answer.ok) return answer;
   let detail = `The server answered with status ${answer.status}.`;
+  let reason = null;
   try {
-    const reason = (await answer.json()).detail;
-    if (typeof reason === "string") detail = reason;
+    const problem = await answer.json();
+    if (typeof problem.detail === "string") ({ detail, reason = null } = problem);
   } catch { /* no JSON: an unforeseen error */ }
-  throw new ApiError(answer.status, detail);
+  throw new ApiError(answer.status, detail, { reason, path });
 }
 
 export async function getJson(path) {
@@ -50,14 +52,24 @@ export async function getBlob(path) {
   return (await send("GET", path)).blob();
 }
 
-export async function post(path) {
-  return (await send("POST", path)).json();
+export async function getBytes(path) {
+  return (await send("GET", path)).arrayBuffer();
 }
 
-export async function putJson(path, value) {
-  const headers = { "Content-Type": "application/json" };
-  return (await send("PUT", path, { body: JSON.stringify(value), headers })).json();
+// of the state that a change starts from: the server refuses it where another tab was faster
+const revisionOf = (revision) => (revision === undefined ? {} : { "X-Revision": String(revision) });
+
+export async function post(path, { revision } = {}) {
+  return (await send("POST", path, { headers: revisionOf(revision) })).json();
 }
+
+async function sendJson(method, path, value, { revision } = {}) {
+  const headers = { "Content-Type": "application/json", ...revisionOf(revision) };
+  return (await send(method, path, { body: JSON.stringify(value), headers })).json();
+}
+
+export const putJson = (path, value, options) => sendJson("PUT", path, value, options);
+export const postJson = (path, value, options) => sendJson("POST", path, value, options);
 
 export async function remove(path) {
   await send("DELETE", path);

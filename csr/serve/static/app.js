@@ -1,24 +1,37 @@
 // The page: one session at a time, its state as the server last sent it.
 
-import { ApiError, getBlob, getJson, post, putJson, remove, setToken, takeTokenFromAddress, upload } from "./api.js";
+import { getBlob, getJson, setToken, takeTokenFromAddress } from "./api.js";
+import { fillBoxes } from "./boxlist.js";
+import { request } from "./changes.js";
 import { download } from "./download.js";
 import { Evidence } from "./evidence.js";
 import { wireFiles } from "./files.js";
+import { keepFocus, wireFocus } from "./focus.js";
+import { fillGlance } from "./glance.js";
 import { drawRamp } from "./heat.js";
-import { announce, attempt, hideProblem, onGone, refuse, showProblem } from "./messages.js";
-import { ConceptList, DiagnosisList, fillBoxes, fillNotes, probabilityText, signed } from "./panels.js";
-import { Stage } from "./stage.js";
+import { wireHeartbeat } from "./heartbeat.js";
+import { announce, attempt, hideInfo, hideProblem, onGone, showProblem } from "./messages.js";
+import { fillNotes, hasTyped, send as sendNotes, sendAgain, wireNotes } from "./notes.js";
+import * as opening from "./opening.js";
+import { ConceptList, DiagnosisList, fillWarnings, signed } from "./panels.js";
+import { wholeState, whatMoved } from "./spoken.js";
 import { wireTheme } from "./theme.js";
+import { Viewer } from "./viewer.js";
 import { at, indices, model, path, picked, set, state, target } from "./view.js";
+import { WhatIf } from "./what_if.js";
+import { fillWords, wireWords } from "./words.js";
 
-const SESSION = "csr-session";
+const BUTTONS = ["undo", "redo", "reset", "download", "close"]; // of the image that is open
 
 let connected = null; // a promise: the model is known, or the page shows why not
-let stage = null;
+let beat = null;
+let whatIf = null;
+let viewer = null;
+let stage = null; // of the viewer
 let diagnoses = null;
 let concepts = null;
 let evidence = null;
-let running = false; // a request that changes the state
+let running = null; // a promise: requests that change the state
 const waiting = []; // what comes after it: changes of the edits then in force, or names of actions
 
 // --- opening and closing
@@ -30,59 +43,30 @@ async function connect() {
   at("model-name").textContent = model.name;
   at("model-name").title = `sha256 ${model.sha256}`;
   at("version").textContent = `Model ${model.sha256.slice(0, 12)}.`;
-  at("limits").textContent = `up to ${maxMib()} MiB and ${+(model.max_pixels / 1e6).toFixed(1)} million pixels`;
+  at("limits").textContent = `up to ${+(model.max_bytes / 2 ** 20).toFixed(1)} MiB and ${+(model.max_pixels / 1e6).toFixed(1)} million pixels`;
   at("replacements").hidden = model.replacements.length < 2;
   at("scores-notice").textContent = model.notices.join(" ");
+  at("zero-warning").textContent = model.zero_warning;
+  at("edit-warning").textContent = model.edit_warning;
+  at("edit-warning").hidden = !model.edit_warning;
   at("no-medians").hidden = model.contributions_from !== "zero";
   drawRamp(at("ramp"), model.palette);
+  fillWords(model);
   diagnoses = new DiagnosisList(at("diagnoses"), { onPick: pickTarget });
   concepts = new ConceptList(
     { active: at("concepts"), others: at("other-concepts"), summary: at("others-title"), details: at("others") },
     { onPick: (k) => pickConcept(k), onDecide: decide, hasAtlas: model.has_atlas },
   );
   evidence = new Evidence({ stage, rows: () => concepts.rows, onPick: (m) => pickConcept(picked, m) });
-  await resume();
-}
-
-const maxMib = () => +(model.max_bytes / 2 ** 20).toFixed(1);
-
-async function resume() {
-  const id = sessionStorage.getItem(SESSION);
-  if (!id) return;
-  try {
-    await show(await getJson(`sessions/${encodeURIComponent(id)}`));
-  } catch (error) {
-    if (!(error instanceof ApiError)) throw error;
-    sessionStorage.removeItem(SESSION);
-  }
-}
-
-async function open(file) {
-  if (!file) return;
-  if (!model) await connected;
-  if (!model) return; // the page shows why
-  hideProblem();
-  if (file.size > model.max_bytes) {
-    refuse(file.name, new Error(`is larger than ${maxMib()} MiB.`), state?.image.name);
-    return;
-  }
-  document.body.classList.add("busy");
-  announce("Reading the image");
-  const old = state?.session;
-  const opened = await attempt(() => upload(file), (error) => refuse(file.name, error, state?.image.name));
-  document.body.classList.remove("busy");
-  if (!opened) {
-    announce("");
-    return;
-  }
-  if (old) remove(`sessions/${old}`).catch(() => {});
-  await show(opened);
-  announce(`Image opened. ${summary()}`);
+  beat ??= wireHeartbeat({
+    list: opening.list, isBusy: () => running !== null, onGone: opening.lost,
+    onChanged: () => showProblem(Object.assign(new Error("This image was changed in another tab or window."), { reason: "revision" })),
+  });
+  await opening.resume();
 }
 
 async function show(opened) {
   set({ state: opened });
-  sessionStorage.setItem(SESSION, state.session);
   evidence.clear();
   const blob = await attempt(() => getBlob(`${path()}/image`));
   if (!blob) return;
@@ -90,6 +74,7 @@ async function show(opened) {
   if (image.src) URL.revokeObjectURL(image.src);
   image.src = URL.createObjectURL(blob);
   await image.decode();
+  viewer.open();
   at("image").alt = `The image ${state.image.name}`;
   at("stage").style.setProperty("--ratio", String(state.image.width / state.image.height));
   at("image-facts").textContent = `${state.image.name}, ${state.image.width} \u00d7 ${state.image.height} px`;
@@ -105,65 +90,67 @@ async function show(opened) {
   set({ picked: concepts.arrange(state, target), mapShown: state.concepts.some((c) => c.active) });
   setTool("look");
   render();
+  await opening.remember();
+  announce(`${state.image.name} is open. ${wholeState(state)}`);
   await evidence.show();
 }
 
-function forget() {
+// no image is shown; where the focus was in it, it goes on
+function leave() {
   set({ state: null });
-  sessionStorage.removeItem(SESSION);
   URL.revokeObjectURL(at("image").src);
   at("image").removeAttribute("src");
+  viewer.close();
   at("work").hidden = true;
   at("start").hidden = false;
   document.body.classList.remove("open");
-  for (const id of ["undo", "redo", "reset", "download", "close"]) at(id).disabled = true;
-  at("drop").focus();
+  for (const id of BUTTONS) at(id).disabled = true;
+  keepFocus();
+}
+
+// the state that another tab left
+async function reload() {
+  const now = await attempt(() => getJson(path()));
+  if (!now) return;
+  hideProblem();
+  await show(now);
+  sendAgain();
 }
 
 // --- edits
 
-async function run(next) {
-  // one request at a time, so that a change starts from the state before it; changes that came meanwhile go together
+// the promise is kept when this change, and all that came meanwhile, is in the state
+function run(next) {
   waiting.push(next);
-  if (running) return;
-  running = true;
+  running ??= drain().then((went) => { if (went) sendAgain(); }).finally(() => { evidence.show(); });
+  return running;
+}
+
+// whether all went through
+async function drain() {
+  // one request at a time, so that a change starts from the state before it; changes that came meanwhile go together
   try {
     while (waiting.length && state) {
       const began = performance.now();
-      const todo = waiting.shift();
-      const answer = await attempt(() => (
-        typeof todo === "string" ? post(`${path()}/${todo}`) : putJson(`${path()}/edits`, changed(todo))));
+      const before = state;
+      const answer = await attempt(() => request(waiting));
       if (!answer || answer.session !== state?.session) {
         if (state) render(); // as the server last sent it, whatever the controls show
-        return;
+        return false;
       }
       set({ state: answer });
       hideProblem();
+      hideInfo();
       render();
       at("timing").textContent = `updated in ${Math.max(1, Math.round(performance.now() - began))} ms`;
-      announce(summary());
+      if (before.num_steps !== state.num_steps) announce(whatMoved(before, state));
+      await opening.remember();
     }
+    return true;
   } finally {
-    running = false;
+    running = null;
     waiting.length = 0;
   }
-  await evidence.show();
-}
-
-function changed(first) {
-  const edits = structuredClone(state.edits);
-  first(edits);
-  while (waiting.length && typeof waiting[0] !== "string") waiting.shift()(edits);
-  return edits;
-}
-
-function summary() {
-  const first = indices(state.diagnoses, (d) => d.probability)[0];
-  const d = state.diagnoses[first];
-  const moved = d.probability - d.before.probability;
-  const warning = state.safety.warn ? " Warning: the regions change it far." : "";
-  const change = Math.abs(moved) < 0.0005 ? "" : `, ${signed(100 * moved, 1)} points`;
-  return `${d.name} ${probabilityText(d)}${change}.${warning}`;
 }
 
 function decide(k, decision) {
@@ -182,13 +169,16 @@ function addBox(box) {
   run((edits) => edits.boxes.push(box));
 }
 
-function removeBox(i) {
-  const gone = JSON.stringify(state.edits.boxes[i]); // its number may change meanwhile
+// changed: null removes it
+function changeBox(i, changed) {
+  const old = JSON.stringify(state.edits.boxes[i]); // its number may change meanwhile
   run((edits) => {
-    const at = edits.boxes.findIndex((box) => JSON.stringify(box) === gone);
-    if (at >= 0) edits.boxes.splice(at, 1);
+    const at = edits.boxes.findIndex((box) => JSON.stringify(box) === old);
+    if (at >= 0) edits.boxes.splice(at, 1, ...(changed ? [changed] : []));
   });
 }
+
+const removeBox = (i) => changeBox(i, null);
 
 const alpha = () => Number(at("alpha").value) / 100;
 
@@ -215,9 +205,13 @@ function pickConcept(k, m = null) {
 function render() {
   diagnoses.update(state.diagnoses, target);
   concepts.update(state, { target, picked });
-  fillNotes(at("notes"), state, model);
-  const highlight = (i) => stage.show({ highlighted: i });
-  fillBoxes(at("boxes"), state, { onRemove: removeBox, otherwise: at("stage"), onPoint: highlight });
+  fillGlance(state, target, pickTarget);
+  fillWarnings(at("notes"), state, model);
+  fillNotes(state);
+  fillBoxes(at("boxes"), state, {
+    onRemove: removeBox, onChange: changeBox, onSelect: (i) => viewer.select(i), onPoint: (i) => stage.show({ highlighted: i }),
+    otherwise: at("stage"), selected: stage.selected,
+  });
   const num = state.edits.boxes.length;
   at("num-boxes").textContent = num ? String(num) : "none: draw one on the image";
   at("alpha").value = String(Math.round(100 * state.edits.alpha));
@@ -231,29 +225,41 @@ function render() {
     && state.edits.alpha === model.default_alpha && replacement === model.default_replacement;
   at("download").disabled = false;
   at("close").disabled = false;
+  at("zero-warning").classList.toggle("bad", replacement === "zero");
   const shown = state.diagnoses[target];
   const sum = state.concepts.reduce((total, c) => total + c.contribution[target], 0);
   at("target-name").textContent = shown.name;
   const from = model.contributions_from === "zero" ? "bias" : "an image without findings";
-  at("sum").textContent = `${from} ${signed(shown.base)}, all concepts ${signed(sum)}: logit ${signed(shown.logit)}`;
-  stage.show({ boxes: state.edits.boxes });
+  at("sum-text").textContent = `${from} ${signed(shown.base)}, all findings together ${signed(sum)}: total ${signed(shown.logit)}`;
+  stage.show({ boxes: state.edits.boxes, cells: state.safety.boxes.map((box) => box.cells), map: state.map });
   evidence.paint();
+  whatIf.show();
+  keepFocus();
+}
+
+async function saveRecord(kind) {
+  await sendNotes();
+  if (!state || hasTyped()) return; // the page says why the texts are not in the record
+  if (await download(kind)) opening.list.render();
 }
 
 // --- wiring
 
 function wire() {
-  onGone(() => state && forget());
-  stage = new Stage(at("stage"), { onBox: addBox, onTool: setTool, announce });
-  at("undo").addEventListener("click", () => run("undo"));
-  at("redo").addEventListener("click", () => run("redo"));
-  at("reset").addEventListener("click", () => run("reset"));
-  at("download").addEventListener("click", download);
-  at("close").addEventListener("click", () => {
-    remove(path()).catch(() => {});
-    forget();
-  });
+  onGone(opening.lost);
+  wireFocus();
+  opening.wireOpening({ connected: async () => { if (!model) await connected; return model; }, show, leave });
+  whatIf = new WhatIf({ onApply: (decisions) => run((edits) => Object.assign(edits.decisions, decisions)) });
+  wireNotes(run);
+  viewer = new Viewer({ addBox, changeBox, removeBox, setTool, announce, paint: () => evidence?.paint() });
+  stage = viewer.stage;
+  for (const id of ["undo", "redo", "reset"]) at(id).addEventListener("click", () => run(id));
+  for (const id of ["download", "save"]) at(id).addEventListener("click", () => saveRecord("json"));
+  at("print").addEventListener("click", () => saveRecord("html"));
+  at("close").addEventListener("click", opening.close);
   at("problem-close").addEventListener("click", hideProblem);
+  at("info-close").addEventListener("click", hideInfo);
+  at("problem-reload").addEventListener("click", reload);
   at("others").addEventListener("toggle", () => evidence?.showNearThumbs());
   for (const input of document.getElementsByName("tool")) {
     input.addEventListener("change", () => setTool(input.value));
@@ -265,7 +271,6 @@ function wire() {
   // when the slider is released: one step, not one a pixel
   at("alpha").addEventListener("change", () => run((edits) => { edits.alpha = alpha(); }));
   at("opacity").addEventListener("input", () => state && evidence.paint());
-  for (const id of ["brightness", "contrast"]) at(id).addEventListener("input", filter);
   at("token-form").addEventListener("submit", (event) => {
     event.preventDefault();
     setToken(at("token").value);
@@ -274,16 +279,14 @@ function wire() {
     connected = connect();
   });
   document.addEventListener("keydown", shortcut);
-  wireFiles(open);
+  wireFiles(opening.openFiles);
+  wireWords();
   wireTheme();
 }
 
-function filter() {
-  at("image").style.filter = `brightness(${at("brightness").value}%) contrast(${at("contrast").value}%)`;
-}
-
 function shortcut(event) {
-  if (!(event.ctrlKey || event.metaKey) || event.altKey || !state || at("token-dialog").open) return;
+  if (!(event.ctrlKey || event.metaKey) || event.altKey || !state || document.querySelector("dialog[open]")) return;
+  if (event.target.closest?.("textarea, input[type=text]")) return; // undo of typing
   const key = event.key.toLowerCase();
   const action = key === "y" || (key === "z" && event.shiftKey) ? "redo" : key === "z" ? "undo" : null;
   if (!action) return;

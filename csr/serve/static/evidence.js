@@ -29,7 +29,8 @@ export class Evidence {
   async show() {
     if (!state) return;
     const [shown, k] = [state, picked];
-    const now = JSON.stringify([shown.session, shown.edits.boxes, shown.edits.boxes.length ? shown.edits.alpha : 0]);
+    const { boxes, alpha, replacement } = shown.edits;
+    const now = JSON.stringify([shown.session, boxes, boxes.length ? [alpha, replacement] : 0]);
     const known = now === this.#mapsOf ? this.#maps : new Map();
     const query = missingMaps(known).map((one) => `of=${one}`).join("&");
     const [added, detail] = await Promise.all([
@@ -55,7 +56,8 @@ export class Evidence {
     if (map) {
       const { values, low, high } = map;
       const colours = { values, low, high, palette: model.palette };
-      if (mapShown) drawOverlay(at("heat"), state.map, { ...colours, opacity: Number(at("opacity").value) / 100 });
+      const opacity = Number(at("opacity").value) / 100;
+      if (mapShown) drawOverlay(at("heat"), state.map, { ...colours, opacity }, at("cells").checked);
       else clearHeat();
       drawPicture(at("evidence"), at("image"), state.map, { ...colours, opacity: OPACITY });
       const peak = prototype === null && concept.peak ? concept.peak : centreOfHighest(values);
@@ -90,7 +92,7 @@ export class Evidence {
       `${probabilityText(concept)}, ${verdict} (threshold ${percentText(concept.threshold)})`;
     at("evidence").setAttribute("aria-label", `The image with the map of ${concept.name}, prototype ${current}`);
     at("evidence-caption").textContent = current === null ? "no prototypes"
-      : `This image: prototype ${current}, cosine ${highest.toFixed(3)}`;
+      : `This image: prototype ${current}, similarity ${highest.toFixed(3)}`;
   }
 
   #showPrototypes(prototypes) {
@@ -101,7 +103,7 @@ export class Evidence {
     const kept = rows.slice(0, SHOWN_PROTOTYPES);
     if (!kept.some((one) => one.prototype === current)) kept.push(...rows.filter((one) => one.prototype === current));
     const focused = table.contains(document.activeElement) ? document.activeElement.textContent : null;
-    const head = ["prototype", "score used", "median without", "weight", `contribution to ${state.diagnoses[target].name}`];
+    const head = ["prototype", "similarity counted", "usual without", "weight", `contribution to ${state.diagnoses[target].name}`];
     fillTable(table, head, kept.map((one) => this.#prototypeRow(one, one.prototype === current)));
     if (focused !== null) [...table.querySelectorAll("button")].find((one) => one.textContent === focused)?.focus();
     const title = rows.length > kept.length ? `Prototypes: ${kept.length} of ${rows.length}` : "Prototypes";
@@ -142,8 +144,8 @@ export class Evidence {
   #regionFigure(region, k, m, rank) {
     const image = make("img", { alt: `Training region ${rank + 1} behind prototype ${m}` });
     const title = make("b", { text: rank ? `Training ${rank + 1}` : "Looks like" });
-    const file = make("span", { cls: "file", text: region.image });
-    const caption = make("figcaption", {}, title, ` cosine ${region.similarity.toFixed(3)}`, file);
+    const file = region.image === null ? [] : [make("span", { cls: "file", text: region.image })];
+    const caption = make("figcaption", {}, title, ` similarity ${region.similarity.toFixed(3)}`, ...file);
     this.#regionPicture(k, m, rank).then((address) => {
       if (address) image.src = address;
       else image.replaceWith(make("span", { cls: "gone", text: "The file is missing or cannot be read." }));
@@ -188,7 +190,8 @@ function showScale(low, high) {
 function mapText(concept) {
   if (concept.best_prototype === null) return `${concept.name}: all of its prototypes were dropped`;
   if (!mapShown) return "No concept is called: select one to see its map.";
-  const cells = `map of ${state.map.height} \u00d7 ${state.map.width} cells, smoothed`;
+  const how = at("cells").checked ? "each in the colour of its value" : "smoothed";
+  const cells = `map of ${state.map.height} \u00d7 ${state.map.width} cells, ${how}`;
   return `${concept.name}, prototype ${shownPrototype()}: ${cells}; frame: highest cell`;
 }
 

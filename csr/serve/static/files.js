@@ -1,17 +1,18 @@
-// Image files from the file dialog, dropped on the page, or pasted.
+// Images and records from the file dialog, dropped on the page, or pasted.
 
 import { at } from "./view.js";
 
 export function wireFiles(open) {
   at("open").addEventListener("click", () => at("file").click());
+  at("replay").addEventListener("click", () => at("file").click());
   at("drop").addEventListener("click", () => at("file").click());
   at("file").addEventListener("change", () => {
-    const [file] = at("file").files;
+    const files = [...at("file").files];
     at("file").value = ""; // the same file may be opened again
-    if (file) open(file);
+    if (files.length) open(files);
   });
   addEventListener("paste", (event) => {
-    if (event.clipboardData?.files.length) open(event.clipboardData.files[0]);
+    if (event.clipboardData?.files.length) open([...event.clipboardData.files]);
   });
   wireDrop(open);
 }
@@ -28,6 +29,6 @@ function wireDrop(open) {
   addEventListener("drop", (event) => {
     event.preventDefault();
     mark(-depth);
-    if (event.dataTransfer.files.length) open(event.dataTransfer.files[0]);
+    if (event.dataTransfer.files.length) open([...event.dataTransfer.files]);
   });
 }

@@ -1,5 +1,5 @@
-// Similarity maps as colours over an image, enlarged bilinearly between the centres of cells. A map lies on its
-// frame: x_min, y_min, x_max, y_max as fractions of the image, which it may leave uncovered or reach beyond.
+// Similarity maps as colours over an image: enlarged bilinearly between the centres of cells, or cell by cell. A map
+// lies on its frame: x_min, y_min, x_max, y_max as fractions of the image, which it may leave uncovered or reach beyond.
 
 export function paintHeat(canvas, map, { values, low, high, palette, opacity }) {
   const { width, height } = canvas;
@@ -40,8 +40,15 @@ function positions(pixels, cells, low, high) {
   });
 }
 
-export function drawOverlay(canvas, map, options) {
-  const { context, pixels } = paintHeat(canvas, map, options);
+const SMOOTH_PX = 256; // a side
+
+// asCells: one pixel a cell, of exactly its value; the canvas then lies on the map's frame
+export function drawOverlay(canvas, map, options, asCells) {
+  const [width, height] = asCells ? [map.width, map.height] : [SMOOTH_PX, SMOOTH_PX];
+  Object.assign(canvas, { width, height });
+  canvas.dataset.kind = asCells ? "cells" : "smooth";
+  const lies = asCells ? { ...map, frame: [0, 0, 1, 1] } : map;
+  const { context, pixels } = paintHeat(canvas, lies, options);
   context.putImageData(pixels, 0, 0);
 }
 

@@ -1,13 +1,20 @@
 // Messages: for screen readers, problems at the top of the page, and the dialog that asks for a token.
 
 import { ApiError } from "./api.js";
-import { at } from "./view.js";
+import { keepFocus } from "./focus.js";
+import { at, path, state } from "./view.js";
 
-let forget = () => {};
+const GONE = ["unused", "kept", "room", "closed", "unknown"]; // why a session is: see `Problem` of the API
 
+let onGoneCall = () => {};
+
+// callback(error): the server has the session of the open image no more
 export function onGone(callback) {
-  forget = callback;
+  onGoneCall = callback;
 }
+
+export const isGone = (error) => GONE.includes(error.reason);
+export const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1).replace(/[.;]?$/, ".")}`;
 
 export function announce(text) {
   at("live").textContent = text;
@@ -15,20 +22,24 @@ export function announce(text) {
 
 export function showProblem(error) {
   at("problem-text").textContent = error.message;
+  at("problem-reload").hidden = error.reason !== "revision";
   at("problem").hidden = false;
 }
 
 export function hideProblem() {
   at("problem").hidden = true;
-  document.body.classList.remove("stale");
+  keepFocus();
 }
 
-// a file that failed, by name; what is on the page is another image: dimmed, so that it is not taken for that file
-export function refuse(name, error, shown) {
-  const other = shown ? ` The image on the page is still ${shown}.` : "";
-  const text = error.message.startsWith(name) ? error.message : `${name}: ${error.message}`;
-  showProblem(new Error(`${text}${other}`));
-  document.body.classList.toggle("stale", Boolean(shown));
+// what happened without being a problem, until something else happens
+export function showInfo(text) {
+  at("info-text").textContent = text;
+  at("info").hidden = false;
+}
+
+export function hideInfo() {
+  at("info").hidden = true;
+  keepFocus();
 }
 
 // the call's result, or null where the server refused it: then the page shows why
@@ -38,8 +49,8 @@ export async function attempt(call, otherwise = showProblem) {
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     if (error.status === 401) askForToken();
+    else if (isGone(error) && state && error.path.startsWith(path())) onGoneCall(error);
     else otherwise(error);
-    if (error.status === 404) forget();
     return null;
   }
 }

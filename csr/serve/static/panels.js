@@ -1,6 +1,6 @@
 // Lists beside the image. Rows are made once for an image and then updated in place: focus stays where it is.
 
-import { indices } from "./view.js";
+import { calledWord, indices } from "./view.js";
 
 export function make(name, { text, cls, ...rest } = {}, ...children) {
   const made = document.createElement(name);
@@ -41,7 +41,7 @@ export class DiagnosisList {
 
   #row(diagnosis, t) {
     const name = make("span", { cls: "name", text: diagnosis.name });
-    const badge = make("span", { cls: "badge", text: "called" });
+    const badge = make("span", { cls: "badge", text: calledWord() });
     const value = make("span", { cls: "value" });
     const change = make("span", { cls: "change" });
     const bar = make("span", { cls: "bar" }, ...["now", "was", "threshold"].map((cls) => make("i", { cls })));
@@ -56,8 +56,8 @@ export class DiagnosisList {
       const row = this.rows[t];
       const moved = d.probability - d.before.probability;
       row.button.setAttribute("aria-pressed", String(t === picked));
-      row.button.title =
-        `logit ${signed(d.logit, 3)}, without findings ${signed(d.base, 3)}, called at ${percentText(d.threshold)} or more`;
+      const rule = d.threshold === null ? "" : `called from ${percentText(d.threshold)} on; `; // null: the likeliest is called
+      row.button.title = `${rule}total ${signed(d.logit, 3)}, an image without findings ${signed(d.base, 3)}`;
       row.badge.hidden = !d.present;
       row.value.textContent = probabilityText(d);
       row.change.textContent = Math.abs(moved) < 0.0005 ? "" : `${signed(100 * moved, 1)}`;
@@ -65,7 +65,8 @@ export class DiagnosisList {
       setWidth(row.bar.querySelector(".now"), d.probability);
       row.bar.querySelector(".was").style.setProperty("--at", String(d.before.probability));
       row.bar.querySelector(".was").hidden = Math.abs(moved) < 0.0005;
-      row.bar.querySelector(".threshold").style.setProperty("--at", String(d.threshold));
+      row.bar.querySelector(".threshold").hidden = d.threshold === null;
+      row.bar.querySelector(".threshold").style.setProperty("--at", String(d.threshold ?? 0));
     });
   }
 }
@@ -127,7 +128,7 @@ export class ConceptList {
     const largest = Math.max(1e-9, ...shares.map(Math.abs));
     const below = this.hidden.reduce((sum, k) => sum + state.concepts[k].contribution[target], 0);
     const num = this.hidden.length;
-    const concepts = num === 1 ? "concept" : "concepts";
+    const concepts = num === 1 ? "finding" : "findings";
     this.summary.textContent = `${num} other ${concepts}, together ${signed(below)}`;
     state.concepts.forEach((concept, k) => {
       const row = this.rows[k];
@@ -149,41 +150,11 @@ export class ConceptList {
 
 function scoreText({ similarity, score }) {
   if (score === null) return "no prototypes";
-  const counted = score === similarity ? "" : `, score used ${score.toFixed(2)}`;
-  return `cosine ${similarity.toFixed(2)}${counted}`;
+  const counted = score === similarity ? "" : `, counted as ${score.toFixed(2)}`;
+  return `similarity ${similarity.toFixed(2)}${counted}`;
 }
 
-export function fillBoxes(list, state, { onRemove, onPoint, otherwise }) {
-  const focused = [...list.querySelectorAll("button")].indexOf(document.activeElement);
-  list.replaceChildren(...state.edits.boxes.map((box, i) => boxRow(box, state.safety.boxes[i], i, { onRemove, onPoint })));
-  if (focused < 0) return;
-  const left = list.querySelectorAll("button");
-  (left[Math.min(focused, left.length - 1)] ?? otherwise).focus();
-}
-
-function boxRow(box, evidence, i, { onRemove, onPoint }) {
-  const isPositive = box.kind === "positive";
-  const seen = `highest map: ${evidence.concept}, cosine ${evidence.peak.toFixed(2)}`;
-  const tag = make("span", { cls: "tag", text: `${isPositive ? "+" : "\u2212"}${i + 1}` });
-  const words = make("span", { cls: "words" },
-    make("span", { text: isPositive ? "Look here" : "Not here" }), make("span", { cls: "quiet", text: seen }));
-  const row = make("li", { cls: `boxrow ${box.kind}` }, tag, words);
-  if (evidence.contradicts) {
-    const text = isPositive ? "no map is high here" : "a map is high here";
-    row.append(make("span", { cls: "verdict", text }));
-  }
-  const label = `Remove region ${i + 1}`;
-  const remove = make("button", { type: "button", cls: "icon", "aria-label": label, text: "\u2715" });
-  row.append(remove);
-  remove.addEventListener("click", () => onRemove(i));
-  row.addEventListener("pointerenter", () => onPoint(i));
-  row.addEventListener("pointerleave", () => onPoint(null));
-  remove.addEventListener("focus", () => onPoint(i));
-  remove.addEventListener("blur", () => onPoint(null));
-  return row;
-}
-
-export function fillNotes(area, state, model) {
+export function fillWarnings(area, state, model) {
   const notes = [];
   if (state.novelty_note) {
     notes.push(make("p", { cls: "note bad", role: "alert", text: state.novelty_note }));

@@ -15,6 +15,7 @@ export function set(changes) {
 
 export const at = (id) => document.getElementById(id);
 export const path = () => `sessions/${encodeURIComponent(state.session)}`;
+export const calledWord = () => (model.one_diagnosis ? "likeliest" : "called"); // of a diagnosis; a finding is called
 export const shownPrototype = () => prototype ?? state.concepts[picked].best_prototype;
 export const place = () => `${picked}.${shownPrototype()}`;
 

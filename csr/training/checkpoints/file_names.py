@@ -6,6 +6,7 @@ from csr.evaluation.comparison import predictions
 from csr.runtime.monitor import BOARD, METRICS
 from csr.training.checkpoints import checkpoint_folder
 from csr.training.logs import profiler
+from csr.training.trackers import mlflow_tracker, record, wandb_tracker
 
 CONFIG, RESULTS, LOCK = "config.json", "results.json", ".lock"
 
@@ -20,7 +21,15 @@ OUTPUTS = (
     RESULTS,
     predictions.FILE_NAME,
     "quarantine.csv",
+    record.PATTERN,
     ".*.tmp",
 )
 
-OUTPUT_FOLDERS = (BOARD, "logs", profiler.FOLDER, checkpoint_folder.FOLDER)
+OUTPUT_FOLDERS = (
+    BOARD,
+    "logs",
+    profiler.FOLDER,
+    checkpoint_folder.FOLDER,
+    mlflow_tracker.FOLDER,
+    wandb_tracker.FOLDER,
+)

@@ -11,23 +11,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from csr.config.compared_options import OF_NO_MATTER, option_differences
 from csr.config.options import TrainConfig
 from csr.model.backbones.normalisation import Normalisation
 from csr.runtime.errors import InputError
 from csr.runtime.json_file import read_json
 from csr.training.checkpoints import checkpoint_folder
-from csr.training.checkpoints.compared_options import option_differences
 from csr.training.checkpoints.file_names import CONFIG, RESULTS
 from csr.training.checkpoints.run_folder import RunFolder
 
-# options that move no weight, or whose effect is compared otherwise: data by its hash, batches by their
+# beside what is of no matter, options whose effect is compared otherwise: data by its hash, batches by their
 # product, the DeepSpeed JSON and the precision by their result
-MAY_DIFFER = {
+MAY_DIFFER = OF_NO_MATTER | {
     *("train_csv", "test_csv", "train_dir", "test_dir", "boxes_csv", "group_col"),
-    *("workers", "image_cache", "cache_dir", "links_into"),
-    *("batch_size", "accumulation", "effective_batch", "ds_config", "precision", "timeout", "max_skipped"),
-    *("output_dir", "exp_name", "overwrite", "resume", "recipe", "dry_run", "log_every", "save_every"),
-    *("keep_checkpoints", "compile", "activation_checkpointing", "profile"),
+    *("batch_size", "accumulation", "effective_batch", "ds_config", "precision"),
 }
 DS_MAY_DIFFER = {
     "zero_optimization",

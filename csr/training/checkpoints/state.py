@@ -45,7 +45,8 @@ class TrainState:
         windows: optimizer steps done in this epoch.
         global_step: optimizer steps of all stages.
         streak: skipped steps in a row.
-        loss_sum: of this rank's micro steps in this epoch, a scalar on the device, unread.
+        loss_sum: of this rank's micro steps in this epoch (one in a short window weighs less), a scalar on
+            the device, unread.
         images: trained on in this epoch by this rank.
         seconds, waited, in_collectives: of this epoch on this rank: in all, for data, in collectives.
         record: results of the epoch's training while its validation is still to come.

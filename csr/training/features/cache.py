@@ -228,16 +228,25 @@ def rows_of_segment(stage: Stage, batches: Iterator[Batch], segment: range) -> A
 
     Returns:
         Named arrays (R, ...), sorted by image, and `count` (S,), how many rows each image has.
+
+    Raises:
+        RuntimeError: a batch is not of the segment's next places; its rows would be kept as theirs.
     """
     kept: dict[str, list[np.ndarray]] = {}
     done = 0
     while done < len(segment):
         batch = next(batches)
+        position_B = batch["position"].cpu().numpy()
+        next_B = np.asarray(segment[done : done + max(1, len(position_B))])
+        if not np.array_equal(position_B, next_B):
+            raise RuntimeError(
+                f"features of images {position_B.tolist()} came where {next_B.tolist()} are next"
+            )
         rows = {name: value.cpu().numpy() for name, value in stage.inputs(batch).items()}
-        kept.setdefault("count", []).append(np.bincount(rows.pop("row"), minlength=len(batch["position"])))
+        kept.setdefault("count", []).append(np.bincount(rows.pop("row"), minlength=len(position_B)))
         for name, value in rows.items():
             kept.setdefault(name, []).append(value)
-        done += len(batch["position"])
+        done += len(position_B)
     return {name: np.concatenate(values) for name, values in kept.items()}
 
 

@@ -34,11 +34,13 @@ class KeptMaps:
     """Maps of batches by data set, view and places; none is kept once they have become too large.
 
     Args:
-        limit: bytes that this rank may keep; None: its share of the memory that is free at the first map.
+        limit: bytes that this rank may keep, at any time; None: its share of the memory that is free at the
+            first map, and at the first after each `clear`.
     """
 
     def __init__(self, limit: int | None = None) -> None:
-        self._limit, self._nbytes = limit, 0
+        self._given = self._limit = limit
+        self._nbytes = 0
         self._maps: dict[tuple[int, str, bytes], torch.Tensor] = {}
         self._datasets: list[LabelledImages] = []  # alive, so that no other one has the id of a known one
 
@@ -51,7 +53,7 @@ class KeptMaps:
         """Forget all maps: the backbone has other weights."""
         self._maps.clear()
         self._datasets.clear()
-        self._limit, self._nbytes = None, 0
+        self._limit, self._nbytes = self._given, 0
 
     def find(self, dataset: LabelledImages, view: View, position_B: np.ndarray) -> torch.Tensor | None:
         """Return feat_BCHW of these places, or None."""
@@ -97,12 +99,12 @@ def map_batches(
         images, `box_mask` (B,K,H,W).
     """
     places = [np.asarray(chunk) for chunk in chunks]
-    known = [kept is not None and kept.find(dataset, view, chunk) is not None for chunk in places]
-    images = stored_batches(
-        dataset, [chunk for chunk, is_known in zip(places, known, strict=True) if not is_known], device=device
-    )
-    for position_B, is_known in zip(places, known, strict=True):
-        feat_BCHW = kept.find(dataset, view, position_B) if kept is not None and is_known else None
+    # the maps themselves: this pass may find that all do not fit, and `kept` then forgets them
+    found = [kept.find(dataset, view, chunk) if kept is not None else None for chunk in places]
+    missing = [chunk for chunk, feat_BCHW in zip(places, found, strict=True) if feat_BCHW is None]
+    images = stored_batches(dataset, missing, device=device)
+    for number, position_B in enumerate(places):
+        feat_BCHW, found[number] = found[number], None  # what is forgotten goes when it was used
         if feat_BCHW is not None:
             labels: Any = {**dataset.load_labels(position_B), "position": torch.from_numpy(position_B)}
             yield to_device({**labels, "feat": feat_BCHW}, device)

@@ -9,6 +9,7 @@ Letters: N images, S images of a segment, R rows.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Sequence
@@ -133,7 +134,11 @@ class FeatureStore:
     def clean_up(self) -> None:
         """Remove this key's parts, leftovers of killed runs, and rows long unused."""
         for old in self.folder.glob(f"{self.whole.stem}.*.part"):
-            discard(old)
+            try:
+                discard(old)
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:  # else another run has put a part there, and removes it
+                    raise
         for pattern, limit_s in LIMITS_S.items():
             for old in self.folder.glob(pattern):
                 with contextlib.suppress(OSError):  # another run removes it too

@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from csr.engine.engine import Engine
-from csr.engine.memory import memory_mib
 from csr.evaluation.metrics import Metrics
 from csr.runtime.monitor import Monitor
-from csr.stages.base import Stage, StageOutput
+from csr.stages.base import Stage
 
+UNTOLD = frozenset({"images_per_s", "data_wait_s", "skipped_steps", "prototypes"})  # points tell, or constant
+BAND = ("mean", "min", "max")
 MOST_SCALARS = 200  # labels with a curve of their own: TensorBoard lists thousands for minutes
 
 
-def step_values(engine: Engine, stage: Stage, output: StageOutput) -> dict[str, float]:
-    """Return the numbers of the step just done. A sync point: the loss is read."""
-    name = stage.name
-    values = {f"{name}/{key}": float(value) for key, value in output.report.items()}
-    values |= {f"{name}/lr_{key}": lr for key, lr in engine.learning_rates.items()}
-    return values | {
-        f"{name}/loss": float(output.loss.detach()),
-        f"{name}/gradient_norm": engine.gradient_norm,
-        f"{name}/loss_scale": engine.loss_scale,
-        f"{name}/skipped_steps": engine.skipped_steps,
-        f"{name}/memory_mib": memory_mib(),
-    }
+def optimizer_values(name: str, engine: Engine) -> dict[str, float]:
+    """Return the optimizer's numbers after a step, the same on all ranks. A sync point: a norm is read.
+
+    Groups without weight decay have the learning rate of the group that they belong to, and no curve.
+    """
+    rates = engine.learning_rates
+    twins = {group for group in rates if group.removesuffix("_no_decay") in rates.keys() - {group}}
+    values = {f"{name}/lr_{group}": lr for group, lr in rates.items() if group not in twins}
+    values |= {f"{name}/gradient_norm": engine.gradient_norm, f"{name}/skipped_steps": engine.skipped_steps}
+    if engine.precision == "fp16":  # no other arithmetic scales losses
+        values[f"{name}/loss_scale"] = engine.loss_scale
+    return values
+
+
+def bands(name: str, ranks: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return mean, least and largest value over the ranks of each number of theirs, below `NAME_ranks/`.
+
+    Args:
+        name: of the stage.
+        ranks: numbers of each rank; {} of one without an image. One rank alone has no band.
+    """
+    seen = [rank for rank in ranks if rank]
+    if len(ranks) == 1 or not seen:
+        return {}
+    values: dict[str, float] = {}
+    for key in seen[0]:
+        numbers = [rank[key] for rank in seen]
+        least, largest, mean = min(numbers), max(numbers), sum(numbers) / len(numbers)
+        values |= {
+            f"{name}_ranks/{key}/{of}": value for of, value in zip(BAND, (mean, least, largest), strict=True)
+        }
+    return values
+
+
+def epoch_times(name: str, rates: Mapping[str, float]) -> dict[str, float]:
+    """Return this rank's account of an epoch, without what the points of its steps tell."""
+    return {f"{name}_time/{key}": value for key, value in rates.items() if key not in UNTOLD}
 
 
 def by_label(tag: str, values: Mapping[str, float]) -> dict[str, float]:
@@ -33,6 +60,20 @@ def by_label(tag: str, values: Mapping[str, float]) -> dict[str, float]:
     if len(values) > MOST_SCALARS:
         return {}
     return {f"{tag}/{label}": value for label, value in values.items()}
+
+
+def test_values(record: Mapping[str, Any], calibration: Mapping[str, float]) -> dict[str, float]:
+    """Return what the test images measured below `test/`, diagnoses before concepts; unknown ones left out.
+
+    Args:
+        record: content of results.json.
+        calibration: mean calibration errors.
+    """
+    found = {**record["summary"], **calibration}
+    known = {name: value for name, value in found.items() if value is not None and not math.isnan(value)}
+    scores = ("auc", "ece", "map", "f1_macro", "f1_micro", "ece_uncalibrated")
+    order = [f"{kind}_{score}" for score in scores for kind in ("target", "concept")]
+    return {f"test/{name}": known[name] for name in sorted(known, key=order.index)}
 
 
 def report_epoch(
@@ -58,7 +99,7 @@ def report_epoch(
     name = stage.name
     record = dict(record)
     metrics: Metrics | None = record.pop("metrics", None)
-    values = {f"{name}_epoch/{k}": float(v) for k, v in record.items()}
+    values = {f"{name}_epoch/{k}": float(v) for k, v in record.items() if k not in UNTOLD}
     line = f"Train loss: {record['train_loss']:.4f}"
     if metrics is not None:
         values |= {f"{name}_epoch/{k}": v for k, v in metrics.summary().items()}
@@ -71,7 +112,7 @@ def report_epoch(
         record.update(metrics.summary(), auc_by_label=metrics.auc_by_label)
         line += (
             f" | Val loss: {record['val_loss']:.4f} | AUC: {metrics.auc:.4f} | mAP: {metrics.mean_ap:.4f}"
-            f" | F1 macro: {metrics.f1_macro:.4f} | F1 micro: {metrics.f1_micro:.4f}"
+            f" | F1@0.5 macro: {metrics.f1_macro:.4f} | F1@0.5 micro: {metrics.f1_micro:.4f}"
         )
     if "prototypes_alive" in record:
         line += f" | Prototypes alive: {record['prototypes_alive']}/{record['prototypes']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from csr.data.labels.summary import data_facts
@@ -9,7 +10,7 @@ from csr.data.transforms import stored_size
 from csr.engine.ds_config import zero_stage_of
 from csr.model.sharing.preprocessing import Preprocessing
 from csr.runtime import distributed
-from csr.runtime.fingerprint import git_revision, versions
+from csr.runtime.fingerprint import git_revision, revision_of, versions
 from csr.training.build import task_loss_of
 from csr.training.prepared import Prepared
 
@@ -34,6 +35,7 @@ def run_config(prepared: Prepared) -> dict[str, Any]:
         "data": data_facts(
             table, tables.test, train_indices=tables.train_indices, val_indices=tables.val_indices
         ),
+        "training_fingerprint": tables.training_fingerprint(),
         "model": prepared.model.description(),
         "preprocessing": preprocessing.to_dict(),
         "task_loss": task_loss_of(prepared.config, table),
@@ -42,4 +44,5 @@ def run_config(prepared: Prepared) -> dict[str, Any]:
         "world_size": world,
         "versions": versions(),
         "git_revision": git_revision(),
+        "code_revision": revision_of(Path.cwd()),  # of the user's git tree, if the run was started in one
     }

@@ -25,14 +25,10 @@ def describe(
     ds_config: dict[str, Any],
 ) -> None:
     """Print what is about to run."""
-    train, optim, world = tables.train, config.optim, distributed.world_size()
+    optim, world = config.optim, distributed.world_size()
     if config.run.recipe is not None:
         monitor.say(recipe_line(config))
-    monitor.say(
-        f"Data: {len(tables.train_indices)} training, {len(tables.val_indices)} validation, "
-        f"{len(tables.test.image_ids)} test images; K = {len(train.concept_names)} concepts, "
-        f"T = {len(train.target_names)} targets ({', '.join(train.target_names)})"
-    )
+    monitor.say(images_line(tables))
     parameters = sum(p.numel() for p in model.parameters())
     height, width = model.backbone.map_size
     baseline = config.model.baseline
@@ -48,6 +44,18 @@ def describe(
     monitor.say(
         f"Batch: {optim.batch_size} per rank x {world} rank{'s' * (world > 1)} x {optim.accumulation} "
         f"accumulation = {optim.batch_size * world * optim.accumulation} effective, on {device.device_kind()}"
+    )
+
+
+def images_line(tables: inputs.Tables) -> str:
+    """Return the line on images and labels; `20 of 100 training` where --num_images leaves some unused."""
+    train, available = tables.train, len(tables.train) - len(tables.val_indices)
+    number = len(tables.train_indices)
+    return (
+        f"Data: {number}{'' if number == available else f' of {available}'} training, "
+        f"{len(tables.val_indices)} validation, {len(tables.test.image_ids)} test images; "
+        f"K = {len(train.concept_names)} concepts, T = {len(train.target_names)} targets "
+        f"({', '.join(train.target_names)})"
     )
 
 

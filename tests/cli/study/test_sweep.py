@@ -32,6 +32,7 @@ def train_flags(phantom_folder: Path, out: Path, *more: str) -> list[str]:
     return flags(phantom_folder, out, *more, exp_name="cv", lr=None, **short)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_folds_are_trained_once_and_compared(grid_file, phantom_folder, tmp_path):
     out = tmp_path / "results"
@@ -72,13 +73,28 @@ def test_a_sweep_becomes_a_slurm_array_of_what_is_not_done(grid_file, phantom_fo
     runs[0].config.folder.mkdir(parents=True)
     (runs[0].config.folder / "config.json").write_text(json.dumps({"options": runs[0].config.to_dict()}))
     (runs[0].config.folder / "results.json").write_text("{}")
-    words = [str(grid_file), "--slurm", "--time", "1:00:00", "--gpus_per_node", "0", "--", *common]
+    words = ["--slurm", "--time", "1:00:00", "--gpus_per_node", "0", str(grid_file), "--", *common]
     assert main(words) == 0
     printed = capsys.readouterr()
     assert "#SBATCH --array=1-1" in printed.out and "#SBATCH --time=1:00:00" in printed.out
     assert "the same command without --slurm compares" in printed.err
     lines = (tmp_path / "out" / "cv.sbatch.experiments").read_text().splitlines()
     assert lines == ["--folds=2 --fold=1 --lr=0.001 --exp_name cv-folds2-fold1-lr0.001"]
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (("--ranks", "4"), "--ranks is of this machine: with --slurm give --nodes and --ranks_per_node"),
+        (("--gpus_per_nod", "4"), "--gpus_per_nod 4: did you mean --gpus_per_node?"),
+        (("--experiments", "list.txt"), "unrecognized arguments: --experiments"),
+    ],
+)
+def test_flags_that_a_slurm_sweep_cannot_use_are_refused(more, message, grid_file, tmp_path, capsys):
+    words = [str(grid_file), "--slurm", *more, "--", "--output_dir", str(tmp_path / "out")]
+    assert run_command(main, words) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 def test_the_list_names_every_run_and_how_far_it_is(grid_file, phantom_folder, tmp_path, capsys):

@@ -121,3 +121,23 @@ def test_a_row_written_twice_counts_once(tmp_path):
     rows = random_rows(4, readers=3, images=30)
     once, twice = agreed(write(tmp_path / "a.csv", rows)), agreed(write(tmp_path / "b.csv", rows + rows[:20]))
     assert once == twice
+
+
+def test_the_rows_of_an_average_are_not_reads(tmp_path):
+    """A labeler's 2 of 3 on some images beside readers on others: as if only the readers were there."""
+    rows = random_rows(5, readers=3, images=30)
+    average = [
+        (f"i{image}", f"labeler (average {number} of 3)", ("1" if number < 3 else "0", "1", ""))
+        for image in (0, 40, 41)
+        for number in (1, 2, 3)
+    ]
+    alone, beside = write(tmp_path / "a.csv", rows), write(tmp_path / "b.csv", average + rows)
+    assert agreed(beside) == agreed(alone)
+    table = read_label_table(beside, reader_merge="soft")
+    reads = read_reads(table)
+    assert reads is not None and reads.averages == 3
+    readers = dict(zip(table.image_ids, table.num_readers_N.tolist(), strict=True))
+    assert readers["i40"] == 1 and readers["i0"] == 1 + sum(row[0] == "i0" for row in rows)
+    at = table.image_ids.index("i40")
+    np.testing.assert_allclose(table.concept_NK[at], [2 / 3, 1])
+    assert agreed(write(tmp_path / "c.csv", average)) is None

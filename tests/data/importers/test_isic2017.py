@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import raw_sets
-from PIL import Image
+from PIL import Image, ImageOps
 
 from csr.data.importers.isic2017_features import regions
 from csr.data.labels.table import read_label_table
@@ -49,6 +49,24 @@ def test_touching_superpixels_make_one_box(published, bring_in, rows_of):
     ]
     assert found == [(0, 0, 20, 10), (70, 50, 80, 60)], "superpixels 0 and 1, and 47"
     assert len(rows) == 14
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_follow_a_lesion_that_is_shown_turned(raw, bring_in, rows_of, orientation):
+    """The superpixels with the feature are bright: they are where a viewer, and csr, shows them."""
+    pixels = np.full((60, 80, 3), 20, dtype=np.uint8)
+    pixels[0:10, 0:20] = pixels[50:60, 70:80] = 230
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = raw / f"{FIRST}.jpg"
+    Image.fromarray(pixels).save(path, exif=exif, quality=95)
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(path))).mean(axis=2)
+    inside = np.zeros(shown.shape, dtype=bool)
+    for row in rows_of(bring_in("isic2017", raw) / "boxes_train.csv"):
+        if row["image_id"] == "ISIC_0000001":
+            x_min, y_min, x_max, y_max = (int(row[side]) for side in ("x_min", "y_min", "x_max", "y_max"))
+            inside[y_min:y_max, x_min:x_max] = True
+    np.testing.assert_array_equal(inside, shown > 125)
 
 
 def test_regions_are_those_of_a_flood_fill():

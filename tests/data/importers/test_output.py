@@ -61,6 +61,13 @@ def test_copying_over_a_link_of_an_earlier_import_does_not_write_through_it(publ
         bring_in("vindr", published, "--overwrite", "--images", "link")
 
 
+def test_a_link_of_an_earlier_import_goes_where_no_new_one_takes_its_place(published, bring_in):
+    out = bring_in("vindr", published)
+    (out / "own").symlink_to(published)
+    bring_in("vindr", published, "--overwrite", "--images", "none")
+    assert sorted(path.name for path in out.iterdir() if path.is_symlink()) == ["own"]
+
+
 def test_an_interrupted_copy_resumes_and_copies_only_what_is_missing(published, bring_in):
     out = bring_in("vindr", published, "--images", "copy")
     first, second, *_ = sorted((out / "train").iterdir())

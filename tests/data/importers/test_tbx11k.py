@@ -69,6 +69,24 @@ def test_merged_targets_are_exactly_one_of_three(published, bring_in):
     assert table.target_NT.sum(axis=1).tolist() == [1] * 12
 
 
+def test_images_of_one_name_in_two_folders_keep_their_boxes(raw, bring_in, rows_of):
+    """Both are told apart where the file of the boxes names folders, as the published one does."""
+    shutil.copy(raw / "imgs" / "sick" / "s0001.png", raw / "imgs" / "sick" / "tb0001.png")
+    path = raw / "lists" / "TBX11K_train.txt"
+    path.write_text(f"{path.read_text()}sick/tb0001.png\n")
+    rows = rows_of(bring_in("tbx11k", raw) / "boxes_train.csv")
+    assert [row["image_id"] for row in rows if row["image_id"].endswith("tb0001")] == ["tb/tb0001"]
+    change(raw, "images", 8, file_name="tb0001.png")
+    with pytest.raises(InputError, match=r"images\[8\]: 'tb0001.png' is not in the list"):
+        bring_in("tbx11k", raw, out="other")
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(raw, bring_in):
+    path = raw / "lists" / "TBX11K_train.txt"
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+    assert len(read_label_table(bring_in("tbx11k", raw) / "labels_train.csv", target_cols=TARGETS)) == 12
+
+
 def test_lists_may_name_images_with_or_without_imgs(raw, bring_in):
     path = raw / "lists" / "TBX11K_train.txt"
     path.write_text("".join(f"imgs/{line}\n" for line in path.read_text().splitlines()))
@@ -83,6 +101,9 @@ def test_an_unspecified_tuberculosis_leaves_active_and_latent_open(raw, bring_in
     target_of = dict(zip(table.image_ids, table.target_NT.tolist(), strict=True))
     np.testing.assert_array_equal(target_of["tb/tb0001"], [0, 0, np.nan, np.nan])
     assert target_of["tb/tb0004"] == [0, 0, 0, 1]
+    concepts_of = dict(zip(table.image_ids, table.concept_NK.tolist(), strict=True))
+    np.testing.assert_array_equal(concepts_of["tb/tb0001"], [np.nan, np.nan, 1])
+    assert concepts_of["tb/tb0004"] == [0, 1, 0] and concepts_of["sick/s0001"] == [0, 0, 0]
 
 
 def test_difficult_boxes_are_omitted_and_reported(raw, bring_in, capsys):
@@ -107,6 +128,9 @@ def test_difficult_boxes_are_omitted_and_reported(raw, bring_in, capsys):
         ("annotations", 1, {"bbox": [500, 2, -30, 3]}, r"annotations\[1\]: .* no area"),
         ("annotations", 0, {"category_id": 9}, r"annotations\[0\]: .* category 9"),
         ("annotations", 0, {"image_id": "x"}, r"annotations\[0\]: image_id is 'x'"),
+        ("images", 8, {"id": 1}, r"images\[8\]: id 1 is that of images\[0\] too"),
+        ("categories", 1, {"id": 1}, r"categories\[1\]: id 1 is that of categories\[0\] too"),
+        ("images", 8, {"file_name": "sick/tb0001.png"}, r"images\[8\]: 'sick/tb0001.png' is not in the list"),
         ("images", 8, {"width": 1024}, r"images\[8\]: boxes are in pixels of '1024'"),
         ("images", 8, {"file_name": "tb/tb9999.png"}, r"images\[8\]: 'tb/tb9999.png' is not in the list"),
     ],

@@ -161,7 +161,7 @@ def test_a_link_out_of_the_image_folder_is_not_followed(raw, bring_in, tmp_path)
     path = raw / "train" / ("r" + "0" * 31 + ".dicom")
     path.rename(tmp_path / "elsewhere.dicom")
     path.symlink_to(tmp_path / "elsewhere.dicom")
-    with pytest.raises(InputError, match="is a link out of"):
+    with pytest.raises(InputError, match="line 2: a link leads out of the image folder .*--links_into"):
         bring_in("vindr", raw, "--images", "copy")
 
 
@@ -169,3 +169,18 @@ def test_an_empty_cell_stays_empty(raw, bring_in):
     replace(raw / "annotations" / "image_labels_test.csv", "e" + "0" * 31 + ",1,0", "e" + "0" * 31 + ",1,")
     table = read_label_table(bring_in("vindr", raw) / "labels_test.csv")
     assert np.isnan(table.concept_NK[0]).tolist() == [False, True] + [False] * 20
+
+
+def test_readers_who_find_nothing_where_others_find_something_are_counted(raw, bring_in, capsys):
+    """Image 5 has 'No finding' and a finding in its rows; of image 2, R2 alone finds nothing."""
+    path = raw / "annotations" / "image_labels_train.csv"
+    lines = path.read_text().splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith(f"r{2:031x},R2,"))
+    lines[at] = f"r{2:031x},R2" + ",0" * 27 + ",1"
+    path.write_text("\n".join(lines) + "\n")
+    table = read_label_table(bring_in("vindr", raw) / "labels_train.csv")
+    text = capsys.readouterr().out
+    assert "2 train rows say 'No finding' and name a finding or diagnosis too" in text, "R1 and R3 of image 5"
+    assert "1 train images have 'No finding' by one reader and a finding or diagnosis by another" in text
+    at = table.image_ids.index(f"r{2:031x}")
+    assert table.target_NT[at, -1] == 1 and table.concept_NK[at].sum() == 1, "as the line says"

@@ -85,7 +85,7 @@ def test_decisions_use_the_thresholds_of_the_validation_images(single):
         known = ~np.isnan(label[:, place])
         expected = f1_score(label[known, place], probability[known, place] >= np.float32(threshold))
         row = single["kinds"]["targets"]["groups"][0]["labels"][TARGETS[place]]
-        assert row["f1"]["value"] == pytest.approx(expected)
+        assert row["f1_at_threshold"]["value"] == pytest.approx(expected)
 
 
 def test_where_exactly_one_target_holds_the_likeliest_is_called(tmp_path):
@@ -95,7 +95,10 @@ def test_where_exactly_one_target_holds_the_likeliest_is_called(tmp_path):
     known = ~np.isnan(label[:, 1])
     expected = f1_score(label[known, 1], (probability.argmax(axis=1) == 1)[known])
     ties = (probability[:, 0] == probability[:, 1]).any()
-    assert ties or row["kinds"]["targets"]["groups"][0]["labels"][TARGETS[1]]["f1"]["value"] == expected
+    assert (
+        ties
+        or row["kinds"]["targets"]["groups"][0]["labels"][TARGETS[1]]["f1_at_threshold"]["value"] == expected
+    )
     assert row["pairs"] == []
 
 
@@ -176,6 +179,9 @@ def test_groups_must_differ_in_what_they_are_grouped_by(folders, tmp_path):
     again = write_finished_run(tmp_path / "again", predictions(5), lr=0.1, seed=2)
     with pytest.raises(InputError, match="weak-2 and again: have the same options and seed 2: leave one out"):
         group_runs(read_runs([*folders, again]), ["seed"])
+    kept = {"picture_every": 7, "track": "mlflow", "deterministic": True, "keep_checkpoints": 1, "workers": 3}
+    more = write_finished_run(tmp_path / "watched", predictions(40), lr=0.1, seed=3, **kept)
+    assert [group.runs for group in group_runs(read_runs([*folders[:3], more]), ["seed"])] == [(0, 1, 2, 3)]
     with pytest.raises(InputError, match="--by sed: no option .* did you mean seed"):
         group_runs(runs, ["sed"])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -19,6 +21,7 @@ from csr.data.labels.table import read_label_table
 from csr.data.labels.validation_split import split_validation
 from csr.explain.neighbours import read_neighbours
 from csr.explain.source import Source, with_links
+from csr.model.sharing.origin import model_sha256
 from csr.runtime.errors import InputError
 
 
@@ -41,7 +44,11 @@ def test_every_link_leads_to_something_inside_the_folder(atlas):
     pages = {path.name: Page(path.read_text()) for path in atlas.glob("*.html")}
     assert sorted(pages) == ["concept_000.html", "concept_001.html", "concept_002.html", "index.html"]
     for name, page in pages.items():
-        assert "script" not in page.tags and "b" not in page.tags[: page.tags.index("body")]
+        text = (atlas / name).read_text()
+        scripts = re.findall(r"<script>(.*?)</script>", text, flags=re.S)
+        digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+        assert len(scripts) == 1 and f"script-src &#39;sha256-{digest}&#39;" in text.replace("'", "&#39;")
+        assert "b" not in page.tags[: page.tags.index("body")]
         for address in page.addresses:
             if address.startswith("data:image/png;base64,"):
                 continue
@@ -129,7 +136,48 @@ def test_a_run_is_looked_at_without_its_validation_images(model, data, tmp_path,
     assert "/" not in numbers["csv"]
 
 
-def test_a_folder_in_use_is_refused_and_edited_decisions_survive_an_overwrite(model_folder, data, tmp_path):
+def test_the_pages_show_few_first_looks_boxes_where_known_and_words_for_places(atlas, numbers, model):
+    index = (atlas / "index.html").read_text()
+    doubted = sum(bool(p["hints"]) and p["alive"] for _, _, p in prototypes(numbers))
+    first = index.count('<li class="decided">')
+    assert first == min(5, doubted) and (doubted <= 5 or f"{doubted - first} more raised a doubt" in index)
+    assert numbers["model_sha256"] == model_sha256(model) and numbers["origin"] in index
+    boxed = {one["image_id"] for k, _, p in prototypes(numbers) for one in p["nearest"] if one["boxes"]}
+    assert boxed and boxed <= {"im1", "im5", "im7", "im9"}, (
+        "the images with a box of a concept that is present"
+    )
+    for k, _, record in prototypes(numbers):
+        for one in record["nearest"]:
+            if one["image_id"] in ("im1", "im5") and k == 0:
+                height = 50 + int(one["image_id"][2:])
+                assert one["boxes"] == [pytest.approx([0, 0, 1, 50 / height])]
+    page = (atlas / "concept_000.html").read_text()
+    assert re.search(r'<b style="left:0.00%;top:0.00%;width:100.00%;height:(98.04|90.91)%">', page)
+    assert re.search(r"Highest cell on average (in the centre|upper|lower|left|right)", page)
+
+
+def test_a_runs_relative_data_is_found_from_another_folder_or_missed_at_once(
+    model, data, tmp_path, monkeypatch
+):
+    run = write_run(tmp_path / "there" / "runs" / "r", model)
+    config = json.loads((run / "config.json").read_text())
+    options = {"data": {"train_csv": "d/labels.csv", "train_dir": "d/train"}, "run": {"output_dir": "runs"}}
+    (run / "config.json").write_text(json.dumps({**config, "options": options}))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    words = [str(run), "--out", "out", "--workers", "1", "--top", "1"]
+    monkeypatch.setattr("csr.explain.source.load_model", lambda *_, **__: pytest.fail("too late"))
+    with pytest.raises(InputError, match=f"^d/labels.csv: no such .* {tmp_path / 'there'}, where .* --csv$"):
+        main(words)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "there" / "d").symlink_to(data)
+    assert main(words) == 0 and (tmp_path / "elsewhere" / "out" / "index.html").is_file()
+
+
+def test_a_folder_in_use_is_refused_and_edited_decisions_survive_every_overwrite(
+    model_folder, data, tmp_path, capsys
+):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("a chapter")
@@ -139,11 +187,24 @@ def test_a_folder_in_use_is_refused_and_edited_decisions_survive_an_overwrite(mo
     assert [p.name for p in out.iterdir()] == ["thesis.txt"]
     out = tmp_path / "second"
     assert main(flags(model_folder, data, out, "--top", "1")) == 0
-    (out / "keep.csv").write_text("edited")
+    written = (out / "keep.csv").read_bytes()
     with pytest.raises(InputError, match="not empty"):
         main(flags(model_folder, data, out))
-    assert main(flags(model_folder, data, out, "--overwrite", "--top", "1")) == 0
-    assert (out / "keep_old.csv").read_text() == "edited" and "Cavity" in (out / "keep.csv").read_text()
+
+    def again() -> list[str]:
+        capsys.readouterr()
+        assert main(flags(model_folder, data, out, "--overwrite", "--top", "1")) == 0
+        assert (out / "keep.csv").read_bytes() == written
+        return [line for line in capsys.readouterr().out.splitlines() if "keep_old" in line]
+
+    assert again() == [] and not list(out.glob("keep_old*")), "nobody decided anything"
+    first, second = written.replace(b",1,", b",0,", 1), written.replace(b"\n", b"\r\n")
+    (out / "keep.csv").write_bytes(first)
+    assert again() == [f"{out / 'keep_old_1.csv'}: the decisions that were in keep.csv of the earlier atlas"]
+    assert again() == [] and (out / "keep_old_1.csv").read_bytes() == first
+    (out / "keep.csv").write_bytes(second)
+    assert len(again()) == 1 and (out / "keep_old_1.csv").read_bytes() == first
+    assert (out / "keep_old_2.csv").read_bytes() == second
 
 
 def test_what_cannot_be_used_is_refused_in_one_line(model, model_folder, data, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from csr.explain.atlas.hints import hints
+from csr.explain.atlas.hints import hints, place_words
 
 
 def hints_of(
@@ -39,3 +39,18 @@ def test_a_shared_diagnosis_is_a_hint_where_the_concept_does_not_explain_it():
         assert hints_of(concept=1.0, share=share, predicted=predicted) == [], (
             "follows from the concept, or chance"
         )
+
+
+def test_places_have_words_and_not_numbers():
+    ninths = [[place_words(x, y) for x in (0.1, 0.5, 0.9)] for y in (0.1, 0.5, 0.9)]
+    assert ninths == [
+        ["upper left", "upper middle", "upper right"],
+        ["left, half-way up", "in the centre", "right, half-way up"],
+        ["lower left", "lower middle", "lower right"],
+    ]
+    assert place_words(-0.2, 1.3) == "lower left" and place_words(1.0, 0.0) == "upper right"
+    similar = {"images": 20, "peak_mean": [0.6, 0.9], "peak_spread": 0.01, "with_boxes": 0}
+    similar |= {"concept": None, "concept_at_most": None, "targets": {}}
+    assert hints({"alive": True, "similar": similar}) == [
+        "looks at the same place in every image, at the edge, lower middle"
+    ]

@@ -10,7 +10,7 @@ import torch
 from refined_models import dropping, refined_model
 from tiny_model import OPTIONS, K, M, T, tiny_model
 
-from csr.evaluation.measure import count_alive
+from csr.evaluation.measure import count_used
 from csr.evaluation.pointing_game import SCORES, pointing_rows
 from csr.explain.explanation import explain as explain_images
 from csr.model import CSR
@@ -80,8 +80,8 @@ def test_it_never_wins_in_evaluation_explanation_and_pointing():
     assert (value[:, 0, hit] == 1).all() and (value[:, 2, [hit, iou]] == 0).all(), "no map hits nothing"
     winner = np.array([[0, -1], [2, -1]])
     kept = np.array([[True, False, True], [False, False, False]])
-    alive = count_alive(winner, np.ones((2, 2)), kept_KM=kept, names=("a", "b"))
-    assert (alive["alive"], alive["total"]) == (2, 2) and alive["labels"]["b"]["wins"] == [0, 0, 0]
+    used = count_used(winner, np.ones((2, 2)), kept_KM=kept, names=("a", "b"))
+    assert (used["used"], used["total"]) == (2, 2) and used["labels"]["b"]["wins"] == [0, 0, 0]
 
 
 def test_a_dropped_prototype_is_not_high_in_a_box():

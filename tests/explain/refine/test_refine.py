@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from refined_models import dropping, every_row, keep_file
+from sklearn.metrics import roc_auc_score
 from tiny_model import CONCEPTS, OPTIONS, TARGETS, K, M, T, tiny_model, write_run
 from train_command import contents
 
@@ -20,6 +21,12 @@ from csr.cli.explain import main as explain
 from csr.cli.export import main as export
 from csr.cli.predict import main as predict
 from csr.cli.refine import main
+from csr.data.images.resize import resize_file
+from csr.data.labels.table import read_label_table
+from csr.data.training_split import split_training
+from csr.evaluation.bootstrap import drawn_images
+from csr.explain.refine.fit import fit_head
+from csr.explain.refine.validation_loss import MOST_LOST, loss_lines
 from csr.model import CSR
 from csr.model.sharing.loading import load_model
 from csr.runtime.errors import InputError
@@ -120,6 +127,84 @@ def test_before_and_after_are_what_evaluate_measures_of_both_models(refined, run
     assert set(record["remaining_reliance"]["r2"]) == {"Cavity", "Nodule/Mass"}
 
 
+def test_decisions_are_split_into_fixed_and_broken_with_paired_differences(refined, run, data):
+    record = json.loads((refined / "refine.json").read_text())
+    images = [resize_file(data / "test" / f"test{i}.png", 72).pixels_CSS for i in range(10)]
+    stored = torch.from_numpy(np.stack(images))
+    label = read_label_table(data / "labels_test.csv", target_cols=TARGETS).target_NT
+    probability, called = {}, {}
+    for side, model in (("before", load_model(str(run))), ("after", CSR.from_pretrained(refined))):
+        with torch.no_grad():
+            logits = model(model.card.preprocessing.transform()(stored)).logits
+        probability[side] = model.card.probability(logits).numpy()
+        called[side] = model.card.called(torch.from_numpy(probability[side])).numpy()
+    right = {side: called[side] == (label >= 0.5) for side in called}
+    changes = record["changes"]
+    assert changes["fixed"] == int((~right["before"] & right["after"]).sum())
+    assert changes["broken"] == int((right["before"] & ~right["after"]).sum())
+    assert changes["fixed"] + changes["broken"] == record["changed_decisions"] > 0
+    found = changes["differences"]
+    auc = {side: roc_auc_score(label, value, average="macro") for side, value in probability.items()}
+    assert found["auroc"]["value"] == pytest.approx(auc["after"] - auc["before"])
+    slow = []
+    for r in range(20):
+        some = drawn_images(10, r, seed=0)
+        scores = {
+            side: np.mean(
+                [
+                    roc_auc_score(label[some, t], value[some, t])
+                    for t in range(T)
+                    if 0 < label[some, t].mean() < 1
+                ]
+            )
+            for side, value in probability.items()
+        }
+        slow.append(scores["after"] - scores["before"])
+    limits = [found["auroc"]["low"], found["auroc"]["high"]]
+    np.testing.assert_allclose(limits, np.quantile(slow, [0.025, 0.975]), atol=1e-6)
+    assert set(record["validation"]["before"]) == {"auroc", "f1_at_threshold"}
+
+
+def test_the_network_sees_every_test_image_once(run, data, tmp_path, monkeypatch):
+    seen: list[int] = []
+    features = CSR.features
+    monkeypatch.setattr(CSR, "features", lambda self, image: seen.append(len(image)) or features(self, image))
+    keep = keep_file(tmp_path / "keep.csv", *every_row((0, 0)))
+    words = [str(run), "--keep", str(keep), "--workers", "1", "--bootstrap", "0"]
+    words += ["--cache_dir", str(tmp_path / "scores")]
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    seen.clear()
+    assert main([*words, "--out", str(tmp_path / "two")]) == 0
+    assert sum(seen) == 10, (
+        "training and validation scores are kept, test images are seen once for both models"
+    )
+
+
+def test_a_loss_beyond_what_is_stated_is_warned_of_with_both_numbers():
+    def record(auroc: float, low: float, high: float) -> dict:
+        sides = {
+            when: {"macro": {name: {"value": value} for name in MOST_LOST}}
+            for when, value in (("before", 0.9), ("after", 0.8))
+        }
+        change = {"value": -0.1, "low": low, "high": high}
+        none = {"value": 0.0, "low": None, "high": None}
+        return {
+            **{when: {"targets": targets} for when, targets in sides.items()},
+            "validation": {
+                "images": 55,
+                "before": {"auroc": 0.95, "f1_at_threshold": None},
+                "after": {"auroc": auroc, "f1_at_threshold": 0.1},
+            },
+            "changes": {"differences": {"auroc": none, "f1_at_threshold": change}},
+        }
+
+    assert loss_lines(record(0.945, -0.2, 0.01), head="keep") == [], "little on validation, chance on test"
+    (line,) = loss_lines(record(0.93, -0.2, 0.01), head="occlude")
+    assert "--head occlude" in line and "macro AUROC of 55 validation images from 0.950 to 0.930" in line
+    (line,) = loss_lines(record(0.95, -0.2, -0.05), head="refit")
+    assert "macro F1 at threshold of the test images from 0.900 to 0.800 (-0.200 to -0.050)" in line
+
+
 def test_the_head_can_be_kept(run, data, tmp_path, capsys):
     keep = keep_file(tmp_path / "keep.csv", *every_row((0, 1), *((1, m) for m in range(M))))
     words = [
@@ -152,6 +237,54 @@ def test_the_head_can_be_kept(run, data, tmp_path, capsys):
     assert (new.task_head.linear.weight[:, ~kept] == 0).all() and new.card.provenance["refined"][
         "head"
     ] == "keep"
+
+
+def exported(run, folder, *, with_seed):
+    assert export([str(run), str(folder)]) == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert "seed" not in config["data"], "that run's options name none"
+    config["data"] |= {"seed": 0} if with_seed else {}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["run", "model", "model without a seed"])
+def test_a_seed_changes_the_split_only_where_nobody_knows_the_one_of_the_training(
+    kind, run, data, tmp_path, monkeypatch
+):
+    """Images that trained a model never validate it: the split of a run is not for a flag to change."""
+    validated, fitted = [], []
+
+    def spied_split(*args, **options):
+        parts = split_training(*args, **options)
+        validated.append(parts[1].tolist())
+        return parts
+
+    def spied_fit(*args, options, **more):
+        fitted.append(options.seed)
+        return fit_head(*args, options=options, **more)
+
+    monkeypatch.setattr("csr.explain.source.split_training", spied_split)
+    monkeypatch.setattr("csr.explain.refine.refine.fit_head", spied_fit)
+    known = kind != "model without a seed"
+    source = run if kind == "run" else exported(run, tmp_path / "model", with_seed=known)
+    words = [str(source), "--keep", str(keep_file(tmp_path / "keep.csv", *every_row((0, 1))))]
+    for split in ("train", "test"):
+        prefix = "" if split == "train" else "test_"
+        words += [f"--{prefix}csv", str(data / f"labels_{split}.csv"), f"--{prefix}dir", str(data / split)]
+    words += ["--workers", "1", "--bootstrap", "0", "--epochs", "1"]
+    for seed in ("", "5"):
+        given = ["--seed", seed] if seed else []
+        assert main([*words, "--out", str(tmp_path / f"out{seed}"), *given]) == 0
+    assert fitted == [0, 5], "of the order, in any case"
+    first, second = validated
+    assert first and (first == second) == known
+    head_kept = [*words[:-2], "--head", "keep", "--seed", "5", "--out", str(tmp_path / "kept")]
+    if known:
+        with pytest.raises(InputError, match="--seed 5: .* says how its images were split.*: omit it"):
+            main(head_kept)
+    else:
+        assert main(head_kept) == 0 and validated[2] == second
 
 
 def test_an_atlas_fits_its_model_and_refined_ones_and_no_other(refined, run, data, tmp_path):

@@ -106,6 +106,15 @@ def test_a_signal_in_training_features_or_test_saves_exits_75_and_resumes(phanto
 
 @pytest.mark.dist
 @pytest.mark.slow
+def test_on_a_cpu_deterministic_kernels_are_those_of_any_run(phantom_folder, out, whole):
+    finished(
+        *flags(phantom_folder, out, "--log_every", "2", "--deterministic", exp_name="deterministic", **FEW)
+    )
+    assert_same(out / "deterministic", whole)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
 def test_kills_in_the_middle_of_writing_and_between_stages_change_no_bit(phantom_folder, out, whole):
     ends = [
         ("KILL", "csr.training.checkpoints.checkpoint_folder:save_tensors", 1),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,8 @@ from csr.stages.base import Stage
 from csr.stages.prototype import PrototypeStage
 from csr.stages.task import TaskStage
 from csr.training.features import cache
-from csr.training.features.cache import FeatureOptions, frozen_features, key_of
+from csr.training.features.cache import FeatureOptions, frozen_features, key_of, rows_of_segment
+from csr.training.features.maps import KeptMaps, map_batches
 from csr.training.features.shared_build import build_on_disk
 from csr.training.features.store import FeatureStore
 from csr.training.features.views import AugmentedView, PlainView
@@ -238,6 +241,39 @@ def test_auto_is_memory_until_the_rows_take_too_much_of_it(folder, monkeypatch):
 
 def test_free_memory_is_a_plausible_number_of_bytes():
     assert 2**20 < cache.free_host_bytes() < 2**50
+
+
+@pytest.mark.parametrize("mode", ["memory", "disk"])
+def test_maps_that_no_longer_fit_in_the_midst_of_a_pass_change_no_row(mode, folder):
+    """As after a kill: maps of a later part alone are kept, and the others are one too many."""
+    stage, dataset, seen = task_stage(), images(folder), []
+    wanted = features(stage, dataset, settings(folder, mode="memory"))
+    later, view = [np.arange(4, 6), np.arange(8, 10)], PlainView(EvalTransform(SIZE))
+    with torch.no_grad():
+        batches = list(
+            map_batches(stage.model, dataset, later, view, device=CPU, kept=(first := KeptMaps(limit=2**30)))
+        )
+    maps = KeptMaps(limit=first.nbytes)
+    for places, batch in zip(later, batches, strict=True):
+        maps.keep(dataset, view, places, batch["feat"])
+    assert maps.nbytes == first.nbytes > 0
+    built = features(stage, dataset, settings(folder, mode=mode), seen, maps=maps)
+    assert maps.nbytes == 0 and sum(seen, []) == list(range(N - 1))
+    assert_same(built, wanted)
+    assert_same(features(stage, dataset, settings(folder, mode=mode)), wanted)
+
+
+@pytest.mark.parametrize(
+    "places", [[[2, 3]], [[0, 1], [4, 5]], [[1, 0]], [[0, 1], [2]], [[0, 1], [2, 3, 4, 5]], [[]]]
+)
+def test_a_segment_takes_no_rows_of_other_places(places):
+    """The last batch is not the segment's next: other images, another order, too many, or none."""
+    stage: Any = SimpleNamespace(inputs=lambda batch: {"row": torch.arange(len(batch["position"]))})
+    batches: Any = ({"position": torch.tensor(one, dtype=torch.int64)} for one in [*places, [9]])
+    with pytest.raises(RuntimeError, match="are next"):
+        rows_of_segment(stage, batches, range(4))
+    right: Any = iter([{"position": torch.tensor([4, 5])}, {"position": torch.tensor([6])}])
+    assert rows_of_segment(stage, right, range(4, 7))["count"].tolist() == [1, 1, 1]
 
 
 def test_a_build_killed_in_the_midst_serves_nothing_and_is_taken_up_where_it_was(folder):

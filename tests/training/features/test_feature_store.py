@@ -211,3 +211,16 @@ def test_an_array_without_rows_is_kept(tmp_path):
     store.join([segment])
     assert store.load().all("local").shape == (0, 3)
     assert read_arrays(store.whole, KEY) is not None
+
+
+def test_a_part_that_another_run_puts_in_place_while_it_is_removed_stays_with_that_run(store, monkeypatch):
+    fill(store)
+    remove = Path.rmdir
+
+    def raced(path):
+        (path / "local.npy").write_bytes(b"of another run")
+        remove(path)
+
+    monkeypatch.setattr(Path, "rmdir", raced)
+    store.clean_up()
+    assert len(list(store.folder.glob("*.part/local.npy"))) == len(SEGMENTS)

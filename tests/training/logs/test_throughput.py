@@ -164,11 +164,26 @@ def test_a_gpus_marks_are_read_when_it_has_passed_them(monkeypatch):
 
     monkeypatch.setattr(collective_time, "_event", Mark)
     clock = CollectiveClock()
+    assert not clock.is_pending()
     with clock:
         pass
+    assert clock.is_pending(), "the GPU has not ended it"
     assert clock.take() == 0.0
     Mark.passed = True
+    assert not clock.is_pending()
     assert clock.take() == 0.25 and clock.take() == 0.0
+
+
+def test_a_gpu_that_failed_is_left_to_the_thread_that_computes(monkeypatch):
+    class Mark:
+        def query(self) -> bool:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(collective_time, "_event", Mark)
+    clock = CollectiveClock()
+    with clock:
+        pass
+    assert not clock.is_pending()
 
 
 def test_a_backends_collectives_are_timed_and_give_what_they_gave():

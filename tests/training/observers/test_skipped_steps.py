@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from csr.data.batch import Batch
 from csr.runtime.errors import StoppedError
+from csr.stages.base import StageOutput
 from csr.training.checkpoints.state import TrainState
 from csr.training.losses import Losses
 from csr.training.observers.skipped_steps import SkippedSteps
@@ -37,8 +39,12 @@ def engine(skipped: int) -> SimpleNamespace:
     return SimpleNamespace(skipped_steps=skipped, loss_scale=4.0)
 
 
-def batch(*position: int) -> dict[str, torch.Tensor]:
-    return {"position": torch.tensor(position)}
+def batch(*position: int) -> Batch:
+    return {"position": torch.tensor(position), "window_share": 1.0}
+
+
+def output(loss: float) -> StageOutput:
+    return StageOutput(torch.tensor(loss), {})
 
 
 def test_it_ends_the_run_at_the_limit_and_an_applied_step_starts_the_count_again():
@@ -62,15 +68,8 @@ def test_a_resumed_run_counts_on():
 def test_only_images_whose_loss_was_not_finite_are_named_the_latest_first():
     losses = Losses(device=CPU, remembered=2)
     for loss, position in ((float("nan"), [0]), (1.0, [1, 2]), (float("inf"), [3, 4])):
-        losses.add(torch.tensor(loss), batch(*position))
+        losses.add(output(loss), batch(*position))
     assert losses.suspects() == [3, 4]  # the first has left the memory of two
     observer, state = steps(1, losses)
     with pytest.raises(StoppedError, match="rank 0: images image3, image4;"):
         observer.after_step(state, engine(1), None)
-
-
-def test_losses_add_up_on_top_of_those_before_a_resume():
-    losses = Losses(device=CPU, remembered=2)
-    total = losses.begin_epoch(1.5)
-    losses.add(torch.tensor(2.5), batch(0))
-    assert float(total) == 4.0 and losses.mean(2) == 2.0

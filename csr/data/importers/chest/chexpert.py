@@ -57,6 +57,7 @@ def run(
     omit: Path | None,
     on_bad_image: str,
     workers: int,
+    links_into: Sequence[str],
 ) -> Imported:
     """Read RAW, write the tables and place the images.
 
@@ -67,6 +68,7 @@ def run(
         uncertain, blank: see `LabelPolicy`.
         views: one of `csr.data.importers.chest.views.VIEWS`.
         omit, on_bad_image, workers: see `Handling`.
+        links_into: see `ImageFiles`.
 
     Raises:
         InputError: a file is missing or not as published.
@@ -79,7 +81,7 @@ def run(
     view_filter = ViewFilter(views, frontal=("Frontal",), lateral=("Lateral",))
     root, patients = _patients(raw)
     handling = Handling(omit, on_bad_image, workers)
-    files = ImageFiles(root, (".jpg", ".jpeg", ".png"))
+    files = ImageFiles(root, (".jpg", ".jpeg", ".png"), links_into=links_into)
     tables = ImageTables(output, imported, files, choice.labels, handling)
     counts = {}
     for split in SPLITS:

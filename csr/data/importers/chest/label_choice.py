@@ -142,7 +142,7 @@ class LabelPolicy:
     counts: Counter[str] = field(default_factory=Counter)
 
     def cells(self, row: dict[str, str], names: Sequence[str], *, location: str) -> list[str]:
-        """Return the cells of some labels: 0, 1, '' (not annotated), or `SOFT` (two of three readers).
+        """Return the cells of some labels: 0, 1, '' (not annotated), or `SOFT` (two of three rows).
 
         Args:
             row: cells as published, by label.
@@ -172,7 +172,12 @@ class LabelPolicy:
 
     def notices(self) -> list[str]:
         """Return lines on what became of the cells that were neither 0 nor 1."""
-        become = {"1": "1", "0": "0", "": "empty (not annotated)", SOFT: "2/3, by three readers"}
+        become = {
+            "1": "1",
+            "0": "0",
+            "": "empty (not annotated)",
+            SOFT: "2 of 3, three rows of an average and no readers",
+        }
         uncertain, blank = become[UNCERTAIN[self.uncertain]], become[BLANK[self.blank]]
         lines = []
         if count := self.counts["uncertain"]:

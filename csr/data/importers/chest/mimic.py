@@ -57,6 +57,7 @@ def run(
     omit: Path | None,
     on_bad_image: str,
     workers: int,
+    links_into: Sequence[str],
 ) -> Imported:
     """Read RAW, write the tables and place the images.
 
@@ -68,6 +69,7 @@ def run(
         views: one of `csr.data.importers.chest.views.VIEWS`.
         with_validation: whether the images of `validate` join the training images.
         omit, on_bad_image, workers: see `Handling`.
+        links_into: see `ImageFiles`.
 
     Raises:
         InputError: a file is missing or not as published.
@@ -86,7 +88,7 @@ def run(
             "them to the training images"
         )
     raw.subfolder("files")
-    images = ImageFiles(folder, (".jpg", ".jpeg", ".png", ".dcm"))
+    images = ImageFiles(folder, (".jpg", ".jpeg", ".png", ".dcm"), links_into=links_into)
     tables = ImageTables(output, imported, images, choice.labels, Handling(omit, on_bad_image, workers))
     for split in SPLITS:
         tables.write(split, rows[split])

@@ -65,6 +65,7 @@ def run(
     omit: Path | None,
     on_bad_image: str,
     workers: int,
+    links_into: Sequence[str],
 ) -> Imported:
     """Read RAW, write the tables and place the images.
 
@@ -73,6 +74,7 @@ def run(
         output: OUT, open.
         concepts, targets: labels by name; None: the defaults.
         omit, on_bad_image, workers: see `Handling`.
+        links_into: see `ImageFiles`.
 
     Raises:
         InputError: a file is missing or not as published.
@@ -88,7 +90,7 @@ def run(
         default_targets=DISEASES,
     )
     imported.target_cols = choice.target_cols
-    images = ImageFiles(folder, (".png", ".jpg", ".jpeg"))
+    images = ImageFiles(folder, (".png", ".jpg", ".jpeg"), links_into=links_into)
     rows = _rows(raw, output, choice, _places(raw), imported)
     tables = ImageTables(output, imported, images, choice.labels, Handling(omit, on_bad_image, workers))
     for split in SPLITS:

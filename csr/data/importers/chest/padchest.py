@@ -65,6 +65,7 @@ def run(
     omit: Path | None,
     on_bad_image: str,
     workers: int,
+    links_into: Sequence[str],
 ) -> Imported:
     """Read RAW, write the tables and place the images.
 
@@ -77,6 +78,7 @@ def run(
         test_fraction: share of patients whose images are for the test.
         views: one of `csr.data.importers.chest.views.VIEWS`.
         omit, on_bad_image, workers: see `Handling`.
+        links_into: see `ImageFiles`.
 
     Raises:
         InputError: a file is missing or not as published.
@@ -90,7 +92,7 @@ def run(
     choice = _choose(read["train"], spelling, concepts, targets, min_images=min_images)
     imported.target_cols = choice.target_cols
     keys = [name_key(name) for name in choice.labels]
-    files = ImageFiles(folder, (".png", ".jpg", ".jpeg"))
+    files = ImageFiles(folder, (".png", ".jpg", ".jpeg"), links_into=links_into)
     handling = Handling(omit, on_bad_image, workers)
     tables = ImageTables(output, imported, files, choice.labels, handling, check=file_problem)
     for split in SPLITS:

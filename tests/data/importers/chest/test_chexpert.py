@@ -9,6 +9,7 @@ import pytest
 import raw_chest_sets
 from train_command import SMALL, train
 
+from csr.cli.data import main
 from csr.data.images.find import find_images
 from csr.data.labels.table import read_label_table
 from csr.runtime.errors import InputError
@@ -58,13 +59,20 @@ def test_uncertain_cells_become_what_was_asked_for(raw, bring_in, rows_of, polic
     )
 
 
-def test_uncertain_cells_may_be_two_thirds_by_three_readers(raw, bring_in, rows_of, capsys):
+def test_uncertain_cells_may_be_two_thirds_which_are_no_readers(raw, bring_in, rows_of, capsys):
     out = bring_in("chexpert", raw, "--uncertain", "soft")
     text = capsys.readouterr().out
-    assert "2 cells are -1, uncertain: 2/3, by three readers (--uncertain soft)" in text
+    assert (
+        "2 cells are -1, uncertain: 2 of 3, three rows of an average and no readers (--uncertain soft)"
+        in text
+    )
+    assert "readers each" not in text
     assert text.count("--reader_merge soft") == 2
     rows = rows_of(out / "labels_train.csv")
-    assert [row["rad_id"] for row in rows if row["image_id"].startswith(FRONTAL[:-4])] == ["R1", "R2", "R3"]
+    assert [row["rad_id"] for row in rows if row["image_id"].startswith(FRONTAL[:-4])] == [
+        f"labeler (average {number} of 3)" for number in (1, 2, 3)
+    ]
+    assert {row["rad_id"] for row in rows if row["image_id"] != FRONTAL} == {"published"}
     table = read_label_table(out / "labels_train.csv", reader_merge="soft")
     assert len(table) == 4
     at = next(n for n, image in enumerate(table.image_ids) if image.startswith(FRONTAL[:-4]))
@@ -74,6 +82,14 @@ def test_uncertain_cells_may_be_two_thirds_by_three_readers(raw, bring_in, rows_
     }
     assert label["Edema"] == label["Pneumonia"] == pytest.approx(2 / 3)
     assert (label["Cardiomegaly"], label["No Finding"]) == (1.0, 0.0)
+    assert table.num_readers_N.tolist() == [1] * 4
+    columns = ["--target_cols", "No Finding", "Pneumonia"]
+    main(["check", str(out / "labels_train.csv"), str(out / "images"), *columns, "--reader_merge", "soft"])
+    text = capsys.readouterr().out
+    assert "1 image with a labeler's -1, written as 2 of 3" in text and "becomes 1" not in text
+    assert "kappa" not in text and "Readers:" not in text and "(readers:" not in text
+    main(["check", str(out / "labels_train.csv"), str(out / "images"), *columns])
+    assert "merged by 'any', a labeler's -1 becomes 1 (1 image with some)" in capsys.readouterr().out
 
 
 def test_without_a_flag_uncertain_is_not_annotated_and_blank_is_zero(raw, bring_in, rows_of):

@@ -1,0 +1,1 @@
+"""A doctor played from labels and boxes, and what the corrections did."""
