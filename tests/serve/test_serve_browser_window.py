@@ -126,6 +126,26 @@ def test_colour_and_16_bit_pictures_have_windows_too(page, tmp_path):
         assert shown_at(grey_pixels(page), wanted) is not None
 
 
+def test_a_number_half_typed_stays_when_the_full_depth_arrives(page, tmp_path):
+    shown_to(page, tmp_path)
+    held = []
+    page.route("**/depth/raw*", lambda route: held.append(route))
+    page.fill("#window-centre", "1234")
+    page.press("#window-centre", "Enter")
+    page.wait_for_selector('#window-note:has-text("Reading the full depth")')
+    page.fill("#window-width", "333")
+    assert held, "the full depth is asked for"
+    for request in held:
+        request.continue_()
+    page.unroute("**/depth/raw*")
+    settle(page)
+    page.wait_for_selector('#window-note:has-text("Your view only")')
+    page.press("#window-width", "Enter")
+    settle(page)
+    assert page.input_value("#window-width") == "333"
+    assert shown_at(grey_pixels(page), table(1234, 333)) is not None
+
+
 def test_text_of_a_file_is_text_and_a_file_without_windows_has_its_range(page, tmp_path):
     shown_to(page, tmp_path, WindowCenter=None, WindowWidth=None, WindowCenterWidthExplanation=None)
     texts = page.locator("#window-preset option").all_inner_texts()

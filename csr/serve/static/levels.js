@@ -70,9 +70,8 @@ export class Levels {
     this.#showNumbers(preset);
     if (!pending) return;
     at("window-note").textContent = "Reading the full depth\u2026";
-    pending.then((isShown) => {
-      this.#showNumbers(at("window-preset").value);
-      if (!isShown) at("window-note").textContent = "The full depth did not arrive: try again.";
+    pending.then((isShown) => { // not the numbers: the next one may be half typed
+      at("window-note").textContent = isShown ? this.#noteText() : "The full depth did not arrive: try again.";
     });
   }
 
@@ -81,7 +80,11 @@ export class Levels {
     at("window-preset").value = preset;
     at("window-centre").value = shown ? numberText(shown.centre) : "";
     at("window-width").value = shown ? numberText(shown.width) : "";
-    at("window-note").textContent = this.#window ? "Your view only: the model saw its own window." : modelText(this.#facts);
+    at("window-note").textContent = this.#noteText();
+  }
+
+  #noteText() {
+    return this.#window ? "Your view only: the model saw its own window." : modelText(this.#facts);
   }
 }
 
