@@ -113,6 +113,7 @@ class Setting:
 
 THIN = ("--backbone_type", "timm", "--model_name", "thin_resnet10", "--no_pretrained")
 SCRATCH = ("--backbone_type", "timm", "--model_name", "resnet10t", "--no_pretrained")
+RESNET18 = ("--backbone_type", "timm", "--model_name", "resnet18", "--no_pretrained")
 PRETRAINED = ("--backbone_type", "timm", "--model_name", "tf_efficientnet_lite0", "--backbone_weights", LITE0)
 SETTINGS = {
     f"{data}{suffix}-{epochs}": Setting(data, network, (epochs, 5, 10), lr=3e-3 if network is THIN else 1e-3)
@@ -120,6 +121,8 @@ SETTINGS = {
     for data, suffix, network in (
         ("chest", "", SCRATCH),
         ("small", "", SCRATCH),
+        ("chest", "-resnet18", RESNET18),
+        ("small", "-resnet18", RESNET18),
         ("chest", "-thin", THIN),
         ("small", "-thin", THIN),
         ("breast", "-thin", THIN),
