@@ -75,7 +75,7 @@ echo "tests: $folder/tests.txt"
 tests="tests/gpu tests/engine tests/stages tests/data/test_random_draws.py tests/data/test_box_masks.py"
 # shellcheck disable=SC2086  # several words, on purpose
 "$python" -m pytest -m gpu -rs --durations=10 --junitxml "$folder/tests.xml" $tests \
-    tests/data/test_transforms.py > "$folder/tests.txt" 2>&1 || code=1
+    tests/data/test_transforms.py tests/training/features/test_feature_table.py > "$folder/tests.txt" 2>&1 || code=1
 tail -n 3 "$folder/tests.txt"
 if [ "${BENCH:-yes}" != no ]; then
     echo "benchmark: $folder/gpu.txt"

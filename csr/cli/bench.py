@@ -20,11 +20,12 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from csr.engine import matmul_peak
-    from csr.engine.device import local_device
+    from csr.engine.device import local_device, use_true_fp32
     from csr.engine.flops import measured_peaks
 
     if not 0 < options.seconds <= 600:
         raise InputError(f"--seconds {options.seconds:g}: give a number above 0, up to 600")
+    use_true_fp32()  # as commands compute
     device = local_device()
     name = matmul_peak.device_name(device)
     print(f"{name}, torch {torch.__version__}: fastest square matrix product")

@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"--simulate {options.simulate} draws boxes: give --boxes_csv too")
     if distributed.world_size() > 1:
         process_group.start(EngineOptions().timeout)
+    device.use_true_fp32()
     monitor = Monitor(None)
     distributed.on_main(lambda: _check_out(options))
     with distributed.errors_agreed():

@@ -26,7 +26,11 @@ from csr.runtime.startup import collector, openmp
 from csr.runtime.watchdog import watch, watchdog
 
 Main = Callable[["list[str] | None"], "int | None"]
-NO_GPU_MEMORY = "nvidia-smi shows what fills it (a training?): give --device cpu, or cuda:1 for another GPU"
+NO_GPU_MEMORY = (
+    "nvidia-smi shows what fills it (a training?): give a smaller --batch_size, or set DS_ACCELERATOR=cpu, "
+    "or CUDA_VISIBLE_DEVICES=1 for another GPU"
+)
+NO_CONTEXT = "CUDA error: out of memory"  # not even to start there
 RANK_0_SPEAKS_FIRST_S = 20.0
 RANK_0_LEAVES_FIRST_S = 1.0
 
@@ -67,8 +71,12 @@ def _failed(error: Exception) -> int:
     A peer may wait in a collective for this rank: it leaves without joining it.
     """
     many, trace = ranks.world_size() > 1, traceback.format_exc()
-    if not many and type(error).__name__ == "OutOfMemoryError":  # torch's: it may not be loaded
-        return _report(f"{str(error).split('. ')[0]}: {NO_GPU_MEMORY}", EXIT_FAILED)
+    is_full = type(error).__name__ == "OutOfMemoryError" or NO_CONTEXT in str(
+        error
+    )  # torch's: it may not be loaded
+    if not many and is_full:
+        first = str(error).splitlines()[0].split(". ")[0]
+        return _report(f"{first}: {NO_GPU_MEMORY}", EXIT_FAILED)
     distributed = _collectives()
     of_peer = distributed is not None and distributed.is_lost_peer(error)
     where = f" {described(PROGRESS.to_dict())}" if PROGRESS.moves else ""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from csr.config.parser import Number, Parser, Whole
 from csr.data.images.decode import MAX_FILE_BYTES, MAX_PIXELS
-from csr.runtime.errors import InputError
+from csr.runtime.errors import EXIT_FAILED, InputError
 from csr.serve.limits import Limits
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def _serve(options: argparse.Namespace, listener: socket.socket, token: str | No
         server.run(sockets=[listener])
     except KeyboardInterrupt:
         pass
+    if service.failed:
+        return EXIT_FAILED  # a supervisor starts it again; the reason was told
     print("Stopped.", flush=True)
     return 0
 

@@ -44,5 +44,5 @@ def refusals_told() -> Iterator[None]:
         operation = str(error).split(MISSING)[0].strip()
         raise StoppedError(
             f"--deterministic: torch has no deterministic {operation} for this device, and this model needs "
-            "it: omit --deterministic, or take another backbone or --image_size"
+            "it: omit --deterministic, or take --progressive none, another --image_size or another backbone"
         ) from error

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 CPU_SIDES = (256, 512, 1024, 2048)
 GPU_SIDES = (4096, 8192)
-PROBE_SIDE = 64
+CPU_PROBE, GPU_PROBE = 64, 1024  # on a GPU a smaller product is all launch
 WARM_UP, BLOCKS = 3, 5
 FEWEST_PRODUCTS = WARM_UP + BLOCKS
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -80,7 +80,8 @@ def fastest_product(device: torch.device, dtype: torch.dtype, *, seconds: float)
     """
     ends = time.perf_counter() + seconds
     sides = sides_of(device)
-    best = rate = matmul_rate(device, dtype, side=min(PROBE_SIDE, sides[0]), seconds=seconds / 50)
+    probe = GPU_PROBE if device.type == "cuda" else CPU_PROBE
+    best = rate = matmul_rate(device, dtype, side=min(probe, sides[0]), seconds=seconds / 50)
     for place, side in enumerate(sides):
         left = ends - time.perf_counter()
         product = 2.0 * side**3 / rate  # seconds, at the rate of the size before

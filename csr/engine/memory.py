@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from csr.engine.device import device_kind
 from csr.runtime import distributed
 from csr.runtime.errors import StoppedError
 from csr.runtime.sizes import gib_text
@@ -20,6 +21,7 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUDA out of memory",
+    "CUDA error: out of memory",
     "DefaultCPUAllocator",
 )
 
@@ -117,8 +119,8 @@ def _status(name: str) -> int:
 
 
 def memory_mib() -> float:
-    """Return peak memory of this rank: of the GPU where there is one, else of the process."""
-    if torch.cuda.is_available():
+    """Return peak memory of this rank: of the GPU where one is used, else of the process."""
+    if device_kind() == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     try:
         import resource

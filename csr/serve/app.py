@@ -123,7 +123,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _answer_invalid)
 
 
-def _answer_lost_device(_: Request, error: Exception) -> Response:
+def _answer_lost_device(request: Request, error: Exception) -> Response:
     """Refuse; end the server after an error that leaves no call of this process a usable GPU."""
     if is_exhausted(error):
         detail = "no memory is left for this image: close others, or let --device cpu or another GPU serve"
@@ -131,7 +131,8 @@ def _answer_lost_device(_: Request, error: Exception) -> Response:
     if not is_broken_by(error):
         raise error
     sys.stderr.write(line_of(EXIT_FAILED, f"the GPU failed, the server ends: {str(error).splitlines()[0]}"))
-    os.kill(os.getpid(), signal.SIGTERM)  # what a supervisor restarts
+    request.app.state.service.failed = True
+    os.kill(os.getpid(), signal.SIGTERM)
     detail = "the GPU failed: the server ends, and answers again once it was restarted"
     return JSONResponse({"detail": detail}, 503)
 

@@ -57,6 +57,7 @@ class Service:
         warnings: EditWarnings = NOT_MEASURED,
     ) -> None:
         assert model.card is not None
+        self.failed = False  # for good: the server ends
         self.model, self.card, self.limits = model, model.card, limits
         self.sha256 = model_sha256(model)
         self.sessions = Sessions(limits)

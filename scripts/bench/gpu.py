@@ -36,7 +36,7 @@ def the_device(report: Report, o: argparse.Namespace) -> None:
     """The card, its copies, and its fastest matrix products: what MFU is a share of."""
     from csr.engine.flops import measured_peaks
 
-    o.peaks = measured_peaks(o.device, seconds=0.01 if o.quick else 0.2)
+    o.peaks = measured_peaks(o.device, seconds=0.01 if o.quick else 1.0)
     found: dict[str, Any] = {"tflops": {name: rate / 1e12 for name, rate in o.peaks.items()}}
     if o.device.type == "cuda":
         properties = torch.cuda.get_device_properties(o.device)

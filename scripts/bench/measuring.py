@@ -123,12 +123,23 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "driver": _driver(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "revision": _revision(),
         "command": " ".join(["python", *script]),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _driver() -> str | None:
+    """Return the version of the GPU's driver; None without one."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout.strip() else None
 
 
 def _version(package: str) -> str | None:

@@ -45,15 +45,32 @@ def test_each_word_of_cache_has_a_help_of_its_own(capsys):
     assert "usage: csr cache list" in text and "--days" not in text
 
 
-def test_a_full_gpu_is_one_line_that_says_what_to_do(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error, first",
+    [
+        (
+            torch.cuda.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB"
+            ),
+            "CUDA out of memory",
+        ),
+        (
+            RuntimeError(
+                "CUDA error: out of memory\nCUDA kernel errors might be reported at some other call"
+            ),
+            "CUDA error: out of memory",
+        ),
+    ],
+    ids=["allocation", "context"],
+)
+def test_a_full_gpu_is_one_line_that_says_what_to_do(monkeypatch, capsys, error, first):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
 
     def main(_: list[str] | None) -> int:
-        raise torch.cuda.OutOfMemoryError(
-            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB"
-        )
+        raise error
 
     assert exit_codes.run_command(main, []) == 1
     written = capsys.readouterr().err
-    assert written.startswith("csr: error: CUDA out of memory: nvidia-smi shows what fills it")
-    assert "--device cpu" in written and written.count("\n") == 1
+    assert written.startswith(f"csr: error: {first}: nvidia-smi shows what fills it")
+    # what every command has: not all have --device
+    assert "DS_ACCELERATOR=cpu" in written and "--device" not in written and written.count("\n") == 1

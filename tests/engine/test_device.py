@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 
-from csr.engine import device
+from csr.engine import device, memory
 from csr.runtime.errors import InputError
+from csr.training.checkpoints import state
 
 
 @pytest.fixture
@@ -21,6 +24,15 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
+@pytest.fixture
+def tf32():
+    """TF32 as a container's environment may turn it on."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
 def test_without_a_gpu_everything_is_on_the_cpu(no_gpu):
     assert device.device_kind() == "cpu" and device.local_device() == torch.device("cpu")
     assert device.pick_device("auto") == device.pick_device("cpu") == torch.device("cpu")
@@ -32,6 +44,33 @@ def test_a_command_takes_the_gpu_that_is_named(two_gpus):
     assert device.pick_device("cpu") == torch.device("cpu")
     with pytest.raises(InputError, match="--device cuda:2: this machine has 2 GPUs"):
         device.pick_device("cuda:2")
+
+
+def test_ds_accelerator_cpu_asks_no_gpu_for_its_generator_or_memory(two_gpus, monkeypatch):
+    """Either would open a context on a GPU that may be full, which is when one asks for the CPU."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    states = state.generators()
+
+    def opened(*_: object) -> None:
+        raise AssertionError("a context was opened")
+
+    for name in ("get_rng_state", "set_rng_state", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, opened)
+    assert set(state.generators()) == {"cpu"}
+    state.set_generators({**states, "cuda": states["cpu"]})
+    assert memory.memory_mib() > 1
+
+
+@pytest.mark.parametrize("command", ["evaluate", "bench"])
+def test_commands_without_a_process_group_compute_in_fp32_too(no_gpu, tf32, monkeypatch, command):
+    from csr.cli import bench, evaluate
+
+    wrong = {"evaluate": ["none-such", "--csv", "t.csv", "--dir", "d", "--out", "o"], "bench": ["peak"]}
+    monkeypatch.setattr("csr.engine.flops.measured_peaks", lambda *_, **__: {})
+    monkeypatch.setattr("csr.engine.matmul_peak.keep", lambda *_: {})
+    with contextlib.suppress(InputError):
+        {"evaluate": evaluate, "bench": bench}[command].main(wrong[command])
+    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,21 @@ def test_a_measurement_ends_in_time_however_slow_the_device_is(monkeypatch, rate
     assert clock[0] <= 2.0 * 1.2
 
 
+def test_the_peak_of_a_gpu_is_not_that_of_launching_its_kernels(monkeypatch):
+    """Every product takes 5 us to launch, beside its arithmetic at 600 TFLOP/s."""
+    clock = [0.0]
+    monkeypatch.setattr(flops.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(flops, "_wait", lambda device: None)
+    monkeypatch.setattr(flops.torch, "randn", lambda *size, device: torch.empty(size, device="meta"))
+
+    def multiply(a, b, out):
+        clock[0] += 5e-6 + 2.0 * a.shape[0] ** 3 / 6e14
+
+    monkeypatch.setattr(flops.torch, "mm", multiply)
+    rate = flops.fastest_product(torch.device("cuda"), torch.bfloat16, seconds=0.3)
+    assert rate == pytest.approx(6e14, rel=0.02) and clock[0] <= 0.3 * 1.2
+
+
 def test_a_block_that_another_process_slowed_down_does_not_count(monkeypatch):
     clock, calls = [0.0], [0]
     monkeypatch.setattr(flops.time, "perf_counter", lambda: clock[0])

@@ -165,3 +165,20 @@ def test_a_server_for_others_warns_without_a_token_and_keeps_a_token_to_itself(m
         assert get(f"{address}api/model", Authorization=f"Bearer {TOKEN}")[0] == 200
         process.send_signal(signal.SIGINT)
         assert TOKEN not in process.communicate(timeout=START_S)[0]
+
+
+@pytest.mark.parametrize("failed, code", [(False, 0), (True, 1)])
+def test_a_server_whose_gpu_failed_leaves_with_1(model_folder, monkeypatch, capsys, failed, code):
+    import uvicorn
+
+    from csr.serve import service
+
+    made: list[service.Service] = []
+    monkeypatch.setattr(service.Service, "warm_up", lambda self: made.append(self))
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: setattr(made[0], "failed", failed))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert serve.main([model_folder, "--port", "0"]) == code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ("Stopped." in capsys.readouterr().out) is not failed

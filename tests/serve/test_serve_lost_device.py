@@ -22,6 +22,7 @@ def test_a_failed_gpu_is_refused_with_503_and_ends_the_process(serve, monkeypatc
     with serve() as client:
         monkeypatch.setattr(client.service, "_opened", fail)
         answer = sent(client, png())
+        assert client.service.failed
     assert answer.status_code == 503 and "the GPU failed" in answer.json()["detail"]
     assert signals == [(os.getpid(), signal.SIGTERM)]
     written = capsys.readouterr().err
@@ -41,6 +42,7 @@ def test_another_error_ends_nothing(serve, monkeypatch):
         monkeypatch.setattr(client.service, "_opened", fail)
         with pytest.raises(RuntimeError, match="a bug"):
             sent(client, png())
+        assert not client.service.failed
     assert signals == []
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from csr.engine.device import device_kind
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 from csr.runtime.tensor_files import Written, load_tensors
@@ -165,7 +166,7 @@ def load_saved(checkpoint: Path, *, accumulation: int) -> Saved:
 def generators() -> dict[str, torch.Tensor]:
     """Return the states of torch's generators on this rank; csr draws from no others."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if device_kind() == "cuda":
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
@@ -173,7 +174,7 @@ def generators() -> dict[str, torch.Tensor]:
 def set_generators(states: dict[str, torch.Tensor]) -> None:
     """Set torch's generators on this rank to states of `generators`."""
     torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
+    if "cuda" in states and device_kind() == "cuda":
         torch.cuda.set_rng_state(states["cuda"])
 
 
