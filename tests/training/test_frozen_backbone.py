@@ -71,6 +71,7 @@ def test_two_ranks_give_the_losses_of_one(computed, phantom_folder, out):
     assert_near(losses(two), losses(one), tolerance=1e-4)
 
 
+@pytest.mark.slow
 def test_boxes_count_in_cached_maps_and_augmented_views(phantom_folder, out):
     views = ("--augment", "light", "--cache_views", "2")
     _, with_boxes = run(phantom_folder, out, "boxes", *views, "--box_weight", "5")

@@ -94,6 +94,7 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_bits(phantom_folder, out
     assert_same(disturbed(phantom_folder, out, "killed", ends), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_signal_in_training_features_or_test_saves_exits_75_and_resumes(phantom_folder, out, whole):
     ends = [
