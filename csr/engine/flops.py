@@ -100,7 +100,8 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, *, side: int, seconds:
     The best, as a block in which another process had the cores says nothing about the device. At least
     `FEWEST_PRODUCTS` are done.
     """
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    numbers = torch.Generator(device).manual_seed(0)  # of its own: training goes on with the same draws
+    a, b = (torch.randn(side, side, device=device, generator=numbers).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
 
     def block(repeats: int) -> float:

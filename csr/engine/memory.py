@@ -7,7 +7,7 @@ import ctypes
 import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 
@@ -27,27 +27,51 @@ OUT_OF_MEMORY = (
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 V2, V1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")
+OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def free_host_bytes() -> int:
-    """Return memory that this host can still give, within its control group."""
+    """Return memory that this host can still give, within its control group and those around."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
         free = int(lines["MemAvailable"].split()[0]) * 1024
-    for folder, names, cached_name in (
-        (V2, ("memory.max", "memory.current"), "file"),
-        (V1, ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_cache"),
+    for root, controller, names, cached_name in (
+        (V2, "", ("memory.max", "memory.current"), "file"),
+        (V1, "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_cache"),
     ):
-        files = [folder / name for name in (*names, "memory.stat")]
-        if not all(f.is_file() for f in files):
-            continue
-        limit, used, parts = (f.read_text() for f in files)
-        if limit.strip().isdigit():  # not "max"; version 1 writes a number beyond any memory
-            cached = dict(line.split() for line in parts.splitlines())[cached_name]  # given back when needed
-            free = min(free, max(0, int(limit) - int(used) + int(cached)))
+        for folder in _groups(root, controller):
+            files = [folder / name for name in (*names, "memory.stat")]
+            if not all(f.is_file() for f in files):
+                continue
+            limit, used, parts = (f.read_text() for f in files)
+            if limit.strip().isdigit():  # not "max"; version 1 writes a number beyond any memory
+                cached = dict(line.split() for line in parts.splitlines())[
+                    cached_name
+                ]  # given back when needed
+                free = min(free, max(0, int(limit) - int(used) + int(cached)))
     return free
+
+
+def _groups(root: Path, controller: str) -> list[Path]:
+    """Return the folders of this process's control group and of those around it, up to the root.
+
+    A batch system sets a job's limit on a group below the root; a container shows its own group as the root.
+
+    Args:
+        root: where the groups of a controller are mounted.
+        controller: its name in version 1, nothing in version 2.
+    """
+    lines = OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.is_file() else []
+    own = [
+        path for _, names, path in (line.split(":", 2) for line in lines) if controller in names.split(",")
+    ]
+    paths = [PurePosixPath(path.lstrip("/")) for path in own]
+    return [
+        root,
+        *(root / part for path in paths for part in (path, *path.parents) if ".." not in part.parts),
+    ]
 
 
 def free_gpu_bytes(device: torch.device) -> int:

@@ -102,11 +102,13 @@ def margins(
 
     Returns:
         The gap if exactly one diagnosis holds, else the probability that all decisions are right, as if they
-        did not depend on each other; 0 for a contradiction, and where nothing is called.
+        did not depend on each other; 0 for a contradiction, and where none of several is called.
     """
     if exactly_one:
         return top_two_gap(probability_BT).double()
-    unclear_B = is_contradiction(called_BT, exclusive_T) | ~called_BT.any(dim=1)
+    unclear_B = is_contradiction(called_BT, exclusive_T)
+    if called_BT.shape[1] > 1:  # a single one that is not called is an answer
+        unclear_B |= ~called_BT.any(dim=1)
     return right_probability(probability_BT, called_BT).prod(dim=1).masked_fill(unclear_B, 0.0)
 
 
@@ -165,7 +167,7 @@ def doubts(card: Card, probability_BT: torch.Tensor) -> list[str | None]:
         t, all_right = int(right_BT[b].argmin()), float(right_BT[b].prod())
         if bool(clash_B[b]):
             lines.append(f"Called together, though they exclude each other: {', '.join(names)}")
-        elif not names:
+        elif not names and len(called_T) > 1:
             lines.append("No diagnosis is called")
         elif all_right < rule.limit:
             near = f"{float(probability_BT[b, t]):.2f}, threshold {float(card.target_threshold_T[t]):.2f}"
@@ -189,7 +191,7 @@ def doubt_sentence(card: Card) -> str:
             low, high = max(0.0, (1 - limit) / 2), min(1.0, (1 + limit) / 2)
             where = [f"the probability of {card.target_names[0]} is between {low:.2f} and {high:.2f}"]
     else:
-        where = ["no diagnosis is called"]
+        where = ["no diagnosis is called"] if len(card.target_names) > 1 else []
         if rule.exclusive and len(card.target_names) > 1:
             where.append(f"another diagnosis is called together with {' or '.join(rule.exclusive)}")
         where.append(

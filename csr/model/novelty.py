@@ -54,14 +54,15 @@ class Space:
     def log_distance(self, value_ND: torch.Tensor) -> torch.Tensor:
         """Return log(1 + distance), (N,) fp64; distance is Mahalanobis's over sqrt(D), near 1 as a rule.
 
-        Numbers that are NaN do not count.
+        Numbers that are NaN (scores of dropped prototypes) do not count, in D neither.
         """
+        num_N = (~value_ND.isnan()).sum(dim=1).clamp_min(1).cpu()
         centred_ND = (value_ND.double().cpu() - self.mean_D).nan_to_num(0.0)
         along_NA = centred_ND @ self.axis_AD.T
         has_rest = len(self.axis_AD) < len(self.mean_D)  # else only rounding is left over
         beside_N = has_rest * (centred_ND.square().sum(1) - along_NA.square().sum(1)).clamp_min(0)
         square_N = (along_NA.square() / self.variance_A).sum(1) + beside_N / self.rest
-        return (square_N / len(self.mean_D)).sqrt().log1p()
+        return (square_N / num_N).sqrt().log1p()
 
     def score(self, value_ND: torch.Tensor) -> torch.Tensor:
         """Return by how many standard deviations of validation images a distance is unusual, (N,)."""

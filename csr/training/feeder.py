@@ -55,6 +55,7 @@ class Feeder:
             seed=seed,
         )
         self._labels = labels_of(data.train)
+        self._rehearses = max_windows is not None
         self.windows_per_epoch = min(self._sampler.num_windows, max_windows or self._sampler.num_windows)
 
     def weight_of(self, windows: int) -> float:
@@ -106,8 +107,22 @@ class Feeder:
         sides = self.data.sides
         if sides is None or stage.frozen_inputs:
             return None
+        if self._rehearses:  # the only step shows whether small images can be trained on at all
+            return lambda window: min(sides.map_sizes)
         begins, total = (n * self.windows_per_epoch for n in (epoch - 1, self._epochs_stage1))
         return lambda window: sides.at(begins + window, total)
+
+    def work(self, stage: Stage, *, epoch: int) -> float:
+        """Return the arithmetic of an epoch's images as a share of what they would take in the full size.
+
+        By their area: of convolutions and of a ViT's layers, while attention's own products fall faster.
+        """
+        side_of = self._side_of(stage, epoch=epoch)
+        if side_of is None:
+            return 1.0
+        assert self.data.sides is not None
+        full = max(self.data.sides.map_sizes)
+        return sum((side_of(n) / full) ** 2 for n in range(self.windows_per_epoch)) / self.windows_per_epoch
 
     def _loader(self, features: FeatureViews | None, epoch_key: int) -> Load:
         if features is None:

@@ -274,7 +274,11 @@ class Trainer:
         """Log what this rank spent the epoch on; return the ranks' mean. Collective."""
         saving, self._saving_s = self.saver.seconds - self._saving_s, self.saver.seconds
         spent = throughput.Spent.of_epoch(
-            self.state, evaluation=evaluation, saving=saving, saving_within=opened.saves.take_seconds()
+            self.state,
+            work=self._feeder.work(opened.stage, epoch=self.state.epoch),
+            evaluation=evaluation,
+            saving=saving,
+            saving_within=opened.saves.take_seconds(),
         )
         shares = opened.telemetry.epoch(spent)
         points = epoch_times(opened.stage.name, shares)

@@ -69,7 +69,8 @@ def test_the_peak_of_a_gpu_is_not_that_of_launching_its_kernels(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(flops.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(flops, "_wait", lambda device: None)
-    monkeypatch.setattr(flops.torch, "randn", lambda *size, device: torch.empty(size, device="meta"))
+    monkeypatch.setattr(flops.torch, "Generator", lambda device: torch.default_generator.__class__("cpu"))
+    monkeypatch.setattr(flops.torch, "randn", lambda *size, **_: torch.empty(size, device="meta"))
 
     def multiply(a, b, out):
         clock[0] += 5e-6 + 2.0 * a.shape[0] ** 3 / 6e14
@@ -77,6 +78,12 @@ def test_the_peak_of_a_gpu_is_not_that_of_launching_its_kernels(monkeypatch):
     monkeypatch.setattr(flops.torch, "mm", multiply)
     rate = flops.fastest_product(torch.device("cuda"), torch.bfloat16, seconds=0.3)
     assert rate == pytest.approx(6e14, rel=0.02) and clock[0] <= 0.3 * 1.2
+
+
+def test_a_measurement_draws_nothing_of_the_runs_numbers():
+    before = torch.get_rng_state()
+    flops.matmul_rate(torch.device("cpu"), torch.float32, side=16, seconds=0.0)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_block_that_another_process_slowed_down_does_not_count(monkeypatch):

@@ -91,6 +91,20 @@ def test_the_rule_of_a_single_diagnosis_is_said_of_its_probability():
     assert asked == [False, True, True, False]
 
 
+def test_a_single_diagnosis_that_is_not_called_is_an_answer():
+    """A measured rule asks where the decision is unsure, and not about every healthy image."""
+    card = tiny_card()
+    reference = dataclasses.replace(
+        card.reference, doubt=DoubtRule(0.8, 0.8, 20), target_threshold_T=torch.tensor([0.3])
+    )
+    card = dataclasses.replace(card, target_names=("Sick",), task_loss="bce", reference=reference)
+    probability = torch.tensor([[0.05], [0.25], [0.35], [0.9]])  # right with .95, .75, .35, .9
+    assert [line is not None for line in doubts(card, probability)] == [False, True, True, False]
+    found = margins(probability, probability >= 0.3, exclusive_T=torch.tensor([False]), exactly_one=False)
+    assert found.tolist() == pytest.approx([0.95, 0.75, 0.35, 0.9])
+    assert doubt_sentence(card).startswith("Ask a doctor where the probability that all decisions")
+
+
 def test_the_margin_is_a_product_by_hand():
     probability, called = (
         torch.tensor([[0.9, 0.2], [0.9, 0.8], [0.1, 0.2]]),

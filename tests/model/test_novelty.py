@@ -91,7 +91,10 @@ def test_axes_that_the_images_do_not_have_are_unit_vectors_across_the_others():
 def test_numbers_that_are_missing_do_not_count():
     space = fit_space(torch.from_numpy(np.random.default_rng(1).normal(size=(50, 3))), noise=0.1)
     some, mean = torch.tensor([[1.0, math.nan, 2.0]]), torch.tensor([[1.0, float(space.mean_D[1]), 2.0]])
-    assert float(space.log_distance(some)) == pytest.approx(float(space.log_distance(mean)), rel=1e-6)
+    # the same distance of two numbers and of three, of which one is usual
+    two, three = (math.expm1(float(space.log_distance(value))) ** 2 for value in (some, mean))
+    assert 2 * two == pytest.approx(3 * three, rel=1e-6)
+    assert float(space.log_distance(torch.full((1, 3), math.nan))) == 0
 
 
 def test_pixels_by_hand():

@@ -76,6 +76,34 @@ def test_a_control_groups_limit_counts(monkeypatch, tmp_path, folder):
     assert memory.free_host_bytes() > 34 * MIB
 
 
+@pytest.mark.parametrize("folder, line", [("V2", "0::{}"), ("V1", "4:cpu,memory:{}")])
+def test_the_limit_of_a_jobs_group_below_the_root_counts(monkeypatch, tmp_path, folder, line):
+    """SLURM and systemd set a job's limit on the group of /proc/self/cgroup, or on one around it."""
+    limit, used = (
+        ("memory.max", "memory.current")
+        if folder == "V2"
+        else (
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+        )
+    )
+    for name in ("V1", "V2"):
+        monkeypatch.setattr(memory, name, tmp_path / "none")
+    monkeypatch.setattr(memory, folder, tmp_path)
+    own = tmp_path / "groups"
+    own.write_text("1:cpuset:/\n" + line.format("/slurm/job_7/step_0") + "\n")
+    monkeypatch.setattr(memory, "OWN_GROUPS", own)
+    job = tmp_path / "slurm" / "job_7"
+    (job / "step_0").mkdir(parents=True)
+    whole = memory.free_host_bytes()
+    assert whole > 64 * MIB
+    for place, mib in ((job, 64), (job / "step_0", 48)):
+        (place / limit).write_text(f"{mib * MIB}\n")
+        (place / used).write_text(f"{16 * MIB}\n")
+        (place / "memory.stat").write_text("file 0\ntotal_cache 0\n")
+        assert memory.free_host_bytes() == (mib - 16) * MIB
+
+
 class Parts:
     """The parts of a run that exist before its batch is measured."""
 

@@ -112,13 +112,19 @@ def concept_stage(**changed: Any) -> ConceptStage:
     return ConceptStage(model, pos_weight_K=torch.ones(2), lr=1.0, backbone_lr_scale=1.0, weight_decay=0.0)
 
 
-def feeder(stage: ConceptStage, *, strength: str, epochs: int = 10) -> Feeder:
+def feeder(stage: ConceptStage, *, strength: str, epochs: int = 10, max_windows: int | None = None) -> Feeder:
     data: Any = FewImages()
     transform: Any = TrainTransform(64, strength=strength)
     sides = build.side_schedule(stage.model, train_options(progressive="0.5:0.7"))
     splits = Splits(data, data, transform, None, names={}, map_size=(4, 4), sides=sides)  # type: ignore[arg-type]
     return Feeder(
-        splits, batch_size=4, accumulation=1, seed=3, max_windows=None, device=CPU, epochs_stage1=epochs
+        splits,
+        batch_size=4,
+        accumulation=1,
+        seed=3,
+        max_windows=max_windows,
+        device=CPU,
+        epochs_stage1=epochs,
     )
 
 
@@ -173,6 +179,22 @@ def test_only_stage_1_grows_and_examples_have_the_full_size():
         batch = step_of(other, given, epoch=1)
         assert "side" not in batch and batch["image"].shape[-1] == 64 and batch["box_mask"].shape[-1] == 4
     assert given.example(stage, None, num_images=4)["image"].shape[-1] == 64
+
+
+def test_the_work_of_an_epoch_is_that_of_its_images_areas():
+    stage = concept_stage()
+    given = feeder(stage, strength="light")  # one step an epoch: 32 px for 3 and 48 px for 4 of 10, then 64
+    sides = [step_of(stage, given, epoch=n).get("side") for n in range(1, 11)]
+    work = [given.work(stage, epoch=n) for n in range(1, 11)]
+    assert work == pytest.approx([(side / 64) ** 2 for side in sides]) and min(work) == 0.25 and work[-1] == 1
+    other: Any = SimpleNamespace(name="task", counts=stage.counts, frozen_inputs=True)
+    assert given.work(other, epoch=1) == 1
+
+
+def test_a_rehearsal_trains_on_the_smallest_images():
+    stage = concept_stage()
+    batch = step_of(stage, feeder(stage, strength="light", max_windows=1), epoch=1)
+    assert batch["side"] == 32 and batch["image"].shape[-1] == 32
 
 
 def test_a_network_of_one_size_or_without_a_smaller_one_is_refused_before_training():

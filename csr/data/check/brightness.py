@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SAMPLED = 64  # images of a split, evenly spaced
 DARK = 63  # of 255: values of 14 bits and fewer in 16
+_SOME = 0.02  # of the images: fewer may be what they look like
 DIFFERENT = 25  # of 255: mean greys of two splits
 _LOW, _HIGH = 10, 90  # percentiles of the images' mean greys: splits whose ranges do not meet differ
 
@@ -64,6 +65,12 @@ def brightness_notices(splits: list[Brightness], *, in_check: bool = False) -> l
             lines.append(
                 f"the {split.name} images are nearly black, the brightest grey of {number} is {highest} of "
                 f"255 (12-bit values in 16-bit files?){hint}"
+            )
+        dark = int(((split.high_B <= DARK) & (split.high_B > split.low_B)).sum())
+        if highest > DARK and dark >= max(2, _SOME * number):
+            lines.append(
+                f"{dark} of {number} {split.name} images that were looked at are nearly black, none of their "
+                f"greys is above {DARK} of 255 (12-bit values in 16-bit files?){hint}"
             )
     if len(splits) == 2:
         darker, brighter = sorted(splits, key=lambda split: float(np.median(split.mean_B)))

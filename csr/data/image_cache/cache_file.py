@@ -12,6 +12,7 @@ Letters: N images, C channels (1 if all are grey, else 3), S side.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import struct
@@ -125,11 +126,11 @@ class CacheBuild:
         """Remove, on rank 0, parts that are not needed any more, and leftovers of killed runs."""
         if self.rank:
             return
-        for old in self.file.parent.glob(f"{self.file.stem}.*.part"):
-            old.unlink(missing_ok=True)
-        for old in self.file.parent.glob("images-*.tmp"):
-            # A file that is being written is younger; another host may be writing it.
-            if time.time() - _modified(old) > _STALE_S:
+        parts = list(self.file.parent.glob(f"{self.file.stem}.*.part"))
+        # A file that is being written is younger; another host may be writing it.
+        left = [f for f in self.file.parent.glob("images-*.tmp") if time.time() - _modified(f) > _STALE_S]
+        for old in (*parts, *left):
+            with contextlib.suppress(OSError):  # of another user, in a folder that is shared
                 old.unlink(missing_ok=True)
 
 

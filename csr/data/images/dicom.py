@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import FileDataset
 from pydicom.pixels import apply_color_lut
 
@@ -40,7 +41,29 @@ def read_stored(path: str | os.PathLike[str], *, max_pixels: int) -> tuple[FileD
     dataset = open_dicom(path)
     check_has_pixels(path, dataset)
     _check_header(path, dataset, max_pixels)
+    _fill_gaps(dataset)
     return dataset, stored_values(path, dataset)
+
+
+def _fill_gaps(dataset: FileDataset) -> None:
+    """Give elements that a writer left empty or out the value that changes nothing.
+
+    PACS exports and anonymisers leave elements of no length, some writers no PixelRepresentation and
+    lower-case words; the pixels are sound.
+    """
+    for name, neutral in (("RescaleSlope", "1"), ("RescaleIntercept", "0")):
+        if name in dataset and not _bytes_of(dataset.get_item(name)).strip(b" \0\\"):
+            setattr(dataset, name, neutral)
+    if "PixelRepresentation" not in dataset:
+        dataset.PixelRepresentation = 0
+    kind = dataset.get("PhotometricInterpretation")
+    if isinstance(kind, str) and kind != kind.upper().strip():
+        dataset.PhotometricInterpretation = kind.upper().strip()
+
+
+def _bytes_of(element: DataElement | RawDataElement) -> bytes:
+    value = element.value
+    return value if isinstance(value, bytes) else b"" if value is None else str(value).encode()
 
 
 def is_grey(stored: np.ndarray, dataset: FileDataset) -> bool:

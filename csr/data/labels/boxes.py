@@ -20,6 +20,8 @@ from csr.data.labels.names import show, show_some
 from csr.data.labels.table import LabelTable
 from csr.runtime.errors import InputError
 
+_MOST, _ROUNDING = 0.99, 0.01  # share of the boxes, and how far fractions may pass 1
+
 KEPT_SHARE = 0.25  # of a box's area: with less in the square it is left out, with more it is cut at the edge
 EDGE_TOLERANCE_PX = 1.0  # annotation tools round: what reaches less than a pixel over the edge is cut off
 
@@ -193,9 +195,11 @@ def read_boxes(
         raise InputError(
             f"{path}: no class_name ({classes}) is a concept of {table.path}; use its column names"
         )
-    if len(pixel_R4) and pixel_R4.max() <= 1:
+    # fractions that were computed (YOLO's centres and sides) may pass 1 by a rounding
+    if len(pixel_R4) and np.quantile(pixel_R4.max(axis=1), _MOST) <= 1 + _ROUNDING:
+        few = "no" if pixel_R4.max() <= 1 else "hardly any"
         raise InputError(
-            f"{path}: no coordinate is above 1, so the boxes look like fractions of the image; give "
+            f"{path}: {few} coordinate is above 1, so the boxes look like fractions of the image; give "
             "x_min,y_min,x_max,y_max in pixels of the original image"
         )
     ignored = dict(rows.ignored)

@@ -10,7 +10,23 @@ MAX_NAME_LENGTH = 200
 MAX_PART_BYTES, MAX_PATH_BYTES = 255, 4096  # of an id: what file systems take
 MOST_ROWS = 100  # of a printed table: beyond it nobody reads, and terminals forget what was above
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
-_GROUP_WORDS = ("patient", "subject", "person", "lesion", "study", "accession", "mrn", "participant")
+_GROUP_WORDS = ("patient", "subject", "person", "lesion", "study", "accession", "mrn", "participant", "empi")
+_GROUPS = ("pat", "pid", "case", "exam", "examination", "series", "individual")  # as whole words
+_ID_WORDS = (
+    "id",
+    "ids",
+    "uid",
+    "number",
+    "no",
+    "nr",
+    "num",
+    "name",
+    "key",
+    "code",
+    "hash",
+    "anon",
+    "barcode",
+)
 # Cyrillic and Greek letters that look like Latin ones in print, after case folding.
 _TWINS = str.maketrans(
     {
@@ -100,8 +116,8 @@ def print_key(name: str) -> str:
 def means_group(name: str) -> bool:
     """Return whether a column's name is that of a patient, a study or a lesion: `Patient ID`, `lesion_id`."""
     words = name_key(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).replace("_", " ").replace("-", " ").split()
-    is_group = any(word.startswith(_GROUP_WORDS) for word in words)
-    return is_group and (len(words) == 1 or words[-1] in ("id", "ids", "uid", "number", "no", "nr"))
+    is_group = any(word.startswith(_GROUP_WORDS) or word in _GROUPS for word in words)
+    return is_group and (len(words) == 1 or any(word in _ID_WORDS for word in words))
 
 
 def are_plain(image_ids: Iterable[str]) -> list[bool]:

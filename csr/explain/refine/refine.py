@@ -18,6 +18,8 @@ import numpy as np
 import torch
 
 from csr.data.dataset import LabelledImages
+from csr.data.labels.table import LabelTable
+from csr.evaluation.flags.flagged import choose_doubt
 from csr.evaluation.inference import image_batches, num_batches
 from csr.evaluation.thresholds import decide_labels
 from csr.explain.refine.fit import Fit, FitOptions, Scores, fit_head, keep_head
@@ -90,7 +92,8 @@ def refine(
     with torch.no_grad():
         refined.task_head.linear.weight.copy_(fit.weight_TF)
         refined.task_head.linear.bias.copy_(fit.bias_T)
-    refined.card = _referenced(source.card, fit, choose_on.without(keep_F), keep_KM, stage.pos_weight_T.cpu())
+    card = _referenced(source.card, fit, choose_on.without(keep_F), keep_KM, stage.pos_weight_T.cpu())
+    refined.card = _with_doubt(card, fit, val.without(keep_F), train_table)
     reliance = remaining_reliance(
         train.score_NF.numpy(),
         kept_KM=model.prototypes.kept_KM.cpu().numpy(),
@@ -237,6 +240,20 @@ def _referenced(card: Card, fit: Fit, val: Scores, keep_KM: np.ndarray, weight_T
         card.reference, target_threshold_T=threshold_T, target_calibration_T=calibration_T, **medians
     )
     return dataclasses.replace(card, reference=reference)
+
+
+def _with_doubt(card: Card, fit: Fit, val: Scores, train: LabelTable) -> Card:
+    """Return the rule for asking a doctor, chosen anew: the old one was measured on the old head's diagnoses.
+
+    Args:
+        card: with thresholds and calibration of the new head.
+        val: validation images as they are.
+        train: labels of training images.
+    """
+    logit_NT = torch.nn.functional.linear(val.score_NF, fit.weight_TF, fit.bias_T)
+    labels = {"target": train.target_NT, "concept": train.concept_NK}
+    doubt = choose_doubt(card, logit_NT, val.target_NT.numpy(), labels)
+    return dataclasses.replace(card, reference=dataclasses.replace(card.reference, doubt=doubt))
 
 
 def bar(monitor: Monitor, title: str, batches: Any, total: int) -> Any:

@@ -13,7 +13,10 @@ _FAMILY_PREFIX = {"resnet50": ("resnet50",), "vit": ("vit_", "deit")}
 
 
 def is_weights_file(model_name: str) -> bool:
-    return model_name.lower().endswith(FILE_SUFFIXES)
+    """Return whether a name is that of a weights file: by its suffix, or as such a file is there."""
+    if model_name.lower().endswith(FILE_SUFFIXES):
+        return True
+    return not model_name.lower().endswith(".json") and Path(model_name).is_file()
 
 
 def split_name(backbone_type: str, model_name: str) -> tuple[str, Path | None]:

@@ -115,9 +115,22 @@ def read_preprocessor(path: Path) -> Normalisation:
         raise InputError(f"{path}: no JSON object")
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    if config.get("do_normalize", True) is not False:
+    kind, source = (
+        str(config.get("image_processor_type") or config.get("feature_extractor_type") or ""),
+        FILE_NAME,
+    )
+    normalises = config.get("do_normalize")
+    if normalises is None:
+        normalises = not kind.startswith("MobileViT")  # the only processors that do not by themselves
+    if config.get("do_flip_channel_order", kind.startswith("MobileViT")):
+        source += " (its order of colours, BGR, is not followed: of no matter for grey images)"
+    if normalises is not False:
         mean = _three(config.get("image_mean"), IMAGENET_MEAN, f"{path}: image_mean")
         std = _three(config.get("image_std"), IMAGENET_STD, f"{path}: image_std")
+        if kind.startswith("EfficientNet") and config.get("include_top", True):
+            std = tuple(
+                value**2 for value in std
+            )  # transformers divides twice, as these weights were trained
     if min(std) <= 0:
         raise InputError(f"{path}: image_std must be above 0")
     factor = config.get("rescale_factor", _RESCALING)
@@ -128,7 +141,7 @@ def read_preprocessor(path: Path) -> Normalisation:
         or not math.isclose(factor, _RESCALING, rel_tol=1e-3)
     ):
         raise InputError(f"{path}: rescale_factor is not 1/255: csr's images are on the scale 0 to 1")
-    return Normalisation(mean, std, FILE_NAME, _side(config.get("crop_size")) or _side(config.get("size")))
+    return Normalisation(mean, std, source, _side(config.get("crop_size")) or _side(config.get("size")))
 
 
 def _of_timm(net: nn.Module) -> Normalisation:

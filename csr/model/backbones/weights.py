@@ -223,19 +223,9 @@ def _assumed_heads(net: nn.Module) -> str:
 
 
 def _find(backbone: Backbone, backbone_type: str, model_name: str) -> Path:
-    if backbone_type == "hf":
+    if backbone_type in ("hf", "medmae"):
         return find_hf_weights(model_name)
-    return _find_medmae(model_name) if backbone_type == "medmae" else _find_timm(backbone.net)
-
-
-def _find_medmae(model_name: str) -> Path:
-    folder = Path(model_name)
-    if not folder.is_dir():
-        return hub_download.fetch(model_name, hub_download.WEIGHT_NAMES)
-    for name in hub_download.WEIGHT_NAMES:
-        if (folder / name).is_file():
-            return folder / name
-    raise InputError(f"{folder}: holds neither {' nor '.join(hub_download.WEIGHT_NAMES)}")
+    return _find_timm(backbone.net)
 
 
 def _find_timm(net: nn.Module) -> Path:

@@ -2,7 +2,7 @@
 
 import { getBlob, getJson, setToken, takeTokenFromAddress } from "./api.js";
 import { fillBoxes } from "./boxlist.js";
-import { request } from "./changes.js";
+import { Changes } from "./changes.js";
 import { download } from "./download.js";
 import { Evidence } from "./evidence.js";
 import { wireFiles } from "./files.js";
@@ -31,8 +31,15 @@ let stage = null; // of the viewer
 let diagnoses = null;
 let concepts = null;
 let evidence = null;
-let running = null; // a promise: requests that change the state
-const waiting = []; // what comes after it: changes of the edits then in force, or names of actions
+let isSliding = false; // the reader holds the slider of the image's rest
+const changes = new Changes({
+  answered: changed,
+  refused: () => { if (state) render(); }, // as the server last sent it, whatever the controls show
+  ended: (went) => {
+    if (went) sendAgain();
+    evidence.show();
+  },
+});
 
 // --- opening and closing
 
@@ -59,7 +66,7 @@ async function connect() {
   );
   evidence = new Evidence({ stage, rows: () => concepts.rows, onPick: (m) => pickConcept(picked, m) });
   beat ??= wireHeartbeat({
-    list: opening.list, isBusy: () => running !== null, onGone: opening.lost,
+    list: opening.list, isBusy: () => changes.isBusy, onGone: opening.lost,
     onChanged: () => showProblem(Object.assign(new Error("This image was changed in another tab or window."), { reason: "revision" })),
   });
   await opening.resume();
@@ -68,12 +75,14 @@ async function connect() {
 async function show(opened) {
   set({ state: opened });
   evidence.clear();
+  const isLeft = () => state?.session !== opened.session; // another image is on its way to the page
   const blob = await attempt(() => getBlob(`${path()}/image`));
-  if (!blob) return;
+  if (!blob || isLeft()) return;
   const image = at("image");
   if (image.src) URL.revokeObjectURL(image.src);
   image.src = URL.createObjectURL(blob);
-  await image.decode();
+  await image.decode().catch((error) => { if (!isLeft()) throw error; });
+  if (isLeft()) return;
   viewer.open();
   at("image").alt = `The image ${state.image.name}`;
   at("stage").style.setProperty("--ratio", String(state.image.width / state.image.height));
@@ -91,6 +100,7 @@ async function show(opened) {
   setTool("look");
   render();
   await opening.remember();
+  if (isLeft()) return;
   announce(`${state.image.name} is open. ${wholeState(state)}`);
   await evidence.show();
 }
@@ -111,7 +121,7 @@ function leave() {
 // the state that another tab left
 async function reload() {
   const now = await attempt(() => getJson(path()));
-  if (!now) return;
+  if (!now || now.session !== state?.session) return;
   hideProblem();
   await show(now);
   sendAgain();
@@ -119,38 +129,16 @@ async function reload() {
 
 // --- edits
 
-// the promise is kept when this change, and all that came meanwhile, is in the state
-function run(next) {
-  waiting.push(next);
-  running ??= drain().then((went) => { if (went) sendAgain(); }).finally(() => { evidence.show(); });
-  return running;
-}
+const run = (todo) => changes.add(todo);
 
-// whether all went through
-async function drain() {
-  // one request at a time, so that a change starts from the state before it; changes that came meanwhile go together
-  try {
-    while (waiting.length && state) {
-      const began = performance.now();
-      const before = state;
-      const answer = await attempt(() => request(waiting));
-      if (!answer || answer.session !== state?.session) {
-        if (state) render(); // as the server last sent it, whatever the controls show
-        return false;
-      }
-      set({ state: answer });
-      hideProblem();
-      hideInfo();
-      render();
-      at("timing").textContent = `updated in ${Math.max(1, Math.round(performance.now() - began))} ms`;
-      if (before.num_steps !== state.num_steps) announce(whatMoved(before, state));
-      await opening.remember();
-    }
-    return true;
-  } finally {
-    running = null;
-    waiting.length = 0;
-  }
+async function changed(answer, before, ms) {
+  set({ state: answer });
+  hideProblem();
+  hideInfo();
+  render();
+  at("timing").textContent = `updated in ${Math.max(1, Math.round(ms))} ms`;
+  if (before.num_steps !== state.num_steps) announce(whatMoved(before, state));
+  await opening.remember();
 }
 
 function decide(k, decision) {
@@ -214,9 +202,11 @@ function render() {
   });
   const num = state.edits.boxes.length;
   at("num-boxes").textContent = num ? String(num) : "none: draw one on the image";
-  at("alpha").value = String(Math.round(100 * state.edits.alpha));
   at("alpha").disabled = !num;
-  at("alpha-value").textContent = state.edits.alpha.toFixed(2);
+  if (!isSliding && !changes.hasWaiting) { // else what the reader sets is on its way
+    at("alpha").value = String(Math.round(100 * state.edits.alpha));
+    at("alpha-value").textContent = state.edits.alpha.toFixed(2);
+  }
   const { replacement } = state.edits;
   for (const input of document.getElementsByName("replacement")) input.checked = input.value === replacement;
   at("undo").disabled = !state.can_undo;
@@ -248,7 +238,7 @@ async function saveRecord(kind) {
 function wire() {
   onGone(opening.lost);
   wireFocus();
-  opening.wireOpening({ connected: async () => { if (!model) await connected; return model; }, show, leave });
+  opening.wireOpening({ connected: async () => { if (!model) await connected; return model; }, settled: () => changes.settled(), show, leave });
   whatIf = new WhatIf({ onApply: (decisions) => run((edits) => Object.assign(edits.decisions, decisions)) });
   wireNotes(run);
   viewer = new Viewer({ addBox, changeBox, removeBox, setTool, announce, paint: () => evidence?.paint() });
@@ -267,9 +257,15 @@ function wire() {
   for (const input of document.getElementsByName("replacement")) {
     input.addEventListener("change", () => run((edits) => { edits.replacement = input.value; }));
   }
-  at("alpha").addEventListener("input", () => { at("alpha-value").textContent = alpha().toFixed(2); });
-  // when the slider is released: one step, not one a pixel
-  at("alpha").addEventListener("change", () => run((edits) => { edits.alpha = alpha(); }));
+  at("alpha").addEventListener("input", () => {
+    isSliding = true;
+    at("alpha-value").textContent = alpha().toFixed(2);
+  });
+  at("alpha").addEventListener("change", () => { // released: one step, not one a pixel
+    isSliding = false;
+    const value = alpha();
+    run((edits) => { edits.alpha = value; });
+  });
   at("opacity").addEventListener("input", () => state && evidence.paint());
   at("token-form").addEventListener("submit", (event) => {
     event.preventDefault();

@@ -46,6 +46,7 @@ export class WorkList {
   select(entry) {
     this.current = entry;
     this.render();
+    this.#reveal();
   }
 
   remove(entry) {
@@ -85,11 +86,21 @@ export class WorkList {
     at("previous").disabled = !this.beside(-1) || !this.current;
     at("next").disabled = !this.beside(1);
     const focused = [...at("list-rows").querySelectorAll("button")].indexOf(document.activeElement);
+    const { scrollTop } = at("list-rows");
     at("list-rows").replaceChildren(...this.entries.map((one) => this.#row(one)));
-    at("list-rows").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
-    if (focused >= 0) at("list-rows").querySelectorAll("button")[Math.min(focused, num - 1)]?.focus();
+    at("list-rows").scrollTop = scrollTop;
+    if (focused >= 0) at("list-rows").querySelectorAll("button")[Math.min(focused, num - 1)]?.focus({ preventScroll: true });
     sessionStorage.setItem(LIST, JSON.stringify(
       this.entries.map((one) => Object.fromEntries(STORED.map((key) => [key, one[key]])))));
+  }
+
+  // scrolls the list to the current image, and not the page: the reader may write below
+  #reveal() {
+    const [rows, row] = [at("list-rows"), at("list-rows").querySelector("[aria-current]")];
+    if (!row) return;
+    const [frame, place] = [rows.getBoundingClientRect(), row.getBoundingClientRect()];
+    if (place.top < frame.top) rows.scrollTop -= frame.top - place.top;
+    else if (place.bottom > frame.bottom) rows.scrollTop += place.bottom - frame.bottom;
   }
 
   #row(entry) {

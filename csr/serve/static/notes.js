@@ -53,6 +53,7 @@ export function sendAgain() {
 }
 
 export function keepTyped() {
+  if (state.session !== session) return; // the fields still have the texts of the image before
   kept.setTyped(state.image.sha256, unsent());
 }
 
@@ -86,7 +87,7 @@ function takeOver(notes) {
 
 // what is in the fields and not yet in the record, such as the name from the image before; null: nothing
 export function unsent() {
-  return differ(written(), state.notes) ? written() : null;
+  return state.session === session && differ(written(), state.notes) ? written() : null;
 }
 
 // whether some of that was typed here: the name from the image before was not

@@ -16,7 +16,7 @@ let page = null;
 let turn = 0; // of the visits: an answer that comes late is not shown
 export let list = null;
 
-// page: connected() -> whether the model is known, show(state), leave(), update(state)
+// page: connected() -> whether the model is known, settled() when no change is on its way, show(state), leave()
 export function wireOpening(given) {
   page = given;
   list = new WorkList({ onPick: visit });
@@ -86,6 +86,7 @@ function step(by) {
 export async function visit(entry) {
   const mine = ++turn;
   await send();
+  await page.settled();
   if (mine !== turn || !await mayLeave() || mine !== turn) return;
   list.select(entry);
   hideProblem();
@@ -192,6 +193,7 @@ export async function lost(error) {
 export async function close() {
   const before = turn;
   await send();
+  await page.settled();
   if (before !== turn) return; // the image was lost, and is opened again
   const entry = list.current;
   const record = kept.get(entry.sha256);

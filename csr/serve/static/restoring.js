@@ -75,6 +75,7 @@ export async function replayFile(file, { list, visit, show, explain }) {
   const answer = await attempt(() => postJson(target, record, { revision: state.revision }), (error) => refuse(error.message));
   if (!answer) return null;
   kept.adopt(record, answer.state.session, { saved: true });
+  if (state?.session !== answer.state.session) return null; // another image is on the page
   await show(answer.state);
   return showInfo(replayed(answer));
 }

@@ -142,7 +142,7 @@ export class Stage {
 
   // moves the selected region by keys, or its right and lower side; one step when the keys rest
   nudge(right, down, isSize) {
-    const box = this.draft?.box ?? this.boxes[this.selected];
+    const box = this.draft?.i === this.selected ? this.draft.box : this.boxes[this.selected]; // one may be on its way
     this.draft = { i: this.selected, box: isSize ? resized(box, "se", right, down) : moved(box, right, down) };
     clearTimeout(this.#later);
     this.#later = setTimeout(() => this.commit(), WAIT_MS);

@@ -137,7 +137,8 @@ class FeatureStore:
             try:
                 discard(old)
             except OSError as error:
-                if error.errno != errno.ENOTEMPTY:  # else another run has put a part there, and removes it
+                # another run has put a part there and removes it, or it is another user's
+                if error.errno not in (errno.ENOTEMPTY, errno.EACCES, errno.EPERM):
                     raise
         for pattern, limit_s in LIMITS_S.items():
             for old in self.folder.glob(pattern):

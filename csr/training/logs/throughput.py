@@ -44,6 +44,7 @@ class Spent(NamedTuple):
         evaluation, caches, saving: outside of training.
         data, communication, saving_within: parts of `train`.
         images: trained on.
+        full_images: as many of the full size as take the same arithmetic.
     """
 
     train: float
@@ -54,10 +55,20 @@ class Spent(NamedTuple):
     communication: float
     saving_within: float
     images: int
+    full_images: float
 
     @classmethod
-    def of_epoch(cls, state: TrainState, *, evaluation: float, saving: float, saving_within: float) -> Spent:
-        """Return the seconds of a state's epoch; `saving_within` is the part of `saving` between steps."""
+    def of_epoch(
+        cls, state: TrainState, *, work: float, evaluation: float, saving: float, saving_within: float
+    ) -> Spent:
+        """Return the seconds of a state's epoch.
+
+        Args:
+            state: at the end of its epoch.
+            work: of an image in it, as a share of that of one of the full size.
+            evaluation, saving: seconds.
+            saving_within: the part of `saving` between steps.
+        """
         assert state.record is not None
         return cls(
             train=state.seconds,
@@ -68,6 +79,7 @@ class Spent(NamedTuple):
             data=state.waited,
             communication=state.in_collectives,
             images=state.images,
+            full_images=work * state.images,
         )
 
     def by_part(self) -> dict[str, float]:
@@ -102,7 +114,7 @@ class StageTelemetry:
     """Keeps account of one stage on this rank.
 
     Args:
-        flops_per_image: of forward and backward, of the model's mathematics.
+        flops_per_image: of forward and backward, of the model's mathematics, at the full image size.
         peak: of this device; it is asked between epochs alone.
     """
 
@@ -111,7 +123,7 @@ class StageTelemetry:
         self._peak, self._measured_again = math.nan, False
         self._began = time.perf_counter(), cpu.seconds_without_core()
         self._seconds = dict.fromkeys(PARTS, 0.0)
-        self._train, self._images = 0.0, 0
+        self._train, self._images, self._full_images = 0.0, 0, 0.0
 
     def epoch(self, spent: Spent) -> dict[str, float]:
         """Add an epoch; return a share of its time for each part, images/s, model TFLOP/s and MFU."""
@@ -119,12 +131,15 @@ class StageTelemetry:
         self._seconds = {name: self._seconds[name] + parts[name] for name in PARTS}
         self._train += spent.train
         self._images += spent.images
-        return self._rates(parts, train=spent.train, images=spent.images)
+        self._full_images += spent.full_images
+        return self._rates(parts, train=spent.train, images=spent.images, full_images=spent.full_images)
 
     def stage(self) -> dict[str, float]:
         """Return the same of all epochs so far, with their `seconds`."""
         return {
-            **self._rates(self._seconds, train=self._train, images=self._images),
+            **self._rates(
+                self._seconds, train=self._train, images=self._images, full_images=self._full_images
+            ),
             "seconds": self._total(),
             "without_core_share": self._without_core_share(),
         }
@@ -145,11 +160,13 @@ class StageTelemetry:
             self._peak = self._device_peak.measured_again()
         return done / self._peak if done <= self._peak and self._peak else math.nan
 
-    def _rates(self, parts: dict[str, float], *, train: float, images: int) -> dict[str, float]:
+    def _rates(
+        self, parts: dict[str, float], *, train: float, images: int, full_images: float
+    ) -> dict[str, float]:
         total = sum(parts.values())
         shares = {f"{name}_share": seconds / total if total else 0.0 for name, seconds in parts.items()}
-        rate = images / train if train else 0.0
-        done = rate * self._flops_per_image
+        rate, full_rate = (number / train if train else 0.0 for number in (images, full_images))
+        done = full_rate * self._flops_per_image
         return {**shares, "images_per_s": rate, "model_tflops": done / 1e12, "mfu": self._mfu(done)}
 
 

@@ -48,6 +48,14 @@ def test_12_bits_in_16_are_nearly_black_and_darker_than_the_other_split(tmp_path
     assert darker.startswith("the training images are darker than the test images")
 
 
+def test_a_hospital_whose_images_are_nearly_black_among_others_is_counted(tmp_path):
+    mixed = [*rolled(255, "u1", 5), *rolled(4095, "u2", 3)]
+    (line,) = brightness_notices([sample("training", store(tmp_path / "a", mixed))])
+    assert line.startswith("3 of 8 training images that were looked at are nearly black")
+    one = [*rolled(255, "u1", 7), *rolled(4095, "u2", 1)]
+    assert brightness_notices([sample("training", store(tmp_path / "b", one))]) == [], "one may be so"
+
+
 def test_images_of_one_grey_are_counted(tmp_path):
     pixels = [*rolled(255, "u1", 6), *[np.full((96, 96), 255, "u1")] * 2]
     (line,) = brightness_notices([sample("training", store(tmp_path / "a", pixels))])

@@ -82,6 +82,30 @@ def test_monochrome1_is_inverted_after_the_window(save):
     assert inverted[0, 0] == 255 and inverted[-1, -1] == 0
 
 
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"RescaleSlope": "", "RescaleIntercept": ""},
+        {"RescaleSlope": "1", "RescaleIntercept": ""},
+        {"RescaleSlope": "", "RescaleIntercept": "0"},
+        {"PixelRepresentation": None},
+        {"PhotometricInterpretation": "monochrome2"},
+    ],
+    ids=str,
+)
+def test_elements_that_a_writer_left_empty_or_out_change_nothing(save, elements):
+    window = {"WindowCenter": "1000", "WindowWidth": "800"}
+    wanted = read_image(save(RAMP, **window))
+    np.testing.assert_array_equal(read_image(save(RAMP, **window, **elements)), wanted)
+
+
+def test_a_slope_without_an_intercept_scales(save):
+    value = read_image(
+        save(RAMP, RescaleSlope="2", RescaleIntercept="", WindowCenter="1000", WindowWidth="800")
+    )
+    np.testing.assert_array_equal(value, read_image(save(RAMP, WindowCenter="500.25", WindowWidth="400.5")))
+
+
 def test_the_rescale_comes_before_the_window(save):
     path = save(RAMP, RescaleSlope=2, RescaleIntercept=-1000, WindowCenter=3000, WindowWidth=4001)
     wanted = np.clip((2.0 * RAMP - 1000 - 2999.5) / 4000 + 0.5, 0, 1) * 255

@@ -70,7 +70,24 @@ def test_the_error_on_a_column_of_patients_names_the_flag(tmp_path):
         table(tmp_path, [*HEADER, "Patient ID"], rows)
 
 
-@pytest.mark.parametrize("name", ["Impatient", "Study quality", "Lesion size", "Cavity"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "id_patient",
+        "PatID",
+        "pid",
+        "PatientName",
+        "patient_key",
+        "ParticipantBarcode",
+        "case_id",
+        "empi_anon",
+    ],
+)
+def test_patients_are_known_by_many_names(name):
+    assert means_group(name)
+
+
+@pytest.mark.parametrize("name", ["Impatient", "Study quality", "Lesion size", "Cavity", "Patchy", "Casein"])
 def test_findings_are_no_columns_of_patients(name):
     assert not means_group(name)
 
@@ -136,7 +153,12 @@ def test_an_empty_validation_set_is_refused_with_the_reason(tmp_path):
 BOX = ["image_id", "class_name", "x_min", "y_min", "x_max", "y_max"]
 
 
-@pytest.mark.parametrize("rows", [[["a1", "Cavity", 0.1, 0.1, 0.5, 0.6]], [["a1", "Cavity", 0, 0, 1, 1]]])
+ROUNDED = [["a1", "Cavity", 0.1, 0.1, 0.5, 0.6], ["a2", "Cavity", 0.2, 0.1, 1.0000000001, 0.6]]
+
+
+@pytest.mark.parametrize(
+    "rows", [[["a1", "Cavity", 0.1, 0.1, 0.5, 0.6]], [["a1", "Cavity", 0, 0, 1, 1]], ROUNDED]
+)
 def test_boxes_in_fractions_are_refused(tmp_path, rows):
     path = write(tmp_path / "boxes.csv", BOX, rows)
     with pytest.raises(InputError, match="look like fractions of the image; give .* pixels"):

@@ -102,6 +102,7 @@ def test_the_refined_model_has_only_what_was_kept(refined, run):
     assert (reference.absent_KM[~kept] == 0).all()
     assert len(reference.target_calibration_T) == T, "of the new head"
     assert reference.concept_calibration_K is None, "concepts are as before"
+    assert reference.doubt is None, "too few wrong validation images to choose the new head's rule"
     assert "Nodule/Mass" in model.card.provenance["refined"]["dropped"]
     state = torch.load(refined / "refined_model.pth", weights_only=True)
     old = torch.load(run / "best_model_stage3.pth", weights_only=True)

@@ -229,6 +229,17 @@ def test_sharded_files_are_one(tmp_path):
         torch.testing.assert_close(backbone(images(64)), as_map(expected, 4, 4), atol=1e-6, rtol=1e-6)
 
 
+def test_a_mae_folder_in_several_parts_is_read_as_medmae_too(tmp_path):
+    sharded(tmp_path)
+    backbone = build_backbone(
+        "medmae", str(tmp_path), image_size=64, architecture=fetch_architecture("medmae", str(tmp_path))
+    )
+    load_backbone_weights(backbone, backbone_type="medmae", model_name=str(tmp_path))
+    other, _ = filled(tmp_path, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(images(64)), other(images(64)), atol=1e-5, rtol=1e-5)
+
+
 def test_a_missing_shard_is_named(tmp_path):
     sharded(tmp_path)
     (tmp_path / "model-2.safetensors").unlink()

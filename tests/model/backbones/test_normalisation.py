@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+import transformers
 
 from csr.config.flags import parse_train_flags
 from csr.data.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -87,6 +89,22 @@ def test_maes_weights_stay_with_imagenets():
         ({"do_normalize": False}, (0.0,) * 3, (1.0,) * 3, None),
         ({"image_mean": [0.1], "image_std": [0.2]}, (0.1,) * 3, (0.2,) * 3, None),
         ({"image_mean": HALF, "image_std": HALF, "size": 224}, HALF, HALF, 224),
+        ({"image_processor_type": "MobileViTImageProcessor"}, (0.0,) * 3, (1.0,) * 3, None),
+        (
+            {"image_processor_type": "MobileViTImageProcessor", "do_normalize": None},
+            *((0.0,) * 3, (1.0,) * 3),
+            None,
+        ),
+        (
+            {"image_processor_type": "EfficientNetImageProcessor", "image_mean": [0.5], "image_std": [0.2]},
+            *((0.5,) * 3, (0.2**2,) * 3),
+            None,
+        ),
+        (
+            {"image_processor_type": "EfficientNetImageProcessor", "include_top": False, "image_std": [0.2]},
+            *(None, (0.2,) * 3),
+            None,
+        ),
         ({"size": {"height": 96, "width": 96}}, IMAGENET_MEAN, IMAGENET_STD, 96),
         ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}, *2 * [None], 224),
     ],
@@ -95,6 +113,25 @@ def test_preprocessor_configs_of_all_versions(tmp_path, content, mean, std, size
     found = read_preprocessor(written(tmp_path, **content))
     assert (found.mean, found.std) == (mean or IMAGENET_MEAN, std or IMAGENET_STD)
     assert found.native_size == size
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("MobileViTImageProcessor", {"do_resize": False, "do_center_crop": False}),
+        ("EfficientNetImageProcessor", {"do_resize": False, "image_mean": [0.4] * 3, "image_std": [0.2] * 3}),
+        ("EfficientNetImageProcessor", {"do_resize": False, "include_top": False}),
+        ("ViTImageProcessor", {"do_resize": False}),
+    ],
+)
+def test_grey_images_are_normalised_as_transformers_own_processor_does(tmp_path, name, given):
+    processor = getattr(transformers, name)(**given)
+    grey = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    wanted = processor(np.stack([grey] * 3, axis=-1), return_tensors="np")["pixel_values"][0]
+    processor.save_pretrained(tmp_path)
+    found = read_preprocessor(tmp_path / "preprocessor_config.json")
+    mean, std = (np.array(values)[:, None, None] for values in (found.mean, found.std))
+    np.testing.assert_allclose((grey[None] / 255 - mean) / std, wanted, atol=1e-5)
 
 
 def test_the_size_of_the_weights_images_is_known_by_name_or_folder(tmp_path):

@@ -203,7 +203,7 @@ def test_a_folder_without_config_or_weights_is_refused(tmp_path):
     with pytest.raises(InputError, match="config.json"):
         build_backbone("medmae", str(tmp_path), image_size=32)
     backbone = build_backbone("medmae", str(mae_file(tmp_path)), image_size=32)
-    with pytest.raises(InputError, match="model.safetensors nor pytorch_model.bin"):
+    with pytest.raises(InputError, match="holds neither model.safetensors nor .* nor pytorch_model.bin"):
         load_backbone_weights(backbone, backbone_type="medmae", model_name=str(tmp_path))
 
 
@@ -254,7 +254,7 @@ def test_a_hub_repository_that_has_only_a_bin_file_is_used(tmp_path, monkeypatch
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     backbone = build_backbone("medmae", str(mae_file(tmp_path)), image_size=32)
     load_backbone_weights(backbone, backbone_type="medmae", model_name="facebook/vit-mae-base")
-    assert asked == ["model.safetensors", "pytorch_model.bin"]
+    assert asked == ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"]
     check_features(backbone.eval(), mae_state())
 
 

@@ -25,6 +25,7 @@ EPOCH = Spent(
     communication=1.5,
     saving_within=1.0,
     images=200,
+    full_images=200,
 )
 
 
@@ -100,8 +101,13 @@ def test_waiting_for_a_core_is_what_the_kernel_counts():
 def test_a_stage_is_the_sum_of_its_epochs():
     kept = StageTelemetry(flops_per_image=1e9, peak=Peak(1e11))
     kept.epoch(EPOCH)
-    kept.epoch(Spent(30.0, 0.0, 0.0, 0.0, data=29.0, communication=0.0, saving_within=0.0, images=200))
+    small = EPOCH._replace(train=30.0, evaluation=0.0, caches=0.0, saving=0.0, data=29.0, communication=0.0)
+    rates = kept.epoch(small._replace(saving_within=0.0, full_images=50))  # of half the side
+    assert rates["images_per_s"] == pytest.approx(200 / 30)
+    assert rates["model_tflops"] == pytest.approx(50 / 30 * 1e9 / 1e12)
+    assert rates["mfu"] == pytest.approx(50 / 30 * 1e9 / 1e11)
     rates = kept.stage()
+    assert rates["mfu"] == pytest.approx(250 / 40 * 1e9 / 1e11)
     assert rates["seconds"] == pytest.approx(46.0)
     assert rates["data_share"] == pytest.approx(29.5 / 46) and rates["images_per_s"] == pytest.approx(10.0)
 
