@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shlex
 import shutil
@@ -59,11 +60,14 @@ def hand_over(options: argparse.Namespace, flags: list[str]) -> int:
             "--submit: there is no sbatch on this machine: omit --submit and take the file there"
         )
     path = beside(base)
-    listed = path.with_name(f"{path.name}.experiments") if experiments.lines else None
+    listed = None
+    if experiments.lines:  # tasks read it when they start: a later array has lines of its own
+        lines = lines_text(experiments.lines)
+        listed = path.with_name(f"{path.name}.{hashlib.sha256(lines.encode()).hexdigest()[:8]}.experiments")
     text = job_text(job_of(options, flags, base, experiments, listed), site)
     write_ours(path, text)
     if listed is not None:
-        write_ours(listed, lines_text(experiments.lines))
+        write_ours(listed, lines)
     for note in missing(experiments.configs):
         sys.stderr.write(f"csr: note: {note}: the job's nodes must see it\n")
     if not options.submit:

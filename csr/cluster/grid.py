@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from csr.runtime.json_file import parse_json, read_json, read_text
 MOST_RUNS = 10_000
 SET_BY_THE_SWEEP = ("exp_name", "output_dir", "overwrite", "resume", "dry_run")
 CONFIG, RESULTS = "config.json", "results.json"
+_LONGEST = 100  # characters of a value in the name of its run
 _MEASURED = {"batch_size", "accumulation", "effective_batch"}  # a run records what --batch_size auto found
 
 
@@ -160,7 +162,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _run(path: Path, base: TrainConfig, flags: Sequence[str], chosen: dict[str, Any]) -> SweepRun:
-    parts = [f"{name}{plain_name(_text(value))}" for name, value in chosen.items()]
+    parts = [f"{name}{_named(_text(value))}" for name, value in chosen.items()]
     words = [word for name, value in chosen.items() for word in words_of(name, value)]
     words += ["--exp_name", "-".join([base.run.exp_name, *parts])]
     try:
@@ -168,6 +170,13 @@ def _run(path: Path, base: TrainConfig, flags: Sequence[str], chosen: dict[str, 
     except InputError as error:
         listed = ", ".join(f"{name} {_text(value)}" for name, value in chosen.items())
         raise InputError(f"{path}: the run with {listed}: {error}") from None
+
+
+def _named(text: str) -> str:
+    """Return a value as a part of a folder's name; what does not fit in is told apart by a hash."""
+    if len(text) <= _LONGEST and text.isascii():
+        return plain_name(text)
+    return f"{plain_name(text[-_LONGEST:])}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _text(value: Any) -> str:

@@ -84,8 +84,10 @@ class _Current:
             self._process = None
 
     def pass_on(self, number: int, frame: object) -> None:
-        """Pass a signal on; a hang-up as the request to save and stop."""
+        """Pass a signal on; what is no Ctrl-C as SIGTERM, the request to save and stop.
+
+        torchrun passes SIGTERM on to its ranks; SIGUSR1 would end it alone.
+        """
         self.heard = self.heard or signal.Signals(number).name
         if self._process is not None:
-            is_hang_up = signal.Signals(number).name == "SIGHUP"
-            self._process.send_signal(signal.SIGTERM if is_hang_up else number)
+            self._process.send_signal(number if number == signal.SIGINT else signal.SIGTERM)

@@ -38,7 +38,11 @@ class ModelOptions:
         "feature maps are then computed once, see --cache)",
         many=True,
     )
-    concept_pool: str = option("avg", "pooling of concept maps into logits", choices=("avg", "max", "lse"))
+    concept_pool: str = option(
+        "avg",
+        "pooling of concept maps into logits; lse learns small findings in fewer epochs",
+        choices=("avg", "max", "lse"),
+    )
     baseline: str | None = option(
         None,
         "train what CSR is compared with instead: a black box, or a concept bottleneck, its parts one after "

@@ -23,6 +23,7 @@ from csr.stages.base import Features, StageOutput
 from csr.stages.concept import positive_weights
 from csr.stages.target import TargetStage
 
+BLOCK = 8192  # images whose scores are in fp64 at once
 MIN_SD = 1e-2  # a dead prototype's score hardly varies: dividing by less would amplify its noise
 
 
@@ -93,9 +94,12 @@ class TaskStage(TargetStage):
 
     def begin(self, features: Features) -> None:
         """Take mean and standard deviation of the scores of the training images."""
-        score_NF = features.all("score").double()
-        self.mean_F.copy_(score_NF.mean(0))
-        self.sd_F.copy_(score_NF.std(0, unbiased=False).clamp_min(MIN_SD))
+        blocks = features.all("score").split(BLOCK)  # mapped from a file, where they do not fit
+        number = sum(len(block) for block in blocks)
+        mean_F = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / number
+        square_F = torch.stack([(block.double() - mean_F).square().sum(0) for block in blocks]).sum(0)
+        self.mean_F.copy_(mean_F)
+        self.sd_F.copy_((square_F / number).sqrt().clamp_min(MIN_SD))
 
     def logits(self, score_BF: torch.Tensor) -> torch.Tensor:
         """Return logits (B,T) of similarity scores (B,K*M)."""

@@ -234,7 +234,15 @@ def task_loss_of(config: TrainConfig, train: LabelTable) -> str:
     return loss
 
 
-def build_stage(name: str, *, config: TrainConfig, model: Any, train: LabelTable, report: Report) -> Stage:
+def build_stage(
+    name: str,
+    *,
+    config: TrainConfig,
+    model: Any,
+    train: LabelTable,
+    report: Report,
+    task_loss: str | None = None,
+) -> Stage:
     """Return a stage around the model, with its part of the options.
 
     Args:
@@ -243,6 +251,7 @@ def build_stage(name: str, *, config: TrainConfig, model: Any, train: LabelTable
         model: for the stage.
         train: labels of the training images alone.
         report: prints a line.
+        task_loss: of the run, which was chosen by its whole table; None: the one that `train` alone asks for.
     """
     method, optim = config.method, config.optim
     if name == "concept":
@@ -270,7 +279,7 @@ def build_stage(name: str, *, config: TrainConfig, model: Any, train: LabelTable
             weight_decay=optim.weight_decay,
             seed=config.engine.seed,
         )
-    loss = task_loss_of(config, train)
+    loss = task_loss or task_loss_of(config, train)
     weight_T = task_weights(train.target_NT, loss=loss, maximum=method.max_pos_weight)
     report(f"Task loss: {loss}; class weights {weight_T.min():.2f} to {weight_T.max():.2f}")
     target: dict[str, Any] = {"loss": loss, "pos_weight_T": weight_T, "weight_decay": optim.weight_decay}

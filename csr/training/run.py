@@ -188,7 +188,12 @@ class Run:
         self.monitor.say("")
         self.monitor.say(f"=== Stage {STAGE_NUMBER[name]}/3: {name} learning ({num_epochs} epochs) ===")
         stage = build.build_stage(
-            name, config=self.config, model=self.model, train=self._train_table, report=self.monitor.say
+            name,
+            config=self.config,
+            model=self.model,
+            train=self._train_table,
+            report=self.monitor.say,
+            task_loss=self._task_loss,
         )
         resumed = self._saved is not None and self._saved.state.stage == name
         if not resumed:

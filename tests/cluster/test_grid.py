@@ -192,3 +192,10 @@ def test_results_may_move_alone_or_with_the_data_beside_them(tmp_path, leaves):
         (new / "data" / "train.csv").write_text("image_id\nother\n")
         with pytest.raises(InputError, match="--train_csv was .*old/data/train.csv, now .*new/data"):
             run(new, new / "data" / "train.csv").state()
+
+
+def test_long_and_foreign_values_have_runs_of_their_own(tmp_path):
+    long = [f"{'a' * 120}/{end}.csv" for end in ("one", "two")]
+    for values in (long, [f"{end}{'a' * 120}.csv" for end in ("one", "two")], ["\u00e9.csv", "\u00e8.csv"]):
+        runs, _ = grid(tmp_path, {"train_csv": values})
+        assert len({run.name for run in runs}) == 2 and all(len(run.name) < 150 for run in runs)

@@ -27,7 +27,7 @@ with open(folder / "started", "a") as file:
     file.write(seed)
 code = folder / seed
 if code.exists() and code.read_text() == "wait":
-    signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))  # what torchrun passes on, and SIGUSR1 not
     (folder / "waiting").touch()
     time.sleep(60)
 sys.exit(int(code.read_text()) if code.exists() else 0)

@@ -133,7 +133,7 @@ def test_the_exported_head_is_one_linear_map_on_raw_cosines(model, batch):
     with torch.no_grad():
         rows = {k: v.numpy() for k, v in stage.inputs(batch).items()}
         rows["image"] = rows.pop("row")
-        stage.begin(build_feature_table([rows], num_images=B))
+        stage.begin(build_feature_table([dict(rows)], num_images=B))
         torch.nn.init.normal_(stage.head.weight)
         torch.nn.init.normal_(stage.head.bias)
         expected = stage.predict(batch)

@@ -79,7 +79,8 @@ def method_lines(results: Results) -> list[str]:
         "p-values are corrected by Holm over all tests of one kind of labels and one score: labels, macro "
         "and micro are families apart.",
         "Training time is the sum of the epochs' training and of what frozen layers computed, without "
-        "validation and test, by the clock of rank 0.",
+        "validation and test, by the clock of rank 0; of a bottleneck that took over another run's first "
+        "stage it is that of its own stages alone.",
     ]
 
 

@@ -68,7 +68,14 @@ def refine(
     """Return the model without the rejected prototypes; the old model is not changed."""
     config, model = source.config, source.model
     train_table = images.train.table.select(images.train.indices)
-    stage = build.build_stage("task", config=config, model=model, train=train_table, report=monitor.say)
+    stage = build.build_stage(
+        "task",
+        config=config,
+        model=model,
+        train=train_table,
+        report=monitor.say,
+        task_loss=source.card.task_loss,
+    )
     assert isinstance(stage, TaskStage)
     stage.to(next(model.parameters()).device)
     keep_F = torch.from_numpy(keep_KM).flatten().float()

@@ -85,6 +85,7 @@ def build_timm(backbone_type: str, model_name: str, *, image_size: int) -> TimmB
     _check_known(model_name)
     net, keeps_pooling = _create(model_name, image_size)
     _check_patches(net, model_name, image_size)
+    _calm(net)
     return TimmBackbone(
         net,
         keeps_pooling=keeps_pooling,
@@ -93,6 +94,17 @@ def build_timm(backbone_type: str, model_name: str, *, image_size: int) -> TimmB
         image_size=image_size,
         architecture=None,
     )
+
+
+def _calm(net: nn.Module) -> None:
+    """Turn stochastic depth and dropout off, which some models (Swin, NesT) have by default.
+
+    A step then depends on its images alone, whatever the number of ranks.
+    """
+    for module in net.modules():
+        for name in ("drop_prob", "p"):
+            if isinstance(getattr(module, name, None), float) and "Drop" in type(module).__name__:
+                setattr(module, name, 0.0)
 
 
 def _check_known(model_name: str) -> None:

@@ -19,7 +19,7 @@ from csr.model.sharing.config_file import read_config
 from csr.runtime import distributed
 from csr.runtime.errors import InputError
 from csr.runtime.tensor_files import load_tensors
-from csr.training.checkpoints.file_names import CONFIG
+from csr.training.checkpoints.file_names import CONFIG, RESULTS
 from csr.training.inputs import Report, Tables
 
 FINGERPRINT = "training_fingerprint"
@@ -52,6 +52,10 @@ def take_first_stage(model: Network, config: TrainConfig, train: LabelTable) -> 
     file = folder / WEIGHTS
     if not file.is_file():
         raise InputError(f"--stage1_from {folder}: no {WEIGHTS} in it: give output_dir/exp_name of a run")
+    if not (folder / RESULTS).is_file():  # the best epoch so far is none of a whole stage
+        raise InputError(
+            f"--stage1_from {folder}: has no {RESULTS}: it has not finished; its own command ends it"
+        )
     content = read_config(folder / CONFIG)
     differing = _differences(content, config, where=str(folder / CONFIG))
     if differing:

@@ -107,7 +107,8 @@ def build_feature_table(parts: Sequence[dict[str, np.ndarray]], num_images: int)
     """Join what the ranks computed into one table.
 
     Args:
-        parts: per rank, named arrays (R, ...) with `image` (R,), each row's image.
+        parts: per rank, or several of one, named arrays (R, ...) with `image` (R,), each row's image. They
+            are taken out: tables may be as large as memory allows.
         num_images: N.
 
     Returns:
@@ -115,10 +116,17 @@ def build_feature_table(parts: Sequence[dict[str, np.ndarray]], num_images: int)
     """
     filled = [p for p in parts if p]
     assert filled, "at least one rank computed rows"
-    joined = {name: np.concatenate([p[name] for p in filled]) for name in filled[0]}
-    image_R = joined.pop("image")
-    order = np.argsort(image_R, kind="stable")
-    rows = {name: torch.from_numpy(value[order]) for name, value in joined.items()}
+    image_R = np.concatenate([p["image"] for p in filled])
+    place_R = np.empty(len(image_R), dtype=np.int64)  # of each row in the table
+    place_R[np.argsort(image_R, kind="stable")] = np.arange(len(image_R))
+    ends = np.cumsum([len(p["image"]) for p in filled])[:-1]
+    rows = {}
+    for name in [name for name in filled[0] if name != "image"]:
+        first = filled[0][name]
+        value = np.empty((len(image_R), *first.shape[1:]), dtype=first.dtype)
+        for part, places in zip(filled, np.split(place_R, ends), strict=True):
+            value[places] = part.pop(name)  # freed as soon as it is in the table
+        rows[name] = torch.from_numpy(value)
     return FeatureTable(rows, np.bincount(image_R, minlength=num_images))
 
 
@@ -139,12 +147,13 @@ def compute_features(
     Returns:
         The table of all N images, on the CPU.
     """
-    kept: dict[str, list[np.ndarray]] = {}
+    own: list[dict[str, np.ndarray]] = []
     with distributed.errors_agreed():
         for batch in batches:
             rows = {name: value.cpu() for name, value in inputs(batch).items()}
             rows["image"] = batch["position"].cpu()[rows.pop("row")]
-            for name, value in rows.items():
-                kept.setdefault(name, []).append(value.numpy())
-    own = {name: np.concatenate(parts) for name, parts in kept.items()}
-    return build_feature_table(distributed.all_gather_object(own), num_images)
+            own.append({name: value.numpy() for name, value in rows.items()})
+    if distributed.world_size() == 1:
+        return build_feature_table(own, num_images)
+    ranks = distributed.all_gather_object(own)
+    return build_feature_table([part for parts in ranks for part in parts], num_images)

@@ -78,8 +78,19 @@ def test_a_sweep_becomes_a_slurm_array_of_what_is_not_done(grid_file, phantom_fo
     printed = capsys.readouterr()
     assert "#SBATCH --array=1-1" in printed.out and "#SBATCH --time=1:00:00" in printed.out
     assert "the same command without --slurm compares" in printed.err
-    lines = (tmp_path / "out" / "cv.sbatch.experiments").read_text().splitlines()
+    lines = next((tmp_path / "out").glob("cv.sbatch.*.experiments")).read_text().splitlines()
     assert lines == ["--folds=2 --fold=1 --lr=0.001 --exp_name cv-folds2-fold1-lr0.001"]
+
+
+def test_another_array_leaves_the_lines_of_a_waiting_one(phantom_folder, tmp_path, capsys):
+    common = train_flags(phantom_folder, tmp_path / "out")
+    for name, values in (("seed", [0, 1]), ("lr", [1e-3])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({name: values}))
+        assert main(["--slurm", "--time", "1:00:00", str(tmp_path / f"{name}.json"), "--", *common]) == 0
+    texts = [file.read_text() for file in (tmp_path / "out").glob("*.sbatch.*.experiments")]
+    assert sorted(len(text.splitlines()) for text in texts) == [1, 2]
+    job = next((tmp_path / "out").glob("*.sbatch")).read_text()
+    assert sum(file.name in job for file in (tmp_path / "out").glob("*.experiments")) == 1
 
 
 @pytest.mark.parametrize(

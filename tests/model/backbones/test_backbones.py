@@ -177,3 +177,11 @@ def test_measuring_the_map_moves_no_statistics_and_keeps_the_mode():
     backbone = build_backbone("timm", "test_resnet", image_size=64)
     assert backbone.training
     assert all(int(m.num_batches_tracked) == 0 for m in backbone.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_nothing_in_a_timm_model_is_random_in_training():
+    """Swin has stochastic depth by default: steps would depend on the ranks and on what else drew numbers."""
+    net = build_backbone("timm", "swin_tiny_patch4_window7_224", image_size=224).net.train()
+    image = torch.rand(2, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.equal(net.forward_features(image), net.forward_features(image))

@@ -62,6 +62,7 @@ def run_of(folder: Path, model: ConceptBottleneck, changed: dict[str, Any], **re
         **record,
     }
     (folder / "config.json").write_text(json.dumps(content))
+    (folder / "results.json").write_text("{}")
     torch.save(model.state_dict(), folder / first_stage.WEIGHTS)
     return folder
 
@@ -85,6 +86,13 @@ def test_another_value_of_a_deciding_option_is_refused(name, model, tmp_path):
     assert take(model, tmp_path, **changed) == f"Stage 1: taken over from {tmp_path / first_stage.WEIGHTS}"
     with pytest.raises(InputError, match=rf"its first stage has other options \(.*--{name} was .*, now"):
         take(model, tmp_path, **earlier)
+
+
+def test_the_best_epoch_so_far_of_a_run_that_goes_on_is_refused(model, tmp_path):
+    run_of(tmp_path, model, {})
+    (tmp_path / "results.json").unlink()
+    with pytest.raises(InputError, match="has no results.json: it has not finished"):
+        take(model, tmp_path)
 
 
 @pytest.mark.parametrize("name", OF_NO_PART)

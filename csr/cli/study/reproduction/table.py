@@ -97,7 +97,14 @@ def rows_of(plan: Plan, start: Start) -> list[Row]:
 
 def _compared(comparison: Results, mine: Sequence[Planned]) -> dict[str, Score]:
     names = {one.run.name for one in mine}
-    place = next(i for i, group in enumerate(comparison["groups"]) if names == set(group["runs"]))
+    places = [i for i, group in enumerate(comparison["groups"]) if names == set(group["runs"])]
+    if not places:
+        raise InputError(
+            f"{', '.join(sorted(names))}: were not made in one way (ranks, precision or csr's version), so "
+            "that csr compare keeps them apart (its page lists what differs): remove the folders of those to "
+            "be made again, then give the same command"
+        )
+    (place,) = places
     kinds = {kind: found["groups"][place] for kind, found in comparison["kinds"].items()}
     wanted = {
         "f1": ("targets", "f1_at_threshold"),
