@@ -1,4 +1,4 @@
-"""Answers that come late, in a real headless Chromium: what the reader did meanwhile stays, and stays where it was."""
+"""Answers that come late, in a real headless Chromium: what the reader did meanwhile stays where it was."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ def line_of(rates: dict[str, float], *, stage_number: int, save_every: int = 0, 
     if math.isnan(rates["mfu"]):
         return (
             f"{line}; compute binds: {rate}, {rates['model_tflops']:.3g} TFLOP/s each; no MFU, as this is "
-            "more than the fastest matrix product measured here: run `csr bench peak` while nothing else runs"
+            f"more than the fastest matrix product measured here: run `{_bench()}` while nothing else runs"
         )
     if rates["mfu"] < SMALL_MFU:
         return f"{line}; compute binds: {rate}, in steps too small to keep the device busy"
@@ -215,6 +215,12 @@ def line_of(rates: dict[str, float], *, stage_number: int, save_every: int = 0, 
         f"{line}; compute binds: {rate}, {rates['model_tflops']:.3g} TFLOP/s each, "
         f"{100 * rates['mfu']:.0f} % of this device's matrix products (MFU)"
     )
+
+
+def _bench() -> str:
+    """Return the command that measures the peak of a rank of this run."""
+    number = distributed.local_world_size()
+    return "csr bench peak" if number == 1 else f"csr bench peak --ranks {number}"
 
 
 def begin(

@@ -82,7 +82,12 @@ def test_no_mfu_above_one_is_told():
     assert peak.num_measured == 2, "not at every epoch"
     text = line(compute=0.9, mfu=math.nan)
     assert "compute binds: 8.0 images/s" in text and "no MFU" in text and "nan" not in text
-    assert "csr bench peak" in text
+    assert "run `csr bench peak` while" in text
+
+
+def test_the_peak_of_ranks_that_share_a_cpu_is_measured_with_their_threads(monkeypatch):
+    monkeypatch.setattr(throughput.distributed, "local_world_size", lambda: 2)
+    assert "run `csr bench peak --ranks 2` while" in line(compute=0.9, mfu=math.nan)
 
 
 def test_a_stage_beside_other_processes_says_so():
