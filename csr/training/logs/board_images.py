@@ -93,7 +93,7 @@ def similarity_figure(model: CSR, drawn: Drawn, head: Head | None) -> np.ndarray
         if parts is not None:
             logit_T = parts.base_T + parts.share_BTKM[b].sum(dim=(1, 2))
             diagnoses, is_right = _diagnoses(drawn.card, logit_T, table.target_NT[index])
-            t = int(logit_T.argmax())
+            t = _foremost(drawn.card, logit_T)
             target, share_K = drawn.card.target_names[t], parts.share_BTKM[b, t].sum(1)
             shown = share_K.abs().topk(len(shown)).indices.tolist()
             said = [f"adds {float(share):+.2f} to {target}" for share in share_K]
@@ -109,6 +109,13 @@ def similarity_figure(model: CSR, drawn: Drawn, head: Head | None) -> np.ndarray
             tiles.append(_of_concept(picture, facts, drawn.card, output, b, k, table.concept_NK[index, k]))
         rows.append(row([captioned(left, lines), *tiles]))
     return column(rows)
+
+
+def _foremost(card: Card, logit_T: torch.Tensor) -> int:
+    """Return the diagnosis that `csr explain` explains: the likeliest of those called, else of all."""
+    probability_BT = card.probability(logit_T[None])
+    called_BT = card.called(probability_BT)
+    return int((probability_BT * called_BT if bool(called_BT.any()) else probability_BT)[0].argmax())
 
 
 def _parts(output: CSROutput, head: Head, card: Card) -> Contributions:
