@@ -40,7 +40,7 @@ class ModelOptions:
     )
     concept_pool: str = option(
         "avg",
-        "pooling of concept maps into logits; lse learns small findings in fewer epochs",
+        "pooling of concept maps into logits; lse learns small findings from random weights in fewer epochs",
         choices=("avg", "max", "lse"),
     )
     baseline: str | None = option(
