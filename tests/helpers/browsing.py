@@ -141,4 +141,9 @@ def wait_for_step(page: Any, address: str, step: int) -> None:
     while (now := state(page, address)["step"]) != step:
         assert time.monotonic() < end, f"step {now} and not {step}"
         page.wait_for_timeout(50)
+    now = state(page, address)
+    page.wait_for_function(  # what the page keeps of a state, once it shows it
+        "([key, steps]) => JSON.parse(sessionStorage.getItem(key))?.steps.length === steps",
+        arg=[f"csr-kept:{now['image']['sha256']}", now["num_steps"]],
+    )
     settle(page)

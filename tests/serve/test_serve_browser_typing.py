@@ -46,6 +46,7 @@ def break_notes(page):
 
 
 def mend_notes(page):
+    page.wait_for_timeout(1500)  # what the typing has begun to send has failed too
     page.unroute("**/notes")
     page.problems.clear()  # the browser logs the requests that failed
 

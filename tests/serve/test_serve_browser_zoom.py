@@ -144,7 +144,7 @@ def test_zoom_by_keys_buttons_and_double_click(opened_as):
     page.mouse.wheel(0, 300)
     assert page.inner_text("#zoom") == fitted, "a wheel downwards scrolls the page"
     for _ in range(40):
-        page.click("#zoom-in", force=True) if page.is_enabled("#zoom-in") else None
+        page.click("#zoom-in") if page.is_enabled("#zoom-in") else None
     assert page.is_disabled("#zoom-in") and float(page.inner_text("#zoom")[:-1]) <= 1600
 
 

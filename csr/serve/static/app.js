@@ -31,7 +31,7 @@ let stage = null; // of the viewer
 let diagnoses = null;
 let concepts = null;
 let evidence = null;
-let isSliding = false; // the reader holds the slider of the image's rest
+let isSliding = false; // the reader holds alpha's slider
 const changes = new Changes({
   answered: changed,
   refused: () => { if (state) render(); }, // as the server last sent it, whatever the controls show
@@ -130,6 +130,10 @@ async function reload() {
 // --- edits
 
 const run = (todo) => changes.add(todo);
+const settled = () => { // also a region that keys have just moved
+  stage.commit();
+  return changes.settled();
+};
 
 async function changed(answer, before, ms) {
   set({ state: answer });
@@ -159,7 +163,7 @@ function addBox(box) {
 
 // changed: null removes it
 function changeBox(i, changed) {
-  const old = JSON.stringify(state.edits.boxes[i]); // its number may change meanwhile
+  const old = JSON.stringify(state?.edits.boxes[i]); // its number may change meanwhile
   run((edits) => {
     const at = edits.boxes.findIndex((box) => JSON.stringify(box) === old);
     if (at >= 0) edits.boxes.splice(at, 1, ...(changed ? [changed] : []));
@@ -238,7 +242,7 @@ async function saveRecord(kind) {
 function wire() {
   onGone(opening.lost);
   wireFocus();
-  opening.wireOpening({ connected: async () => { if (!model) await connected; return model; }, settled: () => changes.settled(), show, leave });
+  opening.wireOpening({ connected: async () => { if (!model) await connected; return model; }, settled, show, leave });
   whatIf = new WhatIf({ onApply: (decisions) => run((edits) => Object.assign(edits.decisions, decisions)) });
   wireNotes(run);
   viewer = new Viewer({ addBox, changeBox, removeBox, setTool, announce, paint: () => evidence?.paint() });
@@ -266,6 +270,7 @@ function wire() {
     const value = alpha();
     run((edits) => { edits.alpha = value; });
   });
+  at("alpha").addEventListener("blur", () => { isSliding = false; }); // put back where it was: no change
   at("opacity").addEventListener("input", () => state && evidence.paint());
   at("token-form").addEventListener("submit", (event) => {
     event.preventDefault();

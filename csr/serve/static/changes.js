@@ -24,7 +24,8 @@ export class Changes {
   // todo: the name of an action, notes, or a function that changes the edits then in force
   // the promise is kept when it, and all that came meanwhile, is in the state
   add(todo) {
-    this.#waiting.push({ session: state?.session, todo });
+    if (!state) return Promise.resolve(); // the image has just left the page
+    this.#waiting.push({ session: state.session, todo });
     this.#running ??= this.#drain().then((went) => this.on.ended(went));
     return this.#running;
   }
